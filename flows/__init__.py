@@ -1,0 +1,1 @@
+"""Prefect flows, the recipe format and the command line."""

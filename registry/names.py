@@ -1,0 +1,23 @@
+"""Names from outside, checked once: MLflow itself accepts newlines, `@` and path traversal."""
+
+import re
+
+from registry.errors import BadName
+
+# At most 63 characters: the limit of a DNS label, so that a name fits Kubernetes and bucket paths too.
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+
+
+def check_name(name: str, *, what: str) -> str:
+    """Return `name` when it is safe as a folder, an MLflow name and an alias.
+
+    Raises:
+        BadName: it is not lower-case letters, digits, `.`, `_`, `-` (1 to 63, no `..`).
+    """
+    if not NAME.fullmatch(name) or ".." in name:
+        shown = name if len(name) <= 60 else f"{name[:60]}…"
+        raise BadName(
+            f"{what} {shown!r} is not a valid name: use 1 to 63 lower-case letters, digits, '.', '_' or '-', "
+            "starting and ending with a letter or digit, without '..'"
+        )
+    return name

@@ -1,0 +1,274 @@
+"""The domain's values: frozen, and identified by digests; paths may move."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class Precision(StrEnum):
+    """How the weights and activations of an engine are stored and multiplied."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT8_DYNAMIC = "int8-dynamic"
+    INT8_WEIGHT_ONLY = "int8-weight-only"
+    FP8 = "fp8"
+    INT4_WEIGHT_ONLY = "int4-weight-only"
+
+
+class Backend(StrEnum):
+    """The library that builds and runs an engine."""
+
+    ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+
+
+class Verdict(StrEnum):
+    """What a gate says; absence of a measurement is never a pass."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+    UNMEASURED = "unmeasured"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a folder: POSIX path relative to the folder, hex sha256, size in bytes."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named input or output; a dimension is a number, or the name of a dynamic axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the weights came from; `revision` is a 40-hex commit or a sha256 tree digest, never a branch."""
+
+    name: str
+    origin: str
+    revision: str
+    task: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """A model's checkpoint folder in Hugging Face layout (config, safetensors, tokenizer)."""
+
+    source: ModelSource
+    digest: str
+    files: tuple[FileRecord, ...]
+    directory: Path = field(default=Path(), compare=False)
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The rows a quantizer saw: drawn with `seed` from one revision of one split."""
+
+    name: str
+    dataset: str
+    revision: str
+    split: str
+    columns: tuple[str, ...]
+    seed: int
+    samples: int
+    quarantined: int
+    digest: str
+    files: tuple[FileRecord, ...] = ()
+    directory: Path = field(default=Path(), compare=False)
+
+
+@dataclass(frozen=True)
+class OnnxArtifact:
+    """An ONNX graph; its precision is in the graph (Q/DQ nodes, casts), not in builder flags.
+
+    `file` is the graph's name under `directory`; `files` are the graph and its external data.
+    `digest` is over `files`, so it names the bytes and not the place.
+    """
+
+    file: str
+    files: tuple[FileRecord, ...]
+    digest: str
+    precision: Precision
+    opset: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    quantized_from: str | None = None
+    calibration_set: str | None = None
+    directory: Path = field(default=Path(), compare=False)
+
+    @property
+    def path(self) -> Path:
+        """The graph's file."""
+        return self.directory / self.file
+
+
+@dataclass(frozen=True)
+class GpuTarget:
+    """A place engines are built for. `compute_capability` is like "8.9"; None for a CPU."""
+
+    name: str
+    backend: Backend
+    compute_capability: str | None = None
+    gpu_name: str | None = None
+    work_pool: str = "default"
+
+
+@dataclass(frozen=True)
+class AxisRange:
+    """min, opt and max of one dynamic axis of an optimization profile."""
+
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True)
+class ShapeProfile:
+    """One optimization profile: batch and sequence ranges shared by all inputs."""
+
+    batch: AxisRange
+    sequence: AxisRange
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """A built engine file and everything its `build_key` was made of."""
+
+    file: str
+    files: tuple[FileRecord, ...]
+    digest: str
+    build_key: str
+    onnx_digest: str
+    precision: Precision
+    backend: Backend
+    backend_version: str
+    target: GpuTarget
+    profiles: tuple[ShapeProfile, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    build_seconds: float
+    size_bytes: int
+    directory: Path = field(default=Path(), compare=False)
+
+    @property
+    def path(self) -> Path:
+        """The engine's file."""
+        return self.directory / self.file
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a figure was measured on. `clocks` in words; GPU fields are None on a CPU."""
+
+    host_cpu: str
+    cores: int
+    gpu: str | None = None
+    driver: str | None = None
+    clocks: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One figure with its 95 % interval.
+
+    `subject_digest` names what ran: the engine's digest, or the ONNX graph's where `subject` says so.
+    """
+
+    metric: str
+    value: float
+    unit: str
+    samples: int
+    subject: str
+    subject_digest: str
+    measured_on: Machine
+    low: float | None = None
+    high: float | None = None
+    raw_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """A gate's verdict on one engine, with the reason in words."""
+
+    gate: str
+    verdict: Verdict
+    reason: str
+    measurement: Measurement | None = None
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """All that is known of one published engine; canonical JSON in `manifest.json` of its bundle."""
+
+    format_version: int
+    model: str
+    release: str
+    sequence: int
+    source: ModelSource
+    build: EngineBuild
+    calibration_set: CalibrationSet | None
+    evaluation_set: str
+    measurements: tuple[Measurement, ...]
+    gates: tuple[GateResult, ...]
+    verdict: Verdict
+    reason: str
+    toolchain: tuple[tuple[str, str], ...]
+    files: tuple[FileRecord, ...]
+    created_at: str
+
+
+@dataclass(frozen=True)
+class EngineVersion:
+    """A row of the registry: one published engine. `metrics` are (name, value) pairs of the engine's run."""
+
+    model: str
+    version: int
+    target: str
+    precision: Precision
+    backend: Backend
+    verdict: Verdict
+    reason: str
+    aliases: tuple[str, ...]
+    digest: str
+    build_key: str
+    release: str
+    sequence: int
+    size_bytes: int
+    metrics: tuple[tuple[str, float], ...]
+    measured_on: str
+    compute_capability: str | None
+    backend_version: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class PromotionEvent:
+    """One line of a model's history, written before its alias moves; `outcome` is written after."""
+
+    event: str
+    model: str
+    alias: str
+    action: str
+    from_version: int | None
+    to_version: int
+    who: str
+    why: str
+    evidence: str
+    at: str
+    outcome: str
+    waiver: str | None = None
+    flow_run: str | None = None
