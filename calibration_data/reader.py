@@ -1,0 +1,151 @@
+"""Read splits with `datasets`, draw calibration rows, and refuse rows that would poison a figure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+from datasets import Dataset
+
+from registry.digest import digest_of, record_tree
+from registry.errors import BadInput
+from registry.records import CalibrationSet
+
+# Fewer rows cannot tell a good scale from a lucky one.
+FEWEST_CALIBRATION_ROWS = 8
+FEWEST_EVALUATION_ROWS = 50
+# Above this share of unusable rows the column, and not the row, is wrong.
+MOST_QUARANTINED = 0.2
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """A dataset: a folder of `<split>.parquet` files, or a hub name at a revision."""
+
+    origin: str
+    text: str
+    label: str
+    revision: str | None = None
+    is_hub: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Usable rows of one split; `quarantined` rows were empty, not text, or had no label."""
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+    label_names: tuple[str, ...] | None
+    quarantined: int
+    digest: str
+    source: str = field(compare=False, default="")
+
+
+def load_split(ref: DatasetRef, split: str, *, samples: int | None = None, seed: int = 0, fewest: int = 1) -> Rows:
+    """The usable rows of a split; with `samples`, that many drawn with `seed` (shuffle, then the first).
+
+    Raises:
+        BadInput: no such dataset, split or column; too few rows; more than a fifth of the rows unusable.
+    """
+    table = _open(ref, split)
+    missing = [column for column in (ref.text, ref.label) if column not in table.column_names]
+    if missing:
+        raise BadInput(
+            f"{ref.origin} split {split!r} has no column {', '.join(missing)}: it has {', '.join(table.column_names)}"
+        )
+    usable = [
+        (text, label)
+        for text, label in zip(table[ref.text], table[ref.label], strict=True)
+        if isinstance(text, str) and text.strip() and isinstance(label, int) and label >= 0
+    ]
+    quarantined = len(table) - len(usable)
+    if quarantined > MOST_QUARANTINED * len(table):
+        raise BadInput(
+            f"{quarantined} of {len(table)} rows of {ref.origin} split {split!r} have no text or no label: "
+            f"check the columns {ref.text!r} and {ref.label!r}"
+        )
+    if samples is not None and samples < len(usable):
+        order = Dataset.from_dict({"row": range(len(usable))}).shuffle(seed=seed)["row"][:samples]
+        usable = [usable[row] for row in order]
+    if len(usable) < fewest:
+        raise BadInput(f"{ref.origin} split {split!r} gives {len(usable)} usable rows; at least {fewest} are needed")
+    texts, labels = tuple(text for text, _ in usable), tuple(label for _, label in usable)
+    names = getattr(table.features[ref.label], "names", None)
+    return Rows(texts, labels, tuple(names) if names else None, quarantined, digest_of((texts, labels)), ref.origin)
+
+
+def _open(ref: DatasetRef, split: str) -> Dataset:
+    if not ref.is_hub:
+        file = Path(ref.origin) / f"{split}.parquet"
+        if not file.is_file():
+            there = ", ".join(sorted(path.stem for path in Path(ref.origin).glob("*.parquet"))) or "no Parquet files"
+            raise BadInput(f"{ref.origin} has no split {split!r} ({file.name}): it has {there}")
+        return _quietly(lambda: Dataset.from_parquet(str(file), keep_in_memory=True))
+    return _quietly(lambda: datasets.load_dataset(ref.origin, split=split, revision=ref.revision))
+
+
+def _quietly(read: Callable[[], Dataset]) -> Dataset:
+    datasets.disable_progress_bars()
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001 - datasets raises a dozen kinds, pyarrow among them
+        raise BadInput(f"the dataset cannot be read: {error.__class__.__name__}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def refuse_overlap(calibration: Sequence[str], evaluation: Sequence[str]) -> None:
+    """Refuse calibration rows that also stand in the evaluation split.
+
+    Raises:
+        BadInput: some do, with how many and one of them.
+    """
+    if shared := sorted({_plain(text) for text in calibration} & {_plain(text) for text in evaluation}):
+        raise BadInput(
+            f"{len(shared)} calibration rows also stand in the evaluation split (such as {shared[0][:60]!r}): an engine "
+            "may not be judged on what it was calibrated with; draw from another split"
+        )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def draw_calibration_set(
+    ref: DatasetRef, split: str, *, samples: int, seed: int, evaluation: Rows, into: Path
+) -> CalibrationSet:
+    """Draw `samples` rows and keep them as rows.parquet under `into`.
+
+    Raises:
+        BadInput: too few rows, or overlap with the evaluation rows.
+    """
+    rows = load_split(ref, split, samples=samples, seed=seed, fewest=FEWEST_CALIBRATION_ROWS)
+    refuse_overlap(rows.texts, evaluation.texts)
+    _quietly(lambda: _write(rows, into / "rows.parquet"))
+    return CalibrationSet(
+        name=f"{split}-{len(rows.texts)}-{seed}",
+        dataset=ref.origin,
+        revision=ref.revision or rows.digest,
+        split=split,
+        columns=(ref.text, ref.label),
+        seed=seed,
+        samples=len(rows.texts),
+        quarantined=rows.quarantined,
+        digest=rows.digest,
+        files=record_tree(into),
+        directory=into,
+    )
+
+
+def _write(rows: Rows, file: Path) -> Dataset:
+    table = Dataset.from_dict({"text": rows.texts, "label": rows.labels})
+    table.to_parquet(file)
+    return table
+
+
+def read_calibration_texts(calibration: CalibrationSet) -> tuple[str, ...]:
+    """The texts of a drawn calibration set, in the order drawn."""
+    table = _quietly(lambda: Dataset.from_parquet(str(calibration.directory / "rows.parquet"), keep_in_memory=True))
+    return tuple(table["text"])

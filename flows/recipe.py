@@ -1,0 +1,269 @@
+"""Recipe and Fleet: the YAML files, and the one place where what a person wrote is parsed."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from registry.errors import BadInput
+from registry.names import check_name
+from registry.records import AxisRange, Backend, GpuTarget, Precision, ShapeProfile
+
+# A recipe is a page of text; anything larger is a mistake or an attack.
+LARGEST_FILE = 64 * 1024
+
+
+def _name(value: str) -> str:
+    try:
+        return check_name(value, what="name")
+    except BadInput as error:
+        raise ValueError(str(error)) from error
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Part(BaseModel):
+    """Every part refuses unknown keys, NaN and values of the wrong type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class HeadSpec(Part):
+    """A classification head fitted once on a split, on top of an encoder that has none."""
+
+    split: str = "fit"
+    seed: int = 0
+
+
+class SourceSpec(Part):
+    """Where the model comes from: exactly one of hub, package, path, module."""
+
+    hub: str | None = None
+    revision: str | None = None
+    package: str | None = None
+    version: str | None = None
+    folder: str | None = None
+    sha256: Sha256 | None = None
+    path: str | None = None
+    head: HeadSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if sum(origin is not None for origin in (self.hub, self.package, self.path)) != 1:
+            raise ValueError("give exactly one of hub, package, path")
+        if self.hub and not self.revision:
+            raise ValueError("a hub model needs a revision (a branch, a tag or a commit; it is resolved to a commit)")
+        if self.package and not (self.version and self.folder and self.sha256):
+            raise ValueError("a package needs version, folder and the sha256 of its model.safetensors")
+        return self
+
+
+class CalibrationSpec(Part):
+    """The rows a quantizer sees."""
+
+    split: str = "calibration"
+    samples: Count = 256
+    seed: int = 0
+
+
+class EvaluationSpec(Part):
+    """The rows engines are judged on; `samples` caps them, drawn with `seed`."""
+
+    split: str = "evaluation"
+    samples: Count | None = None
+    seed: int = 0
+
+
+class DataSpec(Part):
+    """The dataset: a folder of Parquet splits (`path`), or a hub dataset (`hub`) at a `revision`."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    text: str = "text"
+    label: str = "label"
+    max_length: Annotated[int, Field(ge=4, le=8192)] = 128
+    calibration: CalibrationSpec = CalibrationSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of path, hub")
+        if self.hub and not self.revision:
+            raise ValueError("a hub dataset needs a revision")
+        return self
+
+
+class AxisSpec(Part):
+    """min, opt, max of one axis."""
+
+    min: Count
+    opt: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"min {self.min}, opt {self.opt}, max {self.max} are out of order: min <= opt <= max")
+        return self
+
+
+class ProfileSpec(Part):
+    """One optimization profile."""
+
+    batch: AxisSpec
+    sequence: AxisSpec
+
+    def shape_profile(self) -> ShapeProfile:
+        """The same as a domain value."""
+        return ShapeProfile(AxisRange(**self.batch.model_dump()), AxisRange(**self.sequence.model_dump()))
+
+
+class GateSpec(Part):
+    """What an engine must hold; an absent limit is not a gate, an absent measurement fails its gate."""
+
+    accuracy_loss_max: Fraction = 0.01
+    latency_p99_ms_max: Positive | None = None
+    speedup_min: Positive | None = None
+    size_mb_max: Positive | None = None
+
+
+class LatencySpec(Part):
+    """How latency is measured: interleaved windows of `iterations` calls at the profile's opt shape."""
+
+    windows: Annotated[int, Field(ge=4, le=1000)] = 10
+    iterations: Annotated[int, Field(ge=5, le=100_000)] = 50
+    warmup: Annotated[int, Field(ge=1, le=100_000)] = 10
+    spread_max: Positive = 0.25
+
+
+class Recipe(Part):
+    """One model's release: what, from where, for which targets, in which precisions, held to which gates."""
+
+    model: Name
+    task: str = "text-classification"
+    source: SourceSpec
+    data: DataSpec
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)]
+    targets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    profiles: Annotated[tuple[ProfileSpec, ...], Field(min_length=1, max_length=8)]
+    gates: GateSpec = GateSpec()
+    latency: LatencySpec = LatencySpec()
+    workspace_mb: Annotated[int, Field(ge=16, le=1_000_000)] = 1024
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if Precision.FP32 not in self.precisions:
+            raise ValueError("precisions must hold fp32: it is the reference of accuracy and the baseline of speed")
+        for field, values in (("precisions", self.precisions), ("targets", self.targets)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{field} names one of its entries twice")
+        if any(profile.sequence.max > self.data.max_length for profile in self.profiles):
+            raise ValueError("a profile's sequence max is over data.max_length, which no row would reach")
+        return self
+
+
+class TargetSpec(Part):
+    """One entry of the fleet file."""
+
+    backend: Backend
+    compute_capability: Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")] | None = None
+    gpu_name: str | None = None
+    work_pool: Name = "default"
+
+    @model_validator(mode="after")
+    def _capability(self) -> Self:
+        if (self.backend is Backend.ONNXRUNTIME) != (self.compute_capability is None):
+            raise ValueError("a TensorRT target needs a compute_capability such as \"8.9\"; a CPU target has none")
+        return self
+
+
+class Fleet(Part):
+    """The GPU types of the team, by target name."""
+
+    targets: Annotated[dict[Name, TargetSpec], Field(min_length=1)]
+
+    def target(self, name: str) -> GpuTarget:
+        """The target of that name.
+
+        Raises:
+            BadInput: the fleet has none.
+        """
+        if name not in self.targets:
+            raise BadInput(f"the fleet has no target {name!r}: choose from {', '.join(self.targets)}, or add it there")
+        spec = self.targets[name]
+        return GpuTarget(name, spec.backend, spec.compute_capability, spec.gpu_name, spec.work_pool)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader without aliases (a few lines can expand to gigabytes) and without keys given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)  # type: ignore[no-any-return, no-untyped-call]
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        if twice := [key for position, key in enumerate(keys) if key in keys[:position]]:
+            raise yaml.YAMLError(f"key {twice[0]!r} is given twice (line {node.start_mark.line + 1})")
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise BadInput(f"{path} is larger than {LARGEST_FILE // 1024} KB: a recipe is a page of text")
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader, made stricter
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}; check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
+        words = " ".join(str(error).split())
+        raise BadInput(f"{path} is not a YAML file that can be read: {words}") from error
+
+
+P = TypeVar("P", bound=Part)
+
+
+def _parse(kind: type[P], path: Path) -> P:
+    try:
+        return kind.model_validate_json(json.dumps(_read(path), allow_nan=True))
+    except ValidationError as error:
+        problems = "; ".join(_in_words(problem) for problem in error.errors()[:3])
+        more = "" if error.error_count() <= 3 else f"; and {error.error_count() - 3} more"
+        raise BadInput(f"{path}: {problems}{more}") from error
+    except (TypeError, RecursionError) as error:
+        raise BadInput(f"{path} holds a value that a recipe has no use for: {error}") from error
+
+
+def _in_words(problem: Any) -> str:
+    where = ".".join(str(step) for step in problem["loc"]) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: there is no such key; check its spelling against the README's recipe page"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        BadInput: unreadable, aliases, unknown key, wrong type, NaN, out of range; says where in the file.
+    """
+    return _parse(Recipe, path)
+
+
+def load_fleet(path: Path) -> Fleet:
+    """Read a fleet file.
+
+    Raises:
+        BadInput: as for a recipe.
+    """
+    return _parse(Fleet, path)

@@ -1,0 +1,67 @@
+"""Accuracy on the evaluation split: every row once through a session, per-row answers kept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.digest import record_tree
+from registry.errors import MeasurementError
+from registry.records import FileRecord
+from tasks.tokenize import FeedDict, TextEncoder, batches
+
+BATCH = 32
+
+
+class Runs(Protocol):
+    """What a backend's session offers: feed dict in, outputs in graph order out."""
+
+    def run(self, feed: FeedDict) -> list[NDArray[np.float32]]: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predicted class per row, in the order of the evaluation rows, in predictions.npy."""
+
+    rows: int
+    accuracy: float
+    subject_digest: str
+    files: tuple[FileRecord, ...]
+    directory: Path = field(default=Path(), compare=False)
+
+    def predictions(self) -> NDArray[np.int64]:
+        """Predicted class per row, int64 [rows]."""
+        predicted: NDArray[np.int64] = np.load(self.directory / "predictions.npy", allow_pickle=False)
+        return predicted
+
+
+def evaluate(
+    session: Runs,
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    labels: Sequence[int],
+    *,
+    subject_digest: str,
+    into: Path,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> Evaluation:
+    """Run every text through `session`; output 0 is logits [batch, classes], the answer is its argmax.
+
+    Raises:
+        MeasurementError: the session gave NaN or infinite logits.
+    """
+    predictions = np.full(len(texts), -1, dtype=np.int64)
+    done = 0
+    for positions, batch in batches(texts, BATCH):
+        logits = session.run(encoder.encode(batch))[0]
+        if not np.isfinite(logits).all():
+            raise MeasurementError(f"the graph {subject_digest[:12]} gave NaN or infinite logits: it cannot be judged")
+        predictions[positions] = logits.argmax(axis=-1)
+        done += len(batch)
+        on_progress(done / len(texts))
+    np.save(into / "predictions.npy", predictions)
+    accuracy = float((predictions == np.asarray(labels)).mean())
+    return Evaluation(len(texts), accuracy, subject_digest, record_tree(into), into)

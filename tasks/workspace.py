@@ -1,0 +1,156 @@
+"""Finished stages by key: a folder appears whole or not at all, and is found again by what it was made of.
+
+Why not a cache library: what is kept are folders of large files that outlive the process, must survive a kill at any
+instant, and are verified by sha256 before use (docs/adr/0003-stages-by-key.md).
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
+
+from registry.digest import check_record, digest_of, record_tree
+from registry.errors import BadInput, EngineryError
+from registry.records import FileRecord
+
+T = TypeVar("T")
+RECORD = "stage.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage folder holds besides the value itself."""
+
+    kind: str
+    key: str
+    files: tuple[FileRecord, ...]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Stage folders under `root`: `<kind>/<key>/`, written in `.tmp/` and renamed into place last."""
+
+    root: Path
+
+    def stage(self, kind: str, inputs: object, made: type[T], make: Callable[[Path], T]) -> tuple[T, bool]:
+        """The value of a stage, and whether it was found finished.
+
+        `inputs` identifies the stage (digests, versions, settings; never a path), `make` fills a folder and returns
+        a value of type `made`. One process makes a stage; others wait for it and find it.
+
+        Raises:
+            EngineryError: `make` raised it, or the disk is full.
+        """
+        key = digest_of((kind, inputs))
+        folder = self.root / kind / key
+        with self._lock(key):
+            found = self._load(folder, made)
+            if found is not None:
+                return found, True
+            scratch = self._scratch(kind)
+            try:
+                value = make(scratch)
+                self._finish(scratch, folder, Stage(kind, key, record_tree(scratch)), value, made)
+            except OSError as error:
+                raise EngineryError(
+                    f"stage {kind} could not be written under {self.root}: {error.strerror or error}; free some space, "
+                    "or set ENGINERY_HOME to another disk, and run again: finished stages are kept"
+                ) from error
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        return _placed(value, folder), False
+
+    def sweep(self) -> int:
+        """Remove what a killed process left in `.tmp/`; the number of folders removed."""
+        stale = [folder for folder in (self.root / ".tmp").glob("*-*") if not _alive(folder)]
+        for folder in stale:
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(stale)
+
+    def _lock(self, key: str) -> FileLock:
+        locks = self.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return FileLock(locks / key)
+
+    def _scratch(self, kind: str) -> Path:
+        parent = self.root / ".tmp"
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{kind}-{os.getpid()}-", dir=parent))
+
+    def _finish(self, scratch: Path, folder: Path, stage: Stage, value: T, made: type[T]) -> None:
+        document = {
+            "stage": TypeAdapter(Stage).dump_python(stage, mode="json"),
+            "value": TypeAdapter(made).dump_python(value, mode="json"),
+        }
+        with (scratch / RECORD).open("wb") as file:
+            file.write(TypeAdapter(dict[str, Any]).dump_json(document, indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+
+    def _load(self, folder: Path, made: type[T]) -> T | None:
+        """The finished value, or None where there is none or its files are not as they were."""
+        record = folder / RECORD
+        if not record.is_file():
+            return None
+        try:
+            document = TypeAdapter(dict[str, Any]).validate_json(record.read_bytes())
+            stage = TypeAdapter(Stage).validate_python(document["stage"])
+            value: T = TypeAdapter(made).validate_python(document["value"])
+        except (ValidationError, KeyError):
+            return None
+        # Sizes now, bytes when used: hashing gigabytes to learn that nothing is to be done would be the whole run.
+        sizes = {file.path: file.size_bytes for file in stage.files}
+        there = {name: (folder / name).stat().st_size for name in sizes if (folder / name).is_file()}
+        return _placed(value, folder) if there == sizes else None
+
+
+def verify_stage(folder: Path) -> None:
+    """Check every byte of a finished stage folder before its files are used.
+
+    Raises:
+        DigestMismatch, TornBundle: the files are not those that the stage wrote.
+    """
+    document = TypeAdapter(dict[str, Any]).validate_json((folder / RECORD).read_bytes())
+    stage = TypeAdapter(Stage).validate_python(document["stage"])
+    for record in stage.files:
+        check_record(folder, record)
+
+
+def _placed(value: T, folder: Path) -> T:
+    if is_dataclass(value) and not isinstance(value, type) and hasattr(value, "directory"):
+        return replace(value, directory=folder)  # type: ignore[return-value]
+    return value
+
+
+def _alive(scratch: Path) -> bool:
+    """Whether the process that made a scratch folder (its pid is in the name) still runs."""
+    try:
+        os.kill(int(scratch.name.rsplit("-", 2)[1]), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError, IndexError):
+        return True
+    return True
+
+
+def home() -> Path:
+    """ENGINERY_HOME, `.enginery` in the current folder by default.
+
+    Raises:
+        BadInput: it names a file.
+    """
+    path = Path(os.environ.get("ENGINERY_HOME", ".enginery")).resolve()
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"ENGINERY_HOME is {path}, which is not a folder: name a folder, or a path that is free")
+    return path
+
+
