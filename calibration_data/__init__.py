@@ -1,0 +1,1 @@
+"""Sample data shipped with the project, and the script that draws it."""
