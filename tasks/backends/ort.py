@@ -1,0 +1,160 @@
+"""ONNX Runtime on the CPU: the engine is the ONNX graph itself, in one file."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from registry.errors import BadInput, BuildError, EngineryError, Incompatible
+from registry.records import GpuTarget, OnnxArtifact, Precision, ShapeProfile
+from tasks.backends.contract import Array, BuiltEngine, read_verified
+from tasks.backends.external_data import check_external_data
+from tasks.backends.precisions import why_unsupported
+from tasks.isolate import Progress
+
+# A protobuf message, so one ONNX file, holds less than this: protobuf.dev, "Proto Limits".
+LARGEST_FILE_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class OrtSession:
+    """A session of the CPU execution provider."""
+
+    session: Any
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        """Outputs in the order of `output_names`; inputs are bound by name, and others in `feed` are refused.
+
+        Raises:
+            BadInput: the feed does not fit the graph.
+        """
+        if self.input_names != tuple(feed) and set(self.input_names) != set(feed):
+            raise BadInput(
+                f"the engine wants inputs {', '.join(self.input_names)}; it was fed {', '.join(feed)}"
+            )
+        try:
+            return list(self.session.run(self.output_names, dict(feed)))
+        except _ort_errors() as error:
+            raise BadInput(f"ONNX Runtime refused the feed: {error}") from error
+
+
+def version() -> str:
+    """Version of onnxruntime.
+
+    Raises:
+        Incompatible: it is not installed.
+    """
+    try:
+        return installed_version("onnxruntime")
+    except PackageNotFoundError:
+        raise Incompatible("onnxruntime is not installed: pip install enginery[pipeline]") from None
+
+
+def supports(precision: Precision, target: GpuTarget) -> str | None:
+    """The reason why CPU kernels gain nothing from a precision, or None."""
+    return why_unsupported(precision, target)
+
+
+def can_build(target: GpuTarget) -> str | None:  # noqa: ARG001  # the Protocol's signature
+    """The package is all that it takes."""
+    return (
+        None if find_spec("onnxruntime") else "needs the onnxruntime package: pip install enginery[pipeline]"
+    )
+
+
+def can_run(target: GpuTarget) -> str | None:
+    """As `can_build`."""
+    return can_build(target)
+
+
+def build(
+    onnx: OnnxArtifact,
+    target: GpuTarget,
+    profiles: tuple[ShapeProfile, ...],  # noqa: ARG001  # one graph runs all shapes
+    *,
+    workspace_bytes: int,  # noqa: ARG001  # memory is allocated as it runs
+    into: Path,
+    progress: Progress,
+) -> BuiltEngine:
+    """Copy the exact graph to `into`/engine.onnx (external data is embedded), and load it once.
+
+    Raises:
+        BadInput: its external data leaves its folder or is a link.
+        BuildError: one file cannot hold it, ONNX Runtime cannot load it, or it was cancelled.
+    """
+    if reason := supports(onnx.precision, target):
+        raise BuildError(reason)
+    engine = into / "engine.onnx"
+    external = check_external_data(onnx.path)
+    if not progress("copy", 0.0):
+        raise BuildError(f"{onnx.path}: the build was cancelled")
+    if external:
+        _embed(onnx.path, external, engine)
+    else:
+        shutil.copyfile(onnx.path, engine)
+    progress("load", 0.5)
+    _load(engine.read_bytes(), str(onnx.path), threads=1, refusal=BuildError)
+    progress("load", 1.0)
+    return BuiltEngine(engine, onnx.inputs, onnx.outputs)
+
+
+def _embed(graph: Path, external: tuple[Path, ...], engine: Path) -> None:
+    size = sum(path.stat().st_size for path in (graph, *external))
+    if size > LARGEST_FILE_BYTES:
+        raise BuildError(
+            f"{graph} and its external data are {size / 1e9:.1f} GB; one ONNX file holds at most "
+            f"{LARGEST_FILE_BYTES / 1e9:.1f} GB: quantize the model, or build it for a GPU"
+        )
+    # A heavy import that most users of this module do not need.
+    import onnx
+
+    onnx.save(onnx.load(str(graph)), str(engine))
+
+
+def open_session(
+    engine: Path,
+    expected_digest: str,
+    *,
+    target: GpuTarget,  # noqa: ARG001  # any CPU runs it
+    backend_version: str,  # noqa: ARG001  # ONNX is portable between versions
+    threads: int | None = None,
+) -> OrtSession:
+    """Load a graph that has no external data, with `threads` threads inside an operator (None: one a core).
+
+    Raises:
+        DigestMismatch: the file's bytes differ; ONNX Runtime has seen none of them.
+        Incompatible: ONNX Runtime cannot load it.
+    """
+    return _load(read_verified(engine, expected_digest), str(engine), threads=threads, refusal=Incompatible)
+
+
+def _load(graph: bytes, where: str, *, threads: int | None, refusal: type[EngineryError]) -> OrtSession:
+    import onnxruntime  # a heavy vendor import: `enginery history` must not need it
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3  # errors; they are raised too
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except _ort_errors() as error:
+        raise refusal(f"{where}: ONNX Runtime {version()} cannot load it: {error}") from error
+    names = tuple(
+        tuple(value.name for value in values) for values in (session.get_inputs(), session.get_outputs())
+    )
+    return OrtSession(session, *names)
+
+
+def _ort_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions, which share no base; ValueError is its word for a missing input."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (
+        value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)
+    )
+    return (*own, ValueError)

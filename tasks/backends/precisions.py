@@ -1,0 +1,92 @@
+"""Which precision each backend builds on which compute capability.
+
+Sources: TensorRT for RTX rules were measured by building tiny graphs with 1.7.1.116, and
+tests/unit/test_precisions.py builds each of them again; TensorRT rules are from its documentation's support
+matrix, and no one has run them here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from registry.records import Backend, GpuTarget, Precision
+
+MEASURED = "measured"
+DOCUMENTED = "from documentation, not measured"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Supported from one compute capability on, or nowhere (`since` is None) for a reason."""
+
+    since: str | None
+    source: str
+    reason: str = ""
+
+
+CAPABILITIES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
+    {
+        Backend.TENSORRT: ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1"),
+        Backend.TENSORRT_RTX: ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
+    }
+)
+
+_NO_DYNAMIC = (
+    "its ONNX parser has no DynamicQuantizeLinear and no MatMulInteger: use int8, whose scales are calibrated"
+)
+_CASTS = "the CPU kernels cast it to fp32 and back, so it is never faster than fp32: use fp32 or int8-dynamic"
+
+RULES: Mapping[tuple[Backend, Precision], Rule] = MappingProxyType(
+    {
+        (Backend.TENSORRT_RTX, Precision.FP32): Rule("8.0", MEASURED),
+        (Backend.TENSORRT_RTX, Precision.FP16): Rule("7.5", MEASURED),
+        (Backend.TENSORRT_RTX, Precision.BF16): Rule("8.6", MEASURED),
+        (Backend.TENSORRT_RTX, Precision.INT8): Rule("8.0", MEASURED),
+        (Backend.TENSORRT_RTX, Precision.INT8_DYNAMIC): Rule(None, MEASURED, _NO_DYNAMIC),
+        (Backend.TENSORRT_RTX, Precision.INT8_WEIGHT_ONLY): Rule("7.5", MEASURED),
+        (Backend.TENSORRT_RTX, Precision.FP8): Rule("8.9", MEASURED),
+        (Backend.TENSORRT_RTX, Precision.INT4_WEIGHT_ONLY): Rule("8.6", MEASURED),
+        (Backend.TENSORRT, Precision.FP32): Rule("7.5", DOCUMENTED),
+        (Backend.TENSORRT, Precision.FP16): Rule("7.5", DOCUMENTED),
+        (Backend.TENSORRT, Precision.BF16): Rule("8.0", DOCUMENTED),
+        (Backend.TENSORRT, Precision.INT8): Rule("7.5", DOCUMENTED),
+        (Backend.TENSORRT, Precision.INT8_DYNAMIC): Rule(None, DOCUMENTED, _NO_DYNAMIC),
+        (Backend.TENSORRT, Precision.INT8_WEIGHT_ONLY): Rule("7.5", DOCUMENTED),
+        (Backend.TENSORRT, Precision.FP8): Rule("8.9", DOCUMENTED),
+        (Backend.TENSORRT, Precision.INT4_WEIGHT_ONLY): Rule("8.0", DOCUMENTED),
+        (Backend.ONNXRUNTIME, Precision.FP32): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME, Precision.FP16): Rule(None, DOCUMENTED, _CASTS),
+        (Backend.ONNXRUNTIME, Precision.BF16): Rule(None, DOCUMENTED, _CASTS),
+        (Backend.ONNXRUNTIME, Precision.INT8): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME, Precision.INT8_DYNAMIC): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME, Precision.INT8_WEIGHT_ONLY): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME, Precision.FP8): Rule(None, DOCUMENTED, _CASTS),
+        (Backend.ONNXRUNTIME, Precision.INT4_WEIGHT_ONLY): Rule("0.0", MEASURED),
+    }
+)
+
+
+def capability_order(capability: str) -> tuple[int, ...]:
+    """Numbers to compare by, since 10.0 comes after 9.0: (8, 9) for "8.9"."""
+    return tuple(int(part) for part in capability.split("."))
+
+
+def why_unsupported(precision: Precision, target: GpuTarget) -> str | None:
+    """None when the target's backend builds this precision for its GPU; else the reason in words."""
+    rule = RULES[target.backend, precision]
+    if rule.since is None:
+        return f"{target.backend} does not build {precision}: {rule.reason}"
+    if target.backend is Backend.ONNXRUNTIME:
+        return None
+    known = CAPABILITIES[target.backend]
+    if target.compute_capability not in known:
+        return (
+            f"{target.backend} has no compute capability {target.compute_capability} (target {target.name}); "
+            f"it has {', '.join(known)}"
+        )
+    if capability_order(target.compute_capability) < capability_order(rule.since):
+        return (
+            f"{target.backend} builds {precision} from compute capability {rule.since} on ({rule.source}); "
+            f"target {target.name} is {target.compute_capability}"
+        )
+    return None

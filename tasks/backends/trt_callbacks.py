@@ -1,0 +1,62 @@
+"""Python objects that TensorRT calls back from its own threads; `trt` is the vendor's module.
+
+Their base classes live in that module, so they are made by functions and not declared at import.
+"""
+
+import logging
+from typing import Any
+
+from tasks.isolate import Progress
+
+log = logging.getLogger(__name__)
+
+
+def make_logger(trt: Any) -> Any:
+    """A trt.ILogger that passes warnings on to logging and keeps errors for `summary()`."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # the module ships no types
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            """Called by TensorRT, from several threads."""
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(msg)
+            elif severity == trt.ILogger.Severity.WARNING:
+                log.warning("%s: %s", trt.__name__, msg)
+
+        def summary(self) -> str:
+            """The errors so far, in TensorRT's words."""
+            return "; ".join(self.errors) or "it gave no reason"
+
+    return Log()
+
+
+def make_monitor(trt: Any, progress: Progress) -> Any:
+    """A trt.IProgressMonitor over `progress`; its `cancelled` is True once `progress` returned False."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the module ships no types
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.cancelled = False
+            self.steps: dict[str, int] = {}
+
+        def _report(self, phase: str, fraction: float) -> bool:
+            if not self.cancelled and not progress(phase, fraction):
+                self.cancelled = True
+            return not self.cancelled
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
+            """A phase of `num_steps` begins; TensorRT takes no answer here, so a cancel waits for a step."""
+            self.steps[phase_name] = num_steps
+            self._report(phase_name, 0.0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            """A step is done; False cancels the build."""
+            return self._report(phase_name, min(1.0, (step + 1) / max(1, self.steps.get(phase_name, 1))))
+
+        def phase_finish(self, phase_name: str) -> None:
+            """A phase is done; its steps have reported that."""
+
+    return Monitor()
