@@ -1,26 +1,40 @@
 """sha256 of files, folders and values."""
 
 import hashlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import Any
 
 import rfc8785
-from pydantic import TypeAdapter
 
 from registry.errors import DigestMismatch, TornBundle
 from registry.records import FileRecord
-
-_ANY: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 def canonical_json(value: object) -> bytes:
     """RFC 8785 canonical JSON of dataclasses, enums, tuples and plain values.
 
+    Fields marked `records.PLACE` are left out at every depth: a digest names bytes, not a machine's folder.
+
     Raises:
-        ValueError: a float is NaN or infinite, which JSON has no form for.
+        ValueError: a float is NaN or infinite, or a value has no JSON form.
     """
-    return rfc8785.dumps(_ANY.dump_python(value, mode="json"))
+    return rfc8785.dumps(_plain(value))
+
+
+def _plain(value: object) -> Any:
+    # Not pydantic: it writes NaN as null, and knows nothing of a dataclass inside an untyped value.
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if not f.metadata.get("place")}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.as_posix() if isinstance(value, PurePath) else value
 
 
 def digest_of(value: object) -> str:

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+# A field that says where files lie on one machine: never in JSON, nor in a digest.
+PLACE = {"place": True}
+
 
 class Precision(StrEnum):
     """How the weights and activations of an engine are stored and multiplied."""
@@ -71,7 +74,7 @@ class SourceFiles:
     source: ModelSource
     digest: str
     files: tuple[FileRecord, ...]
-    directory: Path = field(default=Path(), compare=False)
+    directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class CalibrationSet:
     quarantined: int
     digest: str
     files: tuple[FileRecord, ...] = ()
-    directory: Path = field(default=Path(), compare=False)
+    directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class OnnxArtifact:
     outputs: tuple[Tensor, ...]
     quantized_from: str | None = None
     calibration_set: str | None = None
-    directory: Path = field(default=Path(), compare=False)
+    directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
     @property
     def path(self) -> Path:
@@ -162,7 +165,7 @@ class EngineBuild:
     outputs: tuple[Tensor, ...]
     build_seconds: float
     size_bytes: int
-    directory: Path = field(default=Path(), compare=False)
+    directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
     @property
     def path(self) -> Path:

@@ -1,0 +1,172 @@
+"""EngineManifest ↔ the canonical JSON of `manifest.json`; docs/bundle-format.md is the normative text.
+
+One manifest has one form in bytes: what is read must be what `write_manifest` would write. That refuses unknown
+keys at any depth, keys given twice, NaN and machine paths, in one rule.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from pydantic import TypeAdapter, ValidationError
+
+from registry.digest import canonical_json, record_file, verify_tree
+from registry.errors import BadInput, DigestMismatch, TornBundle
+from registry.names import check_name
+from registry.records import EngineManifest, EngineVersion, FileRecord
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "model.sig"
+# Both speak of the listed files, so neither is listed.
+UNLISTED = (MANIFEST_FILE, SIGNATURE_FILE)
+# A manifest is some kilobytes; anything larger is an attempt to exhaust the reader.
+MAX_BYTES = 4 * 2**20
+
+_MANIFEST = TypeAdapter(EngineManifest)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def write_manifest(manifest: EngineManifest) -> bytes:
+    """Canonical JSON (RFC 8785) of a manifest, without machine paths.
+
+    Raises:
+        BadInput: the manifest breaks a rule that `read_manifest` holds too, or a figure is NaN or infinite.
+    """
+    _check_rules(manifest)
+    try:
+        return canonical_json(manifest)
+    except ValueError as error:
+        raise BadInput(
+            f"the manifest cannot be written as JSON ({error}): measure or name that value again"
+        ) from error
+
+
+def read_manifest(raw: bytes) -> EngineManifest:
+    """The manifest that `raw` holds.
+
+    Raises:
+        BadInput: not canonical JSON of this format version, a wrong type, an unknown key, NaN, a sha256 that is
+            none, or a path that leaves the bundle.
+    """
+    document = _parse(raw)
+    try:
+        manifest = _MANIFEST.validate_json(raw, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"manifest.json: {place}: {first['msg']}; publish the engine again") from error
+    canonical = write_manifest(manifest)
+    if canonical != raw:
+        reason = next(_differences(document, json.loads(canonical)), "it is not in canonical form (RFC 8785)")
+        raise BadInput(f"manifest.json: {reason}; it was changed after it was written: do not trust it")
+    return manifest
+
+
+def verify_bundle(directory: Path) -> EngineManifest:
+    """Check a bundle folder against its own manifest, byte for byte, before anything in it is loaded.
+
+    Raises:
+        TornBundle: no manifest, a file missing or extra, or a link.
+        DigestMismatch: a file's bytes differ.
+        BadInput: the manifest itself is not acceptable.
+    """
+    path = directory / MANIFEST_FILE
+    if path.is_symlink() or not path.is_file():
+        raise TornBundle(f"{directory} has no {MANIFEST_FILE} that is a plain file: fetch it again")
+    if path.stat().st_size > MAX_BYTES:
+        raise BadInput(f"{path} is larger than {MAX_BYTES} bytes: it is no manifest")
+    manifest = read_manifest(path.read_bytes())
+    unlisted = [directory / name for name in UNLISTED if (directory / name).is_file()]
+    verify_tree(directory, (*manifest.files, *(record_file(file, root=directory) for file in unlisted)))
+    return manifest
+
+
+def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:
+    """Check that a registry row and a manifest speak of the same engine.
+
+    Raises:
+        DigestMismatch: they differ, so tags or files were changed after publishing.
+    """
+    build = manifest.build
+    pairs = {
+        "model": (engine.model, manifest.model),
+        "digest": (engine.digest, build.digest),
+        "build_key": (engine.build_key, build.build_key),
+        "target": (engine.target, build.target.name),
+        "release": (engine.release, manifest.release),
+        "sequence": (engine.sequence, manifest.sequence),
+        "verdict": (engine.verdict, manifest.verdict),
+    }
+    for name, (tagged, written) in pairs.items():
+        if tagged != written:
+            raise DigestMismatch(
+                f"{engine.model} version {engine.version}: the registry says {name} {tagged}, its manifest says "
+                f"{written}: one was changed after publishing; publish the engine again"
+            )
+
+
+def _parse(raw: bytes) -> dict[str, object]:
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"manifest.json is not JSON ({error}): fetch it again") from error
+    if not isinstance(document, dict):
+        raise BadInput("manifest.json is not a JSON object: fetch it again")
+    # Before the fields: a later format may have others, and its version is what the reader must hear of.
+    version = document.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise BadInput(
+            f"manifest.json has format_version {version!r}; this Enginery reads {FORMAT_VERSION}: upgrade Enginery"
+        )
+    return document
+
+
+def _differences(found: object, canonical: object, place: str = "") -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(canonical, dict):
+        for key, value in found.items():
+            if key not in canonical:
+                yield f"unknown key {place}{key}"
+            else:
+                yield from _differences(value, canonical[key], f"{place}{key}.")
+    elif isinstance(found, list) and isinstance(canonical, list):
+        for index, (value, other) in enumerate(zip(found, canonical, strict=False)):
+            yield from _differences(value, other, f"{place}{index}.")
+
+
+def _check_rules(manifest: EngineManifest) -> None:
+    if manifest.format_version != FORMAT_VERSION:
+        raise BadInput(f"format_version is {manifest.format_version}; this Enginery writes {FORMAT_VERSION}")
+    check_name(manifest.model, what="model")
+    check_name(manifest.build.target.name, what="target")
+    if manifest.sequence < 1:
+        raise BadInput(f"sequence is {manifest.sequence}; sequences count from 1")
+    build = manifest.build
+    for name in ("digest", "build_key", "onnx_digest"):
+        _check_sha256(getattr(build, name), f"build.{name}")
+    calibration = manifest.calibration_set.files if manifest.calibration_set else ()
+    for record in (*manifest.files, *build.files, *calibration):
+        _check_record(record)
+    paths = [record.path for record in manifest.files]
+    if twice := {path for path in paths if paths.count(path) > 1}:
+        raise BadInput(f"files lists {min(twice)!r} twice")
+    if unlisted := set(paths) & set(UNLISTED):
+        raise BadInput(f"files lists {min(unlisted)!r}, which is never listed in itself")
+
+
+def _check_record(record: FileRecord) -> None:
+    path = PurePosixPath(record.path)
+    plain = (
+        path.as_posix() == record.path and path.parts and not path.is_absolute() and ".." not in path.parts
+    )
+    if not plain or "\\" in record.path or not record.path.isprintable():
+        raise BadInput(f"file path {record.path!r} leaves the bundle or is not in its plainest form: refused")
+    _check_sha256(record.sha256, f"sha256 of {record.path}")
+    if record.size_bytes < 0:
+        raise BadInput(f"size_bytes of {record.path} is {record.size_bytes}: a size is not negative")
+
+
+def _check_sha256(text: str, what: str) -> None:
+    if not _SHA256.fullmatch(text):
+        raise BadInput(f"{what} is {text[:80]!r}, not 64 lower-case hex digits")

@@ -1,0 +1,139 @@
+"""What the registry must do, in domain values only: the seam that MLflow and the tests' memory plug into."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from registry.records import EngineManifest, EngineVersion, PromotionEvent
+
+
+class Store(Protocol):
+    """A registry of engines. An unknown model has no versions, aliases or events; that is no error."""
+
+    def publish(
+        self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None
+    ) -> EngineVersion:
+        """Make the bundle in `directory` a version, visible only once it is whole and read back.
+
+        An engine already published by the same release (model, build_key, digest) is returned as it is.
+
+        Raises:
+            BadInput: the manifest breaks the format, or `run_id` already holds a published bundle.
+            TornBundle, DigestMismatch: the folder, or what the registry gives back, is not what the manifest lists.
+        """
+
+    def next_sequence(self, model: str) -> int:
+        """One more than the highest sequence any version of `model` ever had, torn ones included."""
+
+    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
+        """Every complete version of one model, or of all, by model and number."""
+
+    def version(self, model: str, version: int) -> EngineVersion:
+        """One complete version.
+
+        Raises:
+            NotFound: there is none of that number.
+            TornBundle: its publishing never ended.
+        """
+
+    def manifest(self, model: str, version: int) -> EngineManifest:
+        """The manifest of a complete version.
+
+        Raises:
+            NotFound, TornBundle: as `version`.
+            DigestMismatch: it is not the manifest that was published.
+        """
+
+    def find_build(self, build_key: str) -> EngineVersion | None:
+        """The newest complete version with this build key, of any model."""
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Alias to version number."""
+
+    def resolve(self, model: str, alias: str) -> EngineVersion:
+        """The version an alias points at.
+
+        Raises:
+            NotFound: no such model or alias.
+        """
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """Point an alias at a complete version. Promotion calls this under `lock`.
+
+        Raises:
+            BadName: not an alias name.
+            NotFound, TornBundle: as `version`.
+        """
+
+    def delete_alias(self, model: str, alias: str) -> None:
+        """Remove an alias; one that is not there is fine."""
+
+    def download(self, model: str, version: int, into: Path) -> EngineManifest:
+        """Copy manifest.json, the signature if there is one, and every listed file into the folder `into`.
+
+        Only the manifest is checked here: `manifest.verify_bundle` checks what arrived.
+
+        Raises:
+            NotFound, TornBundle, DigestMismatch: as `manifest`.
+        """
+
+    def append_event(self, event: PromotionEvent) -> None:
+        """Add a line to the model's history.
+
+        Raises:
+            BadInput: the id is taken, or the event's text is too long to keep whole.
+        """
+
+    def finish_event(self, model: str, event_id: str, outcome: str) -> None:
+        """Give a pending event its outcome, once.
+
+        Raises:
+            NotFound: no such event.
+            BadInput: it already has an outcome: history is append-only.
+        """
+
+    def events(self, model: str) -> tuple[PromotionEvent, ...]:
+        """The model's history in the order it was written."""
+
+    def lock(self, model: str) -> AbstractContextManager[object]:
+        """Serialise promotion of one model; not re-entrant.
+
+        The stores here lock between processes of one host. A lease across hosts comes later.
+
+        Raises:
+            PromotionRefused: another holder did not finish in time.
+        """
+
+
+def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
+    """The registry row of a published manifest, without aliases.
+
+    Metrics carry the measured name; those measured on something else than the engine carry `subject.` before it.
+    """
+    build = manifest.build
+    own = [m for m in manifest.measurements if m.subject_digest == build.digest]
+    machine = own[0].measured_on if own else None
+    metrics = {
+        m.metric if m.subject_digest == build.digest else f"{m.subject}.{m.metric}": m.value
+        for m in manifest.measurements
+    }
+    return EngineVersion(
+        model=manifest.model,
+        version=version,
+        target=build.target.name,
+        precision=build.precision,
+        backend=build.backend,
+        verdict=manifest.verdict,
+        reason=manifest.reason[:5000],
+        aliases=(),
+        digest=build.digest,
+        build_key=build.build_key,
+        release=manifest.release,
+        sequence=manifest.sequence,
+        size_bytes=build.size_bytes,
+        metrics=tuple(sorted({**metrics, "build_seconds": build.build_seconds}.items())),
+        measured_on=(machine.gpu or machine.host_cpu) if machine else "",
+        compute_capability=build.target.compute_capability,
+        backend_version=build.backend_version,
+        complete=True,
+    )

@@ -1,0 +1,145 @@
+"""Fixtures shared by every suite: a manifest with its bundle, and each registry behind the Store seam."""
+
+import shutil
+import sys
+from collections.abc import Callable
+
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(
+    0, str(Path(__file__).parents[1])
+)  # so that `tests.unit.memory_store` is found under plain `pytest`
+
+from registry.digest import digest_of, record_tree
+from registry.records import (
+    AxisRange,
+    Backend,
+    CalibrationSet,
+    EngineBuild,
+    EngineManifest,
+    FileRecord,
+    GateResult,
+    GpuTarget,
+    Machine,
+    Measurement,
+    ModelSource,
+    Precision,
+    ShapeProfile,
+    Tensor,
+    Verdict,
+)
+from registry.store import Store
+from tests.unit.memory_store import MemoryStore
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # MLflow 3.17 on SQLAlchemy 2.1: theirs to mend, and under a registry that every suite uses.
+    config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+ManifestFactory = Callable[..., tuple[EngineManifest, Path]]
+
+
+def make_manifest(
+    files: tuple[FileRecord, ...],
+    *,
+    model: str = "sst2",
+    target: str = "l4",
+    release: str = "r1",
+    sequence: int = 1,
+    verdict: Verdict = Verdict.PASSED,
+    reason: str = "every gate passed",
+    build_key: str | None = None,
+) -> EngineManifest:
+    engine = tuple(record for record in files if record.path.startswith("engine"))
+    digest = digest_of(engine)
+    machine = Machine(host_cpu="x86", cores=8, gpu="NVIDIA L4", driver="580.10", clocks="locked")
+    latency = Measurement("latency_p50_ms", 1.25, "ms", 2000, "engine", digest, machine, 1.2, 1.3)
+    tensor = Tensor("input_ids", "int64", ("batch", "sequence"))
+    build = EngineBuild(
+        file="engine.plan",
+        files=engine,
+        digest=digest,
+        build_key=build_key or digest_of([target, digest]),
+        onnx_digest="a" * 64,
+        precision=Precision.FP16,
+        backend=Backend.TENSORRT,
+        backend_version="11.0",
+        target=GpuTarget(target, Backend.TENSORRT, "8.9", "NVIDIA L4"),
+        profiles=(ShapeProfile(AxisRange(1, 8, 32), AxisRange(8, 64, 128)),),
+        inputs=(tensor,),
+        outputs=(Tensor("logits", "float32", ("batch", 2)),),
+        build_seconds=12.5,
+        size_bytes=sum(record.size_bytes for record in engine),
+        directory=Path("/nowhere"),
+    )
+    return EngineManifest(
+        format_version=1,
+        model=model,
+        release=release,
+        sequence=sequence,
+        source=ModelSource(model, "distilbert/sst2", "b" * 40, "text-classification", ("no", "yes")),
+        build=build,
+        calibration_set=CalibrationSet(
+            "sst2-train", "glue", "c" * 40, "train", ("sentence",), 7, 128, 0, "d" * 64
+        ),
+        evaluation_set="sst2-validation",
+        measurements=(latency,),
+        gates=(GateResult("latency", verdict, reason, latency),),
+        verdict=verdict,
+        reason=reason,
+        toolchain=(("tensorrt", "11.0"),),
+        files=files,
+        created_at="2026-11-23T10:00:00+00:00",
+    )
+
+
+@pytest.fixture
+def manifest_factory(tmp_path: Path) -> ManifestFactory:
+    """`manifest_factory(content=b"…", **fields)` writes a bundle's files, and gives its manifest and folder."""
+    made: list[Path] = []
+
+    def make(content: bytes = b"plan", **fields: object) -> tuple[EngineManifest, Path]:
+        directory = tmp_path / f"bundle{len(made)}"
+        made.append(directory)
+        (directory / "tokenizer").mkdir(parents=True)
+        (directory / "engine.plan").write_bytes(content)
+        (directory / "tokenizer" / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
+        return make_manifest(record_tree(directory), **fields), directory  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, made once: a migration takes seconds."""
+    pytest.importorskip("mlflow")
+    from registry.mlflow_store import MlflowStore
+
+    home = tmp_path_factory.mktemp("template")
+    MlflowStore(f"sqlite:///{home}/mlflow.db", home, home / "artifacts").versions()
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def mlflow_store(tmp_path: Path, migrated_database: Path) -> Store:
+    from registry.mlflow_store import embedded_store
+
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(migrated_database, home / "mlflow.db")
+    return embedded_store(home)
+
+
+@pytest.fixture
+def memory_store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture(params=["memory", "mlflow"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each registry in turn: a test that uses it is a clause of the contract."""
+    chosen: Store = request.getfixturevalue(f"{request.param}_store")
+    return chosen

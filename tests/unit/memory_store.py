@@ -1,0 +1,121 @@
+"""The registry in memory: the same Protocol as MlflowStore, for tests of what stands on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+
+from registry.digest import record_file, verify_tree
+from registry.errors import BadInput, DigestMismatch, NotFound
+from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED, read_manifest, write_manifest
+from registry.names import check_name
+from registry.records import EngineManifest, EngineVersion, PromotionEvent
+from registry.store import row_of
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, int], EngineVersion] = {}
+        self.files: dict[tuple[str, int], dict[str, bytes]] = {}
+        self._pins: dict[tuple[str, int], str] = {}
+        self._runs: set[str] = set()
+        self._aliases: dict[str, dict[str, int]] = {}
+        self._events: dict[str, list[PromotionEvent]] = {}
+        self._lock = Lock()
+
+    def publish(
+        self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None
+    ) -> EngineVersion:
+        raw = write_manifest(manifest)
+        unlisted = [
+            record_file(directory / name, root=directory) for name in UNLISTED if (directory / name).is_file()
+        ]
+        verify_tree(directory, (*manifest.files, *unlisted))
+        new = row_of(manifest, 0)
+        for row in self.versions(manifest.model):
+            if (row.build_key, row.digest, row.release) == (new.build_key, new.digest, new.release):
+                return row
+        if run_id in self._runs:
+            raise BadInput(f"run {run_id} already holds a published engine")
+        if run_id:
+            self._runs.add(run_id)
+        key = (manifest.model, 1 + max((n for name, n in self.rows if name == manifest.model), default=0))
+        names = [record.path for record in (*manifest.files, *unlisted)]
+        self.files[key] = {name: (directory / name).read_bytes() for name in names} | {MANIFEST_FILE: raw}
+        self._pins[key] = sha256(raw).hexdigest()
+        self.rows[key] = replace(new, version=key[1])
+        return self.version(*key)
+
+    def next_sequence(self, model: str) -> int:
+        return 1 + max((row.sequence for row in self.versions(model)), default=0)
+
+    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
+        if model is not None:
+            check_name(model, what="model")
+        return tuple(self.version(*key) for key in sorted(self.rows) if model in (None, key[0]))
+
+    def version(self, model: str, version: int) -> EngineVersion:
+        if (row := self.rows.get((model, version))) is None:
+            raise NotFound(f"no {model} version {version}")
+        named = self.aliases(model).items()
+        return replace(row, aliases=tuple(sorted(alias for alias, number in named if number == version)))
+
+    def manifest(self, model: str, version: int) -> EngineManifest:
+        self.version(model, version)
+        raw = self.files[model, version][MANIFEST_FILE]
+        if sha256(raw).hexdigest() != self._pins[model, version]:
+            raise DigestMismatch(f"the manifest of {model} version {version} was changed")
+        return read_manifest(raw)
+
+    def find_build(self, build_key: str) -> EngineVersion | None:
+        return next((row for row in reversed(self.versions()) if row.build_key == build_key), None)
+
+    def aliases(self, model: str) -> dict[str, int]:
+        return dict(self._aliases.get(check_name(model, what="model"), {}))
+
+    def resolve(self, model: str, alias: str) -> EngineVersion:
+        if (version := self.aliases(model).get(alias)) is None:
+            raise NotFound(f"{model} has no alias {alias}")
+        return self.version(model, version)
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        self.version(model, version)
+        self._aliases.setdefault(model, {})[check_name(alias, what="alias")] = version
+
+    def delete_alias(self, model: str, alias: str) -> None:
+        self._aliases.get(model, {}).pop(alias, None)
+
+    def download(self, model: str, version: int, into: Path) -> EngineManifest:
+        manifest = self.manifest(model, version)
+        wanted = {record.path for record in manifest.files} | {MANIFEST_FILE, SIGNATURE_FILE}
+        for name, content in self.files[model, version].items():
+            if name in wanted:
+                (into / name).parent.mkdir(parents=True, exist_ok=True)
+                (into / name).write_bytes(content)
+        return manifest
+
+    def append_event(self, event: PromotionEvent) -> None:
+        if any(known.event == event.event for known in self.events(event.model)):
+            raise BadInput(f"event {event.event} is already in the history of {event.model}")
+        if len(event.why) > 7000:
+            raise BadInput("the promotion's text is too long")
+        self._events.setdefault(event.model, []).append(event)
+
+    def finish_event(self, model: str, event_id: str, outcome: str) -> None:
+        for index, event in enumerate(self.events(model)):
+            if event.event == event_id:
+                if event.outcome != "pending":
+                    raise BadInput(f"event {event_id} is {event.outcome} already")
+                self._events[model][index] = replace(event, outcome=outcome)
+                return
+        raise NotFound(f"{model} has no promotion event {event_id}")
+
+    def events(self, model: str) -> tuple[PromotionEvent, ...]:
+        return tuple(self._events.get(model, ()))
+
+    @contextmanager
+    def lock(self, model: str) -> Iterator[None]:
+        with self._lock:
+            yield

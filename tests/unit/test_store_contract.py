@@ -1,0 +1,160 @@
+"""One suite for every Store: what promotion and fetch may rely on."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.errors import BadInput, BadName, DigestMismatch, NotFound, TornBundle
+from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, verify_bundle, write_manifest
+from registry.records import PromotionEvent
+from registry.store import Store
+
+EVENT = PromotionEvent(
+    event="e1",
+    model="sst2",
+    alias="production-l4",
+    action="promote",
+    from_version=None,
+    to_version=1,
+    who="ana",
+    why="faster",
+    evidence="passed",
+    at=datetime(2026, 11, 23, tzinfo=UTC).isoformat(),
+    outcome="pending",
+    waiver="w",
+)
+
+
+def test_unknown_model_is_empty(store: Store) -> None:
+    assert store.versions("none") == ()
+    assert store.aliases("none") == {}
+    assert store.events("none") == ()
+    assert store.next_sequence("none") == 1
+    assert store.find_build("f" * 64) is None
+    store.delete_alias("none", "candidate-l4")
+
+
+def test_published_row_says_what_the_manifest_says(store: Store, manifest_factory: Any) -> None:
+    manifest, directory = manifest_factory()
+    row = store.publish(manifest, directory)
+    assert (row.version, row.target, row.precision, row.verdict) == (1, "l4", "fp16", "passed")
+    assert row.metrics == (("build_seconds", 12.5), ("latency_p50_ms", 1.25))
+    assert (row.measured_on, row.compute_capability, row.size_bytes) == ("NVIDIA L4", "8.9", 4)
+    assert store.versions() == store.versions("sst2") == (row,)
+    assert store.version("sst2", 1) == row
+    assert store.find_build(manifest.build.build_key) == row
+    assert store.next_sequence("sst2") == 2
+
+
+def test_cpu_engine_has_no_compute_capability(store: Store, manifest_factory: Any) -> None:
+    manifest, directory = manifest_factory()
+    target = replace(manifest.build.target, compute_capability=None)
+    manifest = replace(manifest, build=replace(manifest.build, target=target), measurements=())
+    row = store.publish(manifest, directory)
+    assert (row.compute_capability, row.measured_on) == (None, "")
+
+
+def test_same_engine_of_same_release_is_published_once(store: Store, manifest_factory: Any) -> None:
+    manifest, directory = manifest_factory()
+    first = store.publish(manifest, directory)
+    assert store.publish(manifest, directory) == first
+    again = store.publish(replace(manifest, release="r2", sequence=2), directory)
+    assert again.version == 2
+    assert store.find_build(manifest.build.build_key) == again
+
+
+def test_folder_that_differs_from_its_manifest_is_not_published(store: Store, manifest_factory: Any) -> None:
+    manifest, directory = manifest_factory()
+    (directory / "extra").write_bytes(b"")
+    with pytest.raises(TornBundle, match="extra"):
+        store.publish(manifest, directory)
+    (directory / "extra").unlink()
+    (directory / "engine.plan").write_bytes(b"PLAN")
+    with pytest.raises(DigestMismatch):
+        store.publish(manifest, directory)
+    assert store.versions("sst2") == ()
+
+
+def test_download_is_a_whole_bundle_with_its_signature(
+    store: Store, manifest_factory: Any, tmp_path: Path
+) -> None:
+    manifest, directory = manifest_factory()
+    (directory / MANIFEST_FILE).write_bytes(write_manifest(manifest))
+    (directory / SIGNATURE_FILE).write_bytes(b"signed")
+    store.publish(manifest, directory)
+    into = tmp_path / "into"
+    into.mkdir()
+    assert store.download("sst2", 1, into) == manifest
+    assert verify_bundle(into) == manifest == store.manifest("sst2", 1)
+    assert (into / SIGNATURE_FILE).read_bytes() == b"signed"
+    assert (into / "tokenizer" / "vocab.txt").read_text(encoding="utf-8") == "a\nb\n"
+
+
+def test_alias_moves_and_goes(store: Store, manifest_factory: Any) -> None:
+    for number in (1, 2):
+        store.publish(*manifest_factory(bytes([number]), sequence=number))
+    store.set_alias("sst2", "production-l4", 1)
+    store.set_alias("sst2", "production-l4", 2)
+    store.set_alias("sst2", "candidate-l4", 2)
+    assert store.resolve("sst2", "production-l4").version == 2
+    assert store.version("sst2", 2).aliases == ("candidate-l4", "production-l4")
+    assert [row.aliases for row in store.versions("sst2")] == [(), ("candidate-l4", "production-l4")]
+    store.delete_alias("sst2", "production-l4")
+    store.delete_alias("sst2", "production-l4")
+    assert store.aliases("sst2") == {"candidate-l4": 2}
+    with pytest.raises(NotFound):
+        store.resolve("sst2", "production-l4")
+
+
+def test_missing_versions_are_not_found(store: Store, manifest_factory: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        store.version("sst2", 1)
+    store.publish(*manifest_factory())
+    for ask in (store.version, store.manifest, lambda m, v: store.set_alias(m, "a", v)):
+        with pytest.raises(NotFound):
+            ask("sst2", 9)
+    with pytest.raises(NotFound):
+        store.download("sst2", 9, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../up", "a@b", "A", "a'b", "", "a\n"])
+def test_names_from_outside_are_checked(store: Store, name: str, manifest_factory: Any) -> None:
+    store.publish(*manifest_factory())
+    with pytest.raises(BadName):
+        store.set_alias("sst2", name, 1)
+    with pytest.raises(BadName):
+        store.aliases(name)
+
+
+def test_history_is_kept_in_order_and_finished_once(store: Store) -> None:
+    for number in range(3):
+        store.append_event(replace(EVENT, event=f"e{number}"))
+    store.finish_event("sst2", "e1", "done")
+    assert [(event.event, event.outcome) for event in store.events("sst2")] == [
+        ("e0", "pending"),
+        ("e1", "done"),
+        ("e2", "pending"),
+    ]
+    assert store.events("sst2")[0] == replace(EVENT, event="e0")
+    with pytest.raises(BadInput, match="already"):
+        store.finish_event("sst2", "e1", "failed")
+    with pytest.raises(BadInput, match="already"):
+        store.append_event(replace(EVENT, event="e1"))
+    with pytest.raises(NotFound):
+        store.finish_event("sst2", "e9", "done")
+
+
+def test_text_too_long_to_keep_whole_is_refused(store: Store) -> None:
+    with pytest.raises(BadInput, match="text"):
+        store.append_event(replace(EVENT, why="x" * 9000))
+    assert store.events("sst2") == ()
+
+
+def test_lock_is_free_again_after_an_error(store: Store) -> None:
+    with pytest.raises(RuntimeError), store.lock("sst2"):
+        raise RuntimeError
+    with store.lock("sst2"):
+        pass
