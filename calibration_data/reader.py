@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset
 
-from registry.digest import digest_of, record_tree
+from registry.digest import digest_of, file_sha256, record_tree
 from registry.errors import BadInput
 from registry.records import CalibrationSet
 
@@ -74,12 +74,28 @@ def load_split(ref: DatasetRef, split: str, *, samples: int | None = None, seed:
     return Rows(texts, labels, tuple(names) if names else None, quarantined, digest_of((texts, labels)), ref.origin)
 
 
+def split_revision(ref: DatasetRef, split: str) -> str:
+    """What identifies a split's bytes without reading its rows: a file's sha256, or the hub commit.
+
+    Raises:
+        BadInput: no such split.
+    """
+    if ref.is_hub:
+        return str(ref.revision)
+    return file_sha256(_file(ref, split))
+
+
+def _file(ref: DatasetRef, split: str) -> Path:
+    file = Path(ref.origin) / f"{split}.parquet"
+    if not file.is_file():
+        there = ", ".join(sorted(path.stem for path in Path(ref.origin).glob("*.parquet"))) or "no Parquet files"
+        raise BadInput(f"{ref.origin} has no split {split!r} ({file.name}): it has {there}")
+    return file
+
+
 def _open(ref: DatasetRef, split: str) -> Dataset:
     if not ref.is_hub:
-        file = Path(ref.origin) / f"{split}.parquet"
-        if not file.is_file():
-            there = ", ".join(sorted(path.stem for path in Path(ref.origin).glob("*.parquet"))) or "no Parquet files"
-            raise BadInput(f"{ref.origin} has no split {split!r} ({file.name}): it has {there}")
+        file = _file(ref, split)
         return _quietly(lambda: Dataset.from_parquet(str(file), keep_in_memory=True))
     return _quietly(lambda: datasets.load_dataset(ref.origin, split=split, revision=ref.revision))
 

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.digest import record_tree
-from registry.records import FileRecord, Machine
+from registry.records import EngineBuild, FileRecord, Machine
+from tasks.backends import open_engine
 from tasks.evaluate import Runs
+from tasks.isolate import Progress
 from tasks.tokenize import FeedDict
 
 
@@ -52,7 +54,7 @@ def interleave(
     sessions: Mapping[str, Runs],
     feed: FeedDict,
     plan: LatencyPlan,
-    on_progress: Callable[[float], None] = lambda _: None,
+    on_progress: Callable[[float], object] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, NDArray[np.float64]]:
     """Call times per session, in windows whose order turns round each time (ABC, CBA, ABC, …).
@@ -99,3 +101,21 @@ def latency_feed(rows: Sequence[FeedDict], plan: LatencyPlan) -> FeedDict:
         name: np.resize(np.concatenate([row[name].ravel() for row in rows]), (plan.batch, plan.sequence))
         for name in rows[0]
     }
+
+
+def measure_latency(
+    builds: tuple[EngineBuild, ...],
+    baseline_digest: str,
+    feed: FeedDict,
+    plan: LatencyPlan,
+    machine: Machine,
+    into: Path,
+    progress: Progress,
+) -> Benchmark:
+    """Load all engines of a target in this process, interleave them, keep the raw times; run it isolated."""
+    sessions = {build.digest: open_engine(build) for build in builds}
+    times = interleave(sessions, feed, plan, lambda done: progress("latency", done))
+    boundary = "host arrays in, host arrays out: copies to and from the device are inside"
+    return save_benchmark(
+        times, baseline_digest=baseline_digest, plan=plan, measured_on=machine, boundary=boundary, into=into
+    )

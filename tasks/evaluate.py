@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from registry.digest import record_tree
 from registry.errors import MeasurementError
-from registry.records import FileRecord
-from tasks.tokenize import FeedDict, TextEncoder, batches
+from registry.records import EngineBuild, FileRecord
+from tasks.backends import open_engine
+from tasks.isolate import Progress
+from tasks.tokenize import FeedDict, TextEncoder, batches, text_encoder
 
 BATCH = 32
 
@@ -46,7 +48,7 @@ def evaluate(
     *,
     subject_digest: str,
     into: Path,
-    on_progress: Callable[[float], None] = lambda _: None,
+    on_progress: Callable[[float], object] = lambda _: None,
 ) -> Evaluation:
     """Run every text through `session`; output 0 is logits [batch, classes], the answer is its argmax.
 
@@ -65,3 +67,25 @@ def evaluate(
     np.save(into / "predictions.npy", predictions)
     accuracy = float((predictions == np.asarray(labels)).mean())
     return Evaluation(len(texts), accuracy, subject_digest, record_tree(into), into)
+
+
+def evaluate_engine(
+    build: EngineBuild,
+    checkpoint: Path,
+    max_length: int,
+    texts: tuple[str, ...],
+    labels: tuple[int, ...],
+    into: Path,
+    progress: Progress,
+) -> Evaluation:
+    """Load an engine (its sha256 is checked first) and run every text through it; run it isolated."""
+    encoder = text_encoder(checkpoint, [tensor.name for tensor in build.inputs], max_length=max_length)
+    return evaluate(
+        open_engine(build),
+        encoder,
+        texts,
+        labels,
+        subject_digest=build.digest,
+        into=into,
+        on_progress=lambda done: progress("evaluate", done),
+    )

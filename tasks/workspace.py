@@ -16,7 +16,7 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from registry.digest import check_record, digest_of, record_tree
-from registry.errors import BadInput, EngineryError
+from registry.errors import EngineryError
 from registry.records import FileRecord
 
 T = TypeVar("T")
@@ -140,17 +140,3 @@ def _alive(scratch: Path) -> bool:
     except (PermissionError, ValueError, IndexError):
         return True
     return True
-
-
-def home() -> Path:
-    """ENGINERY_HOME, `.enginery` in the current folder by default.
-
-    Raises:
-        BadInput: it names a file.
-    """
-    path = Path(os.environ.get("ENGINERY_HOME", ".enginery")).resolve()
-    if path.exists() and not path.is_dir():
-        raise BadInput(f"ENGINERY_HOME is {path}, which is not a folder: name a folder, or a path that is free")
-    return path
-
-

@@ -1,0 +1,144 @@
+"""build-target: build, evaluate and benchmark every precision of one target, and judge it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import flow
+
+from calibration_data.reader import Rows
+from flows.report import Row
+from flows.stages import Bench, graph_as_engine, make_benchmark, make_engine, make_evaluation
+from registry.errors import BuildError, EngineryError
+from registry.records import (
+    CalibrationSet,
+    EngineBuild,
+    GateResult,
+    GpuTarget,
+    Measurement,
+    OnnxArtifact,
+    Precision,
+    SourceFiles,
+    Verdict,
+)
+from tasks.backends import BACKENDS
+from tasks.benchmark import Benchmark
+from tasks.gates import Limits, judge, overall
+from tasks.measure import accuracy_measurements, latency_measurements, this_machine
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row of the report with what it was made from; `call_seconds` are raw call times by precision."""
+
+    row: Row
+    build: EngineBuild | None = None
+    gates: tuple[GateResult, ...] = ()
+    verdict: Verdict = Verdict.UNMEASURED
+    call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+def why_not(precision: Precision, target: GpuTarget) -> str | None:
+    """None when this machine can make that engine, else the reason in words."""
+    backend = BACKENDS[target.backend]
+    return backend.supports(precision, target) or backend.can_build(target)
+
+
+@flow(name="build-target", flow_run_name="{target.name}", validate_parameters=False, persist_result=False)
+def build_target(
+    bench: Bench,
+    target: GpuTarget,
+    source: SourceFiles,
+    graphs: dict[Precision, OnnxArtifact],
+    calibration: CalibrationSet,
+    evaluation: Rows,
+) -> list[Judged]:
+    """Every precision of the recipe on one target: skipped with a reason, failed with a reason, or judged."""
+    results: dict[Precision, Judged] = {}
+    builds: dict[Precision, tuple[EngineBuild, bool]] = {}
+    for precision in bench.recipe.precisions:
+        if reason := why_not(precision, target):
+            results[precision] = Judged(_row(bench, target, precision, "skipped", reason))
+            continue
+        try:
+            builds[precision] = make_engine(bench, graphs[precision], target)
+        except BuildError as error:
+            # One engine that a vendor's library refuses does not sink the others; the row says so.
+            results[precision] = Judged(_row(bench, target, precision, "failed", str(error)))
+    measured = _measure(bench, target, source, graphs, {p: build for p, (build, _) in builds.items()}, calibration,
+                        evaluation)  # fmt: skip
+    for precision, (build, found) in builds.items():
+        figures, calls = measured[precision]
+        results[precision] = _judge(bench, build, "found" if found else "built", figures, calls)
+    return [results[precision] for precision in bench.recipe.precisions]
+
+
+Figures = tuple[tuple[Measurement, ...], Mapping[str, NDArray[np.float64]]]
+
+
+def _measure(
+    bench: Bench,
+    target: GpuTarget,
+    source: SourceFiles,
+    graphs: dict[Precision, OnnxArtifact],
+    builds: dict[Precision, EngineBuild],
+    calibration: CalibrationSet,
+    evaluation: Rows,
+) -> dict[Precision, Figures]:
+    """Measurements and raw call times of each engine; the exact ONNX graph is scored where no engine can run here."""
+    runs_here = BACKENDS[target.backend].can_run(target) is None
+    subjects = {p: build if runs_here else graph_as_engine(graphs[p]) for p, build in builds.items()}
+    reference = make_evaluation(bench, source, graph_as_engine(graphs[Precision.FP32]), evaluation)
+    benchmark = _benchmark(bench, source, builds, calibration) if runs_here else None
+    results: dict[Precision, Figures] = {}
+    for precision, subject in subjects.items():
+        figures: tuple[Measurement, ...] = ()
+        try:
+            answers = make_evaluation(bench, source, subject, evaluation)
+        except EngineryError as error:
+            bench.report(f"{target.name} {precision} cannot be scored here: {error}", 1)
+        else:
+            figures = accuracy_measurements(
+                answers, reference, evaluation.labels, subject="engine" if runs_here else "onnx-graph",
+                machine=this_machine(),
+            )  # fmt: skip
+        calls: Mapping[str, NDArray[np.float64]] = {}
+        if benchmark is not None:
+            figures += latency_measurements(benchmark, builds[precision])
+            calls = {p: benchmark.seconds(builds[p].digest) for p in {Precision.FP32, precision}}
+        results[precision] = figures, calls
+    return results
+
+
+def _benchmark(
+    bench: Bench, source: SourceFiles, builds: dict[Precision, EngineBuild], calibration: CalibrationSet
+) -> Benchmark | None:
+    """None where the fp32 baseline could not be built: a speed-up over nothing is not measured."""
+    return make_benchmark(bench, source, tuple(builds.values()), calibration) if Precision.FP32 in builds else None
+
+
+def _judge(
+    bench: Bench,
+    build: EngineBuild,
+    state: str,
+    figures: tuple[Measurement, ...],
+    calls: Mapping[str, NDArray[np.float64]],
+) -> Judged:
+    limits = Limits(**bench.recipe.gates.model_dump(), spread_max=bench.recipe.latency.spread_max)
+    is_baseline = build.precision is Precision.FP32
+    gates = judge(figures, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
+    verdict, reason = overall(gates)
+    row = replace(
+        _row(bench, build.target, build.precision, state, reason),
+        verdict=verdict,
+        digest=build.digest,
+        size_bytes=build.size_bytes,
+        build_seconds=build.build_seconds,
+        measurements=figures,
+    )
+    return Judged(row, build, gates, verdict, calls)
+
+
+def _row(bench: Bench, target: GpuTarget, precision: Precision, state: str, reason: str) -> Row:
+    return Row(bench.recipe.model, target.name, precision, target.backend, state, reason)

@@ -1,0 +1,85 @@
+"""`enginery doctor`: what this machine has, what it lacks, and what to do about it."""
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.errors import EngineryError
+from registry.store import Store
+from registry.targets import local_compute_capability
+
+# A release of a model of a few hundred MB keeps about ten copies of it: stages, bundles and artifacts.
+LEAST_FREE_GB = 5
+EXTRAS = {
+    "pipeline": ("torch", "transformers", "optimum", "onnxruntime", "datasets", "prefect", "nvidia-modelopt"),
+    "trt-rtx": ("tensorrt-rtx-cu13",),
+    "trt": ("tensorrt",),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: `ok` or not, `needed` by every command or only by some, and advice where it is not ok."""
+
+    what: str
+    found: str
+    ok: bool
+    needed: bool = False
+    advice: str = ""
+
+
+def examine(home: Path, open_store: Callable[[], Store]) -> list[Finding]:
+    """All checks; none of them changes anything but creating `home`."""
+    return [_python(), *_extras(), _gpu(), _disk(home), _registry(open_store)]
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    ok = tuple(map(int, version.split(".")[:2])) >= (3, 11)
+    return Finding("python", version, ok, needed=True, advice="" if ok else "install Python 3.11 or later")
+
+
+def _extras() -> list[Finding]:
+    findings = []
+    for extra, packages in EXTRAS.items():
+        missing = [package for package in packages if not _installed(package)]
+        have = ", ".join(f"{package} {_installed(package)}" for package in packages if _installed(package))
+        advice = f"for what needs {', '.join(missing)}: pip install 'enginery[{extra}]'" if missing else ""
+        findings.append(Finding(f"extra {extra}", have or "not installed", not missing, advice=advice))
+    return findings
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu() -> Finding:
+    capability = local_compute_capability()
+    advice = "engines for GPUs are built for TensorRT-RTX targets here, and measured on workers that have the GPU"
+    found = f"compute capability {capability}" if capability else "none"
+    return Finding("GPU", found, capability is not None, advice="" if capability else advice)
+
+
+def _disk(home: Path) -> Finding:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        free_gb = shutil.disk_usage(home).free / 1e9
+    except OSError as error:
+        return Finding("ENGINERY_HOME", f"{home}: {error.strerror}", False, True, "set ENGINERY_HOME to a folder of yours")
+    ok = free_gb >= LEAST_FREE_GB
+    advice = "" if ok else f"a release wants {LEAST_FREE_GB} GB: free some, or set ENGINERY_HOME to another disk"
+    return Finding("ENGINERY_HOME", f"{home}, {free_gb:.0f} GB free", ok, needed=True, advice=advice)
+
+
+def _registry(open_store: Callable[[], Store]) -> Finding:
+    try:
+        engines = len(open_store().versions())
+    except (EngineryError, OSError) as error:
+        return Finding("registry", str(error), False, True, "check MLFLOW_TRACKING_URI and that its server runs")
+    return Finding("registry", f"{engines} published engines", True, needed=True)

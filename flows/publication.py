@@ -1,0 +1,120 @@
+"""From judged engines to nested runs, versions and candidates; safe to repeat after a kill at any line."""
+
+import datetime
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from calibration_data.reader import Rows
+from flows.build_target import Judged
+from flows.report import Row, winner, with_aliases
+from flows.stages import Bench
+from registry.mlflow_runs import EngineEntry, ReleaseLog
+from registry.promotion import nominate
+from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
+from tasks.figures import accuracy_against_latency, latency_histogram
+from tasks.publish import assemble_bundle, make_manifest
+
+
+@dataclass(frozen=True)
+class Made:
+    """What all targets of a release share."""
+
+    source: SourceFiles
+    evaluation: Rows
+    calibration: CalibrationSet
+    graphs: dict[Precision, OnnxArtifact]
+
+
+def publish_all(
+    bench: Bench, log: ReleaseLog, release: str, run_id: str, made: Made, judged: Sequence[Judged]
+) -> tuple[Row, ...]:
+    """Publish what no gate failed, nominate each target's winner, and give all rows with their aliases."""
+    rows = []
+    for position, entry in enumerate(judged):
+        bench.report("publish", position / len(judged))
+        rows.append(publish_engine(bench, log, release, run_id, made, entry))
+    for target in {row.target for row in rows}:
+        best = winner([row for row in rows if row.target == target])
+        if best is not None and best.version is not None:
+            nominate(bench.store, bench.recipe.model, target, best.version)
+    return with_aliases(rows, bench.store.aliases(bench.recipe.model))
+
+
+def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, made: Made, judged: Judged) -> Row:
+    """One engine's nested run and, where no gate failed, its version; done once however often it is called."""
+    row, build = judged.row, judged.build
+    if build is None:
+        return row
+    model = bench.recipe.model
+    calibration = made.calibration if made.graphs[build.precision].calibration_set else None
+    nested, finished = log.engine_run(model, release, run_id, build)
+    version = next(
+        (
+            engine.version
+            for engine in bench.store.versions(model)
+            if (engine.build_key, engine.digest, engine.target) == (build.build_key, build.digest, build.target.name)
+            and engine.verdict is row.verdict
+        ),
+        None,
+    )
+    if finished and (version is not None or row.verdict is Verdict.FAILED):
+        return replace(row, version=version)
+    if finished:
+        nested, _ = log.engine_run(model, release, run_id, build)
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = draw_engine(judged, Path(scratch))
+        log.log_engine(
+            nested,
+            EngineEntry(
+                build, row.measurements, judged.verdict, row.reason, calibration.digest if calibration else None,
+                made.evaluation.digest, figures,
+            ),  # fmt: skip
+        )
+    if version is None and row.verdict is not Verdict.FAILED:
+        version = publish_version(bench, release, nested, made, judged, calibration)
+    log.finish_engine(nested, version)
+    return replace(row, version=version)
+
+
+def publish_version(
+    bench: Bench, release: str, run_id: str, made: Made, judged: Judged, calibration: CalibrationSet | None
+) -> int:
+    """Assemble the bundle and make it a version; the number of the version."""
+    if judged.build is None:
+        raise ValueError("a skipped row has no engine to publish")
+    model = bench.recipe.model
+    with tempfile.TemporaryDirectory(dir=bench.workspace.root) as scratch:
+        bundle = Path(scratch)
+        assemble_bundle(judged.build, made.source, bundle)
+        manifest = make_manifest(
+            judged.build,
+            made.source,
+            bundle=bundle,
+            release=release,
+            sequence=bench.store.next_sequence(model),
+            calibration=calibration,
+            evaluation_set=made.evaluation.digest,
+            measurements=judged.row.measurements,
+            gates=judged.gates,
+            created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+        return bench.store.publish(manifest, bundle, run_id=run_id).version
+
+
+def draw_engine(judged: Judged, into: Path) -> dict[str, Path]:
+    """The latency histogram of an engine that ran, beside its baseline."""
+    calls = judged.call_seconds
+    return {"latency": latency_histogram(dict(calls), into / "latency.png")} if calls else {}
+
+
+def draw_release(rows: Sequence[Row], into: Path) -> dict[str, Path]:
+    """Accuracy against latency of every engine that ran."""
+    points = []
+    for row in rows:
+        accuracy, p50 = row.figure("accuracy"), row.figure("latency_p50_ms")
+        if accuracy and p50 and accuracy.low is not None and accuracy.high is not None:
+            name = f"{row.target} {row.precision}"
+            points.append((name, p50.value, accuracy.value, accuracy.low, accuracy.high))
+    return {"trade-off": accuracy_against_latency(points, into / "accuracy_latency.png")} if points else {}

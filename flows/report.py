@@ -1,0 +1,177 @@
+"""What a release made, as rows: one per target and precision, for people (a table) and for programs (JSON)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from registry.records import Backend, EngineVersion, Measurement, Precision, Verdict
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target and precision; `state` is built, found, skipped or failed, and `reason` says why."""
+
+    model: str
+    target: str
+    precision: Precision
+    backend: Backend
+    state: str
+    reason: str
+    verdict: Verdict | None = None
+    digest: str | None = None
+    size_bytes: int | None = None
+    build_seconds: float | None = None
+    measurements: tuple[Measurement, ...] = ()
+    version: int | None = None
+    aliases: tuple[str, ...] = ()
+
+    def figure(self, metric: str) -> Measurement | None:
+        """The measurement of that name, or None."""
+        return next((found for found in self.measurements if found.metric == metric), None)
+
+
+@dataclass(frozen=True)
+class ReleaseReport:
+    """A finished release: its id, whether it was found finished, and its rows."""
+
+    release: str
+    model: str
+    rows: tuple[Row, ...]
+    found: bool = False
+    run_id: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing at all was published."""
+        return not any(row.version for row in self.rows)
+
+
+ROWS: TypeAdapter[tuple[Row, ...]] = TypeAdapter(tuple[Row, ...])
+
+
+def winner(rows: Sequence[Row]) -> Row | None:
+    """The fastest row whose gates all passed (lowest measured p50), or None."""
+    passed = [row for row in rows if row.verdict is Verdict.PASSED and row.version is not None]
+    return min(passed, key=lambda row: _value(row, "latency_p50_ms", float("inf")), default=None)
+
+
+def with_aliases(rows: Sequence[Row], aliases: dict[str, int]) -> tuple[Row, ...]:
+    """Rows with the aliases that point at their version now."""
+    return tuple(
+        replace(row, aliases=tuple(sorted(name for name, version in aliases.items() if version == row.version)))
+        for row in rows
+    )
+
+
+def _value(row: Row, metric: str, otherwise: float) -> float:
+    found = row.figure(metric)
+    return otherwise if found is None else found.value
+
+
+def as_json(report: ReleaseReport) -> dict[str, Any]:
+    """The object that `release --json` ends with."""
+    return {
+        "release": report.release,
+        "model": report.model,
+        "found": report.found,
+        "engines": [row_json(row) for row in report.rows],
+    }
+
+
+def row_json(row: Row) -> dict[str, Any]:
+    """A row for programs; a metric that something else than the engine produced carries its subject's name."""
+    def name(found: Measurement) -> str:
+        return found.metric if found.subject == "engine" else f"{found.subject}.{found.metric}"
+
+    ran = next((found.measured_on for found in row.measurements if found.subject == "engine"), None)
+    return {
+        "model": row.model,
+        "version": row.version,
+        "target": row.target,
+        "precision": row.precision.value,
+        "backend": row.backend.value,
+        "state": row.state,
+        "verdict": row.verdict.value if row.verdict else None,
+        "reason": row.reason,
+        "aliases": list(row.aliases),
+        "digest": row.digest,
+        "size_bytes": row.size_bytes,
+        "build_seconds": row.build_seconds,
+        "metrics": {name(found): found.value for found in row.measurements},
+        "intervals": {name(found): [found.low, found.high] for found in row.measurements if found.low is not None},
+        "measured_on": (ran.gpu or ran.host_cpu) if ran else "",
+    }
+
+
+COLORS = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.UNMEASURED: "dim"}
+
+
+def release_table(report: ReleaseReport) -> Table:
+    """Target × precision with size, build time, accuracy, latency, speed-up, verdict, version and alias.
+
+    An accuracy with * is of the ONNX graph, on this machine's CPU: the engine itself has not run.
+    """
+    table = Table(title=f"{report.model}, release {report.release}", title_justify="left")
+    for column in ("target", "precision"):
+        table.add_column(column, no_wrap=True)
+    for column in ("MB", "build s", "accuracy (95 %)", "p50 ms", "p99 ms", "speed-up"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("version", justify="right")
+    table.add_column("alias")
+    for row in report.rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    verdict = f"[{COLORS[row.verdict]}]{row.verdict}[/]" if row.verdict else f"[dim]{row.state}[/]"
+    built = "" if row.build_seconds is None else f"{row.build_seconds:.1f}"
+    return (
+        row.target,
+        row.precision.value,
+        "" if row.size_bytes is None else f"{row.size_bytes / 1e6:.1f}",
+        f"{built} [dim]found[/]" if row.state == "found" else built,
+        _accuracy(row.figure("accuracy")),
+        _milliseconds(row.figure("latency_p50_ms")),
+        _milliseconds(row.figure("latency_p99_ms")),
+        _times(row.figure("speedup")),
+        verdict,
+        "" if row.version is None else str(row.version),
+        ", ".join(row.aliases),
+    )
+
+
+def _accuracy(found: Measurement | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    mark = "" if found.subject == "engine" else "*"
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f}-{100 * found.high:.1f}){mark}"
+
+
+def _milliseconds(found: Measurement | None) -> str:
+    return "" if found is None else f"{found.value:.1f}"
+
+
+def _times(found: Measurement | None) -> str:
+    return "" if found is None else f"{found.value:.2f}"
+
+
+def notes(report: ReleaseReport) -> list[str]:
+    """One line per distinct reason of what is not passed: what, where and why."""
+    lines: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.verdict is not Verdict.PASSED:
+            lines.setdefault(f"{row.verdict or row.state}: {row.reason}", []).append(f"{row.target}/{row.precision}")
+    return [f"{', '.join(where)}: {reason}" for reason, where in lines.items()]
+
+
+def version_json(engine: EngineVersion) -> dict[str, Any]:
+    """A registry row for programs."""
+    raw: dict[str, Any] = TypeAdapter(EngineVersion).dump_python(engine, mode="json")
+    return {**raw, "metrics": dict(engine.metrics)}
+
+

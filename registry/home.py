@@ -1,0 +1,18 @@
+"""Where Enginery keeps its state."""
+
+import os
+from pathlib import Path
+
+from registry.errors import BadInput
+
+
+def home() -> Path:
+    """ENGINERY_HOME as an absolute path; `.enginery` in the current folder by default.
+
+    Raises:
+        BadInput: it names a file.
+    """
+    path = Path(os.environ.get("ENGINERY_HOME") or ".enginery").absolute()
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"ENGINERY_HOME is {path}, which is not a folder: name a folder, or a path that is free")
+    return path

@@ -1,0 +1,151 @@
+"""Releases as MLflow runs: a parent run a release, a nested run an engine, failed engines too."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from registry.mlflow_store import MlflowStore
+from registry.records import EngineBuild, Measurement, Verdict
+
+RELEASE, KIND, STATE, PARENT = "release", "enginery.kind", "enginery.state", "mlflow.parentRunId"
+REPORT = "release.json"
+# MLflow's own limit on a parameter's and a tag's length.
+LONGEST = 5000
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """What a nested run says of one engine."""
+
+    build: EngineBuild
+    measurements: tuple[Measurement, ...]
+    verdict: Verdict
+    reason: str
+    calibration_set: str | None
+    evaluation_set: str
+    figures: Mapping[str, Path] = field(default_factory=dict)
+
+
+class ReleaseLog:
+    """Writes and finds the runs of releases in the experiment of a model."""
+
+    def __init__(self, store: MlflowStore) -> None:
+        self._client: MlflowClient = store.client
+        self._experiment_of = store.experiment
+
+    def finished(self, model: str, release: str) -> tuple[str, str] | None:
+        """(run id, the report's JSON) of a finished release, or None."""
+        runs = self._find(model, f"tags.`{STATE}` = 'complete' and {_parent_query(release)}")
+        for run in runs:
+            with tempfile.TemporaryDirectory() as scratch:
+                try:
+                    file = Path(self._client.download_artifacts(run.info.run_id, REPORT, scratch))
+                except Exception:  # noqa: BLE001, S112 - each artifact store raises its own; such a run is no answer
+                    continue
+                return str(run.info.run_id), file.read_text(encoding="utf-8")
+        return None
+
+    def start(self, model: str, release: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> str:
+        """The run of a release: the one that a killed process left, or a new one."""
+        if runs := self._find(model, _parent_query(release)):
+            run_id = str(runs[0].info.run_id)
+            self._client.update_run(run_id, "RUNNING")
+        else:
+            run = self._client.create_run(
+                self._experiment_of(model), run_name=f"release-{release}", tags={RELEASE: release, KIND: "release"}
+            )
+            run_id = str(run.info.run_id)
+            self._client.log_batch(run_id, params=[Param(key, value[:LONGEST]) for key, value in parameters.items()])
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        return run_id
+
+    def engine_run(self, model: str, release: str, parent: str, build: EngineBuild) -> tuple[str, bool]:
+        """The nested run of an engine, and whether it was finished before; a torn one is set aside as killed."""
+        query = f"tags.`{KIND}` = 'engine' and tags.{RELEASE} = '{release}' and tags.build_key = '{build.build_key}'"
+        for run in self._find(model, f"{query} and tags.target = '{build.target.name}'"):
+            if run.info.status == "FINISHED":
+                return str(run.info.run_id), True
+            self._client.set_terminated(run.info.run_id, "KILLED")
+            self._client.delete_run(run.info.run_id)
+        tags = {
+            RELEASE: release,
+            KIND: "engine",
+            PARENT: parent,
+            "build_key": build.build_key,
+            "target": build.target.name,
+            "precision": build.precision.value,
+            "backend": build.backend.value,
+        }
+        name = f"{build.target.name}-{build.precision}"
+        run = self._client.create_run(self._experiment_of(model), run_name=name, tags=tags)
+        return str(run.info.run_id), False
+
+    def log_engine(self, run_id: str, entry: EngineEntry) -> None:
+        """Parameters, metrics (those of the ONNX graph under its name), dataset, tags and figures of an engine."""
+        build, now = entry.build, int(time.time() * 1000)
+        dataset = Dataset(
+            name="evaluation", digest=entry.evaluation_set[:36], source_type="enginery",
+            source=json.dumps({"sha256": entry.evaluation_set}),
+        )  # fmt: skip
+        parameters = {
+            "onnx": build.onnx_digest,
+            "digest": build.digest,
+            "backend_version": build.backend_version,
+            "compute_capability": build.target.compute_capability or "none",
+            "profiles": json.dumps([asdict(profile) for profile in build.profiles]),
+            "calibration_set": entry.calibration_set or "none",
+            "evaluation_set": entry.evaluation_set,
+        }
+        metrics = [Metric("size_mb", build.size_bytes / 1e6, now, 0), Metric("build_seconds", build.build_seconds, now, 0)]
+        for found in entry.measurements:
+            name = found.metric if found.subject == "engine" else f"{found.subject}.{found.metric}"
+            bounds = {"": found.value, "_low": found.low, "_high": found.high}
+            metrics += [Metric(f"{name}{end}", value, now, 0) for end, value in bounds.items() if value is not None]
+        tags = {"verdict": entry.verdict.value, "reason": entry.reason[:LONGEST]}
+        self._client.log_batch(
+            run_id,
+            metrics=metrics,
+            params=[Param(key, value[:LONGEST]) for key, value in parameters.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])])
+        self._log_figures(run_id, entry.figures)
+
+    def finish_engine(self, run_id: str, version: int | None) -> None:
+        """Close an engine's run, with the version it became."""
+        if version is not None:
+            self._client.set_tag(run_id, "version", str(version))
+        self._client.set_terminated(run_id)
+
+    def finish(self, run_id: str, report: str, figures: Mapping[str, Path], *, failed: bool) -> None:
+        """Close a release's run: the report and figures first, the mark that it is complete last."""
+        self._log_figures(run_id, figures)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / REPORT
+            file.write_text(report, encoding="utf-8")
+            self._client.log_artifact(run_id, str(file))
+        self._client.set_tag(run_id, STATE, "failed" if failed else "complete")
+        self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+    def abandon(self, run_id: str) -> None:
+        """Mark a release's run as failed after an error."""
+        self._client.set_terminated(run_id, "FAILED")
+
+    def _log_figures(self, run_id: str, figures: Mapping[str, Path]) -> None:
+        for file in figures.values():
+            self._client.log_artifact(run_id, str(file), "figures")
+
+    def _find(self, model: str, query: str) -> Sequence[Any]:
+        found: Sequence[Any] = self._client.search_runs([self._experiment_of(model)], query, max_results=100)
+        return found
+
+
+def _parent_query(release: str) -> str:
+    return f"tags.`{KIND}` = 'release' and tags.{RELEASE} = '{release}'"

@@ -1,0 +1,87 @@
+"""A bundle folder and its manifest, ready for a store."""
+
+import importlib.metadata
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from registry.digest import check_record, record_tree
+from registry.manifest import FORMAT_VERSION
+from registry.records import (
+    CalibrationSet,
+    EngineBuild,
+    EngineManifest,
+    GateResult,
+    Measurement,
+    SourceFiles,
+)
+from tasks.gates import overall
+
+# What a bundle's reader needs besides the engine: text in, so the tokenizer; labels are in the manifest.
+SERVING_FILES = ("tokenizer.json",)
+TOOLS = (
+    "enginery", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "nvidia-modelopt",
+    "tensorrt", "tensorrt-rtx-cu13", "datasets", "tokenizers",
+)  # fmt: skip
+
+
+def toolchain() -> tuple[tuple[str, str], ...]:
+    """(package, version) of every installed tool that decides what an engine is."""
+    installed = {name: _version(name) for name in TOOLS}
+    return tuple((name, version) for name, version in installed.items() if version)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def assemble_bundle(build: EngineBuild, source: SourceFiles, into: Path) -> None:
+    """Copy the engine and the files that serving needs into `into`.
+
+    Raises:
+        DigestMismatch: a copy is not what its record says; the original changed since it was made.
+    """
+    for record in build.files:
+        shutil.copyfile(build.directory / record.path, into / record.path)
+        check_record(into, record)
+    for record in source.files:
+        if record.path in SERVING_FILES:
+            shutil.copyfile(source.directory / record.path, into / record.path)
+            check_record(into, record)
+
+
+def make_manifest(
+    build: EngineBuild,
+    source: SourceFiles,
+    *,
+    bundle: Path,
+    release: str,
+    sequence: int,
+    calibration: CalibrationSet | None,
+    evaluation_set: str,
+    measurements: Sequence[Measurement],
+    gates: Sequence[GateResult],
+    created_at: str,
+) -> EngineManifest:
+    """The manifest of an assembled bundle; `created_at` is RFC 3339, given by the caller's clock."""
+    verdict, reason = overall(gates)
+    return EngineManifest(
+        format_version=FORMAT_VERSION,
+        model=source.source.name,
+        release=release,
+        sequence=sequence,
+        source=source.source,
+        build=build,
+        calibration_set=calibration,
+        evaluation_set=evaluation_set,
+        measurements=tuple(measurements),
+        gates=tuple(gates),
+        verdict=verdict,
+        reason=reason,
+        toolchain=toolchain(),
+        files=record_tree(bundle),
+        created_at=created_at,
+    )
