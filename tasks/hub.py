@@ -149,3 +149,15 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
         if had_bars:
             enable_progress_bars()
+
+
+def dataset_commit(repo: str, revision: str) -> str:
+    """The 40-hex commit that a dataset's `revision` names now.
+
+    Raises:
+        BadInput, EngineryError: as in `list_commit`.
+    """
+    with _hub_errors(repo, revision):
+        return str(
+            HfApi(endpoint=endpoint()).dataset_info(repo, revision=revision, timeout=TIMEOUT_SECONDS).sha
+        )

@@ -51,7 +51,7 @@ def from_hub(repo: str, revision: str, *, name: str, task: str, into: Path) -> S
     where = f"{repo}@{commit[:12]}"
     check_file_names(listing, where=where)
     weights = _weight_files(listing, where=where)
-    with _staging(into) as folder:
+    with staging(into) as folder:
         # The small files decide whether gigabytes of weights are worth fetching.
         download(repo, commit, {file: listing[file] for file in listing if _is_text_file(file)}, into=folder)
         check_config(folder)
@@ -75,7 +75,7 @@ def from_folder(path: Path, *, name: str, task: str, into: Path, origin: str | N
     check_config(path)
     chosen = [file for file in listing if _is_text_file(file)]
     chosen += _shards(path, listing) if weights == INDEX else (WEIGHTS,)
-    with _staging(into) as folder:
+    with staging(into) as folder:
         for file in chosen:
             shutil.copyfile(path / file, folder / file)
         return _finish(
@@ -182,7 +182,7 @@ def _finish(
 
 
 @contextmanager
-def _staging(into: Path) -> Iterator[Path]:
+def staging(into: Path) -> Iterator[Path]:
     """A folder beside `into`, so that `into` appears whole or not at all."""
     if into.is_symlink() or (into.exists() and (not into.is_dir() or any(into.iterdir()))):
         raise BadInput(f"{into} is not an empty folder: give the checkpoint a folder of its own")
