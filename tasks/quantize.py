@@ -1,0 +1,223 @@
+"""From the exported fp32 graph to each precision's graph: calibration yields an ONNX, a backend only builds."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from registry.digest import digest_of, record_tree
+from registry.errors import BadInput
+from registry.records import OnnxArtifact, Precision, Tensor
+from tasks import qdq
+from tasks.calibration import Calibration, calibrate
+from tasks.linears import Graph, groups
+from tasks.smoothquant import choose_scales, smooth
+from tasks.tokenize import FeedDict
+
+GRAPH_FILE = "model.onnx"
+# A protobuf message ends at 2 GiB; the margin is for nodes and names.
+SINGLE_FILE_BYTES = 1_900_000_000
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a precision's function gets: the fp32 graph's file, the calibration rows, and whom to tell."""
+
+    source: Path
+    rows: Iterable[FeedDict] | None
+    on_progress: Progress
+
+    def load(self) -> onnx.ModelProto:
+        """Read the fp32 graph, external data included."""
+        return onnx.load(self.source)
+
+    def calibrate(self, model: onnx.ModelProto) -> Calibration:
+        """Statistics of the rows.
+
+        Raises:
+            BadInput: there are no rows.
+
+        """
+        if self.rows is None:
+            raise BadInput("this precision needs calibration rows: name a calibration set in the recipe")
+        total = len(self.rows) if isinstance(self.rows, Sized) else 0
+        return calibrate(
+            model,
+            self.rows,
+            on_row=lambda row: self.on_progress("calibrate", min(1.0, row / total) if total else 0.0),
+        )
+
+
+def quantize(
+    artifact: OnnxArtifact,
+    precision: Precision,
+    rows: Iterable[FeedDict] | None,
+    *,
+    calibration_set_digest: str | None,
+    into: Path,
+    on_progress: Progress = lambda _stage, _fraction: None,
+) -> OnnxArtifact:
+    """Write the graph of `precision` into the empty folder `into`.
+
+    `rows` are feed dicts of int64 [batch, sequence]; int8 and fp8 need them, the others ignore them. The same
+    graph and rows give the same bytes, however the rows are batched or ordered.
+
+    Raises:
+        BadInput: `artifact` is not fp32, the precision has no usable rows, or no layer can be quantized.
+
+    """
+    if artifact.precision is not Precision.FP32:
+        raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
+    made = METHODS[precision](Request(artifact.path, rows, on_progress))
+    into.mkdir(parents=True, exist_ok=True)
+    on_progress("write", 0.0)
+    save_graph(made, into)
+    on_progress("write", 1.0)
+    return _artifact(artifact, precision, into, calibration_set_digest if precision in CALIBRATED else None)
+
+
+def keep_fp32(request: Request) -> onnx.ModelProto:
+    """Keep the exported graph itself."""
+    return request.load()
+
+
+def cast_to_fp16(request: Request) -> onnx.ModelProto:
+    """Mixed fp16 by ModelOpt AutoCast: what would overflow stays fp32; outputs stay fp32."""
+    return _autocast(request, "fp16")
+
+
+def cast_to_bf16(request: Request) -> onnx.ModelProto:
+    """Mixed bf16 by ModelOpt AutoCast; outputs stay fp32."""
+    return _autocast(request, "bf16")
+
+
+def _autocast(request: Request, low_precision: str) -> onnx.ModelProto:
+    # Imports torch and takes seconds: only for those who cast.
+    from modelopt.onnx.autocast import convert_to_mixed_precision
+
+    request.on_progress("cast", 0.0)
+    made: onnx.ModelProto = convert_to_mixed_precision(
+        str(request.source), low_precision_type=low_precision, keep_io_types=True
+    )
+    request.on_progress("cast", 1.0)
+    return made
+
+
+def quantize_int8(request: Request) -> onnx.ModelProto:
+    """W8A8: SmoothQuant, then int8 weights per channel and int8 activations per tensor, all symmetric."""
+    model = request.load()
+    calibration = request.calibrate(model)
+    request.on_progress("search scales", 0.0)
+    scales = choose_scales(Graph(model), calibration)
+    request.on_progress("search scales", 1.0)
+    graph = Graph(model)
+    # Layers keep their order while tensors get new names: pair old and new by the layer that reads them.
+    readers = {tensor: members[0].index for tensor, members in groups(graph.linears()).items()}
+    smoothed = smooth(graph, {t: each.smoothing for t, each in scales.items() if each.smoothing is not None})
+    now = {each.index: each.input for each in smoothed.linears()}
+    steps = {now[index]: scales[tensor].scale for tensor, index in readers.items()}
+    qdq.quantize_activations(smoothed, steps, qdq.int8_zero())
+    return _store_weights(Graph(smoothed.proto), qdq.int8_weight)
+
+
+def quantize_fp8(request: Request) -> onnx.ModelProto:
+    """W8A8 in E4M3, one scale a tensor: amax / 448."""
+    model = request.load()
+    calibration = request.calibrate(model)
+    graph = Graph(qdq.at_opset(model, qdq.FP8_OPSET))
+    steps = {name: (each.amax or 1.0) / qdq.FP8_MAX for name, each in calibration.activations.items()}
+    qdq.quantize_activations(graph, steps, qdq.fp8_zero())
+    return _store_weights(Graph(graph.proto), qdq.fp8_weight)
+
+
+def quantize_int8_weights(request: Request) -> onnx.ModelProto:
+    """int8 weights per channel; activations stay fp32."""
+    return _store_weights(Graph(request.load()), qdq.int8_weight)
+
+
+def quantize_int4_weights(request: Request) -> onnx.ModelProto:
+    """int4 weights in blocks along K; activations stay fp32."""
+    return _store_weights(Graph(qdq.at_opset(request.load(), qdq.INT4_OPSET)), qdq.int4_weight)
+
+
+def _store_weights(graph: Graph, weight_format: qdq.WeightFormat) -> onnx.ModelProto:
+    if not graph.linears():
+        raise BadInput("the graph has no MatMul, Gemm or Conv with a constant float32 weight to quantize")
+    qdq.quantize_weights(graph, weight_format)
+    return graph.proto
+
+
+def quantize_int8_dynamic(request: Request) -> onnx.ModelProto:
+    """int8 weights per channel, activations quantized as they come: ONNX Runtime on CPU only."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / GRAPH_FILE
+        quantize_dynamic(
+            request.source,
+            file,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx.load(file)
+
+
+METHODS: dict[Precision, Callable[[Request], onnx.ModelProto]] = {
+    Precision.FP32: keep_fp32,
+    Precision.FP16: cast_to_fp16,
+    Precision.BF16: cast_to_bf16,
+    Precision.INT8: quantize_int8,
+    Precision.INT8_DYNAMIC: quantize_int8_dynamic,
+    Precision.INT8_WEIGHT_ONLY: quantize_int8_weights,
+    Precision.FP8: quantize_fp8,
+    Precision.INT4_WEIGHT_ONLY: quantize_int4_weights,
+}
+CALIBRATED = frozenset({Precision.INT8, Precision.FP8})
+
+
+def save_graph(model: onnx.ModelProto, into: Path) -> None:
+    """Write and check a graph: one file, or with external data where protobuf cannot hold it."""
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > SINGLE_FILE_BYTES
+    file = into / GRAPH_FILE
+    if large:
+        onnx.save(model, file, save_as_external_data=True, location=f"{GRAPH_FILE}_data")
+    else:
+        file.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(file)
+
+
+def _artifact(
+    source: OnnxArtifact, precision: Precision, into: Path, calibration_set: str | None
+) -> OnnxArtifact:
+    written = onnx.load(into / GRAPH_FILE, load_external_data=False)
+    files = record_tree(into)
+    return OnnxArtifact(
+        file=GRAPH_FILE,
+        files=files,
+        digest=digest_of(files),
+        precision=precision,
+        opset=next(entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")),
+        inputs=tensors_of(written.graph.input),
+        outputs=tensors_of(written.graph.output),
+        quantized_from=source.digest,
+        calibration_set=calibration_set,
+        directory=into,
+    )
+
+
+def tensors_of(values: Iterable[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
+    """List inputs or outputs as values; dynamic axes keep their names."""
+    return tuple(
+        Tensor(
+            value.name,
+            np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name,
+            tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    )
