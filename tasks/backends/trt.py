@@ -15,7 +15,7 @@ from tasks.backends.contract import BuiltEngine, read_verified
 from tasks.backends.device import local_compute_capability
 from tasks.backends.external_data import check_external_data
 from tasks.backends.precisions import why_unsupported
-from tasks.backends.trt_callbacks import make_logger, make_monitor
+from tasks.backends.trt_callbacks import make_monitor, process_logger
 from tasks.backends.trt_session import TrtSession, load_engine
 from tasks.isolate import Progress
 
@@ -84,7 +84,8 @@ class TensorRT:
             raise BuildError(reason)
         check_external_data(onnx.path)
         trt = self._module()
-        logger = make_logger(trt)
+        logger = process_logger(trt)
+        logger.take_errors()
         builder = trt.Builder(logger)
         network = builder.create_network(0)
         _parse(trt, network, logger, onnx.path)
@@ -98,12 +99,14 @@ class TensorRT:
         if monitor.cancelled:
             raise BuildError(f"{onnx.path}: the build for {target.name} was cancelled")
         if plan is None:
-            raise BuildError(f"{self.backend} cannot build {onnx.path} for {target.name}: {logger.summary()}")
-        engine = into / "engine.plan"
-        engine.write_bytes(memoryview(plan))
+            raise BuildError(
+                f"{self.backend} cannot build {onnx.path} for {target.name}: {logger.take_errors()}"
+            )
+        plan_file = into / "engine.plan"
+        plan_file.write_bytes(memoryview(plan))
         kept_inputs = {network.get_input(index).name for index in range(network.num_inputs)}
         return BuiltEngine(
-            engine, tuple(tensor for tensor in onnx.inputs if tensor.name in kept_inputs), onnx.outputs
+            plan_file, tuple(tensor for tensor in onnx.inputs if tensor.name in kept_inputs), onnx.outputs
         )
 
     def open_session(
@@ -181,14 +184,14 @@ def _add_profiles(builder: Any, config: Any, network: Any, profiles: tuple[Shape
             raise BuildError(f"TensorRT refuses the optimization profile {wanted}")
 
 
-def profile_shapes(name: str, shape: tuple[int, ...], profile: ShapeProfile) -> tuple[tuple[int, ...], ...]:
+def profile_shapes(name: str, shape: tuple[int, ...], wanted: ShapeProfile) -> tuple[tuple[int, ...], ...]:
     """min, opt and max shape of an input; its first dynamic axis (-1) is the batch, its second the sequence.
 
     Raises:
         BadInput: a range is not 1 <= min <= opt <= max.
         BuildError: the input has a third dynamic axis.
     """
-    for axis, span in (("batch", profile.batch), ("sequence", profile.sequence)):
+    for axis, span in (("batch", wanted.batch), ("sequence", wanted.sequence)):
         if not 1 <= span.min <= span.opt <= span.max:
             raise BadInput(
                 f"profile's {axis} is min {span.min}, opt {span.opt}, max {span.max}: it must be "
@@ -199,7 +202,7 @@ def profile_shapes(name: str, shape: tuple[int, ...], profile: ShapeProfile) -> 
         raise BuildError(
             f"input {name} has {len(dynamic)} dynamic axes; a profile has batch and sequence only"
         )
-    spans = dict(zip(dynamic, (profile.batch, profile.sequence), strict=False))
+    spans = dict(zip(dynamic, (wanted.batch, wanted.sequence), strict=False))
     return tuple(
         tuple(
             getattr(spans[position], bound) if position in spans else size

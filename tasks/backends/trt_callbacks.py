@@ -4,6 +4,7 @@ Their base classes live in that module, so they are made by functions and not de
 """
 
 import logging
+from functools import cache
 from typing import Any
 
 from tasks.isolate import Progress
@@ -11,8 +12,12 @@ from tasks.isolate import Progress
 log = logging.getLogger(__name__)
 
 
-def make_logger(trt: Any) -> Any:
-    """A trt.ILogger that passes warnings on to logging and keeps errors for `summary()`."""
+@cache
+def process_logger(trt: Any) -> Any:
+    """The trt.ILogger of this process: warnings go to logging, errors wait for `take_errors()`.
+
+    TensorRT keeps a bare pointer to the first logger that it gets, and ignores every later one.
+    """
 
     class Log(trt.ILogger):  # type: ignore[misc]  # the module ships no types
         def __init__(self) -> None:
@@ -26,9 +31,10 @@ def make_logger(trt: Any) -> Any:
             elif severity == trt.ILogger.Severity.WARNING:
                 log.warning("%s: %s", trt.__name__, msg)
 
-        def summary(self) -> str:
-            """The errors so far, in TensorRT's words."""
-            return "; ".join(self.errors) or "it gave no reason"
+        def take_errors(self) -> str:
+            """The errors since the last call, in TensorRT's words."""
+            errors, self.errors = self.errors, []
+            return "; ".join(errors) or "it gave no reason"
 
     return Log()
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from registry.errors import BadInput, Incompatible, MeasurementError
 from tasks.backends.contract import Array
-from tasks.backends.trt_callbacks import make_logger
+from tasks.backends.trt_callbacks import process_logger
 
 # trt.DataType members and torch's dtypes; outputs that numpy has no type for come back as float32.
 _TORCH_DTYPES = {
@@ -29,11 +29,11 @@ class TrtSession:
         import torch  # slow to import, and not needed where engines are only built
 
         self._torch = torch
-        self._logger = logger  # TensorRT keeps a bare pointer to it
+        self._logger = logger
         self._engine = engine
         self._context = engine.create_execution_context()
         if self._context is None:
-            raise Incompatible(f"no execution context for the engine: {logger.summary()}")
+            raise Incompatible(f"no execution context for the engine: {logger.take_errors()}")
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._profile = 0
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -62,7 +62,7 @@ class TrtSession:
             for name, tensor in buffers.items():
                 if not context.set_input_shape(name, tuple(tensor.shape)):
                     raise BadInput(
-                        f"TensorRT refuses shape {tuple(tensor.shape)} of {name}: {self._logger.summary()}"
+                        f"TensorRT refuses {name} {list(tensor.shape)}: {self._logger.take_errors()}"
                     )
             for name in self.output_names:
                 shape = tuple(context.get_tensor_shape(name))
@@ -70,7 +70,7 @@ class TrtSession:
             for name, tensor in buffers.items():
                 context.set_tensor_address(name, tensor.data_ptr())
             if not context.execute_async_v3(self._stream.cuda_stream):
-                raise MeasurementError(f"the engine failed to run: {self._logger.summary()}")
+                raise MeasurementError(f"the engine failed to run: {self._logger.take_errors()}")
             outputs = [self._download(buffers[name]) for name in self.output_names]
         self._stream.synchronize()
         return outputs
@@ -110,9 +110,9 @@ def load_engine(trt: Any, engine_bytes: bytes, *, name: str) -> TrtSession:
     Raises:
         Incompatible: TensorRT refuses it.
     """
-    logger = make_logger(trt)
+    logger = process_logger(trt)
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(engine_bytes)
     if engine is None:
-        raise Incompatible(f"{name}: {trt.__name__} {trt.__version__} cannot load it: {logger.summary()}")
+        raise Incompatible(f"{name}: {trt.__name__} {trt.__version__} cannot load it: {logger.take_errors()}")
     return TrtSession(trt, engine, logger)
