@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 @cache
 def process_logger(trt: Any) -> Any:
-    """The trt.ILogger of this process: warnings go to logging, errors wait for `take_errors()`.
+    """The trt.ILogger of this process: warnings go to logging (as info: there is one an input), errors wait for `take_errors()`.
 
     TensorRT keeps a bare pointer to the first logger that it gets, and ignores every later one.
     """
@@ -29,7 +29,7 @@ def process_logger(trt: Any) -> Any:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(msg)
             elif severity == trt.ILogger.Severity.WARNING:
-                log.warning("%s: %s", trt.__name__, msg)
+                log.info("%s: %s", trt.__name__, msg)
 
         def take_errors(self) -> str:
             """The errors since the last call, in TensorRT's words."""

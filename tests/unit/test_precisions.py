@@ -16,8 +16,6 @@ from tasks.backends.precisions import CAPABILITIES, RULES
 from tests.unit.onnx_graphs import save_graph
 
 PROFILE = ShapeProfile(AxisRange(1, 2, 4), AxisRange(8, 16, 32))
-# Tiny graphs build, whole encoders do not (1.7.1.116), and its documentation does not list 8.0 at all.
-ONLY_TINY = {("8.0", Precision.BF16), ("8.0", Precision.INT4_WEIGHT_ONLY)}
 RTX_CELLS = list(product(CAPABILITIES[Backend.TENSORRT_RTX], Precision))
 
 
@@ -56,8 +54,7 @@ def test_tensorrt_rtx_builds_what_the_table_says(
     if refused:
         assert said, f"the table says yes; the builder says: {refused}"
     else:
-        only_tiny = (capability, precision) in ONLY_TINY
-        assert only_tiny or said is None, f"the builder says yes; the table says: {said}"
+        assert said is None, f"the builder says yes; the table says: {said}"
 
 
 @pytest.mark.parametrize("precision", [p for p in Precision if RULES[Backend.ONNXRUNTIME, p].since])
