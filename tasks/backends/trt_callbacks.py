@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 @cache
 def process_logger(trt: Any) -> Any:
-    """The trt.ILogger of this process: warnings go to logging (as info: there is one an input), errors wait for `take_errors()`.
+    """The trt.ILogger of this process: warnings become infos, errors wait for `take_errors()`.
 
     TensorRT keeps a bare pointer to the first logger that it gets, and ignores every later one.
     """
