@@ -78,7 +78,7 @@ def verify_tree(root: Path, expected: Iterable[FileRecord]) -> None:
     if missing := sorted(wanted.keys() - found.keys()):
         raise TornBundle(f"{root} lacks {', '.join(missing)}: fetch or build it again")
     if extra := sorted(found.keys() - wanted.keys()):
-        raise TornBundle(f"{root} holds {', '.join(extra)}, which its manifest does not list: do not trust it")
+        raise TornBundle(f"{root} holds {', '.join(extra)}, not in its manifest: do not trust it")
     for name, record in wanted.items():
         check_record(root, record, actual=found[name])
 

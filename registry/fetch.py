@@ -1,6 +1,6 @@
 """Alias or version → download → verify → one atomic rename: a reader sees a whole bundle or none.
 
-Everything unfinished lives in folders that start with a dot, beside the destination and so on its file system.
+Everything unfinished lives in folders that start with a dot, beside the destination: on its file system.
 """
 
 import os
@@ -25,7 +25,7 @@ _DAMAGED = ".damaged-"
 
 @dataclass(frozen=True)
 class Fetched:
-    """A verified bundle on this host; `reused` says that it was there already, and `digest` is the engine's."""
+    """A verified bundle on this host; `reused` says that it was there, and `digest` is the engine's."""
 
     path: Path
     version: int
@@ -57,8 +57,8 @@ def fetch(
             return _place(store, engine, home)
     except OSError as error:
         raise EngineryError(
-            f"{home}: cannot place {model} version {engine.version} ({error.strerror or error}); nothing was placed: "
-            "free space or fix the folder's rights, and fetch again"
+            f"{home}: cannot place {model} version {engine.version} ({error.strerror or error}); "
+            "nothing was placed: free space or fix the folder's rights, and fetch again"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """EngineManifest ↔ the canonical JSON of `manifest.json`; docs/bundle-format.md is the normative text.
 
-One manifest has one form in bytes: what is read must be what `write_manifest` would write. That refuses unknown
+One manifest has one form in bytes: what is read must be what `write_manifest` writes. That refuses unknown
 keys at any depth, keys given twice, NaN and machine paths, in one rule.
 """
 
@@ -47,8 +47,8 @@ def read_manifest(raw: bytes) -> EngineManifest:
     """The manifest that `raw` holds.
 
     Raises:
-        BadInput: not canonical JSON of this format version, a wrong type, an unknown key, NaN, a sha256 that is
-            none, or a path that leaves the bundle.
+        BadInput: not canonical JSON of this format version, a wrong type, an unknown key, NaN, a sha256 that
+            is none, or a path that leaves the bundle.
     """
     document = _parse(raw)
     try:
@@ -102,8 +102,8 @@ def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:
     for name, (tagged, written) in pairs.items():
         if tagged != written:
             raise DigestMismatch(
-                f"{engine.model} version {engine.version}: the registry says {name} {tagged}, its manifest says "
-                f"{written}: one was changed after publishing; publish the engine again"
+                f"{engine.model} version {engine.version}: the registry says {name} {tagged}, its manifest "
+                f"says {written}: one was changed after publishing; publish the engine again"
             )
 
 
@@ -118,7 +118,8 @@ def _parse(raw: bytes) -> dict[str, object]:
     version = document.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise BadInput(
-            f"manifest.json has format_version {version!r}; this Enginery reads {FORMAT_VERSION}: upgrade Enginery"
+            f"manifest.json has format_version {version!r}; this Enginery reads "
+            f"{FORMAT_VERSION}: upgrade Enginery"
         )
     return document
 

@@ -21,18 +21,19 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-from filelock import FileLock, Timeout  # noqa: E402 -- after the settings above
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
-from pydantic import TypeAdapter  # noqa: E402
+# Imported after the settings above.
+from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking import MlflowClient
+from pydantic import TypeAdapter
 
-from registry.digest import record_file, verify_tree  # noqa: E402
-from registry.errors import BadInput, DigestMismatch, EngineryError, NotFound, PromotionRefused, TornBundle  # noqa: E402
-from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest  # noqa: E402
-from registry.names import check_name  # noqa: E402
-from registry.records import EngineManifest, EngineVersion, FileRecord, PromotionEvent  # noqa: E402
-from registry.store import row_of  # noqa: E402
+from registry.digest import record_file, verify_tree
+from registry.errors import BadInput, DigestMismatch, EngineryError, NotFound, PromotionRefused, TornBundle
+from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
+from registry.names import check_name
+from registry.records import EngineManifest, EngineVersion, FileRecord, PromotionEvent
+from registry.store import row_of
 
 _ROW = TypeAdapter(EngineVersion)
 _EVENT = TypeAdapter(PromotionEvent)
@@ -61,15 +62,15 @@ def embedded_store(home: Path) -> "MlflowStore":
 class MlflowStore:
     """`Store` on an MLflow tracking and registry server, or on a database of its own.
 
-    `artifact_root` is where a new model's artifacts go; None leaves it to the server. `state_directory` holds locks
-    and what is read back after an upload.
+    `artifact_root` is where a new model's artifacts go; None leaves it to the server. `state_directory` holds
+    locks and what is read back after an upload.
     """
 
     def __init__(self, tracking_uri: str, state_directory: Path, artifact_root: Path | None = None) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._uri = tracking_uri
-        self._client = MlflowClient(tracking_uri, tracking_uri)
+        self.client = MlflowClient(tracking_uri, tracking_uri)
         self._state = state_directory
         self._artifact_root = artifact_root
 
@@ -93,7 +94,7 @@ class MlflowStore:
         if run_id is not None and self._search_versions(f"run_id = '{_quotable(run_id)}'"):
             # Its files are a published version's files: writing there would change that version.
             raise BadInput(f"run {run_id} already holds a published engine: publish from a run of its own")
-        run = self._client.get_run(run_id) if run_id else self._make_run(manifest)
+        run = self.client.get_run(run_id) if run_id else self._make_run(manifest)
         source = f"{run.info.artifact_uri}/bundle"
         blobs = self._files(source)
         for record in manifest.files:
@@ -108,23 +109,23 @@ class MlflowStore:
         if (directory / SIGNATURE_FILE).is_file():
             blobs.log_artifact(str(directory / SIGNATURE_FILE))
         if run_id is None:
-            self._client.set_terminated(run.info.run_id)
+            self.client.set_terminated(run.info.run_id)
         return source, run.info.run_id
 
     def _register(self, row: EngineVersion, source: str, run_id: str, pin: str) -> EngineVersion:
         with _existing_is_fine():
-            self._client.create_registered_model(row.model)
+            self.client.create_registered_model(row.model)
         columns = {
             name: value for name, value in asdict(row).items() if name not in _NOT_TAGS and value is not None
         }
         tags = {
             name: json.dumps(value) if name == "metrics" else str(value) for name, value in columns.items()
         }
-        made = self._client.create_model_version(
+        made = self.client.create_model_version(
             row.model, source, run_id=run_id, tags={**tags, _PIN: pin, _STATE: "uploading"}
         )
         # Last: what a killed publish leaves behind has no `complete`, and nothing here shows it.
-        self._client.set_model_version_tag(row.model, made.version, _STATE, "complete")
+        self.client.set_model_version_tag(row.model, made.version, _STATE, "complete")
         return self.version(row.model, int(made.version))
 
     def next_sequence(self, model: str) -> int:
@@ -163,7 +164,7 @@ class MlflowStore:
         """See `Store.aliases`."""
         try:
             with _plainly(f"aliases of {model}"):
-                found = self._client.get_registered_model(check_name(model, what="model")).aliases
+                found = self.client.get_registered_model(check_name(model, what="model")).aliases
         except NotFound:
             return {}
         return {alias: int(version) for alias, version in found.items()}
@@ -179,13 +180,13 @@ class MlflowStore:
         self._complete(model, version)
         check_name(alias, what="alias")
         with _plainly(f"alias {alias} of {model}"):
-            _retry(lambda: self._client.set_registered_model_alias(model, alias, str(version)))
+            _retry(lambda: self.client.set_registered_model_alias(model, alias, str(version)))
 
     def delete_alias(self, model: str, alias: str) -> None:
         """See `Store.delete_alias`."""
         if alias in self.aliases(model):
             with _plainly(f"alias {alias} of {model}"):
-                self._client.delete_registered_model_alias(model, alias)
+                self.client.delete_registered_model_alias(model, alias)
 
     def download(self, model: str, version: int, into: Path) -> EngineManifest:
         """See `Store.download`."""
@@ -203,14 +204,14 @@ class MlflowStore:
         record = json.dumps(asdict(event))
         if len(record) > _MAX_RECORD:
             raise BadInput(
-                f"the promotion's text has {len(record)} characters; {_MAX_RECORD} are kept: shorten the reason"
+                f"the promotion's text has {len(record)} characters; {_MAX_RECORD} are kept: shorten it"
             )
         runs = self._event_runs(event.model)
         if any(run.info.run_name == event.event for run in runs):
             raise BadInput(f"event {event.event} is already in the history of {event.model}")
         tags = {_KIND: "promotion", _RECORD: record, _OUTCOME: event.outcome, _POSITION: str(len(runs))}
         with _plainly(f"history of {event.model}"):
-            self._client.create_run(self._experiment(event.model), tags=tags, run_name=event.event)
+            self.client.create_run(self.experiment(event.model), tags=tags, run_name=event.event)
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
         """See `Store.finish_event`."""
@@ -222,8 +223,8 @@ class MlflowStore:
                 f"event {event_id} of {model} is {run.data.tags[_OUTCOME]} already: history is append-only"
             )
         with _plainly(f"history of {model}"):
-            self._client.set_tag(run.info.run_id, _OUTCOME, outcome)
-            self._client.set_terminated(run.info.run_id, "FINISHED" if outcome == "done" else "FAILED")
+            self.client.set_tag(run.info.run_id, _OUTCOME, outcome)
+            self.client.set_terminated(run.info.run_id, "FINISHED" if outcome == "done" else "FAILED")
 
     def events(self, model: str) -> tuple[PromotionEvent, ...]:
         """See `Store.events`."""
@@ -247,7 +248,7 @@ class MlflowStore:
 
     def _complete(self, model: str, version: int) -> Any:
         with _plainly(f"{model} version {version}"):
-            found = self._client.get_model_version(check_name(model, what="model"), str(version))
+            found = self.client.get_model_version(check_name(model, what="model"), str(version))
         if found.tags.get(_STATE) != "complete":
             raise TornBundle(
                 f"{model} version {version} was never published to its end: publish the engine again"
@@ -262,22 +263,22 @@ class MlflowStore:
         # MLflow lets anyone overwrite a version's files; the row says which manifest was published.
         if sha256(raw).hexdigest() != found.tags.get(_PIN):
             raise DigestMismatch(
-                f"{model} version {version}: its manifest was changed after publishing: do not trust it"
+                f"{model} version {version}: its manifest was changed since: do not trust it"
             )
         return read_manifest(raw)
 
     def _search_versions(self, query: str) -> list[Any]:
         with _plainly(f"versions where {query}"):
-            return _pages(lambda token: self._client.search_model_versions(query, _PAGE, page_token=token))
+            return _pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token))
 
     def _event_runs(self, model: str) -> list[Any]:
         with _plainly(f"history of {model}"):
-            found = self._client.get_experiment_by_name(check_name(model, what="model"))
+            found = self.client.get_experiment_by_name(check_name(model, what="model"))
             if found is None:
                 return []
             query, scope = f"tags.`{_KIND}` = 'promotion'", [found.experiment_id]
             runs = _pages(
-                lambda token: self._client.search_runs(scope, query, max_results=_PAGE, page_token=token)
+                lambda token: self.client.search_runs(scope, query, max_results=_PAGE, page_token=token)
             )
         return sorted(runs, key=lambda run: (int(run.data.tags[_POSITION]), run.info.start_time))
 
@@ -288,15 +289,16 @@ class MlflowStore:
             "verdict": str(manifest.verdict),
             "reason": manifest.reason[:5000],
         }
-        return self._client.create_run(self._experiment(manifest.model), tags=tags, run_name=name)
+        return self.client.create_run(self.experiment(manifest.model), tags=tags, run_name=name)
 
-    def _experiment(self, model: str) -> str:
+    def experiment(self, model: str) -> str:
+        """The id of the model's experiment, made where there is none."""
         place = (self._artifact_root.absolute() / model).as_uri() if self._artifact_root else None
         with _existing_is_fine():
             return str(
-                self._client.create_experiment(check_name(model, what="model"), artifact_location=place)
+                self.client.create_experiment(check_name(model, what="model"), artifact_location=place)
             )
-        found = self._client.get_experiment_by_name(model)
+        found = self.client.get_experiment_by_name(model)
         if found.lifecycle_stage != "active":
             raise BadInput(f"the MLflow experiment {model} was deleted: restore it, its history is in it")
         return str(found.experiment_id)
@@ -356,10 +358,10 @@ def _quotable(text: str) -> str:
 
 
 def _retry(call: Callable[[], None], attempts: int = 5) -> None:
-    # Two writers of a new alias: the database's unique key refuses the second, which then finds the row to update.
+    # Two writers of a new alias: the database's unique key refuses the second, which then finds a row.
     for attempt in range(1, attempts + 1):
         try:
-            return call()
+            call()
         except MlflowException as error:
             if attempt == attempts or error.error_code in (
                 "RESOURCE_DOES_NOT_EXIST",
@@ -367,6 +369,8 @@ def _retry(call: Callable[[], None], attempts: int = 5) -> None:
             ):
                 raise
             time.sleep(0.05 * attempt)
+        else:
+            return
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Promote, roll back and history: the only code that moves a production alias.
 
-MLflow's aliases have no compare-and-swap and keep no history. So, under the model's lock: the record is written
-(pending), the alias moves, it is read back, and the record gets its outcome. A record that a crash left pending is
-settled by what the alias says, before the next operation.
+MLflow's aliases have no compare-and-swap and keep no history. So, under the model's lock: the record is
+written (pending), the alias moves, it is read back, and the record gets its outcome. A record left
+pending by a crash is settled by what the alias says, before the next operation.
 """
 
 from collections.abc import Callable
@@ -46,8 +46,8 @@ def promote(
 ) -> PromotionEvent:
     """Point `production-<target>` at `version`, with a record; the record is returned.
 
-    What is in production already is left alone, and the event says `unchanged` (it is not recorded). `waiver` is the
-    reason to let an unmeasured or inconclusive engine through; it is recorded only where it was needed.
+    What is in production already is left alone, and the event says `unchanged` (it is not recorded). `waiver`
+    is the reason to let an unmeasured or inconclusive engine through: recorded only where needed.
 
     Raises:
         PromotionRefused: a gate did not pass and no waiver covers it, the engine is older than the one in
@@ -88,7 +88,7 @@ def promote(
 def rollback(store: Store, model: str, target: str, *, who: str, why: str, clock: Clock) -> PromotionEvent:
     """Point `production-<target>` back at the version recorded before the promotion now in force.
 
-    A second rollback goes one further back. Where someone moved the alias by hand, the first rollback undoes that.
+    Another rollback goes one further back. Where the alias was moved by hand, that is undone first.
 
     Raises:
         BadInput: no promotion with a version before it is in force, or no name or reason given.
@@ -171,7 +171,8 @@ def _check_verdict(engine: EngineVersion, waiver: str | None) -> None:
         "it cannot be waived" if engine.verdict is Verdict.FAILED else "measure it, or give a waiver's reason"
     )
     raise PromotionRefused(
-        f"{engine.model} version {engine.version} is {engine.verdict} for {engine.target}: {engine.reason}; {way_out}"
+        f"{engine.model} version {engine.version} is {engine.verdict} for {engine.target}: "
+        f"{engine.reason}; {way_out}"
     )
 
 
@@ -201,8 +202,8 @@ def _move(store: Store, event: PromotionEvent) -> PromotionEvent:
         store.finish_event(event.model, event.event, outcome)
     if outcome == FAILED:
         raise PromotionRefused(
-            f"{event.alias} of {event.model} did not move to version {event.to_version}: another client set it at the "
-            "same time; look at the history and try again"
+            f"{event.alias} of {event.model} did not move to version {event.to_version}: another client set "
+            "it at the same time; look at the history and try again"
         )
     return replace(event, outcome=outcome)
 

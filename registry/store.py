@@ -19,7 +19,7 @@ class Store(Protocol):
 
         Raises:
             BadInput: the manifest breaks the format, or `run_id` already holds a published bundle.
-            TornBundle, DigestMismatch: the folder, or what the registry gives back, is not what the manifest lists.
+            TornBundle, DigestMismatch: the folder, or what was read back, is not what the manifest lists.
         """
 
     def next_sequence(self, model: str) -> int:
@@ -108,7 +108,7 @@ class Store(Protocol):
 def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
     """The registry row of a published manifest, without aliases.
 
-    Metrics carry the measured name; those measured on something else than the engine carry `subject.` before it.
+    Metrics carry the measured name; those of something else than the engine carry `subject.` before it.
     """
     build = manifest.build
     own = [m for m in manifest.measurements if m.subject_digest == build.digest]

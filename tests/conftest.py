@@ -3,7 +3,6 @@
 import shutil
 import sys
 from collections.abc import Callable
-
 from pathlib import Path
 
 import pytest
@@ -98,7 +97,7 @@ def make_manifest(
 
 @pytest.fixture
 def manifest_factory(tmp_path: Path) -> ManifestFactory:
-    """`manifest_factory(content=b"…", **fields)` writes a bundle's files, and gives its manifest and folder."""
+    """`manifest_factory(content=b"…", **fields)` writes a bundle's files, gives manifest and folder."""
     made: list[Path] = []
 
     def make(content: bytes = b"plan", **fields: object) -> tuple[EngineManifest, Path]:

@@ -117,5 +117,6 @@ class MemoryStore:
 
     @contextmanager
     def lock(self, model: str) -> Iterator[None]:
+        check_name(model, what="model")
         with self._lock:
             yield

@@ -31,7 +31,10 @@ def visible(into: Path) -> list[str]:
     return sorted(path.relative_to(into).as_posix() for path in into.rglob("*") if path.is_file())
 
 
-WHOLE = [".sst2.lock", *(f"sst2/1/{name}" for name in ("engine.plan", "manifest.json", "tokenizer/vocab.txt"))]
+WHOLE = [
+    ".sst2.lock",
+    *(f"sst2/1/{name}" for name in ("engine.plan", "manifest.json", "tokenizer/vocab.txt")),
+]
 
 
 def test_fetched_bundle_is_what_was_published(store: Store, manifest_factory: Any, tmp_path: Path) -> None:
@@ -58,13 +61,18 @@ def test_exactly_one_of_alias_and_version_is_named(
 def test_unknown_things_are_not_found(registry: MemoryStore, tmp_path: Path) -> None:
     for choice in ({"alias": "none"}, {"version": 9}):
         with pytest.raises(NotFound):
-            fetch(registry, "sst2", into=tmp_path, **choice)  # type: ignore[arg-type]
+            fetch(registry, "sst2", into=tmp_path, **choice)
     with pytest.raises(BadName):
         fetch(registry, "../sst2", version=1, into=tmp_path)
 
 
 def flip(path: Path) -> None:
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+def link_outside(bundle: Path) -> None:
+    (bundle / "engine.plan").rename(bundle.parents[1] / "outside")
+    (bundle / "engine.plan").symlink_to(bundle.parents[1] / "outside")
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -74,8 +82,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "added file": lambda bundle: (bundle / "extra").write_bytes(b""),
     "removed file": lambda bundle: (bundle / "tokenizer" / "vocab.txt").unlink(),
     "hard link": lambda bundle: os.link(bundle / "engine.plan", bundle.parents[1] / "outside"),
-    "symbolic link": lambda bundle: (bundle / "engine.plan").rename(bundle.parents[1] / "outside")
-    and (bundle / "engine.plan").symlink_to(bundle.parents[1] / "outside"),
+    "symbolic link": link_outside,
 }
 
 
@@ -102,7 +109,7 @@ def test_file_in_the_place_of_the_bundle_is_replaced(registry: MemoryStore, tmp_
 class SpoilingStore(MemoryStore):
     """Spoils what it delivers, or fails half-way."""
 
-    spoil: Callable[[Path], object] = staticmethod(lambda bundle: None)
+    spoil: Callable[[Path], object] = staticmethod(Path.exists)
 
     def download(self, model: str, version: int, into: Path) -> EngineManifest:
         manifest = super().download(model, version, into)
@@ -126,7 +133,9 @@ def test_whole_bundle_of_another_engine_is_refused(manifest_factory: Any, tmp_pa
     store = SpoilingStore()
     other, _ = manifest_factory()
     store.publish(*manifest_factory())
-    store.spoil = lambda bundle: (bundle / "manifest.json").write_bytes(write_manifest(replace(other, release="r0")))
+    store.spoil = lambda bundle: (bundle / "manifest.json").write_bytes(
+        write_manifest(replace(other, release="r0"))
+    )
     with pytest.raises(DigestMismatch, match="release"):
         fetch(store, "sst2", version=1, into=tmp_path / "models")
 

@@ -11,7 +11,14 @@ import rfc8785
 
 from registry.digest import canonical_json
 from registry.errors import BadInput, BadName, DigestMismatch, TornBundle
-from registry.manifest import MANIFEST_FILE, MAX_BYTES, check_agrees, read_manifest, verify_bundle, write_manifest
+from registry.manifest import (
+    MANIFEST_FILE,
+    MAX_BYTES,
+    check_agrees,
+    read_manifest,
+    verify_bundle,
+    write_manifest,
+)
 from registry.records import EngineManifest, FileRecord
 from registry.store import row_of
 
@@ -71,7 +78,9 @@ def test_edited_manifest_is_refused(edit: Edit, sentence: str, manifest: EngineM
         read_manifest(edited(manifest, edit))
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../up", "a\\b", "a//b", "./a", "", ".", "a\nb", "a/"])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../up", "a/../../up", "a\\b", "a//b", "./a", "", ".", "a\nb", "a/"]
+)
 @pytest.mark.parametrize("place", ["files", "build"])
 def test_path_out_of_the_bundle_is_refused(path: str, place: str, manifest: EngineManifest) -> None:
     def edit(document: dict[str, Any]) -> None:
