@@ -206,7 +206,7 @@ def test_alias_that_did_not_move_is_a_failure(manifest_factory: Any) -> None:
 
 class BrokenStore(MemoryStore):
     def set_alias(self, model: str, alias: str, version: int) -> None:
-        raise ConnectionError
+        raise ConnectionError(f"{model} {alias} {version}")
 
 
 def test_registry_error_is_recorded_as_failed_and_reaches_the_caller(manifest_factory: Any) -> None:
