@@ -1,8 +1,8 @@
 """What calibration rows say about the activations of a graph, in memory that does not grow with the rows.
 
 Every row runs alone, cut to its real tokens. So the statistics are the same for any batch size, order and
-padding of the rows, to the last bit: a float sum depends on the batch it was computed in; a maximum, a count in a
-bin of fixed edges and the rows of least hash do not depend on order.
+padding of the rows, to the last bit: a float sum depends on the batch it was computed in; a maximum, a count
+in a bin of fixed edges and the rows of least hash do not depend on order.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 class Histogram:
     """Counts of |x| in BINS equal bins from 0 to `top`, which is a power of two and doubles as needed.
 
-    Widths are nested powers of two, so merging pairs of bins is exact: counts depend on the values only, not on
-    their order. At least BINS / 2 bins cover what was seen.
+    Widths are nested powers of two, so merging pairs of bins is exact: counts depend on the values only, not
+    on their order. At least BINS / 2 bins cover what was seen.
     """
 
     top: float = 2.0**-24
@@ -49,7 +49,7 @@ class Histogram:
         self.counts += np.bincount(bins, minlength=BINS)
 
     def clip_of_least_error(self, amax: float, ratios: Iterable[float], steps: int) -> float:
-        """Find the clip among `ratios` of `amax` whose rounding to `steps` levels has the least squared error."""
+        """Find the clip among `ratios` of `amax` whose rounding to `steps` levels errs least, squared."""
         centres = (np.arange(BINS) + 0.5) * self.top / BINS
 
         def error(clip: float) -> float:
@@ -213,5 +213,6 @@ class _Probe:
         if name in self._conv_inputs:
             return np.moveaxis(value, 1, -1).reshape(-1, value.shape[1])
         if mask is not None and value.shape[:2] == mask.shape and value.ndim == 3:
-            return value[mask != 0]
+            real: Floats = value[mask != 0]
+            return real
         return value.reshape(-1, value.shape[-1])

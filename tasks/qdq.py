@@ -94,8 +94,8 @@ def quantize_weights(graph: Graph, weight_format: WeightFormat) -> None:
 def quantize_activations(graph: Graph, scales: Mapping[str, float], zero_point: onnx.TensorProto) -> None:
     """Put Q/DQ with per-tensor `scales` in front of the layers that read each tensor, in place.
 
-    Other readers of the tensor (a residual branch) keep the float one. The type of `zero_point`, a scalar 0, is
-    the type that the tensor is quantized to.
+    Other readers of the tensor (a residual branch) keep the float one. The type of `zero_point`, a scalar 0,
+    is the type that the tensor is quantized to.
     """
     nodes = graph.linear_nodes()
     graph.proto.graph.initializer.append(zero_point)
@@ -153,7 +153,8 @@ def _best_block_scale(blocks: Floats) -> Floats:
         rounded = np.clip(np.rint(blocks / scale), -INT4_MAX - 1, INT4_MAX) * scale
         error = np.square(rounded - blocks).sum(axis=1, keepdims=True)
         best, least = np.where(error < least, scale, best), np.minimum(error, least)
-    return best.astype(np.float32)
+    scale32: Floats = best.astype(np.float32)
+    return scale32
 
 
 def _pack_int4(values: NDArray[np.int8]) -> bytes:

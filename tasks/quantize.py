@@ -1,4 +1,4 @@
-"""From the exported fp32 graph to each precision's graph: calibration yields an ONNX, a backend only builds."""
+"""The graph of each precision, from the exported fp32 one: calibration yields ONNX, a backend only builds."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Sized
@@ -73,6 +73,10 @@ def quantize(
     """
     if artifact.precision is not Precision.FP32:
         raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
+    if into.exists() and any(into.iterdir()):
+        raise BadInput(
+            f"{into} is not empty: the digest is over every file in it; give the graph its own folder"
+        )
     made = METHODS[precision](Request(artifact.path, rows, on_progress))
     into.mkdir(parents=True, exist_ok=True)
     on_progress("write", 0.0)

@@ -48,7 +48,7 @@ def choose_scales(graph: Graph, calibration: Calibration) -> dict[str, Activatio
 
 
 def search(sample: Floats, channel_amax: Floats, weight: Floats) -> ActivationScale:
-    """Search the scale of X for a weight [K, N] on a sample [T, K] of X; `channel_amax` [K] is of all of X."""
+    """Search the scale of X for a weight [K, N] on a sample [T, K] of X; `channel_amax` [K] is of all X."""
     exact = sample @ weight
     total = float(np.square(exact).sum()) or 1.0
 
@@ -79,21 +79,23 @@ def smoothing_of(channel_amax: Floats, weight: Floats, alpha: float) -> Floats:
 def fake_quantize(values: Floats, scale: float) -> Floats:
     """Values rounded to int8 steps of `scale` and back."""
     step = np.float32(scale)
-    return np.clip(np.rint(values / step), -INT8_MAX - 1, INT8_MAX) * step
+    rounded: Floats = np.clip(np.rint(values / step), -INT8_MAX - 1, INT8_MAX) * step
+    return rounded
 
 
 def round_per_column(weight: Floats) -> Floats:
     """Round a weight [K, N] to int8 with one symmetric scale a column, and back."""
     scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / np.float32(INT8_MAX)
-    return np.rint(weight / scale) * scale
+    rounded: Floats = np.rint(weight / scale) * scale
+    return rounded
 
 
 def smooth(graph: Graph, smoothings: dict[str, Floats]) -> Graph:
     """Let each tensor of `smoothings` reach its layers divided by its s [K]; the outputs stay the same.
 
-    1 / s is folded into the constants that make the tensor (gamma and beta of a LayerNormalization, a constant
-    factor) when nothing else reads it; otherwise a Mul in front of the layers does it and other readers, such
-    as a residual branch, keep the exact tensor.
+    1 / s is folded into the constants that make the tensor (gamma and beta of a LayerNormalization, a
+    constant factor) when nothing else reads it; otherwise a Mul in front of the layers does it, and
+    other readers, such as a residual branch, keep the exact tensor.
     """
     for tensor, smoothing in smoothings.items():
         graph = _smooth_one(graph, tensor, smoothing)
