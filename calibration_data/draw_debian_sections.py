@@ -99,9 +99,7 @@ def read_descriptions(packages: Path, translation: Path) -> list[Description]:
             source, section = wanted[key]
             summary, *lines = stanza["Description-en"].splitlines()
             body = " ".join(line for line in lines if line.strip() != ".")
-            found[key[0]] = Description(
-                key[0], source, section, " ".join(summary.split()), " ".join(body.split())
-            )
+            found[key[0]] = Description(key[0], source, section, " ".join(summary.split()), " ".join(body.split()))
     return sorted(found.values())
 
 

@@ -104,7 +104,7 @@ def _quietly(read: Callable[[], Dataset]) -> Dataset:
     datasets.disable_progress_bars()
     try:
         return read()
-    except Exception as error:  # noqa: BLE001 - datasets raises a dozen kinds, pyarrow among them
+    except Exception as error:
         raise BadInput(f"the dataset cannot be read: {error.__class__.__name__}: {_first_line(error)}") from error
 
 
@@ -120,7 +120,7 @@ def refuse_overlap(calibration: Sequence[str], evaluation: Sequence[str]) -> Non
     """
     if shared := sorted({_plain(text) for text in calibration} & {_plain(text) for text in evaluation}):
         raise BadInput(
-            f"{len(shared)} calibration rows also stand in the evaluation split (such as {shared[0][:60]!r}): an engine "
+            f"{len(shared)} calibration rows also stand in the evaluation split (as {shared[0][:60]!r}): an engine "
             "may not be judged on what it was calibrated with; draw from another split"
         )
 

@@ -66,8 +66,9 @@ def build_target(
         except BuildError as error:
             # One engine that a vendor's library refuses does not sink the others; the row says so.
             results[precision] = Judged(_row(bench, target, precision, "failed", str(error)))
-    measured = _measure(bench, target, source, graphs, {p: build for p, (build, _) in builds.items()}, calibration,
-                        evaluation)  # fmt: skip
+    measured = _measure(
+        bench, target, source, graphs, {p: build for p, (build, _) in builds.items()}, calibration, evaluation
+    )
     for precision, (build, found) in builds.items():
         figures, calls = measured[precision]
         results[precision] = _judge(bench, build, "found" if found else "built", figures, calls)
@@ -100,9 +101,12 @@ def _measure(
             bench.report(f"{target.name} {precision} cannot be scored here: {error}", 1)
         else:
             figures = accuracy_measurements(
-                answers, reference, evaluation.labels, subject="engine" if runs_here else "onnx-graph",
+                answers,
+                reference,
+                evaluation.labels,
+                subject="engine" if runs_here else "onnx-graph",
                 machine=this_machine(),
-            )  # fmt: skip
+            )
         calls: Mapping[str, NDArray[np.float64]] = {}
         if benchmark is not None:
             figures += latency_measurements(benchmark, builds[precision])

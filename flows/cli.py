@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import click
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from registry.errors import BadInput, EngineryError, NotFound
@@ -24,7 +25,9 @@ app = typer.Typer(
     help="Hugging Face model in; gated, versioned, verified TensorRT engines out. State lives in ENGINERY_HOME "
     "(.enginery by default); MLFLOW_TRACKING_URI and PREFECT_API_URL work as everywhere.",
 )
-out, err = Console(), Console(stderr=True)
+# A log has no width of its own: 80 columns would fold the tables into noise.
+out = Console(width=None if sys.stdout.isatty() else 150)
+err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 FleetFile = Annotated[Path, typer.Option("--fleet", help="The fleet file that names the targets.")]
@@ -62,10 +65,14 @@ def release(
     else:
         out.print(release_table(result))
         for line in notes(result):
-            out.print(f"[dim]- {line}[/]", highlight=False)
+            out.print(f"[dim]- {escape(line)}[/]", highlight=False, soft_wrap=True)
         if result.found:
-            out.print(f"Release {result.release} was complete already: everything was found by its key, nothing rebuilt.")
-        out.print("* scored by the exact ONNX graph on this machine's CPU; the engine itself has not run.")
+            out.print(
+                f"Release {result.release} was complete already: everything was found by its key, nothing rebuilt."
+            )
+        out.print(
+            "* scored by the exact ONNX graph on this machine's CPU; the engine itself has not run.", soft_wrap=True
+        )
         _say_where_the_ui_is()
     if result.failed:
         raise EngineryError(f"release {result.release} of {result.model} published no engine: see the reasons above")
@@ -97,18 +104,26 @@ def list_engines(
     if as_json:
         _print_json([_version_json(engine) for engine in versions])
         return
-    table = Table("model", "version", "target", "precision", "MB", "accuracy", "p50 ms", "verdict", "alias", "measured on")
+    table = Table(
+        "model", "version", "target", "precision", "MB", "accuracy", "p50 ms", "verdict", "alias", "measured on"
+    )
     for engine in versions:
         metrics = dict(engine.metrics)
         graph = metrics.get("onnx-graph.accuracy")
         accuracy = metrics.get("accuracy", graph)
         mark = "*" if "accuracy" not in metrics and graph is not None else ""
         table.add_row(
-            engine.model, str(engine.version), engine.target, engine.precision, f"{engine.size_bytes / 1e6:.1f}",
+            engine.model,
+            str(engine.version),
+            engine.target,
+            engine.precision,
+            f"{engine.size_bytes / 1e6:.1f}",
             "" if accuracy is None else f"{100 * accuracy:.1f}{mark}",
             f"{metrics['latency_p50_ms']:.1f}" if "latency_p50_ms" in metrics else "",
-            engine.verdict, ", ".join(engine.aliases), engine.measured_on,
-        )  # fmt: skip
+            engine.verdict,
+            ", ".join(engine.aliases),
+            engine.measured_on,
+        )
     out.print(table)
 
 
@@ -125,20 +140,31 @@ def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
         target = machines.target(name)
         backend = BACKENDS[target.backend]
         builds, runs = backend.can_build(target), backend.can_run(target)
-        rows.append({
-            "target": name, "backend": target.backend.value, "compute_capability": target.compute_capability,
-            "gpu_name": target.gpu_name, "work_pool": target.work_pool, "builds": builds is None,
-            "measures": runs is None, "why_not_build": builds, "why_not_measure": runs,
-        })  # fmt: skip
+        rows.append(
+            {
+                "target": name,
+                "backend": target.backend.value,
+                "compute_capability": target.compute_capability,
+                "gpu_name": target.gpu_name,
+                "work_pool": target.work_pool,
+                "builds": builds is None,
+                "measures": runs is None,
+                "why_not_build": builds,
+                "why_not_measure": runs,
+            }
+        )
     if as_json:
         _print_json(rows)
         return
     table = Table("target", "backend", "compute capability", "builds here", "measures here")
     for row in rows:
         table.add_row(
-            str(row["target"]), str(row["backend"]), str(row["compute_capability"] or ""),
-            str(row["why_not_build"] or "yes"), str(row["why_not_measure"] or "yes"),
-        )  # fmt: skip
+            str(row["target"]),
+            str(row["backend"]),
+            str(row["compute_capability"] or ""),
+            str(row["why_not_build"] or "yes"),
+            str(row["why_not_measure"] or "yes"),
+        )
     out.print(table)
 
 
@@ -190,9 +216,16 @@ def history(model: str, as_json: Json = False) -> None:
     for event in events:
         before = "" if event.from_version is None else str(event.from_version)
         table.add_row(
-            event.at, event.action, event.alias, before, str(event.to_version), event.who, event.why,
-            event.waiver or "", event.outcome,
-        )  # fmt: skip
+            event.at,
+            event.action,
+            event.alias,
+            before,
+            str(event.to_version),
+            event.who,
+            event.why,
+            event.waiver or "",
+            event.outcome,
+        )
     out.print(table)
 
 
@@ -232,8 +265,12 @@ def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle folder.
     if as_json:
         _print_json({"path": str(bundle), "model": manifest.model, "digest": manifest.build.digest, "intact": True})
     else:
-        out.print(f"{bundle} is intact: {manifest.model}, {manifest.build.target.name} {manifest.build.precision}, "
-                  f"verdict {manifest.verdict}", highlight=False, soft_wrap=True)  # fmt: skip
+        out.print(
+            f"{bundle} is intact: {manifest.model}, {manifest.build.target.name} {manifest.build.precision}, "
+            f"verdict {manifest.verdict}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -264,10 +301,10 @@ def doctor(as_json: Json = False) -> None:
         _print_json([_plain(finding) for finding in findings])
     else:
         for finding in findings:
-            out.print(f"[{'green' if finding.ok else 'yellow'}]{'ok  ' if finding.ok else 'mend'}[/] {finding.what}: {finding.found}",
-                      highlight=False, soft_wrap=True)  # fmt: skip
+            mark = "[green]ok  [/]" if finding.ok else "[yellow]mend[/]"
+            out.print(f"{mark} {finding.what}: {escape(finding.found)}", highlight=False, soft_wrap=True)
             if finding.advice:
-                out.print(f"     {finding.advice}", highlight=False, soft_wrap=True)
+                out.print(f"     {escape(finding.advice)}", highlight=False, soft_wrap=True)
     if any(finding.needed and not finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -328,8 +365,11 @@ def _show_event(event: Any, as_json: bool) -> None:
         _print_json(_plain(event))
         return
     before = "nothing" if event.from_version is None else f"version {event.from_version}"
-    out.print(f"{event.model} {event.alias}: {before} -> version {event.to_version} ({event.outcome}); {event.evidence}",
-              highlight=False, soft_wrap=True)  # fmt: skip
+    out.print(
+        f"{event.model} {event.alias}: {before} -> version {event.to_version} ({event.outcome}); {event.evidence}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print_json(value: object) -> None:
@@ -340,7 +380,9 @@ def _say_where_the_ui_is() -> None:
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         out.print(f"Compare the engines in the MLflow UI at {uri}", highlight=False, soft_wrap=True)
         return
-    out.print("Compare the engines in the MLflow UI: run the next line, then open http://127.0.0.1:5000", highlight=False)
+    out.print(
+        "Compare the engines in the MLflow UI: run the next line, then open http://127.0.0.1:5000", highlight=False
+    )
     out.print(f"  mlflow ui --backend-store-uri sqlite:///{home()}/mlflow.db", highlight=False, soft_wrap=True)
 
 

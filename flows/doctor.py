@@ -71,7 +71,9 @@ def _disk(home: Path) -> Finding:
         home.mkdir(parents=True, exist_ok=True)
         free_gb = shutil.disk_usage(home).free / 1e9
     except OSError as error:
-        return Finding("ENGINERY_HOME", f"{home}: {error.strerror}", False, True, "set ENGINERY_HOME to a folder of yours")
+        return Finding(
+            "ENGINERY_HOME", f"{home}: {error.strerror}", False, True, "set ENGINERY_HOME to a folder of yours"
+        )
     ok = free_gb >= LEAST_FREE_GB
     advice = "" if ok else f"a release wants {LEAST_FREE_GB} GB: free some, or set ENGINERY_HOME to another disk"
     return Finding("ENGINERY_HOME", f"{home}, {free_gb:.0f} GB free", ok, needed=True, advice=advice)

@@ -45,7 +45,7 @@ class _Lines:
         self._console = console
         self._said = ""
 
-    def __call__(self, what: str, fraction: float) -> None:
+    def __call__(self, what: str, _fraction: float) -> None:
         piece = what.split(":")[0]
         if piece != self._said:
             self._said = piece

@@ -68,9 +68,14 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
         log.log_engine(
             nested,
             EngineEntry(
-                build, row.measurements, judged.verdict, row.reason, calibration.digest if calibration else None,
-                made.evaluation.digest, figures,
-            ),  # fmt: skip
+                build,
+                row.measurements,
+                judged.verdict,
+                row.reason,
+                calibration.digest if calibration else None,
+                made.evaluation.digest,
+                figures,
+            ),
         )
     if version is None and row.verdict is not Verdict.FAILED:
         version = publish_version(bench, release, nested, made, judged, calibration)

@@ -182,7 +182,7 @@ class TargetSpec(Part):
     @model_validator(mode="after")
     def _capability(self) -> Self:
         if (self.backend is Backend.ONNXRUNTIME) != (self.compute_capability is None):
-            raise ValueError("a TensorRT target needs a compute_capability such as \"8.9\"; a CPU target has none")
+            raise ValueError('a TensorRT target needs a compute_capability such as "8.9"; a CPU target has none')
         return self
 
 
@@ -207,12 +207,12 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader without aliases (a few lines can expand to gigabytes) and without keys given twice."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.events.AliasEvent):  # type: ignore[no-untyped-call]
-            raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")  # type: ignore[no-untyped-call]
-        return super().compose_node(parent, index)  # type: ignore[no-any-return, no-untyped-call]
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if twice := [key for position, key in enumerate(keys) if key in keys[:position]]:
             raise yaml.YAMLError(f"key {twice[0]!r} is given twice (line {node.start_mark.line + 1})")
         return super().construct_mapping(node, deep)

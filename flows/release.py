@@ -10,8 +10,8 @@ from prefect import flow, runtime
 
 from calibration_data.reader import split_revision
 from flows.build_target import build_target, why_not
-from flows.recipe import Fleet, Recipe
 from flows.publication import Made, draw_release, publish_all
+from flows.recipe import Fleet, Recipe
 from flows.report import ROWS, ReleaseReport, with_aliases
 from flows.stages import (
     Bench,

@@ -83,6 +83,7 @@ def as_json(report: ReleaseReport) -> dict[str, Any]:
 
 def row_json(row: Row) -> dict[str, Any]:
     """A row for programs; a metric that something else than the engine produced carries its subject's name."""
+
     def name(found: Measurement) -> str:
         return found.metric if found.subject == "engine" else f"{found.subject}.{found.metric}"
 
@@ -110,7 +111,7 @@ COLORS = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.INCONCLUSIVE: 
 
 
 def release_table(report: ReleaseReport) -> Table:
-    """Target × precision with size, build time, accuracy, latency, speed-up, verdict, version and alias.
+    """Target by precision, with size, build time, accuracy, latency, speed-up, verdict, version and alias.
 
     An accuracy with * is of the ONNX graph, on this machine's CPU: the engine itself has not run.
     """
@@ -173,5 +174,3 @@ def version_json(engine: EngineVersion) -> dict[str, Any]:
     """A registry row for programs."""
     raw: dict[str, Any] = TypeAdapter(EngineVersion).dump_python(engine, mode="json")
     return {**raw, "metrics": dict(engine.metrics)}
-
-

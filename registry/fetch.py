@@ -34,9 +34,7 @@ class Fetched:
     reused: bool
 
 
-def fetch(
-    store: Store, model: str, *, into: Path, alias: str | None = None, version: int | None = None
-) -> Fetched:
+def fetch(store: Store, model: str, *, into: Path, alias: str | None = None, version: int | None = None) -> Fetched:
     """Place a published engine's bundle at `into`/`model`/`version`, verified.
 
     An intact bundle there is kept. A damaged one stays until its replacement is verified, then is replaced.

@@ -38,9 +38,7 @@ def write_manifest(manifest: EngineManifest) -> bytes:
     try:
         return canonical_json(manifest)
     except ValueError as error:
-        raise BadInput(
-            f"the manifest cannot be written as JSON ({error}): measure or name that value again"
-        ) from error
+        raise BadInput(f"the manifest cannot be written as JSON ({error}): measure or name that value again") from error
 
 
 def read_manifest(raw: bytes) -> EngineManifest:
@@ -118,8 +116,7 @@ def _parse(raw: bytes) -> dict[str, object]:
     version = document.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise BadInput(
-            f"manifest.json has format_version {version!r}; this Enginery reads "
-            f"{FORMAT_VERSION}: upgrade Enginery"
+            f"manifest.json has format_version {version!r}; this Enginery reads {FORMAT_VERSION}: upgrade Enginery"
         )
     return document
 
@@ -158,9 +155,7 @@ def _check_rules(manifest: EngineManifest) -> None:
 
 def _check_record(record: FileRecord) -> None:
     path = PurePosixPath(record.path)
-    plain = (
-        path.as_posix() == record.path and path.parts and not path.is_absolute() and ".." not in path.parts
-    )
+    plain = path.as_posix() == record.path and path.parts and not path.is_absolute() and ".." not in path.parts
     if not plain or "\\" in record.path or not record.path.isprintable():
         raise BadInput(f"file path {record.path!r} leaves the bundle or is not in its plainest form: refused")
     _check_sha256(record.sha256, f"sha256 of {record.path}")

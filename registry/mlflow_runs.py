@@ -91,9 +91,11 @@ class ReleaseLog:
         """Parameters, metrics (those of the ONNX graph under its name), dataset, tags and figures of an engine."""
         build, now = entry.build, int(time.time() * 1000)
         dataset = Dataset(
-            name="evaluation", digest=entry.evaluation_set[:36], source_type="enginery",
+            name="evaluation",
+            digest=entry.evaluation_set[:36],
+            source_type="enginery",
             source=json.dumps({"sha256": entry.evaluation_set}),
-        )  # fmt: skip
+        )
         parameters = {
             "onnx": build.onnx_digest,
             "digest": build.digest,
@@ -103,7 +105,10 @@ class ReleaseLog:
             "calibration_set": entry.calibration_set or "none",
             "evaluation_set": entry.evaluation_set,
         }
-        metrics = [Metric("size_mb", build.size_bytes / 1e6, now, 0), Metric("build_seconds", build.build_seconds, now, 0)]
+        metrics = [
+            Metric("size_mb", build.size_bytes / 1e6, now, 0),
+            Metric("build_seconds", build.build_seconds, now, 0),
+        ]
         for found in entry.measurements:
             name = found.metric if found.subject == "engine" else f"{found.subject}.{found.metric}"
             bounds = {"": found.value, "_low": found.low, "_high": found.high}

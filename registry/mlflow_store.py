@@ -74,9 +74,7 @@ class MlflowStore:
         self._state = state_directory
         self._artifact_root = artifact_root
 
-    def publish(
-        self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None
-    ) -> EngineVersion:
+    def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
         """See `Store.publish`."""
         raw = write_manifest(manifest)
         row = row_of(manifest, 0)
@@ -88,9 +86,7 @@ class MlflowStore:
             source, run = self._upload(manifest, directory, raw, run_id)
             return self._register(row, source, run, sha256(raw).hexdigest())
 
-    def _upload(
-        self, manifest: EngineManifest, directory: Path, raw: bytes, run_id: str | None
-    ) -> tuple[str, str]:
+    def _upload(self, manifest: EngineManifest, directory: Path, raw: bytes, run_id: str | None) -> tuple[str, str]:
         if run_id is not None and self._search_versions(f"run_id = '{_quotable(run_id)}'"):
             # Its files are a published version's files: writing there would change that version.
             raise BadInput(f"run {run_id} already holds a published engine: publish from a run of its own")
@@ -115,12 +111,8 @@ class MlflowStore:
     def _register(self, row: EngineVersion, source: str, run_id: str, pin: str) -> EngineVersion:
         with _existing_is_fine():
             self.client.create_registered_model(row.model)
-        columns = {
-            name: value for name, value in asdict(row).items() if name not in _NOT_TAGS and value is not None
-        }
-        tags = {
-            name: json.dumps(value) if name == "metrics" else str(value) for name, value in columns.items()
-        }
+        columns = {name: value for name, value in asdict(row).items() if name not in _NOT_TAGS and value is not None}
+        tags = {name: json.dumps(value) if name == "metrics" else str(value) for name, value in columns.items()}
         made = self.client.create_model_version(
             row.model, source, run_id=run_id, tags={**tags, _PIN: pin, _STATE: "uploading"}
         )
@@ -155,9 +147,7 @@ class MlflowStore:
         """See `Store.find_build`."""
         key = _quotable(build_key)
         found = self._search_versions(f"tags.build_key = '{key}' and tags.{_STATE} = 'complete'")
-        newest = max(
-            found, key=lambda version: (version.creation_timestamp, int(version.version)), default=None
-        )
+        newest = max(found, key=lambda version: (version.creation_timestamp, int(version.version)), default=None)
         return _row(newest, self.aliases(newest.name)) if newest else None
 
     def aliases(self, model: str) -> dict[str, int]:
@@ -203,9 +193,7 @@ class MlflowStore:
         """See `Store.append_event`."""
         record = json.dumps(asdict(event))
         if len(record) > _MAX_RECORD:
-            raise BadInput(
-                f"the promotion's text has {len(record)} characters; {_MAX_RECORD} are kept: shorten it"
-            )
+            raise BadInput(f"the promotion's text has {len(record)} characters; {_MAX_RECORD} are kept: shorten it")
         runs = self._event_runs(event.model)
         if any(run.info.run_name == event.event for run in runs):
             raise BadInput(f"event {event.event} is already in the history of {event.model}")
@@ -219,9 +207,7 @@ class MlflowStore:
         if run is None:
             raise NotFound(f"{model} has no promotion event {event_id}")
         if run.data.tags[_OUTCOME] != "pending":
-            raise BadInput(
-                f"event {event_id} of {model} is {run.data.tags[_OUTCOME]} already: history is append-only"
-            )
+            raise BadInput(f"event {event_id} of {model} is {run.data.tags[_OUTCOME]} already: history is append-only")
         with _plainly(f"history of {model}"):
             self.client.set_tag(run.info.run_id, _OUTCOME, outcome)
             self.client.set_terminated(run.info.run_id, "FINISHED" if outcome == "done" else "FAILED")
@@ -242,17 +228,13 @@ class MlflowStore:
             with FileLock(folder / f"{check_name(model, what='model')}.lock", timeout=_LOCK_SECONDS):
                 yield
         except Timeout as error:
-            raise PromotionRefused(
-                f"another promotion of {model} is running: wait for it and try again"
-            ) from error
+            raise PromotionRefused(f"another promotion of {model} is running: wait for it and try again") from error
 
     def _complete(self, model: str, version: int) -> Any:
         with _plainly(f"{model} version {version}"):
             found = self.client.get_model_version(check_name(model, what="model"), str(version))
         if found.tags.get(_STATE) != "complete":
-            raise TornBundle(
-                f"{model} version {version} was never published to its end: publish the engine again"
-            )
+            raise TornBundle(f"{model} version {version} was never published to its end: publish the engine again")
         return found
 
     def _manifest(self, model: str, version: int, into: Path) -> EngineManifest:
@@ -262,9 +244,7 @@ class MlflowStore:
         raw = (into / MANIFEST_FILE).read_bytes()
         # MLflow lets anyone overwrite a version's files; the row says which manifest was published.
         if sha256(raw).hexdigest() != found.tags.get(_PIN):
-            raise DigestMismatch(
-                f"{model} version {version}: its manifest was changed since: do not trust it"
-            )
+            raise DigestMismatch(f"{model} version {version}: its manifest was changed since: do not trust it")
         return read_manifest(raw)
 
     def _search_versions(self, query: str) -> list[Any]:
@@ -277,9 +257,7 @@ class MlflowStore:
             if found is None:
                 return []
             query, scope = f"tags.`{_KIND}` = 'promotion'", [found.experiment_id]
-            runs = _pages(
-                lambda token: self.client.search_runs(scope, query, max_results=_PAGE, page_token=token)
-            )
+            runs = _pages(lambda token: self.client.search_runs(scope, query, max_results=_PAGE, page_token=token))
         return sorted(runs, key=lambda run: (int(run.data.tags[_POSITION]), run.info.start_time))
 
     def _make_run(self, manifest: EngineManifest) -> Any:
@@ -295,9 +273,7 @@ class MlflowStore:
         """The id of the model's experiment, made where there is none."""
         place = (self._artifact_root.absolute() / model).as_uri() if self._artifact_root else None
         with _existing_is_fine():
-            return str(
-                self.client.create_experiment(check_name(model, what="model"), artifact_location=place)
-            )
+            return str(self.client.create_experiment(check_name(model, what="model"), artifact_location=place))
         found = self.client.get_experiment_by_name(model)
         if found.lifecycle_stage != "active":
             raise BadInput(f"the MLflow experiment {model} was deleted: restore it, its history is in it")

@@ -102,14 +102,10 @@ def rollback(store: Store, model: str, target: str, *, who: str, why: str, clock
         current = store.aliases(model).get(alias)
         previous = _previous(store.events(model), alias, current)
         if previous is None:
-            raise BadInput(
-                f"{model} has no recorded version before the one behind {alias}: promote a version instead"
-            )
+            raise BadInput(f"{model} has no recorded version before the one behind {alias}: promote a version instead")
         engine = _engine_for(store, model, target, previous)
         if engine.verdict is Verdict.FAILED:
-            raise PromotionRefused(
-                f"{model} version {previous} failed its gates: {engine.reason}; promote another"
-            )
+            raise PromotionRefused(f"{model} version {previous} failed its gates: {engine.reason}; promote another")
         return _move(
             store,
             PromotionEvent(
@@ -150,9 +146,7 @@ def history(store: Store, model: str) -> tuple[PromotionEvent, ...]:
 def _engine_for(store: Store, model: str, target: str, version: int) -> EngineVersion:
     engine = store.version(model, version)
     if engine.target != target:
-        raise BadInput(
-            f"{model} version {version} was built for {engine.target}, not for {target}: name another"
-        )
+        raise BadInput(f"{model} version {version} was built for {engine.target}, not for {target}: name another")
     # Tags can be edited in MLflow's own pages; the manifest is what the release wrote.
     check_agrees(engine, store.manifest(model, version))
     return engine
@@ -167,12 +161,9 @@ def _check_words(*, who: str, why: str, waiver: str | None) -> None:
 def _check_verdict(engine: EngineVersion, waiver: str | None) -> None:
     if engine.verdict is Verdict.PASSED or (engine.verdict is not Verdict.FAILED and waiver):
         return
-    way_out = (
-        "it cannot be waived" if engine.verdict is Verdict.FAILED else "measure it, or give a waiver's reason"
-    )
+    way_out = "it cannot be waived" if engine.verdict is Verdict.FAILED else "measure it, or give a waiver's reason"
     raise PromotionRefused(
-        f"{engine.model} version {engine.version} is {engine.verdict} for {engine.target}: "
-        f"{engine.reason}; {way_out}"
+        f"{engine.model} version {engine.version} is {engine.verdict} for {engine.target}: {engine.reason}; {way_out}"
     )
 
 
@@ -186,9 +177,7 @@ def _check_newer(engine: EngineVersion, current: EngineVersion) -> None:
 
 
 def _evidence(engine: EngineVersion) -> str:
-    return (
-        f"{engine.verdict}: {engine.reason[:1000]} (engine sha256 {engine.digest}, release {engine.release})"
-    )
+    return f"{engine.verdict}: {engine.reason[:1000]} (engine sha256 {engine.digest}, release {engine.release})"
 
 
 def _move(store: Store, event: PromotionEvent) -> PromotionEvent:

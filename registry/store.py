@@ -10,9 +10,7 @@ from registry.records import EngineManifest, EngineVersion, PromotionEvent
 class Store(Protocol):
     """A registry of engines. An unknown model has no versions, aliases or events; that is no error."""
 
-    def publish(
-        self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None
-    ) -> EngineVersion:
+    def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
         """Make the bundle in `directory` a version, visible only once it is whole and read back.
 
         An engine already published by the same release (model, build_key, digest) is returned as it is.

@@ -40,6 +40,4 @@ def answer(bundle: Path, texts: Sequence[str]) -> list[Answer]:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     shares = shifted / shifted.sum(axis=-1, keepdims=True)
     names = manifest.source.labels
-    return [
-        Answer(text, names[int(row.argmax())], float(row.max())) for text, row in zip(texts, shares, strict=True)
-    ]
+    return [Answer(text, names[int(row.argmax())], float(row.max())) for text, row in zip(texts, shares, strict=True)]

@@ -96,7 +96,7 @@ def save_benchmark(
 
 
 def latency_feed(rows: Sequence[FeedDict], plan: LatencyPlan) -> FeedDict:
-    """A feed dict of real rows, exactly [batch, sequence]: rows are joined, cut and repeated, never padded with zeros."""
+    """A feed dict of real tokens, exactly [batch, sequence]: rows are joined, cut and repeated, never padded."""
     return {
         name: np.resize(np.concatenate([row[name].ravel() for row in rows]), (plan.batch, plan.sequence))
         for name in rows[0]

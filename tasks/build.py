@@ -123,6 +123,4 @@ def _check_graph(onnx: OnnxArtifact) -> None:
         check_record(onnx.directory, record)
     recorded = {onnx.directory / record.path for record in onnx.files}
     if strange := sorted(str(path) for path in check_external_data(onnx.path) if path not in recorded):
-        raise BadInput(
-            f"{onnx.path} reads {', '.join(strange)}, which its artifact does not list: export it again"
-        )
+        raise BadInput(f"{onnx.path} reads {', '.join(strange)}, which its artifact does not list: export it again")

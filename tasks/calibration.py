@@ -121,9 +121,7 @@ def calibrate(
             _update(result.activations, name, np.abs(tokens))
         _keep(kept, row)
     if not result.activations:
-        raise BadInput(
-            f"none of {result.rows} calibration rows is usable: check the rows against the graph's inputs"
-        )
+        raise BadInput(f"none of {result.rows} calibration rows is usable: check the rows against the graph's inputs")
     if result.quarantined:
         log.warning(
             "%d of %d calibration rows quarantined (not finite, empty, or refused by the graph)",
@@ -135,9 +133,7 @@ def calibrate(
 
 
 def _update(activations: dict[str, ActivationStatistics], name: str, magnitudes: Floats) -> None:
-    statistics = activations.setdefault(
-        name, ActivationStatistics(np.zeros(magnitudes.shape[1], dtype=np.float32))
-    )
+    statistics = activations.setdefault(name, ActivationStatistics(np.zeros(magnitudes.shape[1], dtype=np.float32)))
     np.maximum(statistics.channel_amax, magnitudes.max(axis=0), out=statistics.channel_amax)
     statistics.histogram.add(magnitudes)
 
@@ -186,9 +182,7 @@ class _Probe:
         )
         options = ort.SessionOptions()
         options.log_severity_level = 4  # a refused row is counted, not printed
-        self._session = ort.InferenceSession(
-            probed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = ort.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self._fed = [name for name in self._tensors if name in inputs]
         self._outputs = [each.name for each in self._session.get_outputs()]
 

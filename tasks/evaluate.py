@@ -21,7 +21,8 @@ BATCH = 32
 class Runs(Protocol):
     """What a backend's session offers: feed dict in, outputs in graph order out."""
 
-    def run(self, feed: FeedDict) -> list[NDArray[np.float32]]: ...
+    def run(self, feed: FeedDict) -> list[NDArray[np.float32]]:
+        """Outputs on the host."""
 
 
 @dataclass(frozen=True)

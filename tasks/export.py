@@ -46,14 +46,18 @@ def export_checkpoint(source: SourceFiles, *, opset: int = 18, into: Path) -> On
             try:
                 # The library by name: with sentence-transformers installed, Optimum would take another graph.
                 main_export(
-                    str(source.directory), scratch, task=source.source.task, opset=opset, device="cpu",
-                    library_name="transformers", trust_remote_code=False, local_files_only=True,
+                    str(source.directory),
+                    scratch,
+                    task=source.source.task,
+                    opset=opset,
+                    device="cpu",
+                    library_name="transformers",
+                    trust_remote_code=False,
+                    local_files_only=True,
                     do_validation=False,  # check_export compares on real rows
-                )  # fmt: skip
+                )
             except (ValueError, KeyError, NotImplementedError) as error:
-                raise BadInput(
-                    f"{source.source.name} cannot be exported for {source.source.task}: {error}"
-                ) from error
+                raise BadInput(f"{source.source.name} cannot be exported for {source.source.task}: {error}") from error
             return _keep_graph(Path(scratch), into)
 
 
@@ -76,14 +80,24 @@ def export_module(
     samples = dict(sample_inputs or samples)
     batch = torch.export.Dim("batch_size")
     # A sample of one row would be specialised: two rows keep the axis free.
-    rows = {name: sample.repeat(2, *[1] * (sample.dim() - 1)) if sample.shape[0] == 1 else sample
-            for name, sample in samples.items()}  # fmt: skip
+    rows = {
+        name: sample.repeat(2, *[1] * (sample.dim() - 1)) if sample.shape[0] == 1 else sample
+        for name, sample in samples.items()
+    }
     with _quiet(), tempfile.TemporaryDirectory(prefix="export-") as scratch:
         try:
             torch.onnx.export(
-                module, (), Path(scratch) / GRAPH, kwargs=rows, input_names=list(rows), opset_version=opset,
-                dynamo=True, dynamic_shapes={name: {0: batch} for name in rows}, external_data=False, verbose=False,
-            )  # fmt: skip
+                module,
+                (),
+                Path(scratch) / GRAPH,
+                kwargs=rows,
+                input_names=list(rows),
+                opset_version=opset,
+                dynamo=True,
+                dynamic_shapes={name: {0: batch} for name in rows},
+                external_data=False,
+                verbose=False,
+            )
         except (RuntimeError, ValueError, TypeError, torch.onnx.OnnxExporterError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BadInput(f"{callable_path} cannot be exported to ONNX opset {opset}: {first}") from error
@@ -107,9 +121,7 @@ def load_module(callable_path: str) -> tuple[torch.nn.Module, dict[str, torch.Te
         raise BadInput(f"{parts[1]} has no callable named {parts[2]}: correct {callable_path}")
     made = found()
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
-        raise BadInput(
-            f"{callable_path} must return (torch.nn.Module, sample inputs), not {type(made).__name__}"
-        )
+        raise BadInput(f"{callable_path} must return (torch.nn.Module, sample inputs), not {type(made).__name__}")
     samples = made[1]
     if not (isinstance(samples, Mapping) and samples and all(_is_sample(*item) for item in samples.items())):
         raise BadInput(f"{callable_path} must return its sample inputs as named tensors with a batch axis")
@@ -149,9 +161,7 @@ def _run_graph(onnx: OnnxArtifact, names: list[str], feed: Feed) -> list[NDArray
     return [np.asarray(values) for values in session.run(names, {t.name: feed[t.name] for t in onnx.inputs})]
 
 
-def _run_module(
-    module: torch.nn.Module, names: list[str], feed: dict[str, torch.Tensor]
-) -> list[NDArray[Any]]:
+def _run_module(module: torch.nn.Module, names: list[str], feed: dict[str, torch.Tensor]) -> list[NDArray[Any]]:
     with torch.inference_mode():
         outputs = module(**feed)
     if isinstance(outputs, Mapping):  # a transformers output: its fields are the graph's names
@@ -165,9 +175,7 @@ def _load(source: SourceFiles) -> torch.nn.Module:
 
     with _quiet():
         try:
-            auto = TasksManager.get_model_class_for_task(
-                source.source.task, framework="pt", library="transformers"
-            )
+            auto = TasksManager.get_model_class_for_task(source.source.task, framework="pt", library="transformers")
         except (KeyError, ValueError) as error:
             raise BadInput(f"Optimum knows no task {source.source.task!r}: {error}") from error
         module, loading = auto.from_pretrained(
@@ -194,9 +202,15 @@ def _keep_graph(scratch: Path, into: Path) -> OnnxArtifact:
     files = record_tree(into)
     opset = next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
     return OnnxArtifact(
-        GRAPH, files, digest_of(files), Precision.FP32, opset, _tensors(graph.graph.input),
-        _tensors(graph.graph.output), directory=into,
-    )  # fmt: skip
+        GRAPH,
+        files,
+        digest_of(files),
+        Precision.FP32,
+        opset,
+        _tensors(graph.graph.input),
+        _tensors(graph.graph.output),
+        directory=into,
+    )
 
 
 def _tensors(values: Any) -> tuple[Tensor, ...]:

@@ -27,7 +27,9 @@ def find(measurements: Sequence[Measurement], metric: str) -> Measurement | None
     return next((measured for measured in measurements if measured.metric == metric), None)
 
 
-def judge(measurements: Sequence[Measurement], limits: Limits, *, size_bytes: int, is_baseline: bool) -> tuple[GateResult, ...]:
+def judge(
+    measurements: Sequence[Measurement], limits: Limits, *, size_bytes: int, is_baseline: bool
+) -> tuple[GateResult, ...]:
     """One result per gate of the recipe.
 
     A figure of the ONNX graph (`subject` "onnx-graph") can fail an engine, since the engine computes that graph, and
@@ -72,9 +74,7 @@ def _accuracy(measured: Measurement | None, limit: float) -> GateResult:
     if low > limit:
         return GateResult(gate, Verdict.FAILED, f"{figure}: too much is lost", measured)
     if measured.subject != "engine":
-        return GateResult(
-            gate, Verdict.UNMEASURED, f"the engine has not run; its ONNX graph: {figure}", measured
-        )
+        return GateResult(gate, Verdict.UNMEASURED, f"the engine has not run; its ONNX graph: {figure}", measured)
     if high > limit:
         return GateResult(
             gate, Verdict.INCONCLUSIVE, f"{figure}: {measured.samples} rows cannot prove it; use more", measured

@@ -67,9 +67,7 @@ def fit_head(
     rows = digest_of((list(texts), [int(label) for label in labels], list(label_names)))
     with staging(into) as folder:
         for file in encoder.files:
-            if file.path != "config.json" and not file.path.endswith(
-                (".safetensors", ".safetensors.index.json")
-            ):
+            if file.path != "config.json" and not file.path.endswith((".safetensors", ".safetensors.index.json")):
                 shutil.copyfile(encoder.directory / file.path, folder / file.path)
         bert.save_pretrained(folder)
         origin = f"{encoder.source.origin} + head fitted on {rows}"
@@ -130,13 +128,9 @@ def fit_pooler_and_classifier(
         torch.manual_seed(seed)
         for _ in range(settings.epochs):
             for rows in torch.split(torch.randperm(len(labels)), settings.batch_rows):
-                pooled = torch.tanh(
-                    bert.bert.pooler.dense(functional.dropout(features[rows], settings.dropout))
-                )
+                pooled = torch.tanh(bert.bert.pooler.dense(functional.dropout(features[rows], settings.dropout)))
                 logits = bert.classifier(functional.dropout(pooled, settings.dropout))
-                loss = functional.cross_entropy(
-                    logits, labels[rows], label_smoothing=settings.label_smoothing
-                )
+                loss = functional.cross_entropy(logits, labels[rows], label_smoothing=settings.label_smoothing)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -149,15 +143,11 @@ def _classifier(encoder: SourceFiles, label_names: Sequence[str], *, seed: int) 
 
     config = BertConfig.from_pretrained(encoder.directory)
     if config.model_type != "bert":
-        raise BadInput(
-            f"{encoder.source.name} is a {config.model_type}: a head can be fitted on a BERT encoder only"
-        )
+        raise BadInput(f"{encoder.source.name} is a {config.model_type}: a head can be fitted on a BERT encoder only")
     config.id2label = dict(enumerate(label_names))
     config.label2id = {label: index for index, label in enumerate(label_names)}
     config.problem_type = "single_label_classification"
-    body, loading = BertModel.from_pretrained(
-        encoder.directory, use_safetensors=True, output_loading_info=True
-    )
+    body, loading = BertModel.from_pretrained(encoder.directory, use_safetensors=True, output_loading_info=True)
     if missing := loading["missing_keys"]:
         raise BadInput(f"{encoder.source.name} lacks {min(missing)}: a head needs an encoder with its pooler")
     with torch.random.fork_rng(devices=[]):

@@ -90,13 +90,9 @@ def _check_bytes(path: Path, file: HubFile, *, where: str) -> None:
     elif file.blob_id:
         expected, actual = file.blob_id, git_blob_id(path.read_bytes())
     else:
-        raise EngineryError(
-            f"{endpoint()} gives no hash for {file.name} of {where}: use a hub or mirror that does"
-        )
+        raise EngineryError(f"{endpoint()} gives no hash for {file.name} of {where}: use a hub or mirror that does")
     if actual != expected:
-        raise DigestMismatch(
-            f"{file.name} of {where} hashes to {actual}, the hub lists {expected}: download it again"
-        )
+        raise DigestMismatch(f"{file.name} of {where} hashes to {actual}, the hub lists {expected}: download it again")
 
 
 def git_blob_id(content: bytes) -> str:
@@ -115,15 +111,11 @@ def _hub_errors(repo: str, revision: str) -> Iterator[None]:
     except GatedRepoError:
         raise BadInput(f"{where} is gated: accept its terms there, then set HF_TOKEN") from None
     except RevisionNotFoundError:
-        raise BadInput(
-            f"{where} has no such revision: give a branch, a tag or a commit that exists"
-        ) from None
+        raise BadInput(f"{where} has no such revision: give a branch, a tag or a commit that exists") from None
     except RepositoryNotFoundError:
         raise BadInput(f"{where} does not exist or is private: check the name, or set HF_TOKEN") from None
     except LocalEntryNotFoundError:
-        raise EngineryError(
-            f"{where} does not answer: check the network and HF_ENDPOINT, then try again"
-        ) from None
+        raise EngineryError(f"{where} does not answer: check the network and HF_ENDPOINT, then try again") from None
     except EntryNotFoundError:
         raise BadInput(f"{where} lists a file that it does not hold: take another revision") from None
     except HfHubHTTPError as error:
@@ -158,6 +150,4 @@ def dataset_commit(repo: str, revision: str) -> str:
         BadInput, EngineryError: as in `list_commit`.
     """
     with _hub_errors(repo, revision):
-        return str(
-            HfApi(endpoint=endpoint()).dataset_info(repo, revision=revision, timeout=TIMEOUT_SECONDS).sha
-        )
+        return str(HfApi(endpoint=endpoint()).dataset_info(repo, revision=revision, timeout=TIMEOUT_SECONDS).sha)

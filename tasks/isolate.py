@@ -129,9 +129,7 @@ def _name(function: Callable[..., object]) -> str:
     return getattr(function, "__qualname__", repr(function))
 
 
-def _serve(
-    theirs: Connection, parent: int, function: Callable[..., object], args: tuple[object, ...]
-) -> None:
+def _serve(theirs: Connection, parent: int, function: Callable[..., object], args: tuple[object, ...]) -> None:
     """The child's side: one function, then out."""
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the parent decides

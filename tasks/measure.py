@@ -14,7 +14,6 @@ from tasks.evaluate import Evaluation
 from tasks.statistics import accuracy_interval, paired_loss, quantile_interval, ratio_interval
 
 
-
 def this_machine() -> Machine:
     """The CPU of this machine, and its first GPU and driver where NVML finds one."""
     gpu, driver = _gpu()
@@ -50,9 +49,19 @@ def accuracy_measurements(
     low, high = accuracy_interval(right)
     loss = paired_loss(right_before, right)
 
-    def figure(metric: str, value: float, unit: str, low: float | None = None, high: float | None = None) -> Measurement:
+    def figure(
+        metric: str, value: float, unit: str, low: float | None = None, high: float | None = None
+    ) -> Measurement:
         return Measurement(
-            metric, value, unit, evaluation.rows, subject, evaluation.subject_digest, machine, low, high,
+            metric,
+            value,
+            unit,
+            evaluation.rows,
+            subject,
+            evaluation.subject_digest,
+            machine,
+            low,
+            high,
             evaluation.files[0].sha256,
         )
 
@@ -71,7 +80,9 @@ def latency_measurements(benchmark: Benchmark, engine: EngineBuild) -> tuple[Mea
     baseline = np.median(benchmark.seconds(benchmark.baseline_digest), axis=1)
     raw = benchmark.raw_digest(engine.digest)
 
-    def figure(metric: str, value: float, unit: str, low: float | None = None, high: float | None = None) -> Measurement:
+    def figure(
+        metric: str, value: float, unit: str, low: float | None = None, high: float | None = None
+    ) -> Measurement:
         return Measurement(
             metric, value, unit, len(calls), "engine", engine.digest, benchmark.measured_on, low, high, raw
         )

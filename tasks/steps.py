@@ -23,7 +23,7 @@ def _retries(kind: str) -> dict[str, Any]:
 
 # Prefect's own cache would key on arguments whose files may change; the workspace keys on digests.
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, task_run_name="{kind} {label}", log_prints=False)
-def _stage(
+def _stage(  # the label is in the task run's name
     workspace: Workspace, kind: str, label: str, inputs: object, made: type[T], make: Callable[[Path], T]
 ) -> tuple[T, bool]:
     """One stage of a release, found finished or made."""

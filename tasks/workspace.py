@@ -127,7 +127,7 @@ def verify_stage(folder: Path) -> None:
 
 def _placed(value: T, folder: Path) -> T:
     if is_dataclass(value) and not isinstance(value, type) and hasattr(value, "directory"):
-        return replace(value, directory=folder)  # type: ignore[return-value]
+        return replace(value, directory=folder)
     return value
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(
-    0, str(Path(__file__).parents[1])
-)  # so that `tests.unit.memory_store` is found under plain `pytest`
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that `tests.unit.memory_store` is found under plain `pytest`
 
 from registry.digest import digest_of, record_tree
 from registry.records import (
@@ -81,9 +79,7 @@ def make_manifest(
         sequence=sequence,
         source=ModelSource(model, "distilbert/sst2", "b" * 40, "text-classification", ("no", "yes")),
         build=build,
-        calibration_set=CalibrationSet(
-            "sst2-train", "glue", "c" * 40, "train", ("sentence",), 7, 128, 0, "d" * 64
-        ),
+        calibration_set=CalibrationSet("sst2-train", "glue", "c" * 40, "train", ("sentence",), 7, 128, 0, "d" * 64),
         evaluation_set="sst2-validation",
         measurements=(latency,),
         gates=(GateResult("latency", verdict, reason, latency),),

@@ -80,9 +80,7 @@ def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  # a c
                 return
             commit, tree = found
             body = {"_id": "1", "id": repo, "modelId": repo, "sha": commit, "private": False, "tags": []}
-            self.answer(
-                json.dumps(body | {"siblings": siblings(tree)}).encode(), {"Content-Type": "application/json"}
-            )
+            self.answer(json.dumps(body | {"siblings": siblings(tree)}).encode(), {"Content-Type": "application/json"})
 
         def send_file(self, repo: str, revision: str, name: str) -> None:
             found = hub.find(repo, revision)

@@ -36,9 +36,7 @@ def tiny_bert(folder: Path, labels: tuple[str, ...] = ("negative", "positive"), 
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     # A wide initialisation: with BERT's 0.02 a tiny net gives nearly the same logits for every text.
-    config = BertConfig(
-        vocab_size=len(SPECIAL + WORDS), max_position_embeddings=64, initializer_range=0.5, **sizes
-    )
+    config = BertConfig(vocab_size=len(SPECIAL + WORDS), max_position_embeddings=64, initializer_range=0.5, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if labels:

@@ -95,7 +95,5 @@ def read_verified(engine: Path, expected_digest: str) -> bytes:
     engine_bytes = engine.read_bytes()
     actual = hashlib.sha256(engine_bytes).hexdigest()
     if actual != expected_digest:
-        raise DigestMismatch(
-            f"{engine}: sha256 is {actual}, {expected_digest} was expected; fetch or build it again"
-        )
+        raise DigestMismatch(f"{engine}: sha256 is {actual}, {expected_digest} was expected; fetch or build it again")
     return engine_bytes

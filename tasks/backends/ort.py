@@ -35,9 +35,7 @@ class OrtSession:
             BadInput: the feed does not fit the graph.
         """
         if self.input_names != tuple(feed) and set(self.input_names) != set(feed):
-            raise BadInput(
-                f"the engine wants inputs {', '.join(self.input_names)}; it was fed {', '.join(feed)}"
-            )
+            raise BadInput(f"the engine wants inputs {', '.join(self.input_names)}; it was fed {', '.join(feed)}")
         try:
             return list(self.session.run(self.output_names, dict(feed)))
         except _ort_errors() as error:
@@ -63,9 +61,7 @@ def supports(precision: Precision, target: GpuTarget) -> str | None:
 
 def can_build(target: GpuTarget) -> str | None:  # noqa: ARG001  # the Protocol's signature
     """The package is all that it takes."""
-    return (
-        None if find_spec("onnxruntime") else "needs the onnxruntime package: pip install enginery[pipeline]"
-    )
+    return None if find_spec("onnxruntime") else "needs the onnxruntime package: pip install enginery[pipeline]"
 
 
 def can_run(target: GpuTarget) -> str | None:
@@ -144,9 +140,7 @@ def _load(graph: bytes, where: str, *, threads: int | None, refusal: type[Engine
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except _ort_errors() as error:
         raise refusal(f"{where}: ONNX Runtime {version()} cannot load it: {error}") from error
-    names = tuple(
-        tuple(value.name for value in values) for values in (session.get_inputs(), session.get_outputs())
-    )
+    names = tuple(tuple(value.name for value in values) for values in (session.get_inputs(), session.get_outputs()))
     return OrtSession(session, *names)
 
 
@@ -154,7 +148,5 @@ def _ort_errors() -> tuple[type[Exception], ...]:
     """ONNX Runtime's exceptions, which share no base; ValueError is its word for a missing input."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    own = (
-        value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)
-    )
+    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
     return (*own, ValueError)

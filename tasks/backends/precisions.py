@@ -31,9 +31,7 @@ CAPABILITIES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-_NO_DYNAMIC = (
-    "its ONNX parser has no DynamicQuantizeLinear and no MatMulInteger: use int8, whose scales are calibrated"
-)
+_NO_DYNAMIC = "its ONNX parser has no DynamicQuantizeLinear and no MatMulInteger: use int8, whose scales are calibrated"
 _CASTS = "the CPU kernels cast it to fp32 and back, so it is never faster than fp32: use fp32 or int8-dynamic"
 
 RULES: Mapping[tuple[Backend, Precision], Rule] = MappingProxyType(

@@ -99,9 +99,7 @@ class TensorRT:
         if monitor.cancelled:
             raise BuildError(f"{onnx.path}: the build for {target.name} was cancelled")
         if plan is None:
-            raise BuildError(
-                f"{self.backend} cannot build {onnx.path} for {target.name}: {logger.take_errors()}"
-            )
+            raise BuildError(f"{self.backend} cannot build {onnx.path} for {target.name}: {logger.take_errors()}")
         plan_file = into / "engine.plan"
         plan_file.write_bytes(memoryview(plan))
         kept_inputs = {network.get_input(index).name for index in range(network.num_inputs)}
@@ -143,9 +141,7 @@ class TensorRT:
             return importlib.import_module(self.backend)
         except ImportError as error:
             extra = _EXTRAS[self.backend]
-            raise Incompatible(
-                f"{self.backend} cannot be imported ({error}): pip install enginery[{extra}]"
-            ) from error
+            raise Incompatible(f"{self.backend} cannot be imported ({error}): pip install enginery[{extra}]") from error
 
 
 def _parse(trt: Any, network: Any, logger: Any, graph: Path) -> None:
@@ -194,19 +190,13 @@ def profile_shapes(name: str, shape: tuple[int, ...], wanted: ShapeProfile) -> t
     for axis, span in (("batch", wanted.batch), ("sequence", wanted.sequence)):
         if not 1 <= span.min <= span.opt <= span.max:
             raise BadInput(
-                f"profile's {axis} is min {span.min}, opt {span.opt}, max {span.max}: it must be "
-                "1 <= min <= opt <= max"
+                f"profile's {axis} is min {span.min}, opt {span.opt}, max {span.max}: it must be 1 <= min <= opt <= max"
             )
     dynamic = [position for position, size in enumerate(shape) if size == -1]
     if len(dynamic) > 2:
-        raise BuildError(
-            f"input {name} has {len(dynamic)} dynamic axes; a profile has batch and sequence only"
-        )
+        raise BuildError(f"input {name} has {len(dynamic)} dynamic axes; a profile has batch and sequence only")
     spans = dict(zip(dynamic, (wanted.batch, wanted.sequence), strict=False))
     return tuple(
-        tuple(
-            getattr(spans[position], bound) if position in spans else size
-            for position, size in enumerate(shape)
-        )
+        tuple(getattr(spans[position], bound) if position in spans else size for position, size in enumerate(shape))
         for bound in ("min", "opt", "max")
     )

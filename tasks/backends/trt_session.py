@@ -40,9 +40,7 @@ class TrtSession:
         reads = {name: engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
         self.input_names = tuple(name for name in names if reads[name])
         self.output_names = tuple(name for name in names if not reads[name])
-        self._dtypes = {
-            name: getattr(torch, _TORCH_DTYPES[engine.get_tensor_dtype(name).name]) for name in names
-        }
+        self._dtypes = {name: getattr(torch, _TORCH_DTYPES[engine.get_tensor_dtype(name).name]) for name in names}
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         """Copy the feed to the GPU, run, and copy the outputs back; a whole round trip.
@@ -52,18 +50,14 @@ class TrtSession:
             MeasurementError: the GPU failed while it ran.
         """
         if set(feed) != set(self.input_names):
-            raise BadInput(
-                f"the engine wants inputs {', '.join(self.input_names)}; it was fed {', '.join(feed)}"
-            )
+            raise BadInput(f"the engine wants inputs {', '.join(self.input_names)}; it was fed {', '.join(feed)}")
         torch, context = self._torch, self._context
         self._select_profile({name: feed[name].shape for name in self.input_names})
         with torch.cuda.stream(self._stream):
             buffers = {name: self._upload(name, feed[name]) for name in self.input_names}
             for name, tensor in buffers.items():
                 if not context.set_input_shape(name, tuple(tensor.shape)):
-                    raise BadInput(
-                        f"TensorRT refuses {name} {list(tensor.shape)}: {self._logger.take_errors()}"
-                    )
+                    raise BadInput(f"TensorRT refuses {name} {list(tensor.shape)}: {self._logger.take_errors()}")
             for name in self.output_names:
                 shape = tuple(context.get_tensor_shape(name))
                 buffers[name] = torch.empty(shape, dtype=self._dtypes[name], device="cuda")
@@ -90,9 +84,7 @@ class TrtSession:
                 break
         else:
             shown = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-            raise BadInput(
-                f"no optimization profile of the engine covers {shown}: build it with a wider profile"
-            )
+            raise BadInput(f"no optimization profile of the engine covers {shown}: build it with a wider profile")
         if index != self._profile:
             self._context.set_optimization_profile_async(index, self._stream.cuda_stream)
             self._profile = index

@@ -35,9 +35,7 @@ def target(request: pytest.FixtureRequest) -> GpuTarget:
 
 
 @pytest.mark.parametrize("precision", list(Precision))
-def test_engine_on_the_gpu_agrees_with_onnxruntime(
-    precision: Precision, target: GpuTarget, tmp_path: Path
-) -> None:
+def test_engine_on_the_gpu_agrees_with_onnxruntime(precision: Precision, target: GpuTarget, tmp_path: Path) -> None:
     if reason := BACKENDS[target.backend].supports(precision, target):
         pytest.skip(reason)
     graph = save_graph(tmp_path / "onnx", precision)
@@ -59,7 +57,5 @@ def test_shape_outside_of_every_profile_is_refused(target: GpuTarget, tmp_path: 
 
 
 def _open(graph: OnnxArtifact, target: GpuTarget, into: Path) -> Session:
-    built = build_engine(
-        graph, target, PROFILES, workspace_bytes=2**28, into=into, on_progress=lambda *_: True
-    )
+    built = build_engine(graph, target, PROFILES, workspace_bytes=2**28, into=into, on_progress=lambda *_: True)
     return open_engine(built)

@@ -25,13 +25,9 @@ class MemoryStore:
         self._events: dict[str, list[PromotionEvent]] = {}
         self._lock = Lock()
 
-    def publish(
-        self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None
-    ) -> EngineVersion:
+    def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
         raw = write_manifest(manifest)
-        unlisted = [
-            record_file(directory / name, root=directory) for name in UNLISTED if (directory / name).is_file()
-        ]
+        unlisted = [record_file(directory / name, root=directory) for name in UNLISTED if (directory / name).is_file()]
         verify_tree(directory, (*manifest.files, *unlisted))
         new = row_of(manifest, 0)
         for row in self.versions(manifest.model):

@@ -34,9 +34,7 @@ def describe(directory: Path, precision: Precision) -> OnnxArtifact:
     files = record_tree(directory)
     dtype = str(helper.tensor_dtype_to_np_dtype(_IO_DTYPES.get(precision, TensorProto.FLOAT)))
     x, y = (Tensor(name, dtype, ("batch", "sequence", WIDTH)) for name in "xy")
-    return OnnxArtifact(
-        "model.onnx", files, digest_of(files), precision, _OPSET, (x,), (y,), directory=directory
-    )
+    return OnnxArtifact("model.onnx", files, digest_of(files), precision, _OPSET, (x,), (y,), directory=directory)
 
 
 def make_model(precision: Precision) -> onnx.ModelProto:
@@ -88,9 +86,7 @@ def _quantize(
         stored = helper.make_tensor("wq", TensorProto.INT4, weight.shape, levels.ravel().tolist())
         return stored, blocks.astype(np.float32), {"axis": 0, "block_size": BLOCK}
     if precision is Precision.FP8:
-        stored = helper.make_tensor(
-            "wq", TensorProto.FLOAT8E4M3FN, weight.shape, (weight * 400).ravel().tolist()
-        )
+        stored = helper.make_tensor("wq", TensorProto.FLOAT8E4M3FN, weight.shape, (weight * 400).ravel().tolist())
         return stored, np.asarray(1 / 400, dtype=np.float32), {}
     scales = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
     return numpy_helper.from_array(np.round(weight / scales).astype(np.int8), "wq"), scales, {"axis": 1}

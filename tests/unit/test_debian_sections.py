@@ -57,9 +57,7 @@ def test_the_evaluation_split_has_at_least_2000_rows(splits: dict[str, list[dict
     assert len(splits["evaluation"]) >= 2000
 
 
-def test_every_split_holds_all_twelve_labels(
-    manifest: dict[str, Any], splits: dict[str, list[dict[str, Any]]]
-) -> None:
+def test_every_split_holds_all_twelve_labels(manifest: dict[str, Any], splits: dict[str, list[dict[str, Any]]]) -> None:
     assert len(manifest["label_names"]) == 12
     for rows in splits.values():
         assert {row["label"] for row in rows} == set(range(12))

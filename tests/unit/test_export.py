@@ -69,9 +69,7 @@ def test_only_the_graph_is_kept(graph: OnnxArtifact) -> None:
     verify_tree(graph.directory, graph.files)
 
 
-def test_exporting_again_gives_the_same_digest(
-    source: SourceFiles, graph: OnnxArtifact, tmp_path: Path
-) -> None:
+def test_exporting_again_gives_the_same_digest(source: SourceFiles, graph: OnnxArtifact, tmp_path: Path) -> None:
     assert export_checkpoint(source, into=tmp_path / "again").digest == graph.digest
 
 
@@ -79,18 +77,14 @@ def test_graph_computes_what_the_checkpoint_computes(source: SourceFiles, graph:
     assert 0.0 <= check_export(source, graph, feed_of(source, graph)) < 1e-4
 
 
-def test_export_prints_nothing(
-    source: SourceFiles, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_export_prints_nothing(source: SourceFiles, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     export_checkpoint(source, into=tmp_path / "onnx")
     export_module("test_export:two_layers", into=tmp_path / "module")
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("change", [lambda weights: weights * 1.01, lambda weights: weights * np.nan])
-def test_changed_weights_are_noticed(
-    source: SourceFiles, graph: OnnxArtifact, tmp_path: Path, change
-) -> None:  # type: ignore[no-untyped-def]
+def test_changed_weights_are_noticed(source: SourceFiles, graph: OnnxArtifact, tmp_path: Path, change) -> None:  # type: ignore[no-untyped-def]
     tampered = onnx.load(str(graph.path))
     weights = next(tensor for tensor in tampered.graph.initializer if tensor.name == "classifier.weight")
     changed = change(onnx.numpy_helper.to_array(weights)).astype(np.float32)

@@ -133,9 +133,7 @@ def test_whole_bundle_of_another_engine_is_refused(manifest_factory: Any, tmp_pa
     store = SpoilingStore()
     other, _ = manifest_factory()
     store.publish(*manifest_factory())
-    store.spoil = lambda bundle: (bundle / "manifest.json").write_bytes(
-        write_manifest(replace(other, release="r0"))
-    )
+    store.spoil = lambda bundle: (bundle / "manifest.json").write_bytes(write_manifest(replace(other, release="r0")))
     with pytest.raises(DigestMismatch, match="release"):
         fetch(store, "sst2", version=1, into=tmp_path / "models")
 
@@ -173,9 +171,7 @@ fetch(store, "sst2", version=1, into=Path(sys.argv[1]))
 """
 
 
-def test_kill_in_mid_download_shows_nothing_and_the_next_fetch_clears_up(
-    registry: MemoryStore, tmp_path: Path
-) -> None:
+def test_kill_in_mid_download_shows_nothing_and_the_next_fetch_clears_up(registry: MemoryStore, tmp_path: Path) -> None:
     import pickle
 
     into = tmp_path / "models"

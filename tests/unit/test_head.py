@@ -21,9 +21,7 @@ NAMES = ("praise", "blame")
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> SourceFiles:
     root = tmp_path_factory.mktemp("encoder")
-    return from_folder(
-        tiny_bert(root / "made", ()), name="tiny", task="feature-extraction", into=root / "taken"
-    )
+    return from_folder(tiny_bert(root / "made", ()), name="tiny", task="feature-extraction", into=root / "taken")
 
 
 def fit(encoder: SourceFiles, into: Path, *, seed: int = 1, labels: list[int] = LABELS) -> SourceFiles:
@@ -54,8 +52,16 @@ def test_fitted_checkpoint_exports_like_any_other(encoder: SourceFiles, tmp_path
 
 def test_progress_ends_with_all_rows(encoder: SourceFiles, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    fit_head(encoder, TEXTS, LABELS, NAMES, seed=1, max_length=16, into=tmp_path / "x",
-             on_progress=lambda done, total: seen.append((done, total)))  # fmt: skip
+    fit_head(
+        encoder,
+        TEXTS,
+        LABELS,
+        NAMES,
+        seed=1,
+        max_length=16,
+        into=tmp_path / "x",
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen[-1] == (len(TEXTS), len(TEXTS))
 
 

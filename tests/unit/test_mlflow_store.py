@@ -15,9 +15,7 @@ def client(store: MlflowStore) -> Any:
     return store.client
 
 
-def test_publish_that_died_before_its_last_tag_is_invisible(
-    mlflow_store: MlflowStore, manifest_factory: Any
-) -> None:
+def test_publish_that_died_before_its_last_tag_is_invisible(mlflow_store: MlflowStore, manifest_factory: Any) -> None:
     mlflow_store.publish(*manifest_factory())
     client(mlflow_store).set_model_version_tag("sst2", "1", "publish_state", "uploading")
     assert mlflow_store.versions("sst2") == ()
@@ -86,9 +84,7 @@ def test_server_error_is_one_sentence() -> None:
         raise MlflowException("lost")
 
 
-def test_second_promoter_waits_and_then_gives_up(
-    mlflow_store: MlflowStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_promoter_waits_and_then_gives_up(mlflow_store: MlflowStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOCK_SECONDS", 0.05)
     again = mlflow_store.lock("sst2")
     with mlflow_store.lock("sst2"), pytest.raises(PromotionRefused, match="another promotion"), again:

@@ -63,9 +63,7 @@ def test_graph_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: py
         build(save_graph(tmp_path / "onnx", Precision.FP32, external="weights.bin"), tmp_path / "engine")
 
 
-@pytest.mark.parametrize(
-    "location", ["/etc/hostname", "../outside.bin", "a/../../outside.bin", "C:\\x", "", "."]
-)
+@pytest.mark.parametrize("location", ["/etc/hostname", "../outside.bin", "a/../../outside.bin", "C:\\x", "", "."])
 def test_external_data_outside_of_the_folder_is_refused(location: str, tmp_path: Path) -> None:
     (tmp_path / "outside.bin").write_bytes(bytes(10**5))
     graph = save_graph(tmp_path / "onnx", Precision.FP32, external="weights.bin")
@@ -159,10 +157,7 @@ def test_importing_the_backends_imports_no_vendor_library() -> None:
     heavy = "{'onnx', 'onnxruntime', 'torch', 'tensorrt', 'tensorrt_rtx'}"
     code = f"import sys, tasks.build; print(*(sys.modules.keys() & {heavy}))"
     root = Path(__file__).parents[2]
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True).stdout
-        == b"\n"
-    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True).stdout == b"\n"
 
 
 def test_machine_without_the_gpu_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +165,5 @@ def test_machine_without_the_gpu_says_what_it_needs(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("tasks.backends.trt.find_spec", lambda _: None)
     reason = BACKENDS[Backend.TENSORRT].can_build(target)
     assert reason == (
-        "needs the tensorrt package and a GPU: NVIDIA L4; run it on a worker of pool gpu-l4 "
-        "that has enginery[trt]"
+        "needs the tensorrt package and a GPU: NVIDIA L4; run it on a worker of pool gpu-l4 that has enginery[trt]"
     )

@@ -55,9 +55,7 @@ def test_waiver_lets_an_unproven_engine_through_and_shows(
 ) -> None:
     memory_store.publish(*manifest_factory(verdict=verdict, reason="no GPU here"))
     promote(memory_store, "sst2", "l4", 1, waiver="measured by hand", **WORDS)
-    assert [(event.who, event.waiver) for event in history(memory_store, "sst2")] == [
-        ("ana", "measured by hand")
-    ]
+    assert [(event.who, event.waiver) for event in history(memory_store, "sst2")] == [("ana", "measured by hand")]
 
 
 def test_failed_engine_cannot_be_waived(memory_store: MemoryStore, manifest_factory: Any) -> None:
@@ -70,9 +68,7 @@ def test_waiver_of_a_passed_engine_is_not_recorded(registry: MemoryStore) -> Non
     assert promote(registry, "sst2", "l4", 1, waiver="not needed", **WORDS).waiver is None
 
 
-def test_verdict_edited_in_the_registry_is_found_out(
-    memory_store: MemoryStore, manifest_factory: Any
-) -> None:
+def test_verdict_edited_in_the_registry_is_found_out(memory_store: MemoryStore, manifest_factory: Any) -> None:
     memory_store.publish(*manifest_factory(verdict=Verdict.FAILED))
     memory_store.rows["sst2", 1] = replace(memory_store.rows["sst2", 1], verdict=Verdict.PASSED)
     with pytest.raises(DigestMismatch, match="verdict"):
@@ -172,9 +168,7 @@ class CrashingStore(MemoryStore):
 
 
 @pytest.mark.parametrize(("dies", "outcome"), [("before", "failed"), ("after", "done")])
-def test_event_left_by_a_crash_is_settled_by_the_alias(
-    dies: str, outcome: str, manifest_factory: Any
-) -> None:
+def test_event_left_by_a_crash_is_settled_by_the_alias(dies: str, outcome: str, manifest_factory: Any) -> None:
     store = CrashingStore()
     for number in (1, 2):
         store.publish(*manifest_factory(bytes([number]), sequence=number))
@@ -224,9 +218,7 @@ def test_candidate_is_nominated_without_a_record(registry: MemoryStore) -> None:
 
 
 def test_history_knows_events_of_other_kinds_of_outcome(registry: MemoryStore) -> None:
-    stray = PromotionEvent(
-        "e", "sst2", "production-l4", "rollback", 2, 1, "ana", "x", "x", AT.isoformat(), "done"
-    )
+    stray = PromotionEvent("e", "sst2", "production-l4", "rollback", 2, 1, "ana", "x", "x", AT.isoformat(), "done")
     registry.append_event(stray)
     with pytest.raises(BadInput, match="no recorded version"):
         rollback(registry, "sst2", "l4", **WORDS)

@@ -109,9 +109,7 @@ def artifact(folder: Path, proto: onnx.ModelProto) -> OnnxArtifact:
     onnx.save(proto, folder / "model.onnx")
     files = record_tree(folder)
     inputs, outputs = tensors_of(proto.graph.input), tensors_of(proto.graph.output)
-    return OnnxArtifact(
-        "model.onnx", files, digest_of(files), Precision.FP32, 18, inputs, outputs, directory=folder
-    )
+    return OnnxArtifact("model.onnx", files, digest_of(files), Precision.FP32, 18, inputs, outputs, directory=folder)
 
 
 def texts(count: int, *, seed: int = 1) -> list[list[int]]:
@@ -159,9 +157,7 @@ def source(tmp_path: Path) -> OnnxArtifact:
     return artifact(tmp_path / "source", encoder())
 
 
-def make(
-    source: OnnxArtifact, precision: Precision, into: Path, rows: list[FeedDict] | None = None
-) -> OnnxArtifact:
+def make(source: OnnxArtifact, precision: Precision, into: Path, rows: list[FeedDict] | None = None) -> OnnxArtifact:
     feeds = batched(texts(24), 4) if rows is None else rows
     return quantize(source, precision, feeds, calibration_set_digest=SET, into=into)
 
@@ -204,9 +200,7 @@ def test_nothing_is_quantized_but_the_inputs_of_matmuls_with_constant_weights(
     graph = Graph(onnx.load(make(source, Precision.INT8, tmp_path / "int8").path))
     dequantized = [node.output[0] for node in graph.proto.graph.node if node.op_type == "DequantizeLinear"]
     assert {each.op_type for name in dequantized for each in graph.consumers[name]} == {"MatMul"}
-    floats = [
-        node for node in graph.proto.graph.node if node.op_type in ("Softmax", "LayerNormalization", "Erf")
-    ]
+    floats = [node for node in graph.proto.graph.node if node.op_type in ("Softmax", "LayerNormalization", "Erf")]
     assert not [name for node in floats for name in node.input if name in dequantized]
 
 
@@ -234,9 +228,7 @@ def test_masked_tokens_inside_a_row_never_enter_a_statistic() -> None:
     assert calibrate(encoder(), [one]).activations["gelu"].histogram.counts.sum() == 3 * 2 * WIDTH
 
 
-@pytest.mark.parametrize(
-    "bad", [[4, NAN_TOKEN, 5], [4, VOCABULARY + 7]], ids=["nan", "beyond the vocabulary"]
-)
+@pytest.mark.parametrize("bad", [[4, NAN_TOKEN, 5], [4, VOCABULARY + 7]], ids=["nan", "beyond the vocabulary"])
 def test_a_bad_row_is_quarantined_and_counted(bad: list[int]) -> None:
     rows = texts(10)
     found = calibrate(encoder(), batched([*rows[:4], bad, *rows[4:]], 3))
@@ -280,9 +272,7 @@ def test_every_precision_has_its_method() -> None:
     assert METHODS.keys() == set(Precision)
 
 
-@pytest.mark.parametrize(
-    "precision", [each for each in Precision if each not in (Precision.FP16, Precision.BF16)]
-)
+@pytest.mark.parametrize("precision", [each for each in Precision if each not in (Precision.FP16, Precision.BF16)])
 def test_same_rows_in_any_batches_give_the_same_digest(
     source: OnnxArtifact, tmp_path: Path, precision: Precision
 ) -> None:
@@ -361,9 +351,7 @@ def test_int8_builds_for_sm89(source: OnnxArtifact, tmp_path: Path) -> None:
     builder = trt.Builder(logger)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse_from_file(str(made.path)), [
-        parser.get_error(at).desc() for at in range(parser.num_errors)
-    ]
+    assert parser.parse_from_file(str(made.path)), [parser.get_error(at).desc() for at in range(parser.num_errors)]
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM89, 0)

@@ -69,9 +69,7 @@ def test_only_allowed_files_are_asked_for(hub: Hub, tree: Tree, tmp_path: Path) 
     assert not [request for request in hub.requests if re.search(r"\.py|\.bin|README|onnx|fp16", request)]
 
 
-def test_a_branch_that_moves_leaves_the_recorded_commit_fetchable(
-    hub: Hub, tree: Tree, tmp_path: Path
-) -> None:
+def test_a_branch_that_moves_leaves_the_recorded_commit_fetchable(hub: Hub, tree: Tree, tmp_path: Path) -> None:
     first = hub.commit(REPO, tree)
     before = get(tmp_path / "before")
     hub.commit(REPO, tree | {"config.json": config_with(tree, note="new")})
@@ -99,9 +97,7 @@ def test_sharded_weights_come_by_their_index(hub: Hub, tree: Tree, tmp_path: Pat
 @pytest.mark.parametrize("shard", ["../x.safetensors", "absent.safetensors", "config.json"])
 def test_an_index_naming_other_files_is_refused(hub: Hub, tree: Tree, tmp_path: Path, shard: str) -> None:
     del tree["model.safetensors"]
-    hub.commit(
-        REPO, tree | {"model.safetensors.index.json": json.dumps({"weight_map": {"a": shard}}).encode()}
-    )
+    hub.commit(REPO, tree | {"model.safetensors.index.json": json.dumps({"weight_map": {"a": shard}}).encode()})
     with pytest.raises(BadInput, match="names shards"):
         get(tmp_path / "got")
 
@@ -115,9 +111,7 @@ def test_pickled_weights_alone_are_refused(hub: Hub, tree: Tree, tmp_path: Path)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_remote_code_is_refused_before_weights_are_fetched(
-    hub: Hub, tree: Tree, tmp_path: Path, file: str
-) -> None:
+def test_remote_code_is_refused_before_weights_are_fetched(hub: Hub, tree: Tree, tmp_path: Path, file: str) -> None:
     hub.commit(
         REPO,
         tree | {file: json.dumps(json.loads(tree[file]) | {"auto_map": {"AutoModel": "run.X"}}).encode()},
@@ -127,9 +121,7 @@ def test_remote_code_is_refused_before_weights_are_fetched(
     assert not [request for request in hub.requests if "safetensors" in request]
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.json", "/etc/passwd", "a/../../b", "a\\b", "C:x", "a\nb", "", "a//b"]
-)
+@pytest.mark.parametrize("name", ["../evil.json", "/etc/passwd", "a/../../b", "a\\b", "C:x", "a\nb", "", "a//b"])
 def test_an_escaping_file_name_is_refused(hub: Hub, tree: Tree, tmp_path: Path, name: str) -> None:
     hub.commit(REPO, tree | {name: b"x"})
     with pytest.raises(BadInput, match="could leave its folder"):
@@ -141,9 +133,7 @@ def test_ordinary_names_pass() -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_bytes_that_the_commit_does_not_list_are_refused(
-    hub: Hub, tree: Tree, tmp_path: Path, name: str
-) -> None:
+def test_bytes_that_the_commit_does_not_list_are_refused(hub: Hub, tree: Tree, tmp_path: Path, name: str) -> None:
     hub.commit(REPO, tree)
     hub.tampered[name] = tree[name][:-1] + b"\0"
     with pytest.raises(DigestMismatch, match=re.escape(name)):
@@ -167,9 +157,7 @@ def test_missing_repository_and_revision_are_told_apart(hub: Hub, tree: Tree, tm
         get(tmp_path / "got", repo="not/a/repo")
 
 
-def test_a_server_that_is_down_is_not_the_users_fault(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_server_that_is_down_is_not_the_users_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with serve() as gone:
         url = gone.url
     monkeypatch.setenv("HF_ENDPOINT", url)

@@ -78,9 +78,7 @@ def test_folder_that_differs_from_its_manifest_is_not_published(store: Store, ma
     assert store.versions("sst2") == ()
 
 
-def test_download_is_a_whole_bundle_with_its_signature(
-    store: Store, manifest_factory: Any, tmp_path: Path
-) -> None:
+def test_download_is_a_whole_bundle_with_its_signature(store: Store, manifest_factory: Any, tmp_path: Path) -> None:
     manifest, directory = manifest_factory()
     (directory / MANIFEST_FILE).write_bytes(write_manifest(manifest))
     (directory / SIGNATURE_FILE).write_bytes(b"signed")

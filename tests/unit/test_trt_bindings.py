@@ -129,9 +129,7 @@ def missing(module: str, names: set[str], libraries: Path | None = None) -> list
 
 
 def test_names_are_found_in_the_sources() -> None:
-    assert {"Builder", "IBuilderConfig.progress_monitor", "MemoryPoolType.WORKSPACE"} <= used_names(
-        rtx_only=False
-    )
+    assert {"Builder", "IBuilderConfig.progress_monitor", "MemoryPoolType.WORKSPACE"} <= used_names(rtx_only=False)
     assert {"ICudaEngine.get_tensor_name", "IExecutionContext.execute_async_v3"} <= used_names(rtx_only=False)
     assert {"IProgressMonitor.step_complete", "ILogger.log"} <= used_names(rtx_only=False)
     assert used_names(rtx_only=True) >= {"IBuilderConfig.set_compute_capability", "ComputeCapability"}

@@ -64,10 +64,7 @@ def test_engine_is_built_for_its_target(precision: Precision, capability: str, t
 
 def test_two_profiles_and_external_data_build(tmp_path: Path) -> None:
     graph = save_graph(tmp_path / "onnx", Precision.FP32, external="weights.bin")
-    assert (
-        build(graph, tmp_path, profiles=(PROFILE, replace(PROFILE, batch=AxisRange(4, 8, 16)))).size_bytes
-        > 1000
-    )
+    assert build(graph, tmp_path, profiles=(PROFILE, replace(PROFILE, batch=AxisRange(4, 8, 16)))).size_bytes > 1000
 
 
 def test_dynamic_input_without_a_profile_is_refused(tmp_path: Path) -> None:
@@ -78,9 +75,7 @@ def test_dynamic_input_without_a_profile_is_refused(tmp_path: Path) -> None:
 
 def test_cancelled_build_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="was cancelled"):
-        build(
-            save_graph(tmp_path / "onnx", Precision.FP32), tmp_path / "engine", on_progress=lambda *_: False
-        )
+        build(save_graph(tmp_path / "onnx", Precision.FP32), tmp_path / "engine", on_progress=lambda *_: False)
     assert not list((tmp_path / "engine").iterdir())
 
 
@@ -120,14 +115,10 @@ def test_node_that_the_parser_refuses_is_named(tmp_path: Path) -> None:
     assert re.search("lower-the-case|string", str(caught.value), re.IGNORECASE)
 
 
-def test_dynamically_quantized_node_is_named_by_the_parser(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dynamically_quantized_node_is_named_by_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.backends.trt.why_unsupported", lambda *_: None)
     graph = save_graph(tmp_path, Precision.INT8_DYNAMIC)
-    with pytest.raises(
-        BuildError, match=r"'quantize_x' \(DynamicQuantizeLinear\).*'matmul' \(MatMulInteger\)"
-    ):
+    with pytest.raises(BuildError, match=r"'quantize_x' \(DynamicQuantizeLinear\).*'matmul' \(MatMulInteger\)"):
         BACKENDS[Backend.TENSORRT_RTX].build(
             graph, rtx("8.9"), (PROFILE,), workspace_bytes=2**28, into=tmp_path, progress=proceed
         )
