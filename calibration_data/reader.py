@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet
 from datasets import Dataset
 
 from registry.digest import digest_of, file_sha256, record_tree
@@ -96,8 +97,13 @@ def _file(ref: DatasetRef, split: str) -> Path:
 def _open(ref: DatasetRef, split: str) -> Dataset:
     if not ref.is_hub:
         file = _file(ref, split)
-        return _quietly(lambda: Dataset.from_parquet(str(file), keep_in_memory=True))
+        return _quietly(lambda: _parquet(file))
     return _quietly(lambda: datasets.load_dataset(ref.origin, split=split, revision=ref.revision))
+
+
+def _parquet(file: Path) -> Dataset:
+    # Not Dataset.from_parquet: its cache goes by path and mtime, and gives the old rows of a file replaced in place.
+    return Dataset(pyarrow.parquet.read_table(file, partitioning=None))
 
 
 def _quietly(read: Callable[[], Dataset]) -> Dataset:
@@ -163,5 +169,5 @@ def _write(rows: Rows, file: Path) -> Dataset:
 
 def read_calibration_texts(calibration: CalibrationSet) -> tuple[str, ...]:
     """The texts of a drawn calibration set, in the order drawn."""
-    table = _quietly(lambda: Dataset.from_parquet(str(calibration.directory / "rows.parquet"), keep_in_memory=True))
+    table = _quietly(lambda: _parquet(calibration.directory / "rows.parquet"))
     return tuple(table["text"])
