@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 # One-sided 95 %: the same z as a two-sided 90 % interval.
 Z_ONE_SIDED = float(stats.norm.ppf(0.95))
@@ -25,18 +25,32 @@ class PairedLoss:
 def paired_loss(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> PairedLoss:
     """How much less often `candidate` is right than `reference`; both bool [rows], row by row the same question.
 
-    Bounds: Agresti and Min, Statistics in Medicine 24 (2005) 729, Wald after adding 1/2 to each of the four cells;
-    close to nominal coverage also with few flips, where the plain Wald interval has width zero. p: McNemar's exact
-    test on the rows where the two disagree.
+    Bounds: Tango's score interval, Statistics in Medicine 17 (1998) 891. With few flips the plain Wald interval has
+    width zero, and the adjusted one of Agresti and Min covers 87 % where it says 95 %. p: McNemar's exact test on the
+    rows where the two disagree.
     """
     rows = len(reference)
     lost = int(np.sum(reference & ~candidate))
     won = int(np.sum(~reference & candidate))
-    n, b, c = rows + 2, lost + 0.5, won + 0.5
-    middle = (b - c) / n
-    half = Z_ONE_SIDED * float(np.sqrt((b + c) - (b - c) ** 2 / n)) / n
+    low, high = -_upper_bound(won, lost, rows), _upper_bound(lost, won, rows)
     p = float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
-    return PairedLoss((lost - won) / rows, middle - half, middle + half, lost + won, p, rows)
+    return PairedLoss((lost - won) / rows, low, high, lost + won, p, rows)
+
+
+def _upper_bound(lost: int, won: int, rows: int) -> float:
+    """The largest loss that a one-sided score test at 5 % does not reject."""
+
+    def score(loss: float) -> float:
+        linear = (2 * rows - lost + won) * loss - lost - won
+        # The share of rows won, most likely if this were the loss.
+        share = (np.sqrt(max(linear**2 + 8 * rows * won * loss * (1 - loss), 0.0)) - linear) / (4 * rows)
+        variance = rows * (2 * share + loss * (1 - loss))
+        return float((lost - won - rows * loss) / np.sqrt(variance)) if variance > 0 else 0.0
+
+    observed, most = (lost - won) / rows, 1 - 1e-9
+    if observed >= most or score(most) > -Z_ONE_SIDED:
+        return 1.0
+    return float(optimize.brentq(lambda loss: score(loss) + Z_ONE_SIDED, observed, most))
 
 
 def rows_to_prove(loss: PairedLoss, margin: float) -> int | None:
@@ -65,10 +79,12 @@ def quantile_interval(samples: NDArray[np.float64], q: float) -> tuple[float, fl
 
 
 def ratio_interval(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> tuple[float, float, float]:
-    """(ratio, low, high) of paired window medians: bootstrap over the windows (percentile, 95 %, fixed seed)."""
+    """(ratio, low, high) of paired window medians: Student's t interval (95 %) of their mean logarithm.
+
+    Not a bootstrap: by percentiles it covers 82 % with 4 windows and 91 % with 10.
+    """
     logs = np.log(numerator / denominator)
     if np.ptp(logs) == 0:
         return (float(np.exp(logs[0])),) * 3
-    result = stats.bootstrap((logs,), np.mean, confidence_level=0.95, method="percentile", rng=np.random.default_rng(0))
-    interval = result.confidence_interval
+    interval = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
     return float(np.exp(logs.mean())), float(np.exp(interval.low)), float(np.exp(interval.high))
