@@ -27,6 +27,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
+# What every generator accepts, and canonical JSON holds exactly.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Part(BaseModel):
@@ -39,19 +42,19 @@ class HeadSpec(Part):
     """A classification head fitted once on a split, on top of an encoder that has none."""
 
     split: str = "fit"
-    seed: int = 0
+    seed: Seed = 0
 
 
 class SourceSpec(Part):
     """Where the model comes from: exactly one of hub, package, path, module."""
 
-    hub: str | None = None
-    revision: str | None = None
-    package: str | None = None
-    version: str | None = None
-    folder: str | None = None
+    hub: Text | None = None
+    revision: Text | None = None
+    package: Text | None = None
+    version: Text | None = None
+    folder: Text | None = None
     sha256: Sha256 | None = None
-    path: str | None = None
+    path: Text | None = None
     head: HeadSpec | None = None
 
     @model_validator(mode="after")
@@ -70,7 +73,7 @@ class CalibrationSpec(Part):
 
     split: str = "calibration"
     samples: Count = 256
-    seed: int = 0
+    seed: Seed = 0
 
 
 class EvaluationSpec(Part):
@@ -78,15 +81,15 @@ class EvaluationSpec(Part):
 
     split: str = "evaluation"
     samples: Count | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 class DataSpec(Part):
     """The dataset: a folder of Parquet splits (`path`), or a hub dataset (`hub`) at a `revision`."""
 
-    path: str | None = None
-    hub: str | None = None
-    revision: str | None = None
+    path: Text | None = None
+    hub: Text | None = None
+    revision: Text | None = None
     text: str = "text"
     label: str = "label"
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
@@ -175,7 +178,7 @@ class TargetSpec(Part):
     """One entry of the fleet file."""
 
     backend: Backend
-    compute_capability: Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")] | None = None
+    compute_capability: Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")] | None = None
     gpu_name: str | None = None
     work_pool: Name = "default"
 
@@ -208,7 +211,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")
+            raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -220,12 +223,15 @@ class _Loader(yaml.SafeLoader):
 
 def _read(path: Path) -> Any:
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise BadInput(f"{path} is larger than {LARGEST_FILE // 1024} KB: a recipe is a page of text")
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader, made stricter
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)  # not stat: a device or a pipe has no size
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read: {getattr(error, 'strerror', error)}; check the path") from error
+    if len(content) > LARGEST_FILE:
+        raise BadInput(f"{path} is larger than {LARGEST_FILE // 1024} KB: a recipe is a page of text")
+    try:
+        return yaml.load(content.decode(), _Loader)  # noqa: S506 - a SafeLoader, made stricter
+    except Exception as error:  # PyYAML's constructors leak KeyError, IndexError, AttributeError, OverflowError
         words = " ".join(str(error).split())
         raise BadInput(f"{path} is not a YAML file that can be read: {words}") from error
 
@@ -240,15 +246,21 @@ def _parse(kind: type[P], path: Path) -> P:
         problems = "; ".join(_in_words(problem) for problem in error.errors()[:3])
         more = "" if error.error_count() <= 3 else f"; and {error.error_count() - 3} more"
         raise BadInput(f"{path}: {problems}{more}") from error
-    except (TypeError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} holds a value that a recipe has no use for: {error}") from error
 
 
 def _in_words(problem: Any) -> str:
-    where = ".".join(str(step) for step in problem["loc"]) or "the file"
+    where = ".".join(_shown(step) for step in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
         return f"{where}: there is no such key; check its spelling against the README's recipe page"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _shown(step: int | str) -> str:
+    """A key as it stands in the file; one that would break the line, or the terminal, is quoted and cut."""
+    key = str(step)
+    return key if key.isprintable() and len(key) <= 60 else repr(key[:60])
 
 
 def load_recipe(path: Path) -> Recipe:
