@@ -1,0 +1,132 @@
+"""A release killed at any instant leaves whole stages and whole versions, and the same command goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from registry.fetch import fetch
+from registry.manifest import verify_bundle
+from registry.mlflow_store import embedded_store
+from tests.flows.conftest import TinyRecipe, write_tiny_recipe
+
+pytest.importorskip("tensorrt_rtx")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+COMMAND = "from flows.cli import main; main()"
+PATIENCE_SECONDS = 120.0
+Stamps = dict[str, int]
+
+
+@contextmanager
+def releasing(tiny: TinyRecipe, home: Path) -> Iterator[subprocess.Popen[str]]:
+    """`enginery release` in a session of its own, which is ended with the block."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "release", "recipe.yaml", "--fleet", "fleet.yaml", "--json"],
+        cwd=tiny.folder,
+        env=inherited | {"ENGINERY_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):  # nothing of the group is left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for the instant to strike at."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert process.poll() is None, f"ended with {process.returncode} before the instant came"
+        assert time.monotonic() < deadline, "the instant never came"
+        time.sleep(0.002)
+
+
+def finished(home: Path) -> Stamps:
+    """Finished stages, with when each was written."""
+    return {str(record.parent): record.stat().st_mtime_ns for record in (home / "stages").glob("*/*/stage.json")}
+
+
+def assert_only_whole_things(home: Path, scratch: Path) -> None:
+    """No stage folder without its record, and every listed version verifies when fetched."""
+    folders = [folder for folder in (home / "stages").glob("[!.]*/*") if folder.is_dir()]
+    assert [folder for folder in folders if not (folder / "stage.json").is_file()] == []
+    store = embedded_store(home)
+    for engine in store.versions():
+        fetched = fetch(store, engine.model, into=scratch, version=engine.version)
+        assert verify_bundle(fetched.path).build.digest == engine.digest
+
+
+@pytest.fixture
+def home(tmp_path: Path, migrated_database: Path) -> Path:
+    """An ENGINERY_HOME with MLflow's tables: making them takes longer than a tiny release."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    return folder
+
+
+def test_a_release_killed_again_and_again_goes_on_where_it_was(tmp_path: Path, home: Path) -> None:
+    tiny = write_tiny_recipe(tmp_path / "recipe")
+    stages, store = home / "stages", embedded_store(home)
+
+    def published() -> bool:
+        return bool(finished(home)) and bool(store.versions("tiny"))
+
+    instants: dict[str, Callable[[], bool]] = {
+        "source made": lambda: any(stages.glob("source/*/stage.json")),
+        "export under way": lambda: any(stages.glob(".tmp/export-*/*")) or any(stages.glob("export/*")),
+        "engine being built": lambda: any(stages.glob(".tmp/build-*/.building-*")) and any(stages.glob("build/*")),
+        "first version published": published,
+    }
+    kept: Stamps = {}
+    for instant, struck in instants.items():
+        with releasing(tiny, home) as process:
+            until(struck, process)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL, instant
+        assert_only_whole_things(home, tmp_path / f"after {instant}")
+        now = finished(home)
+        assert {name: now.get(name) for name in kept} == kept, f"remade after {instant}"
+        kept = now
+    with releasing(tiny, home) as process:
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, errors
+    report = json.loads(output)
+    now = finished(home)
+    assert {name: now.get(name) for name in kept} == kept
+    assert list((stages / ".tmp").iterdir()) == []
+    versions = store.versions("tiny")
+    assert [(engine.version, engine.digest) for engine in versions] == [
+        (row["version"], row["digest"]) for row in report["engines"] if row["version"] is not None
+    ]
+    # Those that were published before the last kill too: it is the same release.
+    assert {engine.release for engine in versions} == {report["release"]}
+    assert_only_whole_things(home, tmp_path / "after all")
+
+
+def test_ctrl_c_ends_a_release_with_one_sentence(tmp_path: Path, home: Path) -> None:
+    tiny = write_tiny_recipe(tmp_path / "recipe")
+    with releasing(tiny, home) as process:
+        until(lambda: any((home / "stages").glob(".tmp/export-*")), process)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130
+    assert output == ""
+    assert errors.splitlines() == ["stopped; what was finished is kept: run the same command again to go on"]
+    assert_only_whole_things(home, tmp_path / "models")

@@ -1,0 +1,133 @@
+"""Prefect offline and quick, and a recipe over a tiny BERT that takes seconds to release."""
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tiny import WORDS, tiny_bert
+
+LABELS = ("negative", "positive")
+EVALUATION_ROWS = 64
+CALIBRATION_ROWS = 24
+RECIPE = {
+    "model": "tiny",
+    "source": {"path": "checkpoint"},
+    "data": {"path": "rows", "max_length": 16, "calibration": {"samples": 16}},
+    "precisions": ["fp32", "int8-dynamic", "int8"],
+    "targets": ["cpu", "rtx-4090"],
+    "profiles": [{"batch": {"min": 1, "opt": 2, "max": 4}, "sequence": {"min": 4, "opt": 8, "max": 16}}],
+    "gates": {"accuracy_loss_max": 1.0, "size_mb_max": 50.0},
+    "latency": {"windows": 4, "iterations": 5, "warmup": 1},
+    "workspace_mb": 64,
+}
+FLEET = {
+    "targets": {
+        "cpu": {"backend": "onnxruntime"},
+        "rtx-4090": {
+            "backend": "tensorrt_rtx",
+            "compute_capability": "8.9",
+            "gpu_name": "NVIDIA GeForce RTX 4090",
+            "work_pool": "rtx",
+        },
+    }
+}
+
+# Of packages that a release imports; their makers' to mend.
+THEIRS = ("ignore:Type object .*does not refer to an OperatorClass:sqlalchemy.exc.SADeprecationWarning",)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prefect reads its settings when it is first imported, so they stand before any test file is."""
+    for theirs in THEIRS:
+        config.addinivalue_line("filterwarnings", theirs)
+    scratch = tempfile.TemporaryDirectory(prefix="enginery-prefect-", ignore_cleanup_errors=True)
+    config.add_cleanup(scratch.cleanup)
+    os.environ.pop("PREFECT_API_URL", None)
+    os.environ |= {
+        "PREFECT_HOME": scratch.name,
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+
+
+@dataclass(frozen=True)
+class TinyRecipe:
+    """A folder with recipe.yaml, fleet.yaml, the checkpoint and the rows; paths in the recipe are relative to it."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def fleet(self) -> Path:
+        return self.folder / "fleet.yaml"
+
+    def rows(self, split: str) -> list[str]:
+        from datasets import Dataset
+
+        return list(Dataset.from_parquet(str(self.folder / "rows" / f"{split}.parquet"), keep_in_memory=True)["text"])
+
+
+def write_split(folder: Path, split: str, texts: list[str]) -> None:
+    """A Parquet split whose labels name the tiny model's classes."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=list(LABELS))})
+    columns = {"text": texts, "label": [int("good" in text) for text in texts]}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(folder / f"{split}.parquet"))
+
+
+def write_tiny_recipe(folder: Path) -> TinyRecipe:
+    """Checkpoint, disjoint splits, recipe and fleet under `folder`; the same bytes each time."""
+    words = [word for word in WORDS if not word.startswith("##")]
+    draw = random.Random(7)  # noqa: S311  # rows, not secrets
+    texts: dict[str, None] = {}
+    while len(texts) < EVALUATION_ROWS + CALIBRATION_ROWS:
+        texts[" ".join(draw.choices(words, k=draw.randint(3, 12)))] = None
+    (folder / "rows").mkdir(parents=True)
+    tiny_bert(folder / "checkpoint", LABELS)
+    write_split(folder / "rows", "evaluation", list(texts)[:EVALUATION_ROWS])
+    write_split(folder / "rows", "calibration", list(texts)[EVALUATION_ROWS:])
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    (folder / "fleet.yaml").write_text(yaml.safe_dump(FLEET), encoding="utf-8")
+    return TinyRecipe(folder)
+
+
+@pytest.fixture(scope="session")
+def prefect_offline() -> Iterator[None]:
+    """A Prefect server of the session's own: no network, no analytics, nothing in the user's home."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def recipe_template(tmp_path_factory: pytest.TempPathFactory) -> TinyRecipe:
+    return write_tiny_recipe(tmp_path_factory.mktemp("tiny") / "recipe")
+
+
+@pytest.fixture
+def tiny_recipe(recipe_template: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRecipe:
+    """A copy of the test's own, in the current folder: its relative paths make the same release everywhere."""
+    folder = tmp_path / "recipe"
+    shutil.copytree(recipe_template.folder, folder)
+    monkeypatch.chdir(folder)
+    return TinyRecipe(folder)
+
+
+@pytest.fixture(autouse=True)
+def _home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
+    for name in ("MLFLOW_TRACKING_URI", "ENGINERY_DEBUG"):
+        monkeypatch.delenv(name, raising=False)

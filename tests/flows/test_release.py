@@ -1,0 +1,210 @@
+"""One release on the real path: PyTorch -> ONNX -> ONNX Runtime and TensorRT for RTX -> MLflow on SQLite."""
+
+import datetime
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flows.recipe import load_fleet, load_recipe
+from flows.release import find_release, release_engines
+from flows.report import ReleaseReport
+from registry.errors import PromotionRefused
+from registry.fetch import fetch
+from registry.manifest import verify_bundle
+from registry.mlflow_store import MlflowStore, embedded_store
+from registry.promotion import promote
+from registry.records import Precision, Verdict
+from tasks.answer import answer
+from tasks.workspace import Workspace
+from tests.flows.conftest import LABELS, TinyRecipe, write_split
+
+pytest.importorskip("tensorrt_rtx")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
+
+
+@dataclass(frozen=True)
+class Released:
+    """A home and the report of the release in it."""
+
+    home: Path
+    report: ReleaseReport
+
+    @property
+    def store(self) -> MlflowStore:
+        return embedded_store(self.home)
+
+
+def release(home: Path, tiny: TinyRecipe) -> ReleaseReport:
+    """What `enginery release` does, less the printing."""
+    store = embedded_store(home)
+    recipe, name, found = find_release(load_recipe(tiny.recipe), load_fleet(tiny.fleet), store)
+    workspace = Workspace(home / "stages")
+    quiet = lambda _what, _done: None  # noqa: E731
+    return found or release_engines(recipe, load_fleet(tiny.fleet), name, store, workspace, quiet)
+
+
+def stages(home: Path, kind: str = "*") -> dict[str, int]:
+    """Stage folders by `kind/key`, with when each was written."""
+    return {
+        str(record.parent.relative_to(home / "stages")): record.stat().st_mtime_ns
+        for record in (home / "stages").glob(f"{kind}/*/stage.json")
+    }
+
+
+@pytest.fixture(scope="session")
+def first_release(
+    recipe_template: TinyRecipe,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_database: Path,
+    prefect_offline: None,
+) -> Released:
+    """The expensive one, made once and never changed: tests work on a copy of it."""
+    home = tmp_path_factory.mktemp("released") / "home"
+    home.mkdir()
+    shutil.copy(migrated_database, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(recipe_template.folder)
+        return Released(home, release(home, recipe_template))
+
+
+@pytest.fixture
+def released(first_release: Released, tmp_path: Path) -> Released:
+    """A copy whose registry points at its own artifacts: MLflow keeps absolute paths."""
+    home = tmp_path / "home"
+    shutil.copytree(first_release.home, home)
+    (home / "mlflow.db").unlink()
+    with closing(sqlite3.connect(first_release.home / "mlflow.db")) as old:
+        script = "\n".join(old.iterdump()).replace(str(first_release.home), str(home))
+    with closing(sqlite3.connect(home / "mlflow.db")) as new:
+        new.executescript(script)
+    return Released(home, first_release.report)
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def test_every_engine_of_a_release_is_built_and_published(released: Released) -> None:
+    rows = released.report.rows
+    states = {(row.target, row.precision.value): row.state for row in rows}
+    assert states == {
+        ("cpu", "fp32"): "built",
+        ("cpu", "int8-dynamic"): "built",
+        ("cpu", "int8"): "built",
+        ("rtx-4090", "fp32"): "built",
+        ("rtx-4090", "int8-dynamic"): "skipped",
+        ("rtx-4090", "int8"): "built",
+    }
+    built = [(row.version, row.digest) for row in rows if row.state == "built"]
+    assert [(engine.version, engine.digest) for engine in released.store.versions("tiny")] == built
+    assert not released.report.failed
+
+
+def test_every_published_bundle_verifies_and_carries_its_release(released: Released, tmp_path: Path) -> None:
+    for engine in released.store.versions("tiny"):
+        manifest = verify_bundle(fetch(released.store, "tiny", into=tmp_path / "models", version=engine.version).path)
+        assert manifest.release == released.report.release
+        assert (manifest.build.digest, manifest.verdict) == (engine.digest, engine.verdict)
+
+
+def test_only_calibrated_engines_name_a_calibration_set(released: Released) -> None:
+    calibrated = {
+        manifest.build.precision
+        for engine in released.store.versions("tiny")
+        if (manifest := released.store.manifest("tiny", engine.version)).calibration_set is not None
+    }
+    assert calibrated == {Precision.INT8}
+
+
+def test_an_engine_that_no_machine_here_runs_is_unmeasured(released: Released) -> None:
+    engines = [engine for engine in released.store.versions("tiny") if engine.target == "rtx-4090"]
+    assert [engine.verdict for engine in engines] == [Verdict.UNMEASURED] * 2
+    for engine in engines:
+        measured = dict(engine.metrics)
+        del measured["build_seconds"]  # the build did happen here
+        assert measured
+        assert all(name.startswith("onnx-graph.") for name in measured), measured
+        assert engine.measured_on == ""
+
+
+def test_an_unmeasured_engine_is_refused_with_the_gates_reason(released: Released) -> None:
+    engine = next(engine for engine in released.store.versions("tiny") if engine.target == "rtx-4090")
+    with pytest.raises(PromotionRefused) as refusal:
+        promote(released.store, "tiny", "rtx-4090", engine.version, who="ada", why="hope", clock=now)
+    assert engine.reason in str(refusal.value)
+    assert "production-rtx-4090" not in released.store.aliases("tiny")
+
+
+def test_engines_that_ran_pass_and_say_where_they_ran(released: Released) -> None:
+    for row in released.report.rows:
+        if row.target == "cpu":
+            assert row.verdict is Verdict.PASSED, row.reason
+            assert {"accuracy", "accuracy_loss", "latency_p50_ms", "latency_p99_ms"} <= {
+                found.metric for found in row.measurements if found.subject == "engine"
+            }
+            assert released.store.version("tiny", row.version or 0).measured_on
+
+
+def test_the_fastest_passed_engine_of_a_target_is_its_candidate(released: Released) -> None:
+    passed = [engine for engine in released.store.versions("tiny") if engine.verdict is Verdict.PASSED]
+    fastest = min(passed, key=lambda engine: dict(engine.metrics)["latency_p50_ms"])
+    assert released.store.aliases("tiny") == {"candidate-cpu": fastest.version}
+
+
+def test_a_promoted_engine_is_fetched_and_answers(released: Released, tmp_path: Path) -> None:
+    store = released.store
+    candidate = store.resolve("tiny", "candidate-cpu")
+    promote(store, "tiny", "cpu", candidate.version, who="ada", why="first", clock=now)
+    fetched = fetch(store, "tiny", into=tmp_path / "models", alias="production-cpu")
+    assert (fetched.version, fetched.digest) == (candidate.version, candidate.digest)
+    given = answer(fetched.path, ["a good film", "the bad music"])
+    assert {one.label for one in given} <= set(LABELS)
+    assert all(0.5 <= one.score <= 1 for one in given)
+
+
+def test_a_second_release_finds_everything_and_writes_nothing(released: Released, tiny_recipe: TinyRecipe) -> None:
+    before = stages(released.home)
+    again = release(released.home, tiny_recipe)
+    assert again.found
+    assert again.release == released.report.release
+    assert {row.state for row in again.rows if row.digest} == {"found"}
+    assert stages(released.home) == before
+    assert len(released.store.versions("tiny")) == sum(row.version is not None for row in again.rows)
+
+
+def test_a_new_calibration_row_remakes_only_what_saw_the_rows(released: Released, tiny_recipe: TinyRecipe) -> None:
+    before = stages(released.home)
+    rows = tiny_recipe.rows("calibration")
+    write_split(tiny_recipe.folder / "rows", "calibration", [f"{text} and a film" for text in rows])
+    again = release(released.home, tiny_recipe)
+    assert again.release != released.report.release
+    after = stages(released.home)
+    assert {name: after[name] for name in before} == before
+    made = sorted(name.split("/")[0] for name in after.keys() - before.keys())
+    # One evaluation: the cpu engine is the int8 graph that the rtx engine is scored by.
+    assert made == ["benchmark", "build", "build", "calibration", "evaluate", "quantize"]
+    states = {(row.target, row.precision.value): row.state for row in again.rows}
+    assert {where for where, state in states.items() if state == "built"} == {("cpu", "int8"), ("rtx-4090", "int8")}
+    old = {(row.target, row.precision): row.digest for row in released.report.rows}
+    new = {(row.target, row.precision): row.digest for row in again.rows}
+    assert {precision for (_, precision), digest in new.items() if digest not in old.values()} == {Precision.INT8}
+
+
+def test_published_engines_are_reused_where_the_workspace_was_cleared(
+    released: Released, tiny_recipe: TinyRecipe
+) -> None:
+    old = {(row.target, row.precision): row.digest for row in released.report.rows}
+    shutil.rmtree(released.home / "stages")
+    # Another size limit makes another release of the same engines.
+    text = tiny_recipe.recipe.read_text(encoding="utf-8")
+    tiny_recipe.recipe.write_text(text.replace("size_mb_max: 50.0", "size_mb_max: 51.0"), encoding="utf-8")
+    again = release(released.home, tiny_recipe)
+    assert again.release != released.report.release
+    # TensorRT's rebuilds differ byte for byte: equal digests are the published bytes.
+    assert {(row.target, row.precision): row.digest for row in again.rows} == old
+    assert len(stages(released.home, "build")) == sum(digest is not None for digest in old.values())
+    assert not list((released.home / "stages" / ".tmp").iterdir())
