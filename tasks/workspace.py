@@ -49,21 +49,22 @@ class Workspace:
         """
         key = digest_of((kind, inputs))
         folder = self.root / kind / key
-        with self._lock(key):
-            found = self._load(folder, made)
-            if found is not None:
-                return found, True
-            scratch = self._scratch(kind)
-            try:
-                value = make(scratch)
-                self._finish(scratch, folder, Stage(kind, key, record_tree(scratch)), value, made)
-            except OSError as error:
-                raise EngineryError(
-                    f"stage {kind} could not be written under {self.root}: {error.strerror or error}; free some space, "
-                    "or set ENGINERY_HOME to another disk, and run again: finished stages are kept"
-                ) from error
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            with self._lock(key):
+                found = self._load(folder, made)
+                if found is not None:
+                    return found, True
+                scratch = self._scratch(kind)
+                try:
+                    value = make(scratch)
+                    self._finish(scratch, folder, Stage(kind, key, record_tree(scratch)), value, made)
+                finally:
+                    shutil.rmtree(scratch, ignore_errors=True)
+        except OSError as error:
+            raise EngineryError(
+                f"stage {kind} could not be written under {self.root}: {error.strerror or error}; free some space, "
+                "or set ENGINERY_HOME to another disk, and run again: finished stages are kept"
+            ) from error
         return _placed(value, folder), False
 
     def sweep(self) -> int:
@@ -86,7 +87,7 @@ class Workspace:
     def _finish(self, scratch: Path, folder: Path, stage: Stage, value: T, made: type[T]) -> None:
         document = {
             "stage": TypeAdapter(Stage).dump_python(stage, mode="json"),
-            "value": TypeAdapter(made).dump_python(value, mode="json"),
+            "value": TypeAdapter(made).dump_python(_placed(value, Path()), mode="json"),
         }
         with (scratch / RECORD).open("wb") as file:
             file.write(TypeAdapter(dict[str, Any]).dump_json(document, indent=1))
