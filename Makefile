@@ -21,8 +21,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)
 	$(ENGINERY) release recipes/quickstart.yaml
 	$(ENGINERY) promote debian-sections --target cpu --why "quickstart"
-	$(ENGINERY) fetch debian-sections --target cpu --to $(ENGINERY_HOME)/models
-	$(ENGINERY) run $(ENGINERY_HOME)/models/debian-sections/current "3D racing game with karts and penguins"
+	$(ENGINERY) fetch debian-sections --to $(ENGINERY_HOME)/models
+	$(ENGINERY) run debian-sections "racing game with karts and penguins"
 
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2

@@ -129,7 +129,7 @@ def _judge(
     figures: tuple[Measurement, ...],
     calls: Mapping[str, NDArray[np.float64]],
 ) -> Judged:
-    limits = Limits(**bench.recipe.gates.model_dump(), spread_max=bench.recipe.latency.spread_max)
+    limits = Limits(**bench.recipe.gates.model_dump())
     is_baseline = build.precision is Precision.FP32
     gates = judge(figures, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
     verdict, reason = overall(gates)

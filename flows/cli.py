@@ -162,8 +162,8 @@ def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
             str(row["target"]),
             str(row["backend"]),
             str(row["compute_capability"] or ""),
-            str(row["why_not_build"] or "yes"),
-            str(row["why_not_measure"] or "yes"),
+            "yes" if row["builds"] else f"no: {row['why_not_build']}",
+            "yes" if row["measures"] else "no: " + ("same" if not row["builds"] else str(row["why_not_measure"])),
         )
     out.print(table)
 
@@ -242,12 +242,10 @@ def fetch(
 ) -> None:
     """Download an engine, verify every byte against its manifest, and place it in one rename."""
     from registry.fetch import fetch as place
-    from registry.promotion import production_alias
-    from registry.targets import local_target
 
     store = _store()
     if alias is None and version is None:
-        alias = production_alias(local_target(store.versions(model), model) if target == "auto" else target)
+        alias = _production_alias(store, model, target)
     fetched = place(store, model, into=to, alias=alias, version=version)
     if as_json:
         _print_json(_plain(fetched) | {"path": str(fetched.path)})
@@ -275,20 +273,26 @@ def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle folder.
 
 @app.command()
 def run(
-    bundle: Annotated[Path, typer.Argument(help="A fetched bundle folder, such as models/debian-sections/1.")],
+    engine: Annotated[str, typer.Argument(help="A model in production, which is fetched first, or a bundle folder.")],
     texts: Annotated[list[str], typer.Argument(help="One or more sentences.")],
     as_json: Json = False,
 ) -> None:
     """Answer sentences with a fetched engine; it is verified before it is loaded."""
     _need("onnxruntime", "tokenizers", what="run")
+    from registry.fetch import fetch as place
     from tasks.answer import answer
 
+    bundle = Path(engine)
+    if not bundle.is_dir():
+        store = _store()
+        alias = _production_alias(store, engine, "auto")
+        bundle = place(store, engine, into=home() / "models", alias=alias).path
     answers = answer(bundle, texts)
     if as_json:
         _print_json([_plain(given) for given in answers])
         return
     for given in answers:
-        out.print(f"[bold]{given.label}[/] ({given.score:.0%})  {given.text}", highlight=False)
+        out.print(f"[bold]{escape(given.label)}[/] ({given.score:.0%})  {escape(given.text)}", highlight=False)
 
 
 @app.command()
@@ -314,6 +318,13 @@ def _store() -> Any:
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     return MlflowStore(uri, home()) if uri else embedded_store(home())
+
+
+def _production_alias(store: Any, model: str, target: str) -> str:
+    from registry.promotion import production_alias
+    from registry.targets import local_target
+
+    return production_alias(local_target(store.versions(model), model) if target == "auto" else target)
 
 
 def _embedded_prefect() -> None:

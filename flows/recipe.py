@@ -46,7 +46,7 @@ class HeadSpec(Part):
 
 
 class SourceSpec(Part):
-    """Where the model comes from: exactly one of hub, package, path, module."""
+    """Where the model comes from: exactly one of hub, package, path."""
 
     hub: Text | None = None
     revision: Text | None = None
@@ -145,7 +145,6 @@ class LatencySpec(Part):
     windows: Annotated[int, Field(ge=4, le=1000)] = 10
     iterations: Annotated[int, Field(ge=5, le=100_000)] = 50
     warmup: Annotated[int, Field(ge=1, le=100_000)] = 10
-    spread_max: Positive = 0.25
 
 
 class Recipe(Part):
@@ -169,7 +168,7 @@ class Recipe(Part):
         for field, values in (("precisions", self.precisions), ("targets", self.targets)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} names one of its entries twice")
-        if any(profile.sequence.max > self.data.max_length for profile in self.profiles):
+        if max(profile.sequence.max for profile in self.profiles) != self.data.max_length:
             raise ValueError("a profile's sequence max is over data.max_length, which no row would reach")
         return self
 
@@ -253,7 +252,7 @@ def _parse(kind: type[P], path: Path) -> P:
 def _in_words(problem: Any) -> str:
     where = ".".join(_shown(step) for step in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
-        return f"{where}: there is no such key; check its spelling against the README's recipe page"
+        return f"{where}: there is no such key; check its spelling against docs/recipes.md"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
 
 

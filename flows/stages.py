@@ -323,9 +323,7 @@ def make_benchmark(
 ) -> Benchmark:
     """Call times of a target's engines, interleaved with the fp32 baseline in one fresh process."""
     spec, profile, machine = bench.recipe.latency, bench.recipe.profiles[0], this_machine()
-    plan = LatencyPlan(
-        spec.windows, spec.iterations, spec.warmup, spec.spread_max, profile.batch.opt, profile.sequence.opt
-    )
+    plan = LatencyPlan(spec.windows, spec.iterations, spec.warmup, profile.batch.opt, profile.sequence.opt)
     baseline = next(build for build in builds if build.precision is Precision.FP32)
 
     def make(into: Path) -> Benchmark:

@@ -23,7 +23,6 @@ class LatencyPlan:
     windows: int
     iterations: int
     warmup: int
-    spread_max: float
     batch: int
     sequence: int
 

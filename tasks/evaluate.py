@@ -15,7 +15,7 @@ from tasks.backends import open_engine
 from tasks.isolate import Progress
 from tasks.tokenize import FeedDict, TextEncoder, batches, text_encoder
 
-BATCH = 32
+LARGEST_BATCH = 32
 
 
 class Runs(Protocol):
@@ -49,6 +49,7 @@ def evaluate(
     *,
     subject_digest: str,
     into: Path,
+    batch_size: int = LARGEST_BATCH,
     on_progress: Callable[[float], object] = lambda _: None,
 ) -> Evaluation:
     """Run every text through `session`; output 0 is logits [batch, classes], the answer is its argmax.
@@ -58,7 +59,7 @@ def evaluate(
     """
     predictions = np.full(len(texts), -1, dtype=np.int64)
     done = 0
-    for positions, batch in batches(texts, BATCH):
+    for positions, batch in batches(texts, batch_size):
         logits = session.run(encoder.encode(batch))[0]
         if not np.isfinite(logits).all():
             raise MeasurementError(f"the graph {subject_digest[:12]} gave NaN or infinite logits: it cannot be judged")
@@ -88,5 +89,6 @@ def evaluate_engine(
         labels,
         subject_digest=build.digest,
         into=into,
+        batch_size=min([LARGEST_BATCH, *(profile.batch.max for profile in build.profiles)]),
         on_progress=lambda done: progress("evaluate", done),
     )

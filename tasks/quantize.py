@@ -1,7 +1,9 @@
 """The graph of each precision, from the exported fp32 one: calibration yields ONNX, a backend only builds."""
 
+import logging
 import tempfile
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,11 +105,22 @@ def _autocast(request: Request, low_precision: str) -> onnx.ModelProto:
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
     request.on_progress("cast", 0.0)
-    made: onnx.ModelProto = convert_to_mixed_precision(
-        str(request.source), low_precision_type=low_precision, keep_io_types=True
-    )
+    with _without_chatter():
+        made: onnx.ModelProto = convert_to_mixed_precision(
+            str(request.source), low_precision_type=low_precision, keep_io_types=True
+        )
     request.on_progress("cast", 1.0)
     return made
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """AutoCast says a line or two for every node, through handlers of its own: hundreds on a user's terminal."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def quantize_int8(request: Request) -> onnx.ModelProto:
@@ -158,7 +171,7 @@ def quantize_int8_dynamic(request: Request) -> onnx.ModelProto:
     """int8 weights per channel, activations quantized as they come: ONNX Runtime on CPU only."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_chatter():
         file = Path(folder) / GRAPH_FILE
         quantize_dynamic(
             request.source,

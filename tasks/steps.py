@@ -13,8 +13,6 @@ T = TypeVar("T")
 
 # Only what crosses a network is tried again; a build that failed once fails again.
 RETRIES: dict[str, int] = {"source": 2, "publish": 2}
-# Longer than any stage that was seen; a stage that hangs ends the run with its name.
-TIMEOUT_SECONDS = 6 * 3600
 
 
 def _retries(kind: str) -> dict[str, Any]:
