@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from registry.errors import MeasurementError
-from tasks.evaluate import BATCH, Evaluation, evaluate
+from tasks.evaluate import LARGEST_BATCH, Evaluation, evaluate
 from tasks.tokenize import FeedDict, TextEncoder, batches, text_encoder
 from tests.tiny import WORDS, write_tokenizer
 
@@ -22,7 +22,7 @@ class ByTokens:
         ids, mask = feed["input_ids"], feed["attention_mask"]
         self.rows, self.largest = self.rows + len(ids), max(self.largest, len(ids))
         logits = np.eye(5, dtype=np.float32)[(ids * mask).sum(axis=1) % 5]
-        if self.spoil is not None and self.rows > BATCH:
+        if self.spoil is not None and self.rows > LARGEST_BATCH:
             logits[-1, 2] = self.spoil
         return [logits, np.full((1, 1), np.nan, dtype=np.float32)]
 
@@ -72,8 +72,17 @@ def test_accuracy_does_not_depend_on_the_order_of_the_rows(encoder: TextEncoder,
 def test_every_row_runs_once_and_progress_ends_at_one(encoder: TextEncoder, into: Path) -> None:
     session, done = ByTokens(), list[float]()
     evaluate(session, encoder, texts(70), [0] * 70, subject_digest="d" * 64, into=into, on_progress=done.append)
-    assert (session.rows, session.largest) == (70, BATCH)
+    assert (session.rows, session.largest) == (70, LARGEST_BATCH)
     assert done == [32 / 70, 64 / 70, 1.0]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_the_size_of_a_batch_changes_no_answer(encoder: TextEncoder, into: Path, size: int) -> None:
+    rows, session = texts(50), ByTokens()
+    expected = judged(encoder, rows, [0] * 50, into).predictions()
+    found = evaluate(session, encoder, rows, [0] * 50, subject_digest="d" * 64, into=into, batch_size=size)
+    np.testing.assert_array_equal(found.predictions(), expected)
+    assert session.largest == min(size, 50)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
