@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -28,6 +27,9 @@ app = typer.Typer(
 # A log has no width of its own: 80 columns would fold the tables into noise.
 out = Console(width=None if sys.stdout.isatty() else 150)
 err = Console(stderr=True)
+# Typer 0.29 carries a click of its own, whose errors are not click's; Ctrl-C comes back as this exit code.
+USAGE_ERROR: Any = typer.BadParameter.__base__
+STOPPED = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 FleetFile = Annotated[Path, typer.Option("--fleet", help="The fleet file that names the targets.")]
@@ -331,8 +333,10 @@ def _embedded_prefect() -> None:
     """Prefect without a server keeps its state in ENGINERY_HOME; a configured one is left alone."""
     _need_pipeline("release")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    # Its log of a failure is a traceback; ours is the sentence.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING" if os.environ.get("ENGINERY_DEBUG") else "CRITICAL")
     if "PREFECT_API_URL" not in os.environ:
+        home().mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
         os.environ.setdefault("PREFECT_HOME", str(home() / "prefect"))
         # The first start migrates a new database, which takes longer than Prefect's default on a busy machine.
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
@@ -405,17 +409,16 @@ def main() -> NoReturn:
 def _guarded(command: Callable[[], Any]) -> int:
     try:
         code = command()
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        err.print("stopped; what was finished is kept: run the same command again to go on")
-        return 130
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = STOPPED
     except EngineryError as error:
         if os.environ.get("ENGINERY_DEBUG"):
             raise
         err.print(f"enginery: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
+    if code == STOPPED:
+        err.print("stopped; what was finished is kept: run the same command again to go on", soft_wrap=True)
     return code if isinstance(code, int) else 0
