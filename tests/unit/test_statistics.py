@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from tasks.statistics import (
     PairedLoss,
@@ -79,6 +79,22 @@ def test_every_table_of_few_rows_has_finite_ordered_bounds() -> None:
             for won in range(rows - lost + 1):
                 loss = loss_of(lost, won, rows)
                 assert -1 <= loss.low <= loss.loss <= loss.high <= 1
+
+
+@pytest.mark.parametrize(("lost", "won", "rows"), [(7, 3, 200), (3, 7, 200), (12, 1, 60), (1, 12, 60), (40, 30, 2400)])
+def test_the_bound_is_where_the_score_test_of_the_most_likely_shares_turns(lost: int, won: int, rows: int) -> None:
+    """Tango's closed form against a likelihood maximized by search, given that the loss is the bound."""
+    bound = loss_of(lost, won, rows).high
+
+    def surprise(share: float) -> float:
+        kept = rows - lost - won
+        return -float(lost * np.log(share + bound) + won * np.log(share) + kept * np.log(1 - 2 * share - bound))
+
+    likely = optimize.minimize_scalar(
+        surprise, bounds=(1e-12, (1 - bound) / 2 - 1e-12), method="bounded", options={"xatol": 1e-12}
+    ).x
+    deviation = math.sqrt(rows * (2 * likely + bound - bound**2))
+    assert (rows * bound - (lost - won)) / deviation == pytest.approx(1.6448536, rel=1e-4)
 
 
 def test_one_more_lost_row_never_lowers_a_bound() -> None:

@@ -1,5 +1,6 @@
 """Which target a serving host is: the one in production that fits its GPU, and never a guess."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pynvml
@@ -67,6 +68,8 @@ def test_a_machine_without_a_gpu_gets_no_gpus_engine(monkeypatch: pytest.MonkeyP
     on(monkeypatch, None)
     with pytest.raises(Incompatible, match="this machine has no GPU and none fits"):
         local_target([L4, H100], "sst2")
+    with pytest.raises(Incompatible, match="none fits"):  # not even one that does not say which
+        local_target([replace(L4, compute_capability=None)], "sst2")
 
 
 def test_two_targets_that_fit_are_not_guessed_between(monkeypatch: pytest.MonkeyPatch) -> None:
