@@ -123,10 +123,14 @@ def test_a_release_killed_again_and_again_goes_on_where_it_was(tmp_path: Path, h
 def test_ctrl_c_ends_a_release_with_one_sentence(tmp_path: Path, home: Path) -> None:
     tiny = write_tiny_recipe(tmp_path / "recipe")
     with releasing(tiny, home) as process:
-        until(lambda: any((home / "stages").glob(".tmp/export-*")), process)
+        # Our process waits for a child then; inside an import an interrupt can be lost in the imported package.
+        until(lambda: any((home / "stages").glob(".tmp/evaluate-*")), process)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert output == ""
-    assert errors.splitlines() == ["stopped; what was finished is kept: run the same command again to go on"]
+    assert errors.splitlines()[-1] == "stopped; what was finished is kept: run the same command again to go on"
+    # Packages may have logged a line before; neither they nor Prefect show a traceback of the interrupt.
+    assert "Traceback" not in errors
+    assert "interrupt" not in errors
     assert_only_whole_things(home, tmp_path / "models")
