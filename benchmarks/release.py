@@ -66,6 +66,7 @@ class PeakMemory:
         self._thread.start()
 
     def stop(self) -> None:
+        """End the sampling; `peak` is final."""
         self._done.set()
         self._thread.join()
 

@@ -169,7 +169,7 @@ class Recipe(Part):
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} names one of its entries twice")
         if max(profile.sequence.max for profile in self.profiles) != self.data.max_length:
-            raise ValueError("a profile's sequence max is over data.max_length, which no row would reach")
+            raise ValueError("data.max_length must be the largest sequence max of the profiles: rows are cut there")
         return self
 
 

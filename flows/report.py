@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from rich.table import Table
 
-from registry.records import Backend, EngineVersion, Measurement, Precision, Verdict
+from registry.records import Backend, Measurement, Precision, Verdict
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,3 @@ def notes(report: ReleaseReport) -> list[str]:
         if row.verdict is not Verdict.PASSED:
             lines.setdefault(f"{row.verdict or row.state}: {row.reason}", []).append(f"{row.target}/{row.precision}")
     return [f"{', '.join(where)}: {reason}" for reason, where in lines.items()]
-
-
-def version_json(engine: EngineVersion) -> dict[str, Any]:
-    """A registry row for programs."""
-    raw: dict[str, Any] = TypeAdapter(EngineVersion).dump_python(engine, mode="json")
-    return {**raw, "metrics": dict(engine.metrics)}

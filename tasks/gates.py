@@ -97,7 +97,8 @@ def _latency(measurements: Sequence[Measurement], limits: Limits) -> GateResult:
         return GateResult(gate, Verdict.INCONCLUSIVE, f"{measured.samples} calls are too few to bound p99", measured)
     low, high = _bounds(measured)
     low, high = low / (1 + spread.value), high * (1 + spread.value)
-    figure = f"p99 {measured.value:.2f} ms ({low:.2f} to {high:.2f} with windows {spread.value:.0%} apart), limit {limit:g} ms"
+    windows = f"with windows {spread.value:.0%} apart"
+    figure = f"p99 {measured.value:.2f} ms ({low:.2f} to {high:.2f} {windows}), limit {limit:g} ms"
     if low > limit:
         return GateResult(gate, Verdict.FAILED, f"{figure}: too slow", measured)
     if high > limit:

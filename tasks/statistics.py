@@ -53,15 +53,6 @@ def _upper_bound(lost: int, won: int, rows: int) -> float:
     return float(optimize.brentq(lambda loss: score(loss) + Z_ONE_SIDED, observed, most))
 
 
-def rows_to_prove(loss: PairedLoss, margin: float) -> int | None:
-    """About how many rows would prove a margin at the observed loss and flip rate; None where none would."""
-    room = margin - loss.loss
-    if room <= 0:
-        return None
-    flip_rate = max(loss.flips, 1) / loss.rows
-    return int(np.ceil(Z_ONE_SIDED**2 * (flip_rate - loss.loss**2) / room**2)) + 1
-
-
 def accuracy_interval(correct: NDArray[np.bool_]) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
     interval = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")

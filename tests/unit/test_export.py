@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny import tiny_bert
 
 from registry.digest import verify_tree
 from registry.errors import BadInput, EngineryError
@@ -14,6 +13,7 @@ from registry.records import OnnxArtifact, Precision, SourceFiles
 from tasks.export import check_export, export_checkpoint, export_module, load_module
 from tasks.source import from_folder
 from tasks.tokenize import FeedDict, text_encoder
+from tests.tiny import tiny_bert
 
 TEXTS = ("a good film", "bad music", "the editor of the library for good and fine films and poor films")
 

@@ -3,7 +3,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from tiny import tiny_bert
 
 from registry.errors import BadInput
 from registry.records import SourceFiles
@@ -11,6 +10,7 @@ from tasks.export import check_export, export_checkpoint
 from tasks.head import fit_head
 from tasks.source import from_folder
 from tasks.tokenize import text_encoder
+from tests.tiny import tiny_bert
 
 WORDS = ("film", "music", "library", "editor")
 TEXTS = [f"a {mood} {one} and {two}" for mood, one, two in product(("good", "bad"), WORDS, WORDS)]

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import Hub, Tree, serve
-from tiny import tiny_bert
 
 from registry.digest import file_sha256, verify_tree
 from registry.errors import BadInput, DigestMismatch, EngineryError
 from registry.records import SourceFiles
 from tasks.source import check_file_names, from_folder, from_hub, from_package, labels_of, resolve_revision
+from tests.hub_server import Hub, Tree, serve
+from tests.tiny import tiny_bert
 
 REPO = "team/tiny"
 

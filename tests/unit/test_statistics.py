@@ -14,7 +14,6 @@ from tasks.statistics import (
     paired_loss,
     quantile_interval,
     ratio_interval,
-    rows_to_prove,
 )
 
 
@@ -114,19 +113,6 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_flips(lost: int, won: int) ->
     assert loss.mcnemar_p == pytest.approx(by_hand)
     assert loss.mcnemar_p == pytest.approx(stats.binomtest(won, lost + won, 0.5).pvalue)
     assert loss.flips == lost + won
-
-
-def test_the_rows_said_to_prove_a_margin_about_do() -> None:
-    loss = loss_of(30, 20, 2000)
-    rows = rows_to_prove(loss, margin=0.01)
-    assert rows is not None
-    more = loss_of(round(rows * 0.015), round(rows * 0.01), rows)
-    assert more.high == pytest.approx(0.01, rel=0.1)
-
-
-@pytest.mark.parametrize("lost", [4, 10])
-def test_no_number_of_rows_proves_a_margin_that_is_already_lost(lost: int) -> None:
-    assert rows_to_prove(loss_of(lost, 0, 200), margin=0.02) is None
 
 
 def test_the_interval_of_an_accuracy_is_wilsons() -> None:
