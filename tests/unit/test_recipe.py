@@ -200,7 +200,7 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ({"precisions": ["int8"]}, "precisions must hold fp32"),
         ({"precisions": ["fp32", "int8", "int8"]}, "precisions names one of its entries twice"),
         ({"targets": ["cpu", "cpu"]}, "targets names one of its entries twice"),
-        ({"data__max_length": 63}, "sequence max is over data.max_length"),
+        ({"data__max_length": 63}, "max_length must be the largest sequence max"),
         ({"source": {}}, "source: give exactly one of hub, package, path"),
         ({"source": {"path": "m", "hub": "a/b", "revision": "main"}}, "source: give exactly one of"),
         ({"source": {"hub": "a/b"}}, "source: a hub model needs a revision"),
