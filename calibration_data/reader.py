@@ -8,7 +8,8 @@ import datasets
 import pyarrow.parquet
 from datasets import Dataset
 
-from registry.digest import digest_of, file_sha256, record_tree
+from calibration_data.splits import DatasetRef, split_file
+from registry.digest import digest_of, record_tree
 from registry.errors import BadInput
 from registry.records import CalibrationSet
 
@@ -17,17 +18,6 @@ FEWEST_CALIBRATION_ROWS = 8
 FEWEST_EVALUATION_ROWS = 50
 # Above this share of unusable rows the column, and not the row, is wrong.
 MOST_QUARANTINED = 0.2
-
-
-@dataclass(frozen=True)
-class DatasetRef:
-    """A dataset: a folder of `<split>.parquet` files, or a hub name at a revision."""
-
-    origin: str
-    text: str
-    label: str
-    revision: str | None = None
-    is_hub: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,28 +65,9 @@ def load_split(ref: DatasetRef, split: str, *, samples: int | None = None, seed:
     return Rows(texts, labels, tuple(names) if names else None, quarantined, digest_of((texts, labels)), ref.origin)
 
 
-def split_revision(ref: DatasetRef, split: str) -> str:
-    """What identifies a split's bytes without reading its rows: a file's sha256, or the hub commit.
-
-    Raises:
-        BadInput: no such split.
-    """
-    if ref.is_hub:
-        return str(ref.revision)
-    return file_sha256(_file(ref, split))
-
-
-def _file(ref: DatasetRef, split: str) -> Path:
-    file = Path(ref.origin) / f"{split}.parquet"
-    if not file.is_file():
-        there = ", ".join(sorted(path.stem for path in Path(ref.origin).glob("*.parquet"))) or "no Parquet files"
-        raise BadInput(f"{ref.origin} has no split {split!r} ({file.name}): it has {there}")
-    return file
-
-
 def _open(ref: DatasetRef, split: str) -> Dataset:
     if not ref.is_hub:
-        file = _file(ref, split)
+        file = split_file(ref, split)
         return _quietly(lambda: _parquet(file))
     return _quietly(lambda: datasets.load_dataset(ref.origin, split=split, revision=ref.revision))
 

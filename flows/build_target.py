@@ -25,7 +25,8 @@ from registry.records import (
 from tasks.backends import BACKENDS
 from tasks.benchmark import Benchmark
 from tasks.gates import Limits, judge, overall
-from tasks.measure import accuracy_measurements, latency_measurements, this_machine
+from tasks.machine import this_machine
+from tasks.measure import accuracy_measurements, latency_measurements
 
 
 @dataclass(frozen=True)

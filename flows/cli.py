@@ -81,8 +81,7 @@ def release(
 
 
 def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
-    from flows.progress import progress_report
-    from flows.release import find_release, release_engines
+    from flows.plan import find_release
     from tasks.workspace import Workspace
 
     store, workspace = _store(), Workspace(home() / "stages")
@@ -90,6 +89,10 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
     pinned, release, found = find_release(recipe, fleet, store)
     if found is not None:
         return found
+    # Torch, Prefect and matplotlib: six seconds that a release found finished does not wait for.
+    from flows.progress import progress_report
+    from flows.release import release_engines
+
     with progress_report(err, quiet=quiet) as report:
         return release_engines(pinned, fleet, release, store, workspace, report)
 

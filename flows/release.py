@@ -3,74 +3,33 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow, runtime
 
-from calibration_data.reader import split_revision
 from flows.build_target import build_target, why_not
 from flows.publication import Made, draw_release, publish_all
 from flows.recipe import Fleet, Recipe
-from flows.report import ROWS, ReleaseReport, with_aliases
+from flows.report import ROWS, ReleaseReport
 from flows.stages import (
     Bench,
     Report,
-    dataset_ref,
     evaluation_rows,
     make_calibration_set,
     make_graph,
     make_onnx,
     make_source,
-    pin,
-    source_content,
 )
-from registry.digest import digest_of
 from registry.mlflow_runs import ReleaseLog
 from registry.mlflow_store import MlflowStore
 from registry.records import GpuTarget
-from tasks.backends import BACKENDS
-from tasks.measure import this_machine
-from tasks.publish import toolchain
 from tasks.workspace import Workspace
-
-
-def release_id(recipe: Recipe, targets: Sequence[GpuTarget]) -> str:
-    """What a release is made of, as 12 hex digits: the same inputs on the same kind of machine, the same release."""
-    ref = dataset_ref(recipe)
-    head = [recipe.source.head.split] if recipe.source.head else []
-    splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head]
-    here = [
-        (target, BACKENDS[target.backend].can_build(target), BACKENDS[target.backend].can_run(target))
-        for target in targets
-    ]
-    data = [split_revision(ref, split) for split in splits]
-    asked = recipe.model_dump(mode="json")
-    return digest_of((asked, here, source_content(recipe), data, toolchain(), this_machine()))[:12]
 
 
 def parameters(recipe: Recipe) -> dict[str, str]:
     """The recipe, flat, as the parameters that MLflow compares releases by."""
     asked = recipe.model_dump(mode="json", exclude_none=True)
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in asked.items()}
-
-
-def find_release(recipe: Recipe, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str, ReleaseReport | None]:
-    """The pinned recipe, its release id, and the report where that release is already complete in the registry."""
-    recipe = pin(recipe)
-    targets = [fleet.target(name) for name in recipe.targets]
-    release = release_id(recipe, targets)
-    finished = ReleaseLog(store).finished(recipe.model, release)
-    if finished is None:
-        return recipe, release, None
-    run_id, report = finished
-    rows = ROWS.validate_json(report)
-    there = {(engine.version, engine.digest) for engine in store.versions(recipe.model)}
-    if any(row.version is not None and (row.version, row.digest) not in there for row in rows):
-        return recipe, release, None
-    found = tuple(replace(row, state="found") if row.digest else row for row in rows)
-    rows = with_aliases(found, store.aliases(recipe.model))
-    return recipe, release, ReleaseReport(release, recipe.model, rows, found=True, run_id=run_id)
 
 
 @flow(name="release-engines", flow_run_name="{release}", validate_parameters=False, persist_result=False)

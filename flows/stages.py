@@ -7,15 +7,14 @@ from pathlib import Path
 
 from calibration_data.reader import (
     FEWEST_EVALUATION_ROWS,
-    DatasetRef,
     Rows,
     draw_calibration_set,
     load_split,
     read_calibration_texts,
-    split_revision,
 )
+from calibration_data.splits import split_revision
+from flows.plan import dataset_ref, source_content
 from flows.recipe import Recipe
-from registry.digest import record_tree
 from registry.errors import BadInput, MeasurementError
 from registry.manifest import verify_bundle
 from registry.mlflow_store import MlflowStore
@@ -24,7 +23,6 @@ from registry.records import (
     CalibrationSet,
     EngineBuild,
     EngineVersion,
-    FileRecord,
     GpuTarget,
     OnnxArtifact,
     Precision,
@@ -36,12 +34,11 @@ from tasks.build import build_engine, build_key
 from tasks.evaluate import Evaluation, evaluate_engine
 from tasks.export import check_export, export_checkpoint
 from tasks.head import fit_head
-from tasks.hub import dataset_commit
 from tasks.isolate import run_isolated
-from tasks.measure import this_machine
+from tasks.machine import this_machine
 from tasks.publish import toolchain
 from tasks.quantize import quantize
-from tasks.source import from_folder, from_hub, from_package, resolve_revision
+from tasks.source import from_folder, from_hub, from_package
 from tasks.steps import run_stage
 from tasks.tokenize import FeedDict, batches, text_encoder
 from tasks.workspace import Workspace, verify_stage
@@ -74,28 +71,6 @@ class Bench:
             return True
 
         return tell
-
-
-def pin(recipe: Recipe) -> Recipe:
-    """The same recipe with hub revisions resolved to commits, so that one release sees one revision."""
-    source, data = recipe.source, recipe.data
-    if source.hub is not None:
-        source = source.model_copy(update={"revision": resolve_revision(source.hub, str(source.revision))})
-    if data.hub is not None:
-        data = data.model_copy(update={"revision": dataset_commit(data.hub, str(data.revision))})
-    return recipe.model_copy(update={"source": source, "data": data})
-
-
-def dataset_ref(recipe: Recipe) -> DatasetRef:
-    """The pinned recipe's dataset."""
-    data = recipe.data
-    return DatasetRef(data.hub or str(data.path), data.text, data.label, data.revision, is_hub=data.hub is not None)
-
-
-def source_content(recipe: Recipe) -> tuple[FileRecord, ...]:
-    """The files of a source that is a folder; a hub commit and a package version say it themselves."""
-    path = recipe.source.path
-    return record_tree(Path(path)) if path is not None and Path(path).is_dir() else ()
 
 
 def make_source(bench: Bench) -> SourceFiles:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.plan import find_release
 from flows.recipe import load_fleet, load_recipe
-from flows.release import find_release, release_engines
+from flows.release import release_engines
 from flows.report import ReleaseReport
 from registry.errors import PromotionRefused
 from registry.fetch import fetch

@@ -10,14 +10,13 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from calibration_data.reader import (
     FEWEST_CALIBRATION_ROWS,
-    DatasetRef,
     Rows,
     draw_calibration_set,
     load_split,
     read_calibration_texts,
     refuse_overlap,
-    split_revision,
 )
+from calibration_data.splits import DatasetRef, split_revision
 from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import CalibrationSet

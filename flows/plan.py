@@ -1,0 +1,72 @@
+"""What a release is made of, and whether it is there already; light, because most releases are found finished."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from calibration_data.splits import DatasetRef, split_revision
+from flows.recipe import Fleet, Recipe
+from flows.report import ROWS, ReleaseReport, with_aliases
+from registry.digest import digest_of, record_tree
+from registry.mlflow_runs import ReleaseLog
+from registry.mlflow_store import MlflowStore
+from registry.records import FileRecord, GpuTarget
+from tasks.backends import BACKENDS
+from tasks.hub import dataset_commit
+from tasks.machine import this_machine
+from tasks.publish import toolchain
+from tasks.source import resolve_revision
+
+
+def pin(recipe: Recipe) -> Recipe:
+    """The same recipe with hub revisions resolved to commits, so that one release sees one revision."""
+    source, data = recipe.source, recipe.data
+    if source.hub is not None:
+        source = source.model_copy(update={"revision": resolve_revision(source.hub, str(source.revision))})
+    if data.hub is not None:
+        data = data.model_copy(update={"revision": dataset_commit(data.hub, str(data.revision))})
+    return recipe.model_copy(update={"source": source, "data": data})
+
+
+def dataset_ref(recipe: Recipe) -> DatasetRef:
+    """The pinned recipe's dataset."""
+    data = recipe.data
+    return DatasetRef(data.hub or str(data.path), data.text, data.label, data.revision, is_hub=data.hub is not None)
+
+
+def source_content(recipe: Recipe) -> tuple[FileRecord, ...]:
+    """The files of a source that is a folder; a hub commit and a package version say it themselves."""
+    path = recipe.source.path
+    return record_tree(Path(path)) if path is not None and Path(path).is_dir() else ()
+
+
+def release_id(recipe: Recipe, targets: Sequence[GpuTarget]) -> str:
+    """What a release is made of, as 12 hex digits: the same inputs on the same kind of machine, the same release."""
+    ref = dataset_ref(recipe)
+    head = [recipe.source.head.split] if recipe.source.head else []
+    splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head]
+    here = [
+        (target, BACKENDS[target.backend].can_build(target), BACKENDS[target.backend].can_run(target))
+        for target in targets
+    ]
+    data = [split_revision(ref, split) for split in splits]
+    asked = recipe.model_dump(mode="json")
+    return digest_of((asked, here, source_content(recipe), data, toolchain(), this_machine()))[:12]
+
+
+def find_release(recipe: Recipe, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str, ReleaseReport | None]:
+    """The pinned recipe, its release id, and the report where that release is already complete in the registry."""
+    recipe = pin(recipe)
+    targets = [fleet.target(name) for name in recipe.targets]
+    release = release_id(recipe, targets)
+    finished = ReleaseLog(store).finished(recipe.model, release)
+    if finished is None:
+        return recipe, release, None
+    run_id, report = finished
+    rows = ROWS.validate_json(report)
+    there = {(engine.version, engine.digest) for engine in store.versions(recipe.model)}
+    if any(row.version is not None and (row.version, row.digest) not in there for row in rows):
+        return recipe, release, None
+    found = tuple(replace(row, state="found") if row.digest else row for row in rows)
+    rows = with_aliases(found, store.aliases(recipe.model))
+    return recipe, release, ReleaseReport(release, recipe.model, rows, found=True, run_id=run_id)
