@@ -61,8 +61,8 @@ def record_tree(root: Path) -> tuple[FileRecord, ...]:
     """
     paths = sorted(path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
     for path in paths:
-        if path.is_symlink() or path.stat().st_nlink > 1:
-            raise TornBundle(f"{path} is a link; a bundle holds plain files only: copy the file in its place")
+        if path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1:
+            raise TornBundle(f"{path} is a link or no file; a bundle holds plain files only: put a copy there")
     return tuple(record_file(path, root=root) for path in paths)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from registry.digest import record_tree
 from registry.errors import BadInput, BadName, DigestMismatch, EngineryError, NotFound, TornBundle
 from registry.fetch import fetch
 from registry.manifest import verify_bundle, write_manifest
@@ -192,3 +193,9 @@ def test_folder_that_cannot_be_made_is_one_sentence(registry: MemoryStore, tmp_p
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(EngineryError, match="nothing was placed"):
         fetch(registry, "sst2", version=1, into=tmp_path / "file")
+
+
+def test_a_pipe_in_a_bundle_is_refused_and_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "engine.plan")
+    with pytest.raises(TornBundle, match="plain files only"):
+        record_tree(tmp_path)
