@@ -34,8 +34,12 @@ def dataset_ref(recipe: Recipe) -> DatasetRef:
     return DatasetRef(data.hub or str(data.path), data.text, data.label, data.revision, is_hub=data.hub is not None)
 
 
-def source_content(recipe: Recipe) -> tuple[FileRecord, ...]:
-    """The files of a source that is a folder; a hub commit and a package version say it themselves."""
+def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | str:
+    """The files of a folder, the weights of a module; a hub commit and a package version say it themselves."""
+    if recipe.source.module is not None:
+        from tasks.export import module_digest  # imports torch, which the other origins do not need here
+
+        return module_digest(recipe.source.module)
     path = recipe.source.path
     return record_tree(Path(path)) if path is not None and Path(path).is_dir() else ()
 

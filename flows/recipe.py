@@ -46,7 +46,10 @@ class HeadSpec(Part):
 
 
 class SourceSpec(Part):
-    """Where the model comes from: exactly one of hub, package, path."""
+    """Where the model comes from: exactly one of hub, package, path, module.
+
+    A module ("package.module:callable") is the user's own code, and brings no tokenizer and no class names: name them.
+    """
 
     hub: Text | None = None
     revision: Text | None = None
@@ -55,12 +58,19 @@ class SourceSpec(Part):
     folder: Text | None = None
     sha256: Sha256 | None = None
     path: Text | None = None
+    module: Text | None = None
+    tokenizer: Text | None = None
+    labels: Annotated[tuple[Text, ...], Field(min_length=2)] | None = None
     head: HeadSpec | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if sum(origin is not None for origin in (self.hub, self.package, self.path)) != 1:
-            raise ValueError("give exactly one of hub, package, path")
+        if sum(origin is not None for origin in (self.hub, self.package, self.path, self.module)) != 1:
+            raise ValueError("give exactly one of hub, package, path, module")
+        if (self.module is None) != (self.tokenizer is None and self.labels is None):
+            raise ValueError("tokenizer and labels go with a module, and only with one")
+        if self.module and not (self.tokenizer and self.labels and self.head is None):
+            raise ValueError("a module needs tokenizer (a folder with tokenizer.json) and labels, and takes no head")
         if self.hub and not self.revision:
             raise ValueError("a hub model needs a revision (a branch, a tag or a commit; it is resolved to a commit)")
         if self.package and not (self.version and self.folder and self.sha256):

@@ -32,13 +32,13 @@ from tasks.backends import BACKENDS
 from tasks.benchmark import Benchmark, LatencyPlan, latency_feed, measure_latency
 from tasks.build import build_engine, build_key
 from tasks.evaluate import Evaluation, evaluate_engine
-from tasks.export import check_export, export_checkpoint
+from tasks.export import check_export, export_checkpoint, export_module, load_module
 from tasks.head import fit_head
 from tasks.isolate import run_isolated
 from tasks.machine import this_machine
 from tasks.publish import toolchain
 from tasks.quantize import quantize
-from tasks.source import from_folder, from_hub, from_package
+from tasks.source import from_folder, from_hub, from_module, from_package
 from tasks.steps import run_stage
 from tasks.tokenize import FeedDict, batches, text_encoder
 from tasks.workspace import Workspace, verify_stage
@@ -91,6 +91,9 @@ def make_source(bench: Bench) -> SourceFiles:
                 task=task,
                 into=into,
             )
+        if spec.module is not None:
+            weights, tokenizer = str(source_content(bench.recipe)), Path(str(spec.tokenizer))
+            return from_module(spec.module, weights, tokenizer, spec.labels or (), name=name, task=task, into=into)
         return from_folder(Path(str(spec.path)), name=name, task=task, into=into)
 
     origin = spec.model_copy(update={"head": None}).model_dump(mode="json")
@@ -170,10 +173,12 @@ def make_onnx(bench: Bench, source: SourceFiles, evaluation: Rows) -> OnnxArtifa
     def make(into: Path) -> OnnxArtifact:
         bench.report("export", 0)
         verify_stage(source.directory)
-        onnx = export_checkpoint(source, into=into)
+        module = bench.recipe.source.module
+        onnx = export_checkpoint(source, into=into) if module is None else export_module(module, into=into)
         names = [tensor.name for tensor in onnx.inputs]
         encoder = text_encoder(source.directory, names, max_length=bench.recipe.data.max_length)
-        check_export(source, onnx, encoder.encode(evaluation.texts[:CHECKED_ROWS]))
+        reference = source if module is None else load_module(module)[0]
+        check_export(reference, onnx, encoder.encode(evaluation.texts[:CHECKED_ROWS]))
         return onnx
 
     key = (source.digest, bench.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))

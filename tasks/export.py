@@ -4,6 +4,7 @@ Checkpoints go through Optimum (TorchScript route, opset 18), plain modules thro
 """
 
 import contextlib
+import hashlib
 import importlib
 import io
 import logging
@@ -18,9 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from registry.digest import digest_of, record_tree
+from registry.digest import digest_of, file_sha256, record_tree
 from registry.errors import BadInput, EngineryError
 from registry.records import OnnxArtifact, Precision, SourceFiles, Tensor
+from tasks.tokenize import TEXT_INPUTS
 
 Feed = Mapping[str, NDArray[Any]]
 GRAPH = "model.onnx"
@@ -68,7 +70,9 @@ def export_module(
     opset: int = 20,
     into: Path,
 ) -> OnnxArtifact:
-    """Export the module that "package.module:callable" returns to `into`/model.onnx, with a dynamic first axis.
+    """Export the module that "package.module:callable" returns to `into`/model.onnx, with a dynamic batch axis.
+
+    Inputs named as a text encoder's (input_ids, attention_mask, token_type_ids) get a dynamic sequence axis too.
 
     The callable takes nothing and returns (torch.nn.Module, inputs by the names of forward's arguments);
     `sample_inputs` replaces those. The callable is the user's own code and runs in this process.
@@ -78,7 +82,7 @@ def export_module(
     """
     module, samples = load_module(callable_path)
     samples = dict(sample_inputs or samples)
-    batch = torch.export.Dim("batch_size")
+    axes = {0: torch.export.Dim("batch_size"), 1: torch.export.Dim("sequence_length", min=2)}
     # A sample of one row would be specialised: two rows keep the axis free.
     rows = {
         name: sample.repeat(2, *[1] * (sample.dim() - 1)) if sample.shape[0] == 1 else sample
@@ -94,7 +98,7 @@ def export_module(
                 input_names=list(rows),
                 opset_version=opset,
                 dynamo=True,
-                dynamic_shapes={name: {0: batch} for name in rows},
+                dynamic_shapes={name: axes if name in TEXT_INPUTS else {0: axes[0]} for name in rows},
                 external_data=False,
                 verbose=False,
             )
@@ -126,6 +130,21 @@ def load_module(callable_path: str) -> tuple[torch.nn.Module, dict[str, torch.Te
     if not (isinstance(samples, Mapping) and samples and all(_is_sample(*item) for item in samples.items())):
         raise BadInput(f"{callable_path} must return its sample inputs as named tensors with a batch axis")
     return made[0].eval(), dict(samples)
+
+
+def module_digest(callable_path: str) -> str:
+    """Hex sha256 of a module's class, its parameters and buffers, and its file's text: what its export depends on.
+
+    Raises:
+        BadInput: as `load_module`.
+    """
+    module, _ = load_module(callable_path)
+    code = importlib.import_module(type(module).__module__).__file__
+    weights = [
+        (name, str(tensor.dtype), list(tensor.shape), hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest())
+        for name, tensor in module.state_dict().items()
+    ]
+    return digest_of((callable_path, type(module).__qualname__, file_sha256(Path(code)) if code else "", weights))
 
 
 def check_export(reference: SourceFiles | torch.nn.Module, onnx: OnnxArtifact, feed: Feed) -> float:
