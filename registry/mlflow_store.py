@@ -291,6 +291,7 @@ def _row(found: Any, aliases: dict[str, int]) -> EngineVersion:
     mine = tuple(sorted(alias for alias, version in aliases.items() if version == number))
     fields = {
         "compute_capability": None,
+        "minimum_driver": None,
         **tags,
         "metrics": json.loads(tags.get("metrics", "[]")),
         "model": found.name,

@@ -230,6 +230,8 @@ class EngineManifest:
     verdict: Verdict
     reason: str
     toolchain: tuple[tuple[str, str], ...]
+    # The oldest GPU driver that runs this engine, like "580"; None on a CPU, or where it is not known.
+    minimum_driver: str | None
     files: tuple[FileRecord, ...]
     created_at: str
 
@@ -255,6 +257,7 @@ class EngineVersion:
     measured_on: str
     compute_capability: str | None
     backend_version: str
+    minimum_driver: str | None
     complete: bool
 
 

@@ -133,5 +133,6 @@ def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
         measured_on=(machine.gpu or machine.host_cpu) if machine else "",
         compute_capability=build.target.compute_capability,
         backend_version=build.backend_version,
+        minimum_driver=manifest.minimum_driver,
         complete=True,
     )

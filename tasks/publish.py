@@ -92,6 +92,7 @@ def make_manifest(
         verdict=verdict,
         reason=reason,
         toolchain=toolchain(),
+        minimum_driver=None,
         files=record_tree(bundle),
         created_at=created_at,
     )

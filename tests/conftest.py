@@ -86,6 +86,7 @@ def make_manifest(
         verdict=verdict,
         reason=reason,
         toolchain=(("tensorrt", "11.0"),),
+        minimum_driver="580",
         files=files,
         created_at="2026-11-23T10:00:00+00:00",
     )

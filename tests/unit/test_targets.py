@@ -32,6 +32,7 @@ def engine(target: str, capability: str | None, *aliases: str) -> EngineVersion:
         measured_on="",
         compute_capability=capability,
         backend_version="11",
+        minimum_driver=None,
         complete=True,
     )
 

@@ -1,0 +1,144 @@
+"""Making engines: `release`, and what this machine is able to do: `targets`, `doctor`."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from flows.commands.shared import FLEET, FleetFile, Json, err, need_pipeline, open_store, out, plain, print_json
+from registry.errors import EngineryError
+from registry.home import home
+
+
+def release(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, such as recipes/quickstart.yaml.")],
+    fleet: FleetFile = FLEET,
+    as_json: Json = False,
+) -> None:
+    """Make, measure, judge and publish every engine of a recipe that this machine can build.
+
+    What is already made is found by its key: a second release of the same recipe builds nothing.
+    """
+    _embedded_prefect()
+    from flows.recipe import load_fleet, load_recipe
+    from flows.report import as_json as report_json
+    from flows.report import notes, release_table
+
+    asked, machines = load_recipe(recipe), load_fleet(fleet)
+    result = _release(asked, machines, quiet=as_json)
+    if as_json:
+        print_json(report_json(result))
+    else:
+        out.print(release_table(result))
+        for line in notes(result):
+            out.print(f"[dim]- {escape(line)}[/]", highlight=False, soft_wrap=True)
+        if result.found:
+            out.print(
+                f"Release {result.release} was complete already: everything was found by its key, nothing rebuilt."
+            )
+        out.print(
+            "* scored by the exact ONNX graph on this machine's CPU; the engine itself has not run.", soft_wrap=True
+        )
+        _say_where_the_ui_is()
+    if result.failed:
+        raise EngineryError(f"release {result.release} of {result.model} published no engine: see the reasons above")
+
+
+def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
+    from flows.plan import find_release
+    from tasks.workspace import Workspace
+
+    store, workspace = open_store(), Workspace(home() / "stages")
+    workspace.sweep()
+    pinned, release, found = find_release(recipe, fleet, store)
+    if found is not None:
+        return found
+    # Torch, Prefect and matplotlib: six seconds that a release found finished does not wait for.
+    from flows.progress import progress_report
+    from flows.release import release_engines
+
+    with progress_report(err, quiet=quiet) as report:
+        return release_engines(pinned, fleet, release, store, workspace, report)
+
+
+def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
+    """Show the fleet's targets, and which of them this machine can build and measure."""
+    need_pipeline("targets")
+    from flows.recipe import load_fleet
+    from tasks.backends import BACKENDS
+
+    machines = load_fleet(fleet)
+    rows = []
+    for name in machines.targets:
+        target = machines.target(name)
+        backend = BACKENDS[target.backend]
+        builds, runs = backend.can_build(target), backend.can_run(target)
+        rows.append(
+            {
+                "target": name,
+                "backend": target.backend.value,
+                "compute_capability": target.compute_capability,
+                "gpu_name": target.gpu_name,
+                "work_pool": target.work_pool,
+                "builds": builds is None,
+                "measures": runs is None,
+                "why_not_build": builds,
+                "why_not_measure": runs,
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("target", "backend", "compute capability", "builds here", "measures here")
+    for row in rows:
+        table.add_row(
+            str(row["target"]),
+            str(row["backend"]),
+            str(row["compute_capability"] or ""),
+            "yes" if row["builds"] else f"no: {row['why_not_build']}",
+            "yes" if row["measures"] else "no: " + ("same" if not row["builds"] else str(row["why_not_measure"])),
+        )
+    out.print(table)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this machine: packages, backends, GPU, registry, disk; say what to install or mend."""
+    from flows.doctor import examine
+
+    findings = examine(home(), open_store)
+    if as_json:
+        print_json([plain(finding) for finding in findings])
+    else:
+        for finding in findings:
+            mark = "[green]ok  [/]" if finding.ok else "[yellow]mend[/]"
+            out.print(f"{mark} {finding.what}: {escape(finding.found)}", highlight=False, soft_wrap=True)
+            if finding.advice:
+                out.print(f"     {escape(finding.advice)}", highlight=False, soft_wrap=True)
+    if any(finding.needed and not finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _embedded_prefect() -> None:
+    """Prefect without a server keeps its state in ENGINERY_HOME; a configured one is left alone."""
+    need_pipeline("release")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # Its log of a failure is a traceback; ours is the sentence.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING" if os.environ.get("ENGINERY_DEBUG") else "CRITICAL")
+    if "PREFECT_API_URL" not in os.environ:
+        home().mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
+        os.environ.setdefault("PREFECT_HOME", str(home() / "prefect"))
+        # The first start migrates a new database, which takes longer than Prefect's default on a busy machine.
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+
+
+def _say_where_the_ui_is() -> None:
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        out.print(f"Compare the engines in the MLflow UI at {uri}", highlight=False, soft_wrap=True)
+        return
+    out.print(
+        "Compare the engines in the MLflow UI: run the next line, then open http://127.0.0.1:5000", highlight=False
+    )
+    out.print(f"  mlflow ui --backend-store-uri sqlite:///{home()}/mlflow.db", highlight=False, soft_wrap=True)
