@@ -25,6 +25,10 @@ class DigestMismatch(EngineryError):
     """Bytes differ from what the manifest promised."""
 
 
+class SignatureInvalid(EngineryError):
+    """No signature of a trusted publisher stands under the manifest."""
+
+
 class TornBundle(EngineryError):
     """A bundle lacks files, has extra ones, or was never marked complete."""
 
