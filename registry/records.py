@@ -278,3 +278,21 @@ class PromotionEvent:
     outcome: str
     waiver: str | None = None
     flow_run: str | None = None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What a publish left that did not come to its end, or is still at work on.
+
+    `since_seconds` is seconds since the epoch; `pin` the sha256 that its manifest must have, None where no version
+    was made yet. `complete`: only the run is open still.
+    """
+
+    model: str
+    run_id: str
+    version: int | None
+    complete: bool
+    source: str
+    since_seconds: float
+    owner: str | None
+    pin: str | None

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from registry.records import EngineManifest, EngineVersion, PromotionEvent
+from registry.records import EngineManifest, EngineVersion, PromotionEvent, Unfinished
 
 
 class Store(Protocol):
@@ -13,15 +13,22 @@ class Store(Protocol):
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
         """Make the bundle in `directory` a version, visible only once it is whole and read back.
 
-        An engine already published by the same release (model, build_key, digest) is returned as it is.
+        An engine already published by the same release for the same target (model, build_key, digest) is returned
+        as it is, and so is one whose publishing was interrupted after everything was in place. A signature in the
+        folder is carried as it is: who signs, and whom to trust, is not the store's to say.
 
         Raises:
-            BadInput: the manifest breaks the format, or `run_id` already holds a published bundle.
+            BadInput: the manifest breaks the format, or `run_id` already holds another published bundle.
             TornBundle, DigestMismatch: the folder, or what was read back, is not what the manifest lists.
+            EngineryError: the registry or a disk failed (nothing is visible), or the sequence number was given twice.
         """
 
-    def next_sequence(self, model: str) -> int:
-        """One more than the highest sequence any version of `model` ever had, torn ones included."""
+    def take_sequence(self, model: str) -> int:
+        """A sequence number for the next engine of `model`: higher than any before, and never given again.
+
+        Raises:
+            PromotionRefused: the model's lock was not to be had.
+        """
 
     def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
         """Every complete version of one model, or of all, by model and number."""
@@ -41,6 +48,9 @@ class Store(Protocol):
             NotFound, TornBundle: as `version`.
             DigestMismatch: it is not the manifest that was published.
         """
+
+    def builds(self, build_key: str) -> tuple[EngineVersion, ...]:
+        """Every complete version with this build key, of any model and target, oldest first."""
 
     def find_build(self, build_key: str) -> EngineVersion | None:
         """The newest complete version with this build key, of any model."""
@@ -101,6 +111,35 @@ class Store(Protocol):
         Raises:
             PromotionRefused: another holder did not finish in time.
         """
+
+
+class Repairable(Protocol):
+    """A registry in which a crash leaves things behind; what becomes of them is decided in registry/reconcile.py."""
+
+    def unfinished(self, model: str | None = None) -> tuple[Unfinished, ...]:
+        """What is not finished, of one model or of all: left by a crash, or being worked on."""
+
+    def download_unfinished(self, left: Unfinished, into: Path) -> EngineManifest:
+        """Copy what is there into the folder `into`, where its listing is exactly that of a signed bundle.
+
+        Raises:
+            TornBundle, DigestMismatch: it is not; the bytes of listed files are not looked at.
+            EngineryError: the registry could not be asked.
+        """
+
+    def finish(self, left: Unfinished, manifest: EngineManifest) -> int:
+        """Make a verified bundle a complete version; its number.
+
+        Raises:
+            TornBundle: the same engine was published since.
+            DigestMismatch: the manifest is another model's.
+        """
+
+    def close(self, left: Unfinished) -> None:
+        """End the run of a complete version."""
+
+    def tear(self, left: Unfinished, reason: str) -> None:
+        """Set it aside for good, with the reason."""
 
 
 def row_of(manifest: EngineManifest, version: int) -> EngineVersion:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from registry.digest import record_file, verify_tree
-from registry.errors import BadInput, DigestMismatch, NotFound
+from registry.errors import BadInput, DigestMismatch, EngineryError, NotFound
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED, read_manifest, write_manifest
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
@@ -23,6 +23,7 @@ class MemoryStore:
         self._runs: set[str] = set()
         self._aliases: dict[str, dict[str, int]] = {}
         self._events: dict[str, list[PromotionEvent]] = {}
+        self._sequences: dict[str, int] = {}
         self._lock = Lock()
 
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
@@ -31,8 +32,10 @@ class MemoryStore:
         verify_tree(directory, (*manifest.files, *unlisted))
         new = row_of(manifest, 0)
         for row in self.versions(manifest.model):
-            if (row.build_key, row.digest, row.release) == (new.build_key, new.digest, new.release):
+            if all(getattr(row, name) == getattr(new, name) for name in ("build_key", "digest", "release", "target")):
                 return row
+        if any(row.sequence == new.sequence for row in self.versions(manifest.model)):
+            raise EngineryError(f"sequence {new.sequence} of {manifest.model} is taken")
         if run_id in self._runs:
             raise BadInput(f"run {run_id} already holds a published engine")
         if run_id:
@@ -44,8 +47,11 @@ class MemoryStore:
         self.rows[key] = replace(new, version=key[1])
         return self.version(*key)
 
-    def next_sequence(self, model: str) -> int:
-        return 1 + max((row.sequence for row in self.versions(model)), default=0)
+    def take_sequence(self, model: str) -> int:
+        with self.lock(model):
+            highest = max((row.sequence for row in self.versions(model)), default=0)
+            self._sequences[model] = 1 + max(highest, self._sequences.get(model, 0))
+            return self._sequences[model]
 
     def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
         if model is not None:
@@ -65,8 +71,11 @@ class MemoryStore:
             raise DigestMismatch(f"the manifest of {model} version {version} was changed")
         return read_manifest(raw)
 
+    def builds(self, build_key: str) -> tuple[EngineVersion, ...]:
+        return tuple(row for row in self.versions() if row.build_key == build_key)
+
     def find_build(self, build_key: str) -> EngineVersion | None:
-        return next((row for row in reversed(self.versions()) if row.build_key == build_key), None)
+        return next(reversed(self.builds(build_key)), None)
 
     def aliases(self, model: str) -> dict[str, int]:
         return dict(self._aliases.get(check_name(model, what="model"), {}))

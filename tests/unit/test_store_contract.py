@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from registry.errors import BadInput, BadName, DigestMismatch, NotFound, TornBundle
+from registry.errors import BadInput, BadName, DigestMismatch, EngineryError, NotFound, TornBundle
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, verify_bundle, write_manifest
 from registry.records import PromotionEvent
 from registry.store import Store
@@ -32,7 +32,6 @@ def test_unknown_model_is_empty(store: Store) -> None:
     assert store.versions("none") == ()
     assert store.aliases("none") == {}
     assert store.events("none") == ()
-    assert store.next_sequence("none") == 1
     assert store.find_build("f" * 64) is None
     store.delete_alias("none", "candidate-l4")
 
@@ -46,7 +45,8 @@ def test_published_row_says_what_the_manifest_says(store: Store, manifest_factor
     assert store.versions() == store.versions("sst2") == (row,)
     assert store.version("sst2", 1) == row
     assert store.find_build(manifest.build.build_key) == row
-    assert store.next_sequence("sst2") == 2
+    assert store.builds(manifest.build.build_key) == (row,)
+    assert store.take_sequence("sst2") == 2
 
 
 def test_cpu_engine_has_no_compute_capability(store: Store, manifest_factory: Any) -> None:
@@ -66,12 +66,38 @@ def test_same_engine_of_same_release_is_published_once(store: Store, manifest_fa
     assert store.find_build(manifest.build.build_key) == again
 
 
+def test_one_build_key_serves_two_targets(store: Store, manifest_factory: Any) -> None:
+    manifest, directory = manifest_factory(target="h100")
+    first = store.publish(manifest, directory)
+    build = replace(manifest.build, target=replace(manifest.build.target, name="h200"))
+    second = store.publish(replace(manifest, build=build, sequence=2), directory)
+    assert (first.version, second.version) == (1, 2)
+    assert store.builds(manifest.build.build_key) == (first, second)
+
+
+def test_sequence_numbers_only_grow_and_are_never_given_twice(store: Store, manifest_factory: Any) -> None:
+    assert [store.take_sequence("sst2") for _ in range(3)] == [1, 2, 3]
+    store.publish(*manifest_factory(sequence=7))
+    assert store.take_sequence("sst2") == 8
+
+
+def test_engine_with_a_sequence_that_another_has_is_not_published(store: Store, manifest_factory: Any) -> None:
+    published = store.publish(*manifest_factory())
+    with pytest.raises(EngineryError, match="sequence 1 of sst2"):
+        store.publish(*manifest_factory(b"other"))
+    assert store.versions("sst2") == (published,)
+
+
 def test_folder_that_differs_from_its_manifest_is_not_published(store: Store, manifest_factory: Any) -> None:
     manifest, directory = manifest_factory()
     (directory / "extra").write_bytes(b"")
     with pytest.raises(TornBundle, match="extra"):
         store.publish(manifest, directory)
     (directory / "extra").unlink()
+    (directory / "empty").mkdir()
+    with pytest.raises(TornBundle, match="empty folder"):
+        store.publish(manifest, directory)
+    (directory / "empty").rmdir()
     (directory / "engine.plan").write_bytes(b"PLAN")
     with pytest.raises(DigestMismatch):
         store.publish(manifest, directory)
