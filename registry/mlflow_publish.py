@@ -64,7 +64,8 @@ class Publications:
                 # Its files are a published version's files: writing there would change that version.
                 raise BadInput(f"run {run_id} already holds a published engine: publish from a run of its own")
             run = self.client.get_run(run_id) if run_id else self._make_run(manifest)
-            self.client.set_tag(run.info.run_id, OWNER, this_process())
+            if run_id:
+                self.client.set_tag(run_id, OWNER, this_process())
             source = f"{run.info.artifact_uri}/bundle"
             self._upload(manifest, directory, raw, source)
             number = self.register(row, source, run.info.run_id, pin)
@@ -157,6 +158,7 @@ class Publications:
         name = f"{manifest.build.target.name}-{manifest.build.precision}"
         tags = {
             KIND: "engine",
+            OWNER: this_process(),
             "release": manifest.release,
             "verdict": str(manifest.verdict),
             "reason": manifest.reason[:5000],

@@ -21,7 +21,7 @@ def has_ended(owner: str) -> bool:
 def _host() -> str:
     # Containers may share a host's name; a process id means something in its own namespace only.
     try:
-        namespace = Path("/proc/self/ns/pid").readlink()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         namespace = "-"
     return f"{platform.node() or '-'}/{namespace}".replace(" ", "-")
