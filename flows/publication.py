@@ -11,13 +11,12 @@ from flows.build_target import Judged
 from flows.report import Row, winner, with_aliases
 from flows.stages import Bench
 from registry.home import home
-from registry.manifest import MANIFEST_FILE, write_manifest
 from registry.mlflow_runs import EngineEntry, ReleaseLog
 from registry.promotion import nominate
 from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
-from registry.signing import local_signer, sign_bundle
+from registry.signing import local_signer
 from tasks.figures import accuracy_against_latency, latency_histogram
-from tasks.publish import assemble_bundle, make_manifest
+from tasks.publish import assemble_bundle, make_manifest, seal_bundle
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,8 @@ def publish_version(
             gates=judged.gates,
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        (bundle / MANIFEST_FILE).write_bytes(write_manifest(manifest))
-        sign_bundle(bundle, local_signer(home()))
-        return bench.store.publish(manifest, bundle, run_id=run_id).version
+        sealed = seal_bundle(manifest, bundle, local_signer(home()))
+        return bench.store.publish(sealed, bundle, run_id=run_id).version
 
 
 def draw_engine(judged: Judged, into: Path) -> dict[str, Path]:

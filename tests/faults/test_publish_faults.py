@@ -41,28 +41,31 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def write_bundle(folder: Path) -> EngineManifest:
+def write_bundle(folder: Path, model: str = "sst2") -> EngineManifest:
     (folder / "tokenizer").mkdir(parents=True)
     (folder / "engine.plan").write_bytes(b"plan" * 1000)
     (folder / "tokenizer" / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
-    return make_manifest(record_tree(folder))
+    return make_manifest(record_tree(folder), model=model)
 
 
-def publish_as_a_release_does(store: MlflowStore, home: Path, scratch: Path) -> EngineVersion:
+def publish_as_a_release_does(store: MlflowStore, home: Path, scratch: Path, model: str = "sst2") -> EngineVersion:
     """Settle what was left, find the engine by its key, or number, sign and publish it."""
     shutil.rmtree(scratch, ignore_errors=True)
-    manifest = write_bundle(scratch)
-    reconcile(store.repairs, lambda: local_trust(home), clock=now)
+    manifest = write_bundle(scratch, model)
+    reconcile(store.repairs, lambda: local_trust(home), clock=now, model=model)
     for found in store.builds(manifest.build.build_key):
-        return found
-    manifest = replace(manifest, sequence=store.take_sequence("sst2"), created_at=now().isoformat())
+        if found.model == model:
+            return found
+    manifest = replace(manifest, sequence=store.take_sequence(model), created_at=now().isoformat())
     (scratch / MANIFEST_FILE).write_bytes(write_manifest(manifest))
     sign_bundle(scratch, local_signer(home))
     return store.publish(manifest, scratch)
 
 
-def assert_only_whole_versions(store: MlflowStore, home: Path, scratch: Path) -> tuple[EngineVersion, ...]:
-    versions = store.versions()
+def assert_only_whole_versions(
+    store: MlflowStore, home: Path, scratch: Path, model: str | None = None
+) -> tuple[EngineVersion, ...]:
+    versions = store.versions(model)
     for engine in versions:
         into = scratch / str(engine.version)
         into.mkdir(parents=True)
