@@ -1,5 +1,6 @@
 """What a killed publish left in MLflow: found, downloaded, finished or set aside, as registry/reconcile.py decides."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -47,6 +48,7 @@ class Repairs:
                 if needed not in names:
                     raise TornBundle(f"{needed} was never uploaded")
             copy_files(files, [MANIFEST_FILE, SIGNATURE_FILE], into)
+            _check_whole_json(into / SIGNATURE_FILE)
             raw = (into / MANIFEST_FILE).read_bytes()
             try:
                 manifest = read_manifest(raw)
@@ -137,6 +139,14 @@ def _of_version(found: Any) -> Unfinished:
         owner=found.tags.get(OWNER),
         pin=found.tags.get(PIN, ""),
     )
+
+
+def _check_whole_json(path: Path) -> None:
+    # A signature that does not verify may be another key's; one that was cut short is nobody's.
+    try:
+        json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise TornBundle(f"{path.name} was cut short") from error
 
 
 def _listing(files: Any, folder: str | None = None) -> Iterator[str]:
