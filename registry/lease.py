@@ -32,17 +32,21 @@ _MAKING_THE_TABLE = 0x656E67696E
 _TABLE = """CREATE TABLE IF NOT EXISTS enginery_lease (
     model VARCHAR(63) PRIMARY KEY, fencing BIGINT NOT NULL, holder VARCHAR(250) NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE)"""
-# After a wait for the row PostgreSQL looks at it again, so the WHERE sees what the holder before left.
+# One more than the last, and no less than the clock's seconds: so a table that was lost, or is another host's, does
+# not begin before the history. After a wait for the row PostgreSQL looks at it again, as its holder left it.
 _TAKE = """INSERT INTO enginery_lease AS lease (model, fencing, holder, expires_at)
-    VALUES (:model, 1, :holder, clock_timestamp() + make_interval(secs => :seconds))
-    ON CONFLICT (model) DO UPDATE SET fencing = lease.fencing + 1, holder = excluded.holder,
-        expires_at = clock_timestamp() + make_interval(secs => :seconds)
+    VALUES (:model, extract(epoch FROM clock_timestamp())::bigint, :holder,
+        clock_timestamp() + make_interval(secs => :seconds))
+    ON CONFLICT (model) DO UPDATE SET fencing = greatest(lease.fencing + 1, excluded.fencing),
+        holder = excluded.holder, expires_at = clock_timestamp() + make_interval(secs => :seconds)
     WHERE lease.expires_at <= clock_timestamp()
     RETURNING fencing"""
 _GIVE_BACK = "UPDATE enginery_lease SET expires_at = clock_timestamp() WHERE model = :model AND fencing = :fencing"
 _MINE = "SELECT fencing FROM enginery_lease WHERE model = :model AND fencing = :fencing"
-_COUNT = """INSERT INTO enginery_lease (model, fencing, holder) VALUES (:model, 1, :holder)
-    ON CONFLICT (model) DO UPDATE SET fencing = enginery_lease.fencing + 1, holder = excluded.holder
+_COUNT = """INSERT INTO enginery_lease (model, fencing, holder)
+    VALUES (:model, CAST(strftime('%s', 'now') AS INTEGER), :holder)
+    ON CONFLICT (model) DO UPDATE SET fencing = max(enginery_lease.fencing + 1, excluded.fencing),
+        holder = excluded.holder
     RETURNING fencing"""
 
 
@@ -51,7 +55,7 @@ class Lease(Protocol):
 
     @property
     def fencing(self) -> int:
-        """Grows with every holder of the model; 1 is the first."""
+        """Grows with every holder of the model."""
 
     def guard(self) -> AbstractContextManager[object]:
         """Write inside of this: no one else takes the lease until it ends.

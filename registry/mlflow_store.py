@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -120,8 +121,14 @@ class MlflowStore:
 
     def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
         """See `Store.versions`."""
-        named = f"name = '{check_name(model, what='model')}' and " if model else ""
-        found = self._search_versions(f"{named}tags.{_STATE} = 'complete'", newest)
+        named = f"name = '{check_name(model, what='model')}'" if model else ""
+        # Within a model the number is an index of the database, and the time is not.
+        order = ["version_number DESC"] if model else ["creation_timestamp DESC"]
+        size = min(_PAGE, newest or _PAGE)
+        with plainly(f"versions of {model or 'all models'}"):
+            every = pages(lambda token: self.client.search_model_versions(named, size, order, page_token=token))
+            # `publish_state` is looked at here: the database would go through every tag of every version for it.
+            found = list(islice((row for row in every if row.tags.get(_STATE) == "complete"), newest))
         # A search leaves the aliases of a version empty: they come from the registered model.
         aliases = {name: self.aliases(name) for name in {version.name for version in found}}
         rows = (_row(version, aliases[version.name]) for version in found)
@@ -151,22 +158,41 @@ class MlflowStore:
             found = self.client.search_registered_models(query, max_results=1)
         return {alias: int(version) for row in found for alias, version in row.aliases.items()}
 
+    def aliased(self, model: str, alias: str) -> int | None:
+        """See `Store.aliased`."""
+        found = self._aliased(model, alias)
+        return int(found.version) if found else None
+
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """See `Store.resolve`."""
-        if (version := self.aliases(model).get(alias)) is None:
+        if (found := self._aliased(model, alias)) is None:
             raise NotFound(f"{model} has no alias {alias}: promote a version, or list the model's aliases")
-        return self.version(model, version)
+        return _row(_finished(found))
+
+    def _aliased(self, model: str, alias: str) -> Any:
+        check_name(alias, what="alias")
+        try:
+            found = self.client.get_model_version_by_alias(check_name(model, what="model"), alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            with plainly(f"alias {alias} of {model}"):
+                raise
+        # MLflow gives `latest` without anybody having set it.
+        return found if alias in found.aliases else None
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """See `Store.set_alias`."""
         self._complete(model, version)
         check_name(alias, what="alias")
         with plainly(f"alias {alias} of {model}"):
-            _retry(lambda: self.client.set_registered_model_alias(model, alias, str(version)))
+            # Past the public client, which first reads every version of the model to see whether it is a prompt.
+            registry: Any = self.client._get_registry_client()  # type: ignore[no-untyped-call]  # noqa: SLF001
+            _retry(lambda: registry.set_registered_model_alias(model, alias, str(version)))
 
     def delete_alias(self, model: str, alias: str) -> None:
         """See `Store.delete_alias`."""
-        if alias in self.aliases(model):
+        if self.aliased(model, alias) is not None:
             with plainly(f"alias {alias} of {model}"):
                 self.client.delete_registered_model_alias(model, alias)
 
@@ -201,10 +227,7 @@ class MlflowStore:
 
     def _complete(self, model: str, version: int) -> Any:
         with plainly(f"{model} version {version}"):
-            found = self.client.get_model_version(check_name(model, what="model"), str(version))
-        if found.tags.get(_STATE) != "complete":
-            raise TornBundle(f"{model} version {version} was never published to its end: publish the engine again")
-        return found
+            return _finished(self.client.get_model_version(check_name(model, what="model"), str(version)))
 
     def _manifest(self, model: str, version: int, into: Path) -> EngineManifest:
         found = self._complete(model, version)
@@ -216,11 +239,9 @@ class MlflowStore:
             raise DigestMismatch(f"{model} version {version}: its manifest was changed since: do not trust it")
         return read_manifest(raw)
 
-    def _search_versions(self, query: str, newest: int | None = None) -> list[Any]:
-        """Newest first."""
-        size, order = min(_PAGE, newest or _PAGE), ["creation_timestamp DESC", "version_number DESC"]
+    def _search_versions(self, query: str) -> list[Any]:
         with plainly(f"versions where {query}"):
-            return pages(lambda token: self.client.search_model_versions(query, size, order, page_token=token), newest)
+            return list(pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token)))
 
     def _make_run(self, manifest: EngineManifest) -> Any:
         name = f"{manifest.build.target.name}-{manifest.build.precision}"
@@ -253,6 +274,14 @@ class MlflowStore:
 
     def _scratch(self) -> AbstractContextManager[Path]:
         return _temporary(self._state / "scratch")
+
+
+def _finished(found: Any) -> Any:
+    if found.tags.get(_STATE) != "complete":
+        raise TornBundle(
+            f"{found.name} version {found.version} was never published to its end: publish the engine again"
+        )
+    return found
 
 
 def _row(found: Any, aliases: dict[str, int] | None = None) -> EngineVersion:

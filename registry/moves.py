@@ -64,10 +64,11 @@ def move_all(store: Store, lease: Lease, events: Sequence[PromotionEvent]) -> di
 
 def _conclude(store: Store, events: Sequence[PromotionEvent]) -> dict[str, PromotionEvent]:
     """Give the pending events of one operation their outcome, by what their aliases say."""
-    if not events:
-        return {}
-    now = store.aliases(events[0].model)
-    moved = {event.event for event in events if event.action != APPROVE and now.get(event.alias) == event.to_version}
+    moved = {
+        event.event
+        for event in events
+        if event.action != APPROVE and store.aliased(event.model, event.alias) == event.to_version
+    }
     outcomes = dict.fromkeys(moved, DONE)
     if len(moved) < len(events):
         outcomes = {event.event: UNDONE if event.event in moved else FAILED for event in events}

@@ -70,11 +70,10 @@ def promote(
     aliases = _aliases(versions)
     with store.lock(model) as lease:
         settle_pending(store, model, lease)
-        current = store.aliases(model)
         moves = []
         for target, alias in aliases.items():
-            engine = _engine_for(store, model, target, versions[target])
-            moves.append(_promotion(store, engine, current.get(alias), decision, rules.get(target, _NO_RULES)))
+            engine, current = _engine_for(store, model, target, versions[target]), store.aliased(model, alias)
+            moves.append(_promotion(store, engine, current, decision, rules.get(target, _NO_RULES)))
         if approvals := [move for move in moves if move.action == APPROVE]:
             return record_approvals(store, lease, _records(approvals, decision, lease.fencing))
         events = _records(moves, decision, lease.fencing)
@@ -99,9 +98,8 @@ def rollback(
     aliases = _aliases(targets)
     with store.lock(model) as lease:
         settle_pending(store, model, lease)
-        current = store.aliases(model)
         moves = [
-            _rollback(store, model, target, current.get(alias), rules.get(target, _NO_RULES))
+            _rollback(store, model, target, store.aliased(model, alias), rules.get(target, _NO_RULES))
             for target, alias in aliases.items()
         ]
         return tuple(move_all(store, lease, _records(moves, decision, lease.fencing)).values())
@@ -185,7 +183,8 @@ def _records(moves: Sequence[_Move], decision: Decision, fencing: int) -> list[P
     operation = uuid4().hex
     return [
         PromotionEvent(
-            event=uuid4().hex,
+            # The history's order: by turn, then by place; the rest keeps the turns of unshared leases apart.
+            event=f"{fencing:012d}-{place:03d}-{operation[:12]}",
             model=move.engine.model,
             alias=production_alias(move.engine.target),
             action=move.action,
@@ -203,7 +202,7 @@ def _records(moves: Sequence[_Move], decision: Decision, fencing: int) -> list[P
             flow_run=decision.flow_run,
             approved_by=move.approved_by,
         )
-        for move in moves
+        for place, move in enumerate(moves)
     ]
 
 

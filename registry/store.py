@@ -49,6 +49,9 @@ class Store(Protocol):
     def aliases(self, model: str) -> dict[str, int]:
         """Alias to version number."""
 
+    def aliased(self, model: str, alias: str) -> int | None:
+        """The version number an alias points at, without reading the model's other aliases."""
+
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """The version an alias points at.
 
@@ -77,10 +80,10 @@ class Store(Protocol):
         """
 
     def append_event(self, event: PromotionEvent) -> None:
-        """Add a line to the model's history.
+        """Add a line to the model's history, which is in the order of the events' ids.
 
         Raises:
-            BadInput: the id is taken, or the event's text is too long to keep whole.
+            BadInput: the event's text is too long to keep whole.
         """
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
@@ -94,7 +97,7 @@ class Store(Protocol):
     def events(
         self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
     ) -> tuple[PromotionEvent, ...]:
-        """The model's history in the order it was written: of one alias, of one outcome, the `newest` so many."""
+        """The model's history, oldest first: of one alias, of one outcome, the `newest` so many."""
 
     def lock(self, model: str) -> AbstractContextManager[Lease]:
         """Serialise promotion of one model between processes and hosts; not re-entrant.

@@ -17,7 +17,7 @@ Targets = Annotated[
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
 Who = Annotated[str, typer.Option("--who", help="Who decides, kept in the history (default: the user's name).")]
 Limit = Annotated[int, typer.Option("--limit", min=0, help="Only the newest so many; 0 shows all.")]
-NEWEST = 200
+NEWEST = 50
 ALL = "all"
 
 

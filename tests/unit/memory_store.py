@@ -82,6 +82,9 @@ class MemoryStore:
     def aliases(self, model: str) -> dict[str, int]:
         return dict(self._aliases.get(check_name(model, what="model"), {}))
 
+    def aliased(self, model: str, alias: str) -> int | None:
+        return self.aliases(model).get(check_name(alias, what="alias"))
+
     def resolve(self, model: str, alias: str) -> EngineVersion:
         if (version := self.aliases(model).get(alias)) is None:
             raise NotFound(f"{model} has no alias {alias}")
@@ -104,14 +107,12 @@ class MemoryStore:
         return manifest
 
     def append_event(self, event: PromotionEvent) -> None:
-        if any(known.event == event.event for known in self.events(event.model)):
-            raise BadInput(f"event {event.event} is already in the history of {event.model}")
         if len(event.why) > 7000:
             raise BadInput("the promotion's text is too long")
         self._events.setdefault(event.model, []).append(event)
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
-        for index, event in enumerate(self.events(model)):
+        for index, event in enumerate(self._events.get(model, ())):
             if event.event == event_id:
                 if event.outcome != "pending":
                     raise BadInput(f"event {event_id} is {event.outcome} already")
@@ -124,7 +125,7 @@ class MemoryStore:
     ) -> tuple[PromotionEvent, ...]:
         wanted = [
             event
-            for event in self._events.get(model, ())
+            for event in sorted(self._events.get(model, ()), key=lambda event: event.event)
             if alias in (None, event.alias) and outcome in (None, event.outcome)
         ]
         return tuple(wanted[-newest:] if newest else wanted)

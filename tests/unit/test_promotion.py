@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from registry import promotion
-from registry.errors import BadInput, BadName, DigestMismatch, NotFound, PromotionRefused
-from registry.promotion import history, nominate
+from registry.errors import BadInput, BadName, DigestMismatch, EngineryError, NotFound, PromotionRefused
+from registry.promotion import history, nominate, settle
 from registry.records import PromotionEvent, Verdict
 from registry.rules import Decision, TargetRules
 from registry.store import Store
@@ -161,6 +161,205 @@ def test_rollback_never_reaches_a_failed_engine(memory_store: MemoryStore, manif
         rollback(memory_store, "l4")
 
 
+def test_rollback_undoing_a_hand_says_restore(registry: MemoryStore) -> None:
+    promote(registry, "l4", 2)
+    registry.set_alias("sst2", "production-l4", 3)
+    assert rollback(registry, "l4").action == "restore"
+
+
+def test_rollback_does_not_go_to_what_was_only_set_by_hand(memory_store: MemoryStore, manifest_factory: Any) -> None:
+    memory_store.publish(*manifest_factory(b"1", verdict=Verdict.UNMEASURED, reason="no GPU here"))
+    memory_store.publish(*manifest_factory(b"2", sequence=2))
+    memory_store.set_alias("sst2", "production-l4", 1)
+    promote(memory_store, "l4", 2)
+    with pytest.raises(PromotionRefused, match="no GPU here"):
+        rollback(memory_store, "l4")
+
+
+def test_rollback_goes_to_what_a_waiver_let_through(memory_store: MemoryStore, manifest_factory: Any) -> None:
+    memory_store.publish(*manifest_factory(b"1", verdict=Verdict.UNMEASURED, reason="no GPU here"))
+    memory_store.publish(*manifest_factory(b"2", sequence=2))
+    promote(memory_store, "l4", 1, waiver="measured by hand")
+    promote(memory_store, "l4", 2)
+    assert rollback(memory_store, "l4").to_version == 1
+
+
+# The engines of the fixtures are built with TensorRT 11.0.
+@pytest.mark.parametrize("serving", ["11", "11.0"])
+def test_engine_of_the_tensorrt_that_is_served_moves(serving: str, registry: MemoryStore) -> None:
+    assert promote(registry, "l4", 1, TargetRules(serving=serving)).outcome == "done"
+
+
+@pytest.mark.parametrize("serving", ["10", "11.1", "11.0.0", "1"])
+def test_engine_of_another_tensorrt_than_is_served_is_refused(serving: str, registry: MemoryStore) -> None:
+    with pytest.raises(PromotionRefused, match=rf"tensorrt 11\.0, and l4 serves {serving}"):
+        promote(registry, "l4", 1, TargetRules(serving=serving))
+    promote(registry, "l4", 1)
+    promote(registry, "l4", 2)
+    with pytest.raises(PromotionRefused, match="serves"):
+        rollback(registry, "l4", TargetRules(serving=serving))
+    assert registry.aliases("sst2") == {"production-l4": 2}
+
+
+GUARDED = TargetRules(protected=True)
+
+
+def test_protected_target_moves_when_two_people_promote_the_same_engine(store: Store, manifest_factory: Any) -> None:
+    store.publish(*manifest_factory())
+    assert promote(store, "l4", 1, GUARDED).action == "approve"
+    assert store.aliases("sst2") == {}
+    moved = promote(store, "l4", 1, GUARDED, who="ben")
+    assert (moved.action, moved.outcome, moved.who, moved.approved_by) == ("promote", "done", "ben", "ana")
+    assert store.aliases("sst2") == {"production-l4": 1}
+    assert [(e.action, e.who, e.outcome) for e in history(store, "sst2")] == [
+        ("approve", "ana", "done"),
+        ("promote", "ben", "done"),
+    ]
+
+
+@pytest.mark.parametrize("who", ["ana", " Ana ", "ANA"])
+def test_nobody_is_their_own_second_approver(who: str, registry: MemoryStore) -> None:
+    promote(registry, "l4", 1, GUARDED)
+    with pytest.raises(PromotionRefused, match="someone else"):
+        promote(registry, "l4", 1, GUARDED, who=who)
+    assert registry.aliases("sst2") == {}
+
+
+def test_approval_counts_for_one_version_only(registry: MemoryStore) -> None:
+    promote(registry, "l4", 1, GUARDED)
+    assert promote(registry, "l4", 2, GUARDED, who="ben").action == "approve"
+    assert registry.aliases("sst2") == {}
+    assert promote(registry, "l4", 2, GUARDED).approved_by == "ben"
+
+
+def test_approval_counts_for_the_same_bytes_only(registry: MemoryStore) -> None:
+    promote(registry, "l4", 1, GUARDED)
+    (approval,) = history(registry, "sst2")
+    registry._events["sst2"] = [replace(approval, digest="0" * 64)]
+    assert promote(registry, "l4", 1, GUARDED, who="ben").action == "approve"
+
+
+def test_approval_is_used_up_by_the_move_and_by_a_rollback(registry: MemoryStore) -> None:
+    promote(registry, "l4", 1)
+    promote(registry, "l4", 2, GUARDED)
+    promote(registry, "l4", 2, GUARDED, who="ben")
+    promote(registry, "l4", 3, GUARDED)
+    assert rollback(registry, "l4", GUARDED, who="cleo").to_version == 1
+    for version in (2, 3):
+        assert promote(registry, "l4", version, GUARDED, who="ben").action == "approve"
+    assert registry.aliases("sst2") == {"production-l4": 1}
+
+
+def test_approval_is_refused_where_the_promotion_would_be(memory_store: MemoryStore, manifest_factory: Any) -> None:
+    memory_store.publish(*manifest_factory(verdict=Verdict.UNMEASURED, reason="no GPU here"))
+    with pytest.raises(PromotionRefused, match="no GPU here"):
+        promote(memory_store, "l4", 1, GUARDED)
+    assert promote(memory_store, "l4", 1, GUARDED, waiver="canary").waiver == "canary"
+    with pytest.raises(PromotionRefused, match="no GPU here"):
+        promote(memory_store, "l4", 1, GUARDED, who="ben")
+
+
+@pytest.fixture
+def fleet(store: Store, manifest_factory: Any) -> Store:
+    """Versions 1 and 3 for l4, 2 and 4 for h100."""
+    for number, target in enumerate(("l4", "h100", "l4", "h100"), start=1):
+        store.publish(*manifest_factory(bytes([number]), sequence=number, target=target))
+    return store
+
+
+def test_several_targets_move_and_go_back_together(fleet: Store) -> None:
+    promotion.promote(fleet, "sst2", {"l4": 1, "h100": 2}, ANA, {})
+    events = promotion.promote(fleet, "sst2", {"l4": 3, "h100": 4}, ANA, {})
+    assert len({event.operation for event in events}) == 1
+    assert fleet.aliases("sst2") == {"production-l4": 3, "production-h100": 4}
+    assert [event.to_version for event in promotion.rollback(fleet, "sst2", ["l4", "h100"], ANA, {})] == [1, 2]
+    assert fleet.aliases("sst2") == {"production-l4": 1, "production-h100": 2}
+    assert {event.outcome for event in history(fleet, "sst2")} == {"done"}
+
+
+def test_a_refusal_of_one_target_moves_none(fleet: Store) -> None:
+    promote(fleet, "h100", 4)
+    with pytest.raises(PromotionRefused, match="older"):
+        promotion.promote(fleet, "sst2", {"l4": 1, "h100": 2}, ANA, {})
+    with pytest.raises(BadInput, match="no recorded version"):
+        promotion.rollback(fleet, "sst2", ["h100", "l4"], ANA, {})
+    assert fleet.aliases("sst2") == {"production-h100": 4}
+
+
+def test_what_is_in_production_is_left_alone_beside_what_moves(fleet: Store) -> None:
+    promote(fleet, "l4", 1)
+    events = promotion.promote(fleet, "sst2", {"l4": 1, "h100": 2}, ANA, {})
+    assert [event.outcome for event in events] == ["unchanged", "done"]
+    assert len(history(fleet, "sst2")) == 2
+
+
+def test_nothing_moves_until_each_protected_target_is_approved(fleet: Store) -> None:
+    versions, rules = {"l4": 1, "h100": 2}, {"h100": GUARDED}
+    (approval,) = promotion.promote(fleet, "sst2", versions, ANA, rules)
+    assert (approval.alias, approval.action) == ("production-h100", "approve")
+    assert fleet.aliases("sst2") == {}
+    assert len(promotion.promote(fleet, "sst2", versions, BEN, rules)) == 2
+    assert fleet.aliases("sst2") == {"production-l4": 1, "production-h100": 2}
+
+
+@pytest.mark.parametrize("targets", [[], ["l4", "l4"]])
+def test_targets_are_named_once_and_at_least_one(targets: list[str], registry: MemoryStore) -> None:
+    with pytest.raises(BadInput, match="the targets are"):
+        promotion.rollback(registry, "sst2", targets, ANA, {})
+    with pytest.raises(BadInput, match="the targets are"):
+        promotion.promote(registry, "sst2", {}, ANA, {})
+
+
+class HalfStore(MemoryStore):
+    """Moves no alias of h100 forward."""
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        if alias == "production-h100" and version == 4:
+            raise EngineryError("the registry is away")
+        super().set_alias(model, alias, version)
+
+
+@pytest.mark.parametrize("before", [{}, {"l4": 1, "h100": 2}])
+def test_targets_that_moved_go_back_when_another_does_not(before: dict[str, int], manifest_factory: Any) -> None:
+    store = HalfStore()
+    for number, target in enumerate(("l4", "h100", "l4", "h100"), start=1):
+        store.publish(*manifest_factory(bytes([number]), sequence=number, target=target))
+    if before:
+        promotion.promote(store, "sst2", before, ANA, {})
+    with pytest.raises(
+        PromotionRefused, match="production-h100 of sst2 did not move, so none did: the registry is away"
+    ):
+        promotion.promote(store, "sst2", {"l4": 3, "h100": 4}, ANA, {})
+    assert store.aliases("sst2") == {f"production-{target}": version for target, version in before.items()}
+    assert [(e.to_version, e.outcome) for e in history(store, "sst2")[-2:]] == [(3, "undone"), (4, "failed")]
+    # What was undone is not there to go back to.
+    with pytest.raises(BadInput, match="no recorded version"):
+        rollback(store, "l4")
+
+
+class LateErrorStore(MemoryStore):
+    """The alias moves, and the answer is an error: a 5xx after the commit."""
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        super().set_alias(model, alias, version)
+        raise EngineryError("502")
+
+
+def test_move_that_was_answered_with_an_error_is_done(manifest_factory: Any) -> None:
+    store = LateErrorStore()
+    store.publish(*manifest_factory())
+    assert promote(store, "l4", 1).outcome == "done"
+    assert outcomes(store) == [("promote", None, 1, "done")]
+
+
+def test_history_stands_in_the_order_of_the_turns_when_the_clock_goes_back(fleet: Store) -> None:
+    for day, version in ((23, 1), (1, 3)):
+        promote(fleet, "l4", version, at=AT.replace(day=day))
+    assert [event.to_version for event in history(fleet, "sst2")] == [1, 3]
+    assert rollback(fleet, "l4", at=AT.replace(year=1970)).to_version == 1
+    assert history(fleet, "sst2")[-1].action == "rollback"
+
+
 class Crash(BaseException):
     """Like a killed process: nothing after it runs."""
 
@@ -195,6 +394,48 @@ def test_event_left_by_a_crash_is_settled_by_the_alias(dies: str, outcome: str, 
     promote(store, "l4", 2)
     assert outcomes(store)[0] == ("promote", None, 1, outcome)
     assert store.aliases("sst2") == {"production-l4": 2}
+
+
+class DiesBetweenStore(MemoryStore):
+    """Dies when the second alias is to move, and answers nothing after."""
+
+    dead = False
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        if alias == "production-h100":
+            self.dead = True
+            raise Crash
+        super().set_alias(model, alias, version)
+
+    def aliased(self, model: str, alias: str) -> int | None:
+        if self.dead:
+            raise Crash
+        return super().aliased(model, alias)
+
+
+def test_operation_that_died_half_way_goes_back_whole(manifest_factory: Any) -> None:
+    store = DiesBetweenStore()
+    for number, target in enumerate(("l4", "h100"), start=1):
+        store.publish(*manifest_factory(bytes([number]), sequence=number, target=target))
+    with pytest.raises(Crash):
+        promotion.promote(store, "sst2", {"l4": 1, "h100": 2}, ANA, {})
+    assert store.aliases("sst2") == {"production-l4": 1}
+    store.dead = False
+    settle(store, "sst2")
+    assert store.aliases("sst2") == {}
+    assert [event.outcome for event in history(store, "sst2")] == ["undone", "failed"]
+    settle(store, "sst2")
+
+
+def test_approval_that_died_before_its_outcome_does_not_count(manifest_factory: Any) -> None:
+    store = CrashingStore()
+    store.publish(*manifest_factory())
+    store.dies = "before"
+    with pytest.raises(Crash):
+        promote(store, "l4", 1, GUARDED)
+    store.dies = None
+    assert promote(store, "l4", 1, GUARDED, who="ben").action == "approve"
+    assert [event.outcome for event in history(store, "sst2")] == ["failed", "done"]
 
 
 class DeafStore(MemoryStore):
