@@ -20,24 +20,23 @@ def plainly(what: str) -> Iterator[None]:
         raise kind(f"MLflow, {what}: {sentence}") from error
 
 
-def pages(search: Callable[[str | None], Any], most: int | None = None) -> list[Any]:
-    """Every row of a paged search, or the first `most`."""
-    found = page = search(None)
-    rows = list(found)
-    while page.token and (most is None or len(rows) < most):
+def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Every row of a paged search, read as far as it is asked for."""
+    page = search(None)
+    yield from page
+    while page.token:
         page = search(page.token)
-        rows += page
-    return rows[:most]
+        yield from page
 
 
 def quotable(text: str) -> str:
     """An id from outside, safe between the quotes of a search.
 
     Raises:
-        BadInput: it is more than letters and digits.
+        BadInput: it is more than letters, digits and '-'.
     """
-    if not text.isalnum():
-        raise BadInput(f"{text[:80]!r} is no id: letters and digits only")
+    if not text.replace("-", "").isalnum():
+        raise BadInput(f"{text[:80]!r} is no id: letters, digits and '-' only")
     return text
 
 

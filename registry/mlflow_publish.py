@@ -79,7 +79,9 @@ class Publications:
         with self.lock(name), reached(f"sequence of {name}"):
             with existing_is_fine():
                 self.client.create_registered_model(name)
-            counter = self.client.get_registered_model(name).tags.get(SEQUENCE)
+            # Not get_registered_model: it reads every version of the model.
+            (model_row,) = self.client.search_registered_models(f"name = '{name}'", max_results=1)
+            counter = model_row.tags.get(SEQUENCE)
             recent = self.client.search_model_versions(f"name = '{name}'", _RECENT, order_by=["version_number DESC"])
             # The versions too: a tag is edited more easily than all of them.
             given = [_count(name, text) for text in (counter, *(version.tags.get("sequence") for version in recent))]
@@ -89,8 +91,8 @@ class Publications:
 
     def published(self, row: EngineVersion) -> int | None:
         """The complete version of the same engine, target and release. A key finds few, whatever the model has."""
-        query = f"name = '{row.model}' and tags.build_key = '{row.build_key}' and tags.{STATE} = '{COMPLETE}'"
-        same = {"digest": row.digest, "release": row.release, "target": row.target}
+        query = f"name = '{row.model}' and tags.build_key = '{row.build_key}'"
+        same = {"digest": row.digest, "release": row.release, "target": row.target, STATE: COMPLETE}
         found = [int(v.version) for v in self.search(query) if {name: v.tags.get(name) for name in same} == same]
         return min(found, default=None)
 
@@ -167,7 +169,7 @@ class Publications:
 
     def search(self, query: str) -> list[Any]:
         """MLflow's versions by query, all pages."""
-        return pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token))
+        return list(pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token)))
 
 
 def copy_files(files: Any, paths: list[str], into: Path) -> None:

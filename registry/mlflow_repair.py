@@ -12,8 +12,8 @@ from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, writ
 from registry.mlflow_errors import pages
 from registry.mlflow_publish import COMPLETE, KIND, OWNER, PIN, STATE, UPLOADING, Publications, copy_files, reached
 from registry.names import check_name
-from registry.records import EngineManifest, Unfinished
-from registry.store import row_of
+from registry.records import EngineManifest
+from registry.store import Unfinished, row_of
 
 _PAGE = 1000
 
@@ -108,13 +108,14 @@ class Repairs:
     def _experiments(self, model: str | None) -> list[Any]:
         client = self.publications.client
         if model is None:
-            return pages(lambda token: client.search_experiments(page_token=token))
+            return list(pages(lambda token: client.search_experiments(page_token=token)))
         found = client.get_experiment_by_name(model)
         return [found] if found is not None else []
 
     def _open_runs(self, experiment: str) -> list[Any]:
         client, query = self.publications.client, f"attributes.status = 'RUNNING' and tags.`{KIND}` = 'engine'"
-        return pages(lambda token: client.search_runs([experiment], query, max_results=_PAGE, page_token=token))
+        found = pages(lambda token: client.search_runs([experiment], query, max_results=_PAGE, page_token=token))
+        return list(found)
 
     def _end_run(self, run_id: str, status: str, **tags: str) -> None:
         client = self.publications.client

@@ -1,7 +1,7 @@
-"""The registry on MLflow: what is there, aliases and history; publishing is in registry/mlflow_publish.py.
+"""The registry on MLflow: what is there, and aliases; publishing is in registry/mlflow_publish.py.
 
 A registered model and an experiment per model name; an engine is a version whose source is its run's artifact
-folder `bundle`, and whose tags are its row. A promotion event is a run of its own, made of tags.
+folder `bundle`, and whose tags are its row.
 """
 
 import json
@@ -10,32 +10,28 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
-from registry.errors import BadInput, DigestMismatch, NotFound, PromotionRefused, TornBundle
+from registry.errors import BadInput, DigestMismatch, NotFound, TornBundle
+from registry.lease import Lease, leases_for
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest
 from registry.mlflow_errors import existing_is_fine, pages, plainly, quotable
-from registry.mlflow_publish import COMPLETE, KIND, PIN, STATE, Publications, copy_files
+from registry.mlflow_history import History
+from registry.mlflow_publish import COMPLETE, PIN, STATE, Publications, copy_files
 from registry.mlflow_repair import Repairs
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 
 _ROW = TypeAdapter(EngineVersion)
-_EVENT = TypeAdapter(PromotionEvent)
-_RECORD, _OUTCOME, _POSITION = "enginery.record", "enginery.outcome", "enginery.position"
 _PAGE = 1000
-# MLflow cuts a run's tag at 8000 characters without a word; a record is kept whole or refused.
-_MAX_RECORD = 8000
-_LOCK_SECONDS = 60.0
 
 
 def embedded_store(home: Path) -> "MlflowStore":
@@ -48,20 +44,26 @@ class MlflowStore:
     """`Store` on an MLflow tracking and registry server, or on a database of its own.
 
     `artifact_root` is where a new model's artifacts go; None leaves it to the server. `state_directory` holds
-    locks and what is read back after an upload.
+    what is read back after an upload. `lease_database` (a URI) serialises promotion between the hosts of a server;
+    a database of its own does that itself.
     """
 
-    def __init__(self, tracking_uri: str, state_directory: Path, artifact_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        tracking_uri: str,
+        state_directory: Path,
+        artifact_root: Path | None = None,
+        lease_database: str | None = None,
+    ) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._uri = tracking_uri
         self.client = MlflowClient(tracking_uri, tracking_uri)
         self._state = state_directory
         self._artifact_root = artifact_root
-        # Asked for late: a lock is the store's own, and may be another one by then.
-        self._publications = Publications(
-            self.client, self._files, self.experiment, self._scratch, lambda model: self.lock(model)
-        )
+        self._history = History(self.client, self.experiment)
+        self.leases = leases_for(tracking_uri, state_directory, lease_database)
+        self._publications = Publications(self.client, self._files, self.experiment, self._scratch, self.leases.hold)
         self.repairs = Repairs(self._publications)
 
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
@@ -72,10 +74,16 @@ class MlflowStore:
         """See `Store.take_sequence`."""
         return self._publications.take_sequence(model)
 
-    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
+    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
         """See `Store.versions`."""
-        named = f"name = '{check_name(model, what='model')}' and " if model else ""
-        found = self._search_versions(f"{named}tags.{STATE} = '{COMPLETE}'")
+        named = f"name = '{check_name(model, what='model')}'" if model else ""
+        # Within a model the number is an index of the database, and the time is not.
+        order = ["version_number DESC"] if model else ["creation_timestamp DESC"]
+        size = min(_PAGE, newest or _PAGE)
+        with plainly(f"versions of {model or 'all models'}"):
+            every = pages(lambda token: self.client.search_model_versions(named, size, order, page_token=token))
+            # `publish_state` is looked at here: the database would go through every tag of every version for it.
+            found = list(islice((row for row in every if row.tags.get(STATE) == COMPLETE), newest))
         # A search leaves the aliases of a version empty: they come from the registered model.
         aliases = {name: self.aliases(name) for name in {version.name for version in found}}
         rows = (_row(version, aliases[version.name]) for version in found)
@@ -83,7 +91,7 @@ class MlflowStore:
 
     def version(self, model: str, version: int) -> EngineVersion:
         """See `Store.version`."""
-        return _row(self._complete(model, version), self.aliases(model))
+        return _row(self._complete(model, version))
 
     def manifest(self, model: str, version: int) -> EngineManifest:
         """See `Store.manifest`."""
@@ -92,8 +100,9 @@ class MlflowStore:
 
     def builds(self, build_key: str) -> tuple[EngineVersion, ...]:
         """See `Store.builds`."""
-        key = quotable(build_key)
-        found = self._search_versions(f"tags.build_key = '{key}' and tags.{STATE} = '{COMPLETE}'")
+        # `publish_state` is looked at here, as in `versions`.
+        every = self._search_versions(f"tags.build_key = '{quotable(build_key)}'")
+        found = [version for version in every if version.tags.get(STATE) == COMPLETE]
         aliases = {name: self.aliases(name) for name in {version.name for version in found}}
         oldest_first = sorted(found, key=lambda version: (version.creation_timestamp, int(version.version)))
         return tuple(_row(version, aliases[version.name]) for version in oldest_first)
@@ -104,29 +113,47 @@ class MlflowStore:
 
     def aliases(self, model: str) -> dict[str, int]:
         """See `Store.aliases`."""
-        try:
-            with plainly(f"aliases of {model}"):
-                found = self.client.get_registered_model(check_name(model, what="model")).aliases
-        except NotFound:
-            return {}
-        return {alias: int(version) for alias, version in found.items()}
+        query = f"name = '{check_name(model, what='model')}'"
+        with plainly(f"aliases of {model}"):
+            # Not get_registered_model: it reads every version of the model (seconds at 10,000 of them).
+            found = self.client.search_registered_models(query, max_results=1)
+        return {alias: int(version) for row in found for alias, version in row.aliases.items()}
+
+    def aliased(self, model: str, alias: str) -> int | None:
+        """See `Store.aliased`."""
+        found = self._aliased(model, alias)
+        return int(found.version) if found else None
 
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """See `Store.resolve`."""
-        if (version := self.aliases(model).get(alias)) is None:
+        if (found := self._aliased(model, alias)) is None:
             raise NotFound(f"{model} has no alias {alias}: promote a version, or list the model's aliases")
-        return self.version(model, version)
+        return _row(_finished(found))
+
+    def _aliased(self, model: str, alias: str) -> Any:
+        check_name(alias, what="alias")
+        try:
+            found = self.client.get_model_version_by_alias(check_name(model, what="model"), alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            with plainly(f"alias {alias} of {model}"):
+                raise
+        # MLflow gives `latest` without anybody having set it.
+        return found if alias in found.aliases else None
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """See `Store.set_alias`."""
         self._complete(model, version)
         check_name(alias, what="alias")
         with plainly(f"alias {alias} of {model}"):
-            _retry(lambda: self.client.set_registered_model_alias(model, alias, str(version)))
+            # Past the public client, which first reads every version of the model to see whether it is a prompt.
+            registry: Any = self.client._get_registry_client()  # type: ignore[no-untyped-call]  # noqa: SLF001
+            _retry(lambda: registry.set_registered_model_alias(model, alias, str(version)))
 
     def delete_alias(self, model: str, alias: str) -> None:
         """See `Store.delete_alias`."""
-        if alias in self.aliases(model):
+        if self.aliased(model, alias) is not None:
             with plainly(f"alias {alias} of {model}"):
                 self.client.delete_registered_model_alias(model, alias)
 
@@ -143,51 +170,25 @@ class MlflowStore:
 
     def append_event(self, event: PromotionEvent) -> None:
         """See `Store.append_event`."""
-        record = json.dumps(asdict(event))
-        if len(record) > _MAX_RECORD:
-            raise BadInput(f"the promotion's text has {len(record)} characters; {_MAX_RECORD} are kept: shorten it")
-        runs = self._event_runs(event.model)
-        if any(run.info.run_name == event.event for run in runs):
-            raise BadInput(f"event {event.event} is already in the history of {event.model}")
-        tags = {KIND: "promotion", _RECORD: record, _OUTCOME: event.outcome, _POSITION: str(len(runs))}
-        with plainly(f"history of {event.model}"):
-            self.client.create_run(self.experiment(event.model), tags=tags, run_name=event.event)
+        self._history.append(event)
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
         """See `Store.finish_event`."""
-        run = next((run for run in self._event_runs(model) if run.info.run_name == event_id), None)
-        if run is None:
-            raise NotFound(f"{model} has no promotion event {event_id}")
-        if run.data.tags[_OUTCOME] != "pending":
-            raise BadInput(f"event {event_id} of {model} is {run.data.tags[_OUTCOME]} already: history is append-only")
-        with plainly(f"history of {model}"):
-            self.client.set_tag(run.info.run_id, _OUTCOME, outcome)
-            self.client.set_terminated(run.info.run_id, "FINISHED" if outcome == "done" else "FAILED")
+        self._history.finish(model, event_id, outcome)
 
-    def events(self, model: str) -> tuple[PromotionEvent, ...]:
+    def events(
+        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
+    ) -> tuple[PromotionEvent, ...]:
         """See `Store.events`."""
-        return tuple(
-            replace(_EVENT.validate_json(run.data.tags[_RECORD]), outcome=run.data.tags[_OUTCOME])
-            for run in self._event_runs(model)
-        )
+        return self._history.events(model, alias=alias, outcome=outcome, newest=newest)
 
-    @contextmanager
-    def lock(self, model: str) -> Iterator[None]:
-        """See `Store.lock`. Between the processes of one host; a lease across hosts comes later."""
-        folder = self._state / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(folder / f"{check_name(model, what='model')}.lock", timeout=_LOCK_SECONDS):
-                yield
-        except Timeout as error:
-            raise PromotionRefused(f"another promotion of {model} is running: wait for it and try again") from error
+    def lock(self, model: str) -> AbstractContextManager[Lease]:
+        """See `Store.lock`."""
+        return self.leases.hold(model)
 
     def _complete(self, model: str, version: int) -> Any:
         with plainly(f"{model} version {version}"):
-            found = self.client.get_model_version(check_name(model, what="model"), str(version))
-        if found.tags.get(STATE) != COMPLETE:
-            raise TornBundle(f"{model} version {version} was never published to its end: publish the engine again")
-        return found
+            return _finished(self.client.get_model_version(check_name(model, what="model"), str(version)))
 
     def _manifest(self, model: str, version: int, into: Path) -> EngineManifest:
         found = self._complete(model, version)
@@ -201,23 +202,15 @@ class MlflowStore:
 
     def _search_versions(self, query: str) -> list[Any]:
         with plainly(f"versions where {query}"):
-            return pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token))
-
-    def _event_runs(self, model: str) -> list[Any]:
-        with plainly(f"history of {model}"):
-            found = self.client.get_experiment_by_name(check_name(model, what="model"))
-            if found is None:
-                return []
-            query, scope = f"tags.`{KIND}` = 'promotion'", [found.experiment_id]
-            runs = pages(lambda token: self.client.search_runs(scope, query, max_results=_PAGE, page_token=token))
-        return sorted(runs, key=lambda run: (int(run.data.tags[_POSITION]), run.info.start_time))
+            return list(pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token)))
 
     def experiment(self, model: str) -> str:
         """The id of the model's experiment, made where there is none."""
-        place = (self._artifact_root.absolute() / model).as_uri() if self._artifact_root else None
-        with existing_is_fine():
-            return str(self.client.create_experiment(check_name(model, what="model"), artifact_location=place))
-        found = self.client.get_experiment_by_name(model)
+        if (found := self.client.get_experiment_by_name(check_name(model, what="model"))) is None:
+            place = (self._artifact_root.absolute() / model).as_uri() if self._artifact_root else None
+            with existing_is_fine():
+                return str(self.client.create_experiment(model, artifact_location=place))
+            found = self.client.get_experiment_by_name(model)
         if found.lifecycle_stage != "active":
             raise BadInput(f"the MLflow experiment {model} was deleted: restore it, its history is in it")
         return str(found.experiment_id)
@@ -229,10 +222,18 @@ class MlflowStore:
         return _temporary(self._state / "scratch")
 
 
-def _row(found: Any, aliases: dict[str, int]) -> EngineVersion:
+def _finished(found: Any) -> Any:
+    if found.tags.get(STATE) != COMPLETE:
+        raise TornBundle(
+            f"{found.name} version {found.version} was never published to its end: publish the engine again"
+        )
+    return found
+
+
+def _row(found: Any, aliases: dict[str, int] | None = None) -> EngineVersion:
     number = int(found.version)
     tags = {name: value for name, value in found.tags.items() if name in EngineVersion.__dataclass_fields__}
-    mine = tuple(sorted(alias for alias, version in aliases.items() if version == number))
+    given = found.aliases if aliases is None else [alias for alias, at in aliases.items() if at == number]
     fields = {
         "compute_capability": None,
         "minimum_driver": None,
@@ -240,7 +241,7 @@ def _row(found: Any, aliases: dict[str, int]) -> EngineVersion:
         "metrics": json.loads(tags.get("metrics", "[]")),
         "model": found.name,
         "version": number,
-        "aliases": mine,
+        "aliases": tuple(sorted(given)),
         "complete": found.tags.get(STATE) == COMPLETE,
     }
     try:

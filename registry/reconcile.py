@@ -15,9 +15,8 @@ from pathlib import Path
 from registry.errors import BadInput, DigestMismatch, EngineryError, SignatureInvalid, TornBundle
 from registry.manifest import verify_bundle
 from registry.owner import has_ended
-from registry.records import Unfinished
 from registry.signing import Trust, verify_signature
-from registry.store import Repairable
+from registry.store import Repairable, Unfinished
 
 # An upload that other hosts' processes still work on is younger than this; one of this host is asked directly.
 PATIENCE_SECONDS = 24 * 3600.0

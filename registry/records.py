@@ -263,7 +263,11 @@ class EngineVersion:
 
 @dataclass(frozen=True)
 class PromotionEvent:
-    """One line of a model's history, written before its alias moves; `outcome` is written after."""
+    """One line of a model's history, written before its alias moves; `outcome` is written after.
+
+    Events of one `operation` move together or not at all. `digest` is the engine's; `fencing` numbers the turn
+    (registry/lease.py) in which it was written. `approved_by` is the other approver of a protected target.
+    """
 
     event: str
     model: str
@@ -276,23 +280,9 @@ class PromotionEvent:
     evidence: str
     at: str
     outcome: str
+    operation: str
+    digest: str
+    fencing: int
     waiver: str | None = None
     flow_run: str | None = None
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """What a publish left that did not come to its end, or is still at work on.
-
-    `since_seconds` is seconds since the epoch; `pin` the sha256 that its manifest must have, None where no version
-    was made yet. `complete`: only the run is open still.
-    """
-
-    model: str
-    run_id: str
-    version: int | None
-    complete: bool
-    source: str
-    since_seconds: float
-    owner: str | None
-    pin: str | None
+    approved_by: str | None = None

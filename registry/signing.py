@@ -6,18 +6,18 @@ published; a replay of an old release is refused by its sequence number, elsewhe
 """
 
 import base64
-import datetime
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from registry.certificates import check_certificate, check_chain
 from registry.digest import file_sha256
 from registry.errors import BadInput, EngineryError, SignatureInvalid, TornBundle
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE
@@ -108,7 +108,7 @@ def sign_bundle(directory: Path, signer: Signer) -> None:
         if signer.certificate is None:
             config.use_elliptic_key_signer(private_key=signer.private_key)
         else:
-            _check_certificate(signer.certificate)
+            check_certificate(signer.certificate)
             # It cannot read an empty chain; the certificate once more, among the untrusted ones, changes nothing.
             config.use_certificate_signer(
                 private_key=signer.private_key,
@@ -165,7 +165,9 @@ def _verify(manifest: Path, signature: Path, trust: Trust) -> None:
     if resources != [{"algorithm": "sha256", "digest": file_sha256(manifest), "name": "."}]:
         raise SignatureInvalid(f"{signature} signs something else than {MANIFEST_FILE} alone: do not trust it")
     if trust.roots:
-        _check_chain_now(document["verificationMaterial"], trust.roots)
+        chain = document["verificationMaterial"]["x509CertificateChain"]["certificates"]
+        found = [base64.b64decode(certificate["rawBytes"]) for certificate in chain]
+        check_chain(found, trust.roots)
 
 
 def _hashing() -> "Config":
@@ -173,46 +175,6 @@ def _hashing() -> "Config":
 
     # Left alone it skips .git and the like, and a signature that says so would be one with an exception.
     return hashing.Config().set_ignored_paths(paths=(), ignore_git_paths=False)  # type: ignore[no-untyped-call]
-
-
-def _check_chain_now(material: Mapping[str, Any], roots: tuple[Path, ...]) -> None:
-    """The chain at the present time: model-signing 1.1.1 asks for the time at which the certificate began."""
-    from cryptography import x509
-    from OpenSSL import crypto
-
-    found = [base64.b64decode(item["rawBytes"]) for item in material["x509CertificateChain"]["certificates"]]
-    leaf, *between = [x509.load_der_x509_certificate(raw) for raw in found]
-    store = crypto.X509Store()
-    for path in roots:
-        for root in x509.load_pem_x509_certificates(path.read_bytes()):
-            store.add_cert(crypto.X509.from_cryptography(root))
-    chain = [crypto.X509.from_cryptography(certificate) for certificate in between]
-    crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), chain).verify_certificate()
-    if not _for_code_signing(leaf):
-        raise SignatureInvalid(f"the certificate of {leaf.subject.rfc4514_string()} is not for code signing: refused")
-
-
-def _for_code_signing(certificate: Any) -> bool:
-    """A server's TLS certificate may sign digitally too; its owner is no publisher of engines."""
-    from cryptography import x509
-
-    try:
-        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return False
-    return x509.oid.ExtendedKeyUsageOID.CODE_SIGNING in purposes
-
-
-def _check_certificate(path: Path) -> None:
-    from cryptography import x509
-
-    found, now = x509.load_pem_x509_certificate(path.read_bytes()), datetime.datetime.now(datetime.UTC)
-    if not found.not_valid_before_utc <= now <= found.not_valid_after_utc:
-        raise BadInput(
-            f"{path} is valid from {found.not_valid_before_utc} to {found.not_valid_after_utc} only: renew it"
-        )
-    if not _for_code_signing(found):
-        raise BadInput(f"{path} is not for code signing (extended key usage): ask for one that is")
 
 
 def _own_key(home: Path) -> Path:

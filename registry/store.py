@@ -1,10 +1,12 @@
 """What the registry must do, in domain values only: the seam that MLflow and the tests' memory plug into."""
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from registry.records import EngineManifest, EngineVersion, PromotionEvent, Unfinished
+from registry.lease import Lease
+from registry.records import EngineManifest, EngineVersion, PromotionEvent
 
 
 class Store(Protocol):
@@ -30,8 +32,8 @@ class Store(Protocol):
             PromotionRefused: the model's lock was not to be had.
         """
 
-    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
-        """Every complete version of one model, or of all, by model and number."""
+    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
+        """Every complete version of one model, or of all, by model and number; or only the `newest` so many."""
 
     def version(self, model: str, version: int) -> EngineVersion:
         """One complete version.
@@ -57,6 +59,9 @@ class Store(Protocol):
 
     def aliases(self, model: str) -> dict[str, int]:
         """Alias to version number."""
+
+    def aliased(self, model: str, alias: str) -> int | None:
+        """The version number an alias points at, without reading the model's other aliases."""
 
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """The version an alias points at.
@@ -86,10 +91,10 @@ class Store(Protocol):
         """
 
     def append_event(self, event: PromotionEvent) -> None:
-        """Add a line to the model's history.
+        """Add a line to the model's history, which is in the order of the events' ids.
 
         Raises:
-            BadInput: the id is taken, or the event's text is too long to keep whole.
+            BadInput: the event's text is too long to keep whole.
         """
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
@@ -100,17 +105,37 @@ class Store(Protocol):
             BadInput: it already has an outcome: history is append-only.
         """
 
-    def events(self, model: str) -> tuple[PromotionEvent, ...]:
-        """The model's history in the order it was written."""
+    def events(
+        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
+    ) -> tuple[PromotionEvent, ...]:
+        """The model's history, oldest first: of one alias, of one outcome, the `newest` so many."""
 
-    def lock(self, model: str) -> AbstractContextManager[object]:
-        """Serialise promotion of one model; not re-entrant.
+    def lock(self, model: str) -> AbstractContextManager[Lease]:
+        """Serialise promotion of one model between processes and hosts; not re-entrant.
 
-        The stores here lock between processes of one host. A lease across hosts comes later.
+        Events, and aliases that events speak of, are written inside the lease's `guard`.
 
         Raises:
             PromotionRefused: another holder did not finish in time.
         """
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What a publish left that did not come to its end, or is still at work on.
+
+    `since_seconds` is seconds since the epoch; `pin` the sha256 that its manifest must have, None where no version
+    was made yet. `complete`: only the run is open still.
+    """
+
+    model: str
+    run_id: str
+    version: int | None
+    complete: bool
+    source: str
+    since_seconds: float
+    owner: str | None
+    pin: str | None
 
 
 class Repairable(Protocol):

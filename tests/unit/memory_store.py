@@ -1,18 +1,27 @@
 """The registry in memory: the same Protocol as MlflowStore, for tests of what stands on it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, EngineryError, NotFound
+from registry.lease import Lease
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED, read_manifest, write_manifest
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 from registry.store import row_of
+
+
+@dataclass(frozen=True)
+class MemoryLease:
+    fencing: int
+
+    def guard(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 class MemoryStore:
@@ -24,6 +33,7 @@ class MemoryStore:
         self._aliases: dict[str, dict[str, int]] = {}
         self._events: dict[str, list[PromotionEvent]] = {}
         self._sequences: dict[str, int] = {}
+        self._turns: dict[str, int] = {}
         self._lock = Lock()
 
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
@@ -53,10 +63,11 @@ class MemoryStore:
             self._sequences[model] = 1 + max(highest, self._sequences.get(model, 0))
             return self._sequences[model]
 
-    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
+    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
         if model is not None:
             check_name(model, what="model")
-        return tuple(self.version(*key) for key in sorted(self.rows) if model in (None, key[0]))
+        keys = [key for key in self.rows if model in (None, key[0])]  # in the order they were published
+        return tuple(self.version(*key) for key in sorted(keys[-newest:] if newest else keys))
 
     def version(self, model: str, version: int) -> EngineVersion:
         if (row := self.rows.get((model, version))) is None:
@@ -80,6 +91,9 @@ class MemoryStore:
     def aliases(self, model: str) -> dict[str, int]:
         return dict(self._aliases.get(check_name(model, what="model"), {}))
 
+    def aliased(self, model: str, alias: str) -> int | None:
+        return self.aliases(model).get(check_name(alias, what="alias"))
+
     def resolve(self, model: str, alias: str) -> EngineVersion:
         if (version := self.aliases(model).get(alias)) is None:
             raise NotFound(f"{model} has no alias {alias}")
@@ -102,14 +116,12 @@ class MemoryStore:
         return manifest
 
     def append_event(self, event: PromotionEvent) -> None:
-        if any(known.event == event.event for known in self.events(event.model)):
-            raise BadInput(f"event {event.event} is already in the history of {event.model}")
         if len(event.why) > 7000:
             raise BadInput("the promotion's text is too long")
         self._events.setdefault(event.model, []).append(event)
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
-        for index, event in enumerate(self.events(model)):
+        for index, event in enumerate(self._events.get(model, ())):
             if event.event == event_id:
                 if event.outcome != "pending":
                     raise BadInput(f"event {event_id} is {event.outcome} already")
@@ -117,11 +129,19 @@ class MemoryStore:
                 return
         raise NotFound(f"{model} has no promotion event {event_id}")
 
-    def events(self, model: str) -> tuple[PromotionEvent, ...]:
-        return tuple(self._events.get(model, ()))
+    def events(
+        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
+    ) -> tuple[PromotionEvent, ...]:
+        wanted = [
+            event
+            for event in sorted(self._events.get(model, ()), key=lambda event: event.event)
+            if alias in (None, event.alias) and outcome in (None, event.outcome)
+        ]
+        return tuple(wanted[-newest:] if newest else wanted)
 
     @contextmanager
-    def lock(self, model: str) -> Iterator[None]:
+    def lock(self, model: str) -> Iterator[Lease]:
         check_name(model, what="model")
         with self._lock:
-            yield
+            self._turns[model] = self._turns.get(model, 0) + 1
+            yield MemoryLease(self._turns[model])

@@ -24,6 +24,9 @@ EVENT = PromotionEvent(
     evidence="passed",
     at=datetime(2026, 11, 23, tzinfo=UTC).isoformat(),
     outcome="pending",
+    operation="o1",
+    digest="f" * 64,
+    fencing=1,
     waiver="w",
 )
 
@@ -165,10 +168,49 @@ def test_history_is_kept_in_order_and_finished_once(store: Store) -> None:
     assert store.events("sst2")[0] == replace(EVENT, event="e0")
     with pytest.raises(BadInput, match="already"):
         store.finish_event("sst2", "e1", "failed")
-    with pytest.raises(BadInput, match="already"):
-        store.append_event(replace(EVENT, event="e1"))
     with pytest.raises(NotFound):
         store.finish_event("sst2", "e9", "done")
+
+
+def test_history_is_asked_by_alias_outcome_and_age(store: Store) -> None:
+    store.append_event(replace(EVENT, event="e2", alias="production-h100"))
+    for number in (1, 3):
+        store.append_event(replace(EVENT, event=f"e{number}"))
+    store.finish_event("sst2", "e3", "done")
+
+    def told(**ask: Any) -> list[str]:
+        return [event.event for event in store.events("sst2", **ask)]
+
+    assert told() == ["e1", "e2", "e3"]  # in the order of their ids, not of their writing
+    assert told(alias="production-l4") == ["e1", "e3"]
+    assert told(outcome="pending") == ["e1", "e2"]
+    assert told(newest=2) == ["e2", "e3"]
+    assert told(alias="production-l4", outcome="pending", newest=5) == ["e1"]
+    assert told(alias="production-none") == []
+
+
+def test_the_newest_versions_are_the_last_ones(store: Store, manifest_factory: Any) -> None:
+    for number in (1, 2, 3):
+        store.publish(*manifest_factory(bytes([number]), sequence=number))
+    assert [row.version for row in store.versions("sst2", newest=2)] == [2, 3]
+    assert [row.version for row in store.versions(newest=1)] == [3]
+    assert len(store.versions("sst2", newest=9)) == 3
+
+
+def test_one_alias_is_asked_for_by_name(store: Store, manifest_factory: Any) -> None:
+    assert store.aliased("sst2", "production-l4") is None
+    store.publish(*manifest_factory())
+    assert store.aliased("sst2", "production-l4") is None
+    store.set_alias("sst2", "production-l4", 1)
+    assert store.aliased("sst2", "production-l4") == 1
+    assert store.aliased("sst2", "latest") is None
+
+
+def test_each_turn_has_a_higher_number(store: Store) -> None:
+    with store.lock("sst2") as first, first.guard():
+        pass
+    with store.lock("sst2") as second:
+        assert second.fencing > first.fencing
 
 
 def test_text_too_long_to_keep_whole_is_refused(store: Store) -> None:
