@@ -1,4 +1,4 @@
-"""The registry on MLflow: the only file that imports it.
+"""The registry on MLflow; only the mlflow_*.py files here import it.
 
 A registered model and an experiment per model name; an engine is a version whose source is its run's artifact
 folder `bundle`, and whose tags are its row. A promotion event is a run of its own, made of tags.
@@ -23,10 +23,11 @@ from pydantic import TypeAdapter
 
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, EngineryError, NotFound, PromotionRefused, TornBundle
-from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
+from registry.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, read_manifest, write_manifest
+from registry.mlflow_artifacts import open_source
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord, PromotionEvent
-from registry.store import row_of
+from registry.store import Bundle, Source, row_of
 
 _ROW = TypeAdapter(EngineVersion)
 _EVENT = TypeAdapter(PromotionEvent)
@@ -133,8 +134,7 @@ class MlflowStore:
 
     def manifest(self, model: str, version: int) -> EngineManifest:
         """See `Store.manifest`."""
-        with self._scratch() as scratch:
-            return self._manifest(model, version, scratch)
+        return read_manifest(self._sealed(model, version)[0])
 
     def find_build(self, build_key: str) -> EngineVersion | None:
         """See `Store.find_build`."""
@@ -171,16 +171,14 @@ class MlflowStore:
             with _plainly(f"alias {alias} of {model}"):
                 self.client.delete_registered_model_alias(model, alias)
 
-    def download(self, model: str, version: int, into: Path) -> EngineManifest:
-        """See `Store.download`."""
-        manifest = self._manifest(model, version, into)
-        source = self._complete(model, version).source
-        with _plainly(f"{model} version {version}"):
-            # The listed files only: what was added to the run since is not copied to a host.
-            self._copy(source, [record.path for record in manifest.files], into)
-            if any(item.path == SIGNATURE_FILE for item in self._files(source).list_artifacts()):
-                self._copy(source, [SIGNATURE_FILE], into)
-        return manifest
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        """See `Store.open_bundle`."""
+        raw, files = self._sealed(model, version)
+        try:
+            signature = _whole(files, SIGNATURE_FILE)
+        except NotFound:
+            signature = None
+        return Bundle(raw, signature, files)
 
     def append_event(self, event: PromotionEvent) -> None:
         """See `Store.append_event`."""
@@ -230,15 +228,14 @@ class MlflowStore:
             raise TornBundle(f"{model} version {version} was never published to its end: publish the engine again")
         return found
 
-    def _manifest(self, model: str, version: int, into: Path) -> EngineManifest:
+    def _sealed(self, model: str, version: int) -> tuple[bytes, Source]:
         found = self._complete(model, version)
-        with _plainly(f"manifest of {model} version {version}"):
-            self._copy(found.source, [MANIFEST_FILE], into)
-        raw = (into / MANIFEST_FILE).read_bytes()
+        files = open_source(found.source, self._uri, probe=MANIFEST_FILE)
+        raw = _whole(files, MANIFEST_FILE)
         # MLflow lets anyone overwrite a version's files; the row says which manifest was published.
         if sha256(raw).hexdigest() != found.tags.get(_PIN):
             raise DigestMismatch(f"{model} version {version}: its manifest was changed since: do not trust it")
-        return read_manifest(raw)
+        return raw, files
 
     def _search_versions(self, query: str) -> list[Any]:
         with _plainly(f"versions where {query}"):
@@ -310,6 +307,15 @@ def _seal(directory: Path, raw: bytes) -> Iterator[FileRecord]:
         yield FileRecord(MANIFEST_FILE, sha256(raw).hexdigest(), len(raw))
     if (directory / SIGNATURE_FILE).is_file():
         yield record_file(directory / SIGNATURE_FILE, root=directory)
+
+
+def _whole(files: Source, path: str) -> bytes:
+    found = b""
+    for chunk in files.read(path):
+        found += chunk
+        if len(found) > MAX_BYTES:
+            raise BadInput(f"{path} is larger than {MAX_BYTES} bytes: it was changed since; do not trust it")
+    return found
 
 
 def _pages(search: Callable[[str | None], Any]) -> list[Any]:
