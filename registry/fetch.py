@@ -1,26 +1,61 @@
-"""Alias or version → download → verify → one atomic rename: a reader sees a whole bundle or none.
+"""Alias or version → fit for this host? → manifest, signature, order → files → one atomic rename.
 
-Everything unfinished lives in folders that start with a dot, beside the destination: on its file system.
+A reader sees a whole, verified bundle or none. Everything unfinished lies beside the destination, on its file system,
+under names that start with a dot; a download that was cut short is gone on with.
 """
 
+import errno
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock
 
-from registry.errors import BadInput, EngineryError
-from registry.manifest import check_agrees, verify_bundle
+from registry.download import download, write_seal
+from registry.errors import BadInput, DigestMismatch, EngineryError, Replayed, SignatureInvalid, TornBundle
+from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, check_agrees, read_manifest, verify_bundle
 from registry.names import check_name
+from registry.placed import (
+    HostRecord,
+    Placed,
+    check_listing,
+    file_states,
+    read_record,
+    sync,
+    trust_digest,
+    write_record,
+)
+from registry.promotion import DONE, PENDING, ROLLBACK, production_alias
 from registry.records import EngineVersion
-from registry.store import Store
+from registry.signing import Trust, verify_signature
+from registry.store import Store, row_of
+from registry.targets import Host, check_compatible, production_engines
 
-__all__ = ["Fetched", "fetch", "verify_bundle"]
+__all__ = ["Fetched", "Policy", "fetch"]
 
+_PARTIAL = ".partial-"
 _INCOMING = ".incoming-"
-_DAMAGED = ".damaged-"
+_REPLACED = ".replaced-"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a host accepts.
+
+    `trust` says whose signatures; `host` what machine the engine must load on, None for another one's. `older` is the
+    reason to take an older release than was here, and `rehash` reads every byte of what is in place.
+    """
+
+    trust: Trust
+    host: Host | None
+    older: str | None = None
+    rehash: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,92 +69,41 @@ class Fetched:
     reused: bool
 
 
-def fetch(store: Store, model: str, *, into: Path, alias: str | None = None, version: int | None = None) -> Fetched:
-    """Place a published engine's bundle at `into`/`model`/`version`, verified.
+def fetch(
+    store: Store, model: str, *, into: Path, policy: Policy, alias: str | None = None, version: int | None = None
+) -> Fetched:
+    """Place a published engine's bundle at `into`/`model`/`version`, verified as docs/bundle-format.md says.
 
     An intact bundle there is kept. A damaged one stays until its replacement is verified, then is replaced.
 
     Raises:
         BadInput: not exactly one of `alias` and `version`, or a manifest that is not acceptable.
         NotFound: no such model, alias or version.
+        Incompatible: the engine does not load on the policy's host; nothing was downloaded.
+        SignatureInvalid: nobody trusted signed it.
+        Replayed: this host has had a newer release, and nothing says that going back is meant.
         TornBundle, DigestMismatch: what the registry holds is not what was published; nothing is placed.
+        Interrupted: the registry failed; nothing is placed, and the next fetch goes on.
         EngineryError: this host cannot write the bundle (disk full, permissions); nothing is placed.
     """
     engine = _resolve(store, model, alias, version)
+    if policy.host is not None and _needs(engine, policy.host):
+        check_compatible(engine, policy.host, production_engines(store, model))
     home = into / model
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        # One fetch of a model at a time on a host, so that any folder with a dot is a dead process's.
-        with FileLock(into / f".{model}.lock"):
-            _clear_stale(home)
-            return _place(store, engine, home)
-    except OSError as error:
-        raise EngineryError(
-            f"{home}: cannot place {model} version {engine.version} ({error.strerror or error}); "
-            "nothing was placed: free space or fix the folder's rights, and fetch again"
-        ) from error
+    with _on_disk(home, engine), locked(home):
+        _clear(home, keep=())
+        record = read_record(home)
+        record = _check_order(store, engine, record, policy)
+        return _place(store, engine, home, record, policy)
 
 
-def _resolve(store: Store, model: str, alias: str | None, version: int | None) -> EngineVersion:
-    check_name(model, what="model")
-    if alias is not None and version is None:
-        return store.resolve(model, check_name(alias, what="alias"))
-    if version is not None and alias is None:
-        return store.version(model, version)
-    raise BadInput("name what to fetch: either an alias or a version, and not both")
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """One fetch of a model at a time on a host, so that a folder with a dot is a dead process's.
 
-
-def _place(store: Store, engine: EngineVersion, home: Path) -> Fetched:
-    destination = home / str(engine.version)
-    if destination.exists() and _intact(destination, engine):
-        return Fetched(destination, engine.version, engine.digest, engine.model, reused=True)
-    incoming = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=home))
-    try:
-        store.download(engine.model, engine.version, incoming)
-        check_agrees(engine, verify_bundle(incoming))
-        # mkdtemp lets only its maker in; a server often runs as another user.
-        incoming.chmod(0o755)
-        _sync_tree(incoming)
-        _swap(incoming, destination)
-    finally:
-        _clear_stale(home)
-    return Fetched(destination, engine.version, engine.digest, engine.model, reused=False)
-
-
-def _intact(destination: Path, engine: EngineVersion) -> bool:
-    try:
-        check_agrees(engine, verify_bundle(destination))
-    except (EngineryError, OSError):
-        return False
-    return True
-
-
-def _swap(incoming: Path, destination: Path) -> None:
-    if os.path.lexists(destination):
-        destination.rename(destination.parent / f"{_DAMAGED}{incoming.name}")
-    incoming.rename(destination)
-    _sync(destination.parent)
-
-
-def _clear_stale(home: Path) -> None:
-    for path in home.iterdir():
-        if path.name.startswith((_INCOMING, _DAMAGED)):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
-
-
-def _sync_tree(root: Path) -> None:
-    for path in root.rglob("*"):
-        _sync(path)
-    _sync(root)
-
-
-def _sync(path: Path) -> None:
-    # A rename that survives a power cut, of bytes that did not, would be a torn bundle that looks whole.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.parent / f".{home.name}.lock"):
+        yield
