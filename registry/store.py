@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from registry.lease import Lease
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 
 
@@ -53,8 +54,8 @@ class Store(Protocol):
     def next_sequence(self, model: str) -> int:
         """One more than the highest sequence any version of `model` ever had, torn ones included."""
 
-    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
-        """Every complete version of one model, or of all, by model and number."""
+    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
+        """Every complete version of one model, or of all, by model and number; or only the `newest` so many."""
 
     def version(self, model: str, version: int) -> EngineVersion:
         """One complete version.
@@ -119,13 +120,15 @@ class Store(Protocol):
             BadInput: it already has an outcome: history is append-only.
         """
 
-    def events(self, model: str) -> tuple[PromotionEvent, ...]:
-        """The model's history in the order it was written."""
+    def events(
+        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
+    ) -> tuple[PromotionEvent, ...]:
+        """The model's history in the order it was written: of one alias, of one outcome, the `newest` so many."""
 
-    def lock(self, model: str) -> AbstractContextManager[object]:
-        """Serialise promotion of one model; not re-entrant.
+    def lock(self, model: str) -> AbstractContextManager[Lease]:
+        """Serialise promotion of one model between processes and hosts; not re-entrant.
 
-        The stores here lock between processes of one host. A lease across hosts comes later.
+        Events, and aliases that events speak of, are written inside the lease's `guard`.
 
         Raises:
             PromotionRefused: another holder did not finish in time.
