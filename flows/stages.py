@@ -15,8 +15,8 @@ from calibration_data.reader import (
 from calibration_data.splits import split_revision
 from flows.plan import dataset_ref, source_content
 from flows.recipe import Recipe
-from registry.errors import BadInput, MeasurementError
 from registry.download import copy_bundle
+from registry.errors import BadInput, MeasurementError
 from registry.manifest import verify_bundle
 from registry.mlflow_store import MlflowStore
 from registry.records import (

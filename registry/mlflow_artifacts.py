@@ -143,17 +143,22 @@ def _server_source(uri: str, probe: str) -> Source:
     server, _, folder = uri.partition(f"{_SERVICE}/artifacts")
     with _network(server):
         # Whoever runs the server says whether its clients can reach the bucket behind it.
-        info = fetch_server_info(get_default_host_creds(server)).data or {}
+        info = fetch_server_info(_credentials(server)).data or {}
     if info.get(SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED):
         return HttpSource(uri, _presigned(lambda path: _server_url(server, f"{folder}/{path}")), None)
+    return HttpSource(uri, lambda path, headers: _get(uri, f"/{quote(path)}", headers), probe)
 
-    def ask(path: str, headers: Mapping[str, str]) -> requests.Response:
-        answer: requests.Response = http_request(
-            get_default_host_creds(uri), f"/{quote(path)}", "GET", stream=True, extra_headers=dict(headers)
-        )
-        return answer
 
-    return HttpSource(uri, ask, probe)
+def _get(host: str, path: str, headers: Mapping[str, str]) -> requests.Response:
+    # MLflow's own: it knows the credentials, the TLS settings, the time limits and the retries after a 5xx.
+    answer: requests.Response = http_request(  # type: ignore[no-untyped-call]
+        _credentials(host), path, "GET", stream=True, extra_headers=dict(headers)
+    )
+    return answer
+
+
+def _credentials(host: str) -> Any:
+    return get_default_host_creds(host)  # type: ignore[no-untyped-call]
 
 
 def _presigned(locate: Callable[[str], tuple[str, dict[str, str]]]) -> Ask:
@@ -163,7 +168,9 @@ def _presigned(locate: Callable[[str], tuple[str, dict[str, str]]]) -> Ask:
         if path not in known:
             known[path] = locate(path)
         url, own = known[path]
-        answer: requests.Response = cloud_storage_http_request("get", url, stream=True, headers={**own, **headers})
+        answer: requests.Response = cloud_storage_http_request(  # type: ignore[no-untyped-call]
+            "get", url, stream=True, headers={**own, **headers}
+        )
         if not answer.ok:
             del known[path]  # it may have expired: the next try asks for a new one
         return answer
@@ -185,7 +192,7 @@ def _bucket_url(repository: Any, path: str) -> tuple[str, dict[str, str]]:
 
 
 def _server_url(server: str, path: str) -> tuple[str, dict[str, str]]:
-    answer = http_request(get_default_host_creds(server), f"{_SERVICE}/presigned{quote(path)}", "GET")
+    answer = _get(server, f"{_SERVICE}/presigned{quote(path)}", {})
     answer.raise_for_status()
     return answer.json()["url"], dict(answer.json().get("headers", {}))
 

@@ -94,9 +94,7 @@ def read_record(home: Path) -> HostRecord:
     except FileNotFoundError:
         return HostRecord()
     except ValidationError as error:
-        raise BadInput(
-            f"{path} is damaged: delete it, and this host forgets which releases it has served"
-        ) from error
+        raise BadInput(f"{path} is damaged: delete it, and this host forgets which releases it has served") from error
 
 
 def write_record(home: Path, record: HostRecord) -> None:

@@ -17,7 +17,6 @@ import pynvml
 from registry.errors import BadInput, Incompatible, NotFound, TornBundle
 from registry.records import Backend, EngineVersion
 from registry.store import Store
-from registry.tensorrt_releases import same_tensorrt
 
 # The wheels that carry each library, by the CUDA version in their names.
 _PACKAGES = {
@@ -52,7 +51,7 @@ def read_host(tensorrt: str | None = None) -> Host:
         BadInput: `tensorrt` is no version.
     """
     if tensorrt is not None and not _VERSION.fullmatch(tensorrt):
-        raise BadInput(f"--tensorrt {tensorrt[:40]!r} is no version: give the one that will load engines, like 10.13.3")
+        raise BadInput(f"--tensorrt {tensorrt[:40]!r} is no version: give the one that will load engines, like 10.13")
     versions = (tensorrt or _installed(Backend.TENSORRT), tensorrt or _installed(Backend.TENSORRT_RTX))
     try:
         pynvml.nvmlInit()
@@ -116,7 +115,7 @@ def unsuitable(engine: EngineVersion, host: Host) -> str | None:
     here = host.tensorrt if engine.backend is Backend.TENSORRT else host.tensorrt_rtx
     if here is None:
         return f"it needs {engine.backend} {engine.backend_version}, and none is installed: say which with --tensorrt"
-    if not same_tensorrt(engine.backend_version, here):
+    if not _same_version(engine.backend_version, here):
         return f"it was built by {engine.backend} {engine.backend_version}, which {here} does not load"
     if engine.minimum_driver and (not host.driver or _numbers(host.driver) < _numbers(engine.minimum_driver)):
         return f"it needs driver {engine.minimum_driver} or newer"
@@ -146,6 +145,11 @@ def _words(host: Host) -> str:
 
 def _serves_its_target(engine: EngineVersion) -> bool:
     return f"{_PRODUCTION}{engine.target}" in engine.aliases
+
+
+def _same_version(one: str, other: str) -> bool:
+    # As far as both say: whoever declares "10.13" vouches for its patches, as `serving` in the fleet file does.
+    return all(a == b for a, b in zip(_numbers(one), _numbers(other), strict=False))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
