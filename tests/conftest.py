@@ -28,6 +28,7 @@ from registry.records import (
     Verdict,
 )
 from registry.store import Store
+from tests.publisher import Publisher, make_publisher
 from tests.unit.memory_store import MemoryStore
 
 
@@ -106,6 +107,15 @@ def manifest_factory(tmp_path: Path) -> ManifestFactory:
         return make_manifest(record_tree(directory), **fields), directory  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def publisher(tmp_path_factory: pytest.TempPathFactory) -> Publisher:
+    """A key of this run's own."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("SIGNING_KEY", "SIGNING_CERTIFICATE", "SIGNING_CHAIN", "VERIFY_KEY", "VERIFY_ROOTS"):
+            environment.delenv(f"ENGINERY_{name}", raising=False)
+        return make_publisher(tmp_path_factory.mktemp("publisher"))
 
 
 @pytest.fixture(scope="session")
