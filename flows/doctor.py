@@ -12,7 +12,7 @@ from registry.errors import EngineryError
 from registry.mlflow_store import MlflowStore
 from registry.reconcile import Outcome, abandoned, reconcile
 from registry.signing import local_trust
-from registry.targets import local_compute_capability
+from registry.targets import read_host
 
 Clock = Callable[[], datetime]
 
@@ -86,7 +86,7 @@ def _installed(package: str) -> str | None:
 
 
 def _gpu() -> Finding:
-    capability = local_compute_capability()
+    capability = read_host().compute_capability
     advice = "engines for GPUs are built for TensorRT-RTX targets here, and measured on workers that have the GPU"
     found = f"compute capability {capability}" if capability else "none"
     return Finding("GPU", found, capability is not None, advice="" if capability else advice)

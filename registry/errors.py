@@ -33,6 +33,14 @@ class TornBundle(EngineryError):
     """A bundle lacks files, has extra ones, or was never marked complete."""
 
 
+class Interrupted(EngineryError):
+    """A server failed, or a connection broke, while something was read: trying again may help."""
+
+
+class Replayed(EngineryError):
+    """An older release than this host has served, and no rollback in the history says that this is meant."""
+
+
 class PromotionRefused(EngineryError):
     """The rules of promotion say no; the message holds the gate's own reason."""
 

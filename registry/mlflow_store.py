@@ -22,13 +22,15 @@ from pydantic import TypeAdapter
 
 from registry.errors import BadInput, DigestMismatch, NotFound, TornBundle
 from registry.lease import Lease, leases_for
-from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest
+from registry.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, read_manifest
+from registry.mlflow_artifacts import open_source
 from registry.mlflow_errors import existing_is_fine, pages, plainly, quotable
 from registry.mlflow_history import History
-from registry.mlflow_publish import COMPLETE, PIN, STATE, Publications, copy_files
+from registry.mlflow_publish import COMPLETE, PIN, STATE, Publications
 from registry.mlflow_repair import Repairs
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
+from registry.store import Bundle, Source
 
 _ROW = TypeAdapter(EngineVersion)
 _PAGE = 1000
@@ -95,8 +97,7 @@ class MlflowStore:
 
     def manifest(self, model: str, version: int) -> EngineManifest:
         """See `Store.manifest`."""
-        with self._scratch() as scratch:
-            return self._manifest(model, version, scratch)
+        return read_manifest(self._sealed(model, version)[0])
 
     def builds(self, build_key: str) -> tuple[EngineVersion, ...]:
         """See `Store.builds`."""
@@ -157,16 +158,14 @@ class MlflowStore:
             with plainly(f"alias {alias} of {model}"):
                 self.client.delete_registered_model_alias(model, alias)
 
-    def download(self, model: str, version: int, into: Path) -> EngineManifest:
-        """See `Store.download`."""
-        manifest = self._manifest(model, version, into)
-        source = self._complete(model, version).source
-        with plainly(f"{model} version {version}"):
-            # The listed files only: what was added to the run since is not copied to a host.
-            copy_files(self._files(source), [record.path for record in manifest.files], into)
-            if any(item.path == SIGNATURE_FILE for item in self._files(source).list_artifacts()):
-                copy_files(self._files(source), [SIGNATURE_FILE], into)
-        return manifest
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        """See `Store.open_bundle`."""
+        raw, files = self._sealed(model, version)
+        try:
+            signature = _whole(files, SIGNATURE_FILE)
+        except NotFound:
+            signature = None
+        return Bundle(raw, signature, files)
 
     def append_event(self, event: PromotionEvent) -> None:
         """See `Store.append_event`."""
@@ -190,15 +189,14 @@ class MlflowStore:
         with plainly(f"{model} version {version}"):
             return _finished(self.client.get_model_version(check_name(model, what="model"), str(version)))
 
-    def _manifest(self, model: str, version: int, into: Path) -> EngineManifest:
+    def _sealed(self, model: str, version: int) -> tuple[bytes, Source]:
         found = self._complete(model, version)
-        with plainly(f"manifest of {model} version {version}"):
-            copy_files(self._files(found.source), [MANIFEST_FILE], into)
-        raw = (into / MANIFEST_FILE).read_bytes()
+        files = open_source(found.source, self._uri, probe=MANIFEST_FILE)
+        raw = _whole(files, MANIFEST_FILE)
         # MLflow lets anyone overwrite a version's files; the row says which manifest was published.
         if sha256(raw).hexdigest() != found.tags.get(PIN):
             raise DigestMismatch(f"{model} version {version}: its manifest was changed since: do not trust it")
-        return read_manifest(raw)
+        return raw, files
 
     def _search_versions(self, query: str) -> list[Any]:
         with plainly(f"versions where {query}"):
@@ -248,6 +246,15 @@ def _row(found: Any, aliases: dict[str, int] | None = None) -> EngineVersion:
         return _ROW.validate_python(fields)
     except ValueError as error:
         raise BadInput(f"{found.name} version {number} has tags that were edited: {error}") from error
+
+
+def _whole(files: Source, path: str) -> bytes:
+    found = b""
+    for chunk in files.read(path):
+        found += chunk
+        if len(found) > MAX_BYTES:
+            raise BadInput(f"{path} is larger than {MAX_BYTES} bytes: it was changed since; do not trust it")
+    return found
 
 
 def _retry(call: Callable[[], None], attempts: int = 5) -> None:

@@ -1,5 +1,6 @@
 """What the registry must do, in domain values only: the seam that MLflow and the tests' memory plug into."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,34 @@ from typing import Protocol
 
 from registry.lease import Lease
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
+
+
+class Source(Protocol):
+    """The files of one published bundle, wherever the registry keeps them."""
+
+    @property
+    def ranged(self) -> bool:
+        """Whether a part of a file is read for the cost of that part, and parts read one by one fit together."""
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` to before `stop` of one file, in pieces; all of it where not `ranged`.
+
+        What comes is not checked here, neither its length nor its sha256.
+
+        Raises:
+            NotFound: there is no such file.
+            Interrupted: a server failed or a connection broke; trying again may help.
+            EngineryError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A published bundle: manifest.json with the sha256 recorded at publishing, the signature, and the files."""
+
+    manifest: bytes
+    signature: bytes | None
+    files: Source
 
 
 class Store(Protocol):
@@ -81,13 +110,12 @@ class Store(Protocol):
     def delete_alias(self, model: str, alias: str) -> None:
         """Remove an alias; one that is not there is fine."""
 
-    def download(self, model: str, version: int, into: Path) -> EngineManifest:
-        """Copy manifest.json, the signature if there is one, and every listed file into the folder `into`.
-
-        Only the manifest is checked here: `manifest.verify_bundle` checks what arrived.
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        """The bundle of a complete version, for reading; `registry.download` copies and checks its files.
 
         Raises:
             NotFound, TornBundle, DigestMismatch: as `manifest`.
+            BadInput: its manifest or signature is larger than any can be.
         """
 
     def append_event(self, event: PromotionEvent) -> None:

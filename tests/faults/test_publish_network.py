@@ -1,16 +1,9 @@
 """A real MLflow server behind a connection that fails: answers that get lost, and a registry that goes away."""
 
 import http.client
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -22,53 +15,9 @@ from registry.manifest import verify_bundle
 from registry.mlflow_store import MlflowStore
 from registry.records import EngineVersion
 from tests.faults.test_publish_faults import assert_only_whole_versions, publish_as_a_release_does
+from tests.servers import mlflow_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-STARTING_SECONDS = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def mlflow_server(folder: Path, database: Path) -> Iterator[int]:
-    """`mlflow server` with proxied artifacts on loopback; its port."""
-    port = free_port()
-    command = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts", "--workers", "1"]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + STARTING_SECONDS
-            while not is_up(port):
-                assert process.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
-                assert time.monotonic() < deadline, (folder / "server.log").read_text(encoding="utf-8")
-                time.sleep(0.1)
-            yield port
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def is_up(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 class Proxy:
@@ -128,8 +77,8 @@ class Proxy:
 def server_port(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(migrated_database, folder / "mlflow.db")
-    with mlflow_server(folder, folder / "mlflow.db") as port:
-        yield port
+    with mlflow_server(folder / "mlflow.db", str(folder / "artifacts")) as address:
+        yield int(address.rpartition(":")[2])
 
 
 @pytest.fixture

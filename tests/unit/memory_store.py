@@ -13,7 +13,20 @@ from registry.lease import Lease
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED, read_manifest, write_manifest
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-from registry.store import row_of
+from registry.store import Bundle, row_of
+
+
+class MemorySource:
+    """Files in memory, handed out in small pieces."""
+
+    def __init__(self, files: dict[str, bytes], *, ranged: bool = True) -> None:
+        self.files, self.ranged = files, ranged
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        if path not in self.files:
+            raise NotFound(f"no {path}")
+        content = self.files[path][start:stop] if self.ranged else self.files[path]
+        yield from (content[at : at + 1000] for at in range(0, len(content), 1000))
 
 
 @dataclass(frozen=True)
@@ -106,14 +119,10 @@ class MemoryStore:
     def delete_alias(self, model: str, alias: str) -> None:
         self._aliases.get(model, {}).pop(alias, None)
 
-    def download(self, model: str, version: int, into: Path) -> EngineManifest:
-        manifest = self.manifest(model, version)
-        wanted = {record.path for record in manifest.files} | {MANIFEST_FILE, SIGNATURE_FILE}
-        for name, content in self.files[model, version].items():
-            if name in wanted:
-                (into / name).parent.mkdir(parents=True, exist_ok=True)
-                (into / name).write_bytes(content)
-        return manifest
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        self.manifest(model, version)
+        files = self.files[model, version]
+        return Bundle(files[MANIFEST_FILE], files.get(SIGNATURE_FILE), MemorySource(files))
 
     def append_event(self, event: PromotionEvent) -> None:
         if len(event.why) > 7000:
