@@ -77,16 +77,14 @@ class Publications:
         """See `Store.take_sequence`. A number that its taker never used is a gap."""
         name = check_name(model, what="model")
         with self.lock(name), reached(f"sequence of {name}"):
-            with existing_is_fine():
-                self.client.create_registered_model(name)
-            # Not get_registered_model: it reads every version of the model.
-            (model_row,) = self.client.search_registered_models(f"name = '{name}'", max_results=1)
-            counter = model_row.tags.get(SEQUENCE)
+            # On the experiment: a tag of the registered model costs reading every version of it.
+            experiment = self.experiment(name)
+            counter = self.client.get_experiment(experiment).tags.get(SEQUENCE)
             recent = self.client.search_model_versions(f"name = '{name}'", _RECENT, order_by=["version_number DESC"])
             # The versions too: a tag is edited more easily than all of them.
             given = [_count(name, text) for text in (counter, *(version.tags.get("sequence") for version in recent))]
             taken = 1 + max(given)
-            self.client.set_registered_model_tag(name, SEQUENCE, str(taken))
+            self.client.set_experiment_tag(experiment, SEQUENCE, str(taken))
             return taken
 
     def published(self, row: EngineVersion) -> int | None:
@@ -122,8 +120,10 @@ class Publications:
 
     def register(self, row: EngineVersion, source: str, run_id: str, pin: str) -> int:
         """Make a version of what was read back, and complete it; its number."""
-        with existing_is_fine():
-            self.client.create_registered_model(row.model)
+        # Not simply made again: MLflow answers that it exists after reading every version of it.
+        if not self.client.search_registered_models(f"name = '{row.model}'", max_results=1):
+            with existing_is_fine():
+                self.client.create_registered_model(row.model)
         columns = {name: value for name, value in asdict(row).items() if name not in _NOT_TAGS and value is not None}
         tags = {name: json.dumps(value) if name == "metrics" else str(value) for name, value in columns.items()}
         state = {PIN: pin, STATE: UPLOADING, OWNER: this_process()}
@@ -148,13 +148,18 @@ class Publications:
             )
         first = alive[0]
         # Last: what a killed publish leaves behind has no `complete`, and nothing here shows it.
-        self.client.set_model_version_tag(row.model, first.version, STATE, COMPLETE)
+        self._tag(row.model, first.version, STATE, COMPLETE)
         return int(first.version)
 
     def mark_torn(self, model: str, version: int, reason: str) -> None:
         """Set a version aside for good, with the reason on its page."""
-        self.client.set_model_version_tag(model, str(version), "torn", reason[:5000])
-        self.client.set_model_version_tag(model, str(version), STATE, TORN)
+        self._tag(model, str(version), "torn", reason[:5000])
+        self._tag(model, str(version), STATE, TORN)
+
+    def _tag(self, model: str, version: str, name: str, value: str) -> None:
+        # Past the public client, which first reads every version of the model to see whether it is a prompt.
+        registry: Any = self.client._get_registry_client()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        registry.set_model_version_tag(model, version, name, value)
 
     def _make_run(self, manifest: EngineManifest) -> Any:
         name = f"{manifest.build.target.name}-{manifest.build.precision}"

@@ -207,7 +207,7 @@ def test_registry_out_of_reach_tears_nothing(
 
 def test_edited_counter_is_named(mlflow_store: MlflowStore) -> None:
     assert mlflow_store.take_sequence("sst2") == 1
-    mlflow_store.client.set_registered_model_tag("sst2", "enginery.sequence", "many")
+    mlflow_store.client.set_experiment_tag(mlflow_store.experiment("sst2"), "enginery.sequence", "many")
     with pytest.raises(BadInput, match="edited a tag"):
         mlflow_store.take_sequence("sst2")
 
@@ -216,7 +216,7 @@ def test_counter_set_back_gives_no_number_twice(
     mlflow_store: MlflowStore, manifest_factory: ManifestFactory, key_home: Path
 ) -> None:
     mlflow_store.publish(*sealed(manifest_factory, key_home, sequence=5))
-    mlflow_store.client.set_registered_model_tag("sst2", "enginery.sequence", "1")
+    mlflow_store.client.set_experiment_tag(mlflow_store.experiment("sst2"), "enginery.sequence", "1")
     assert mlflow_store.take_sequence("sst2") == 6
 
 
