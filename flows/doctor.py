@@ -5,11 +5,16 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from registry.errors import EngineryError
-from registry.store import Store
-from registry.targets import local_compute_capability
+from registry.mlflow_store import MlflowStore
+from registry.reconcile import Outcome, abandoned, reconcile
+from registry.signing import local_trust
+from registry.targets import read_host
+
+Clock = Callable[[], datetime]
 
 # A release of a model of a few hundred MB keeps about ten copies of it: stages, bundles and artifacts.
 LEAST_FREE_GB = 5
@@ -31,9 +36,30 @@ class Finding:
     advice: str = ""
 
 
-def examine(home: Path, open_store: Callable[[], Store]) -> list[Finding]:
+def examine(home: Path, open_store: Callable[[], MlflowStore], clock: Clock) -> list[Finding]:
     """All checks; none of them changes anything but creating `home`."""
-    return [_python(), *_extras(), _gpu(), _disk(home), _registry(open_store)]
+    return [_python(), *_extras(), _gpu(), _disk(home), *_registry(open_store, clock)]
+
+
+def mend(store: MlflowStore, home: Path, clock: Clock) -> list[Finding]:
+    """Settle what a crash left half published, one finding each.
+
+    Raises:
+        EngineryError: the registry could not be asked.
+    """
+    return [
+        Finding(
+            f"repair of {settled.model} {_name(settled.version, settled.run_id)}",
+            f"{settled.outcome}: {settled.reason}",
+            settled.outcome is not Outcome.LEFT,
+            advice="it is looked at again by the next repair" if settled.outcome is Outcome.LEFT else "",
+        )
+        for settled in reconcile(store.repairs, lambda: local_trust(home), clock=clock)
+    ]
+
+
+def _name(version: int | None, run_id: str) -> str:
+    return f"version {version}" if version else f"run {run_id}"
 
 
 def _python() -> Finding:
@@ -60,7 +86,7 @@ def _installed(package: str) -> str | None:
 
 
 def _gpu() -> Finding:
-    capability = local_compute_capability()
+    capability = read_host().compute_capability
     advice = "engines for GPUs are built for TensorRT-RTX targets here, and measured on workers that have the GPU"
     found = f"compute capability {capability}" if capability else "none"
     return Finding("GPU", found, capability is not None, advice="" if capability else advice)
@@ -79,9 +105,16 @@ def _disk(home: Path) -> Finding:
     return Finding("ENGINERY_HOME", f"{home}, {free_gb:.0f} GB free", ok, needed=True, advice=advice)
 
 
-def _registry(open_store: Callable[[], Store]) -> Finding:
+def _registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list[Finding]:
     try:
-        engines = len(open_store().versions())
+        store = open_store()
+        engines, unfinished = len(store.versions()), store.repairs.unfinished()
     except (EngineryError, OSError) as error:
-        return Finding("registry", str(error), False, True, "check MLFLOW_TRACKING_URI and that its server runs")
-    return Finding("registry", f"{engines} published engines", True, needed=True)
+        return [Finding("registry", str(error), False, True, "check MLFLOW_TRACKING_URI and that its server runs")]
+    at_work = [left for left in unfinished if not abandoned(left, clock().timestamp())]
+    left = len(unfinished) - len(at_work)
+    advice = "finish or set aside what a crash left: enginery doctor --repair" if left else ""
+    return [
+        Finding("registry", f"{engines} published engines", True, needed=True),
+        Finding("publishing", f"{len(at_work)} at work, {left} left by a crash", not left, advice=advice),
+    ]

@@ -10,11 +10,13 @@ from calibration_data.reader import Rows
 from flows.build_target import Judged
 from flows.report import Row, winner, with_aliases
 from flows.stages import Bench
+from registry.home import home
 from registry.mlflow_runs import EngineEntry, ReleaseLog
 from registry.promotion import nominate
 from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
+from registry.signing import local_signer
 from tasks.figures import accuracy_against_latency, latency_histogram
-from tasks.publish import assemble_bundle, make_manifest
+from tasks.publish import assemble_bundle, make_manifest, seal_bundle
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
     version = next(
         (
             engine.version
-            for engine in bench.store.versions(model)
-            if (engine.build_key, engine.digest, engine.target) == (build.build_key, build.digest, build.target.name)
+            for engine in bench.store.builds(build.build_key)
+            if (engine.model, engine.digest, engine.target) == (model, build.digest, build.target.name)
             and engine.verdict is row.verdict
         ),
         None,
@@ -86,7 +88,7 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
 def publish_version(
     bench: Bench, release: str, run_id: str, made: Made, judged: Judged, calibration: CalibrationSet | None
 ) -> int:
-    """Assemble the bundle and make it a version; the number of the version."""
+    """Assemble the bundle, sign it and make it a version; the number of the version."""
     if judged.build is None:
         raise ValueError("a skipped row has no engine to publish")
     model = bench.recipe.model
@@ -98,14 +100,15 @@ def publish_version(
             made.source,
             bundle=bundle,
             release=release,
-            sequence=bench.store.next_sequence(model),
+            sequence=bench.store.take_sequence(model),
             calibration=calibration,
             evaluation_set=made.evaluation.digest,
             measurements=judged.row.measurements,
             gates=judged.gates,
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        return bench.store.publish(manifest, bundle, run_id=run_id).version
+        sealed = seal_bundle(manifest, bundle, local_signer(home()))
+        return bench.store.publish(sealed, bundle, run_id=run_id).version
 
 
 def draw_engine(judged: Judged, into: Path) -> dict[str, Path]:

@@ -67,10 +67,10 @@ def record_tree(root: Path) -> tuple[FileRecord, ...]:
 
 
 def verify_tree(root: Path, expected: Iterable[FileRecord]) -> None:
-    """Check that `root` holds exactly the `expected` files, byte for byte.
+    """Check that `root` holds exactly the `expected` files, byte for byte, and no folder without one.
 
     Raises:
-        TornBundle: a file is missing or extra.
+        TornBundle: a file is missing or extra, or a folder is empty.
         DigestMismatch: a file's bytes differ.
     """
     found = {record.path: record for record in record_tree(root)}
@@ -79,6 +79,8 @@ def verify_tree(root: Path, expected: Iterable[FileRecord]) -> None:
         raise TornBundle(f"{root} lacks {', '.join(missing)}: fetch or build it again")
     if extra := sorted(found.keys() - wanted.keys()):
         raise TornBundle(f"{root} holds {', '.join(extra)}, not in its manifest: do not trust it")
+    if empty := sorted(path for path in root.rglob("*") if path.is_dir() and not any(path.iterdir())):
+        raise TornBundle(f"{empty[0]} is an empty folder, in no manifest: do not trust {root}")
     for name, record in wanted.items():
         check_record(root, record, actual=found[name])
 

@@ -11,7 +11,9 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from registry.mlflow_publish import OWNER
 from registry.mlflow_store import MlflowStore
+from registry.owner import this_process
 from registry.records import EngineBuild, Measurement, Verdict
 
 RELEASE, KIND, STATE, PARENT = "release", "enginery.kind", "enginery.state", "mlflow.parentRunId"
@@ -82,6 +84,7 @@ class ReleaseLog:
             "target": build.target.name,
             "precision": build.precision.value,
             "backend": build.backend.value,
+            OWNER: this_process(),
         }
         name = f"{build.target.name}-{build.precision}"
         run = self._client.create_run(self._experiment_of(model), run_name=name, tags=tags)

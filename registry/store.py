@@ -1,10 +1,41 @@
 """What the registry must do, in domain values only: the seam that MLflow and the tests' memory plug into."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from registry.lease import Lease
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
+
+
+class Source(Protocol):
+    """The files of one published bundle, wherever the registry keeps them."""
+
+    @property
+    def ranged(self) -> bool:
+        """Whether a part of a file is read for the cost of that part, and parts read one by one fit together."""
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` to before `stop` of one file, in pieces; all of it where not `ranged`.
+
+        What comes is not checked here, neither its length nor its sha256.
+
+        Raises:
+            NotFound: there is no such file.
+            Interrupted: a server failed or a connection broke; trying again may help.
+            EngineryError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A published bundle: manifest.json with the sha256 recorded at publishing, the signature, and the files."""
+
+    manifest: bytes
+    signature: bytes | None
+    files: Source
 
 
 class Store(Protocol):
@@ -13,18 +44,25 @@ class Store(Protocol):
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
         """Make the bundle in `directory` a version, visible only once it is whole and read back.
 
-        An engine already published by the same release (model, build_key, digest) is returned as it is.
+        An engine already published by the same release for the same target (model, build_key, digest) is returned
+        as it is, and so is one whose publishing was interrupted after everything was in place. A signature in the
+        folder is carried as it is: who signs, and whom to trust, is not the store's to say.
 
         Raises:
-            BadInput: the manifest breaks the format, or `run_id` already holds a published bundle.
+            BadInput: the manifest breaks the format, or `run_id` already holds another published bundle.
             TornBundle, DigestMismatch: the folder, or what was read back, is not what the manifest lists.
+            EngineryError: the registry or a disk failed (nothing is visible), or the sequence number was given twice.
         """
 
-    def next_sequence(self, model: str) -> int:
-        """One more than the highest sequence any version of `model` ever had, torn ones included."""
+    def take_sequence(self, model: str) -> int:
+        """A sequence number for the next engine of `model`: higher than any before, and never given again.
 
-    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
-        """Every complete version of one model, or of all, by model and number."""
+        Raises:
+            PromotionRefused: the model's lock was not to be had.
+        """
+
+    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
+        """Every complete version of one model, or of all, by model and number; or only the `newest` so many."""
 
     def version(self, model: str, version: int) -> EngineVersion:
         """One complete version.
@@ -42,11 +80,17 @@ class Store(Protocol):
             DigestMismatch: it is not the manifest that was published.
         """
 
+    def builds(self, build_key: str) -> tuple[EngineVersion, ...]:
+        """Every complete version with this build key, of any model and target, oldest first."""
+
     def find_build(self, build_key: str) -> EngineVersion | None:
         """The newest complete version with this build key, of any model."""
 
     def aliases(self, model: str) -> dict[str, int]:
         """Alias to version number."""
+
+    def aliased(self, model: str, alias: str) -> int | None:
+        """The version number an alias points at, without reading the model's other aliases."""
 
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """The version an alias points at.
@@ -66,20 +110,19 @@ class Store(Protocol):
     def delete_alias(self, model: str, alias: str) -> None:
         """Remove an alias; one that is not there is fine."""
 
-    def download(self, model: str, version: int, into: Path) -> EngineManifest:
-        """Copy manifest.json, the signature if there is one, and every listed file into the folder `into`.
-
-        Only the manifest is checked here: `manifest.verify_bundle` checks what arrived.
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        """The bundle of a complete version, for reading; `registry.download` copies and checks its files.
 
         Raises:
             NotFound, TornBundle, DigestMismatch: as `manifest`.
+            BadInput: its manifest or signature is larger than any can be.
         """
 
     def append_event(self, event: PromotionEvent) -> None:
-        """Add a line to the model's history.
+        """Add a line to the model's history, which is in the order of the events' ids.
 
         Raises:
-            BadInput: the id is taken, or the event's text is too long to keep whole.
+            BadInput: the event's text is too long to keep whole.
         """
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
@@ -90,17 +133,66 @@ class Store(Protocol):
             BadInput: it already has an outcome: history is append-only.
         """
 
-    def events(self, model: str) -> tuple[PromotionEvent, ...]:
-        """The model's history in the order it was written."""
+    def events(
+        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
+    ) -> tuple[PromotionEvent, ...]:
+        """The model's history, oldest first: of one alias, of one outcome, the `newest` so many."""
 
-    def lock(self, model: str) -> AbstractContextManager[object]:
-        """Serialise promotion of one model; not re-entrant.
+    def lock(self, model: str) -> AbstractContextManager[Lease]:
+        """Serialise promotion of one model between processes and hosts; not re-entrant.
 
-        The stores here lock between processes of one host. A lease across hosts comes later.
+        Events, and aliases that events speak of, are written inside the lease's `guard`.
 
         Raises:
             PromotionRefused: another holder did not finish in time.
         """
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What a publish left that did not come to its end, or is still at work on.
+
+    `since_seconds` is seconds since the epoch; `pin` the sha256 that its manifest must have, None where no version
+    was made yet. `complete`: only the run is open still.
+    """
+
+    model: str
+    run_id: str
+    version: int | None
+    complete: bool
+    source: str
+    since_seconds: float
+    owner: str | None
+    pin: str | None
+
+
+class Repairable(Protocol):
+    """A registry in which a crash leaves things behind; what becomes of them is decided in registry/reconcile.py."""
+
+    def unfinished(self, model: str | None = None) -> tuple[Unfinished, ...]:
+        """What is not finished, of one model or of all: left by a crash, or being worked on."""
+
+    def download_unfinished(self, left: Unfinished, into: Path) -> EngineManifest:
+        """Copy what is there into the folder `into`, where its listing is exactly that of a signed bundle.
+
+        Raises:
+            TornBundle, DigestMismatch: it is not; the bytes of listed files are not looked at.
+            EngineryError: the registry could not be asked.
+        """
+
+    def finish(self, left: Unfinished, manifest: EngineManifest) -> int:
+        """Make a verified bundle a complete version; its number.
+
+        Raises:
+            TornBundle: the same engine was published since.
+            DigestMismatch: the manifest is another model's.
+        """
+
+    def close(self, left: Unfinished) -> None:
+        """End the run of a complete version."""
+
+    def tear(self, left: Unfinished, reason: str) -> None:
+        """Set it aside for good, with the reason."""
 
 
 def row_of(manifest: EngineManifest, version: int) -> EngineVersion:

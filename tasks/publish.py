@@ -3,10 +3,11 @@
 import importlib.metadata
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from registry.digest import check_record, record_tree
-from registry.manifest import FORMAT_VERSION
+from registry.manifest import FORMAT_VERSION, MANIFEST_FILE, write_manifest
 from registry.records import (
     CalibrationSet,
     EngineBuild,
@@ -15,6 +16,8 @@ from registry.records import (
     Measurement,
     SourceFiles,
 )
+from registry.signing import Signer, sign_bundle
+from tasks.bom import write_bom
 from tasks.gates import overall
 
 # What a bundle's reader needs besides the engine: text in, so the tokenizer; labels are in the manifest.
@@ -96,3 +99,16 @@ def make_manifest(
         files=record_tree(bundle),
         created_at=created_at,
     )
+
+
+def seal_bundle(manifest: EngineManifest, bundle: Path, signer: Signer) -> EngineManifest:
+    """Add the ML-BOM, then manifest.json and its signature: what the folder holds now is what is published.
+
+    Raises:
+        BadInput: the manifest breaks the format, or the signer's key cannot sign.
+    """
+    write_bom(manifest, bundle)
+    manifest = replace(manifest, files=record_tree(bundle))
+    (bundle / MANIFEST_FILE).write_bytes(write_manifest(manifest))
+    sign_bundle(bundle, signer)
+    return manifest

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,9 @@ from registry.records import (
     Verdict,
 )
 from registry.store import Store
+from tests.postgres import NoPostgres, Postgres, running_postgres
+from tests.publisher import Publisher, make_publisher
+from tests.servers import mlflow_server
 from tests.unit.memory_store import MemoryStore
 
 
@@ -109,6 +112,15 @@ def manifest_factory(tmp_path: Path) -> ManifestFactory:
 
 
 @pytest.fixture(scope="session")
+def publisher(tmp_path_factory: pytest.TempPathFactory) -> Publisher:
+    """A key of this run's own."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("SIGNING_KEY", "SIGNING_CERTIFICATE", "SIGNING_CHAIN", "VERIFY_KEY", "VERIFY_ROOTS"):
+            environment.delenv(f"ENGINERY_{name}", raising=False)
+        return make_publisher(tmp_path_factory.mktemp("publisher"))
+
+
+@pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables, made once: a migration takes seconds."""
     pytest.importorskip("mlflow")
@@ -117,6 +129,15 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("template")
     MlflowStore(f"sqlite:///{home}/mlflow.db", home, home / "artifacts").versions()
     return home / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def server_uri(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[str]:
+    """An MLflow server that passes artifacts on from a folder of its own: one for all tests, it starts in seconds."""
+    home = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated_database, home / "mlflow.db")
+    with mlflow_server(home / "mlflow.db", str(home / "artifacts")) as uri:
+        yield uri
 
 
 @pytest.fixture
@@ -129,12 +150,42 @@ def mlflow_store(tmp_path: Path, migrated_database: Path) -> Store:
     return embedded_store(home)
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server with MLflow's tables in the database `migrated`."""
+    pytest.importorskip("mlflow")
+    from registry.mlflow_store import MlflowStore
+
+    try:
+        with running_postgres() as server:
+            server.sql("CREATE DATABASE migrated")
+            MlflowStore(server.uri("migrated"), server.folder, server.folder / "artifacts").versions()
+            server.sql("ALTER DATABASE migrated ALLOW_CONNECTIONS false")  # a template has no other session
+            server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'migrated'")
+            yield server
+    except NoPostgres as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def postgres_uri(postgres: Postgres) -> str:
+    """A registry's database of the test's own."""
+    return postgres.uri(postgres.create("migrated"))
+
+
+@pytest.fixture
+def postgres_store(postgres_uri: str, tmp_path: Path) -> Store:
+    from registry.mlflow_store import MlflowStore
+
+    return MlflowStore(postgres_uri, tmp_path / "home", tmp_path / "artifacts")
+
+
 @pytest.fixture
 def memory_store() -> MemoryStore:
     return MemoryStore()
 
 
-@pytest.fixture(params=["memory", "mlflow"])
+@pytest.fixture(params=["memory", "mlflow", "postgres"])
 def store(request: pytest.FixtureRequest) -> Store:
     """Each registry in turn: a test that uses it is a clause of the contract."""
     chosen: Store = request.getfixturevalue(f"{request.param}_store")

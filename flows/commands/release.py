@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.shared import FLEET, FleetFile, Json, err, need_pipeline, open_store, out, plain, print_json
+from flows.commands.shared import FLEET, FleetFile, Json, err, need_pipeline, now, open_store, out, plain, print_json
 from registry.errors import EngineryError
 from registry.home import home
 
@@ -50,6 +50,8 @@ def release(
 def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
     from flows import local_prefect
     from flows.plan import find_release
+    from registry.reconcile import reconcile
+    from registry.signing import local_trust
     from tasks.interrupt import remember_ctrl_c
     from tasks.workspace import Workspace
 
@@ -63,6 +65,9 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
     if found is not None:
         return found
     prefect_is_up = prefect_is_up or local_prefect.start()
+    for settled in reconcile(store.repairs, lambda: local_trust(home()), clock=now, model=pinned.model):
+        if not quiet:
+            err.print(f"{settled.outcome}: {settled.model} run {settled.run_id}: {settled.reason}", highlight=False)
     # Torch, Prefect and matplotlib: six seconds that a release found finished does not wait for.
     from flows.progress import progress_report
     from flows.release import release_engines
@@ -113,11 +118,15 @@ def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
     out.print(table)
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    repair: Annotated[bool, typer.Option(help="Finish or set aside what a crash left half published.")] = False,
+    as_json: Json = False,
+) -> None:
     """Check this machine: packages, backends, GPU, registry, disk; say what to install or mend."""
-    from flows.doctor import examine
+    from flows.doctor import examine, mend
 
-    findings = examine(home(), open_store)
+    mended = mend(open_store(), home(), now) if repair else []
+    findings = [*mended, *examine(home(), open_store, now)]
     if as_json:
         print_json([plain(finding) for finding in findings])
     else:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from registry.manifest import read_manifest, write_manifest
+from registry.signing import Trust, verify_signature
 
 V1 = Path(__file__).parent / "v1" / "manifest.json"
 
@@ -17,3 +18,7 @@ def test_manifest_of_format_1_is_still_read() -> None:
 
 def test_manifest_of_format_1_is_still_written_the_same() -> None:
     assert write_manifest(read_manifest(V1.read_bytes())) == V1.read_bytes()
+
+
+def test_signature_of_format_1_still_verifies() -> None:
+    verify_signature(V1.parent, Trust(public_key=V1.parent / "signing.pub"))

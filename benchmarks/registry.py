@@ -1,0 +1,134 @@
+"""A registry of 10,000 engine versions in PostgreSQL: list, resolve an alias, promote; beside MLflow's own client.
+
+    python -m benchmarks.registry [VERSIONS]
+
+PostgreSQL is a real one, started here with fsync on. The engines that are promoted are published as a release does it;
+the others, and 1,000 past promotions, are copies of their rows made in SQL, with runs, tags and numbers of their own.
+"""
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.commands.promotion import NEWEST
+from registry.digest import record_tree
+from registry.mlflow_store import MlflowStore
+from registry.promotion import promote, rollback
+from registry.rules import Decision
+from tests.conftest import make_manifest
+from tests.postgres import Postgres, running_postgres
+
+MODEL, TARGET, ALIAS = "sst2", "l4", "production-l4"
+PROMOTED, PAST = 60, 1000
+GOAL_MS = 200
+DECISION = Decision("ana", "the benchmark", datetime.now(UTC))
+
+# One more of everything that a publish writes for version 1, with numbers, digests and times of its own.
+COPIES = [
+    """INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time,
+           end_time, source_version, lifecycle_stage, artifact_uri, experiment_id)
+       SELECT md5('run' || n), name, source_type, source_name, entry_point_name, user_id, status, start_time + n,
+           end_time + n, source_version, lifecycle_stage, artifact_uri, experiment_id
+       FROM runs, generate_series({first}, {last}) n
+       WHERE run_uuid = (SELECT run_id FROM model_versions WHERE name = '{model}' AND version = 1)""",
+    """INSERT INTO tags (key, value, run_uuid) SELECT key, value, md5('run' || n)
+       FROM tags, generate_series({first}, {last}) n
+       WHERE run_uuid = (SELECT run_id FROM model_versions WHERE name = '{model}' AND version = 1)""",
+    """INSERT INTO model_versions (name, version, creation_time, last_updated_time, description, user_id,
+           current_stage, source, run_id, run_link, status, status_message, storage_location, workspace)
+       SELECT name, n, creation_time + n, last_updated_time + n, description, user_id,
+           current_stage, source, md5('run' || n), run_link, status, status_message, storage_location, workspace
+       FROM model_versions, generate_series({first}, {last}) n WHERE name = '{model}' AND version = 1""",
+    """INSERT INTO model_version_tags (name, version, workspace, key, value)
+       SELECT name, n, workspace, key, CASE key WHEN 'sequence' THEN n::text
+           WHEN 'build_key' THEN md5('key' || n) || md5('more' || n)
+           WHEN 'digest' THEN md5('engine' || n) || md5('bytes' || n) ELSE value END
+       FROM model_version_tags, generate_series({first}, {last}) n WHERE name = '{model}' AND version = 1""",
+]
+PAST_EVENTS = [
+    """INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time,
+           end_time, source_version, lifecycle_stage, artifact_uri, experiment_id)
+       SELECT md5('event' || n), lpad(n::text, 12, '0') || '-000-past', source_type, source_name, entry_point_name,
+           user_id, status, start_time - {past} + n, end_time - {past} + n, source_version, lifecycle_stage,
+           artifact_uri, experiment_id
+       FROM runs, generate_series(1, {past}) n WHERE run_uuid = '{event}'""",
+    """INSERT INTO tags (key, value, run_uuid)
+       SELECT key, CASE key WHEN 'enginery.alias' THEN 'production-other' ELSE value END, md5('event' || n)
+       FROM tags, generate_series(1, {past}) n WHERE run_uuid = '{event}'""",
+]
+
+
+def main() -> None:
+    total = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    with running_postgres(durable=True) as server, tempfile.TemporaryDirectory() as folder:
+        store = MlflowStore(server.uri(server.create()), Path(folder) / "home", Path(folder) / "artifacts")
+        fill(store, server, Path(folder), total)
+        print(f"{total} versions of one model, {PAST} past promotions, PostgreSQL 18, fsync on")
+        print(f"{'':44}{'p50 ms':>8}{'p95 ms':>8}{'calls':>7}")
+        for name, calls in measured(store):
+            report(name, calls)
+
+
+def fill(store: MlflowStore, server: Postgres, folder: Path, total: int) -> None:
+    """Publish what will be promoted, and copy its rows until there are `total` versions."""
+    started = time.perf_counter()
+    for sequence in range(1, PROMOTED + 1):
+        bundle = folder / "bundle"
+        bundle.mkdir(exist_ok=True)
+        (bundle / "engine.plan").write_bytes(b"plan %d" % sequence)
+        store.publish(make_manifest(record_tree(bundle), model=MODEL, sequence=sequence), bundle)
+    promote(store, MODEL, {TARGET: 1}, DECISION, {})
+    (event,) = store.client.search_runs([store.experiment(MODEL)], "tags.`enginery.event` = 'promote'")
+    values = {"first": PROMOTED + 1, "last": total, "model": MODEL, "past": PAST, "event": event.info.run_id}
+    for statement in (*COPIES, *PAST_EVENTS, "ANALYZE"):
+        server.sql(statement.format(**values), database="test0")
+    print(f"filled in {time.perf_counter() - started:.0f} s")
+
+
+def measured(store: MlflowStore) -> Iterator[tuple[str, list[float]]]:
+    """Name and milliseconds of each call, ours beside MLflow's."""
+    client: Any = store.client
+
+    def search() -> Any:
+        return client.search_model_versions(f"name = '{MODEL}'", NEWEST, ["version_number DESC"])
+
+    yield f"list, the newest {NEWEST}", timed(lambda _: store.versions(MODEL, newest=NEWEST))
+    yield "  MLflow: search_model_versions, as many", timed(lambda _: search())
+    yield "resolve an alias", timed(lambda _: store.resolve(MODEL, ALIAS))
+    yield "  MLflow: get_model_version_by_alias", timed(lambda _: client.get_model_version_by_alias(MODEL, ALIAS))
+    yield "  MLflow: get_registered_model (its aliases)", timed(lambda _: client.get_registered_model(MODEL), 5)
+    decide = replace(DECISION, at=datetime.now(UTC))
+    forward = timed(lambda call: promote(store, MODEL, {TARGET: call + 2}, decide, {}), PROMOTED - 1)
+    yield "promote", forward
+    yield "roll back", timed(lambda _: rollback(store, MODEL, [TARGET], decide, {}), 30)
+    yield (
+        "  MLflow: set_registered_model_alias",
+        timed(lambda call: client.set_registered_model_alias(MODEL, "peer", call + 1)),
+    )
+
+
+def timed(call: Callable[[int], object], times: int = 50) -> list[float]:
+    """Milliseconds of each of `times` calls, sorted; one call before them is not counted (but moves nothing)."""
+    found = []
+    for number in range(times):
+        started = time.perf_counter()
+        call(number)
+        found.append(1000 * (time.perf_counter() - started))
+    return sorted(found)
+
+
+def report(name: str, calls: list[float]) -> None:
+    # Nearest rank, as for latencies.
+    p50, p95 = (calls[math.ceil(share * len(calls)) - 1] for share in (0.5, 0.95))
+    claim = f"   (claim: p95 under {GOAL_MS})" if not name.startswith("  ") else ""
+    print(f"{name:44}{p50:8.1f}{p95:8.1f}{len(calls):7}{claim}")
+
+
+if __name__ == "__main__":
+    main()
