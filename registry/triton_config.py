@@ -30,38 +30,42 @@ def config_text(model: TritonModel) -> bytes:
     Raises:
         BadInput: tritonclient is not installed, or a tensor's dtype has no Triton type.
     """
-    pb = _protobuf()
-    from google.protobuf import text_format  # type: ignore[import-untyped]
+    message = _protobuf()
+    from google.protobuf import json_format, text_format  # type: ignore[import-untyped]
 
-    build = model.manifest.build
-    config = pb.ModelConfig(
-        name=model.name,
-        backend="python" if model.python_backend else str(build.backend),
-        max_batch_size=largest_batch(model),
-        version_policy={"specific": {"versions": [model.version]}},
-        parameters={key: {"string_value": value} for key, value in _parameters(model)},
-        model_warmup=[_warmup(model, entry) for entry in warmup_entries(model)],
-    )
-    if len(model.manifests) > 1:
-        names = {str(one.build.target.compute_capability): engine_file(model, one) for one in model.manifests}
-        config.cc_model_filenames.update(names)
-    config.input.extend(pb.ModelInput(name=name, data_type=dtype, dims=dims) for name, dtype, dims in _inputs(model))
-    config.output.extend(pb.ModelOutput(**output) for output in _outputs(model))
-    config.instance_group.append(_instances(pb, build))
-    if config.max_batch_size > 1:
-        config.dynamic_batching.preferred_batch_size.extend(_preferred(build, config.max_batch_size))
-    if build.backend is Backend.TENSORRT:
-        config.optimization.cuda.graphs = True
-        config.optimization.cuda.graph_spec.extend(_graph_spec(model, profile) for profile in build.profiles)
-    written: str = text_format.MessageToString(config, as_utf8=True)
+    # json_format checks every field's name and type against the protobuf class.
+    written: str = text_format.MessageToString(json_format.ParseDict(_fields(model), message), as_utf8=True)
     return written.encode()
 
 
-def _inputs(model: TritonModel) -> list[tuple[str, str, list[int]]]:
+def _fields(model: TritonModel) -> dict[str, Any]:
+    build, largest = model.manifest.build, largest_batch(model)
+    fields: dict[str, Any] = {
+        "name": model.name,
+        "backend": "python" if model.python_backend else str(build.backend),
+        "max_batch_size": largest,
+        "version_policy": {"specific": {"versions": [model.version]}},
+        "input": _inputs(model),
+        "output": _outputs(model),
+        "instance_group": [_instances(build)],
+        "parameters": {key: {"string_value": value} for key, value in _parameters(model)},
+        "model_warmup": [_warmup(model, entry) for entry in warmup_entries(model)],
+    }
+    if len(model.manifests) > 1:
+        names = {str(one.build.target.compute_capability): engine_file(model, one) for one in model.manifests}
+        fields["cc_model_filenames"] = names
+    if largest > 1:
+        fields["dynamic_batching"] = {"preferred_batch_size": _preferred(build, largest)}
+    if build.backend is Backend.TENSORRT:
+        specs = [_graph_spec(model, profile) for profile in build.profiles]
+        fields["optimization"] = {"cuda": {"graphs": True, "graph_spec": specs}}
+    return fields
+
+
+def _inputs(model: TritonModel) -> list[dict[str, Any]]:
     if model.python_backend:
-        return [("text", "TYPE_STRING", [1])]
-    batched = largest_batch(model) > 0
-    return [(tensor.name, _dtype(tensor), _dims(tensor, batched)) for tensor in model.manifest.build.inputs]
+        return [{"name": "text", "data_type": "TYPE_STRING", "dims": [1]}]
+    return [_described(model, tensor) for tensor in model.manifest.build.inputs]
 
 
 def _outputs(model: TritonModel) -> list[dict[str, Any]]:
@@ -69,17 +73,16 @@ def _outputs(model: TritonModel) -> list[dict[str, Any]]:
         label = {"name": "label", "data_type": "TYPE_STRING", "dims": [1]}
         return [label, {"name": "score", "data_type": "TYPE_FP32", "dims": [1]}]
     labels = model.manifest.source.labels
-    written = []
+    outputs = []
     for tensor in model.manifest.build.outputs:
-        output = {
-            "name": tensor.name,
-            "data_type": _dtype(tensor),
-            "dims": _dims(tensor, largest_batch(model) > 0),
-        }
-        if labels and tensor.shape and tensor.shape[-1] == len(labels):
-            output["label_filename"] = model.labels_file
-        written.append(output)
-    return written
+        named = labels and tensor.shape and tensor.shape[-1] == len(labels)
+        outputs.append(_described(model, tensor) | ({"label_filename": model.labels_file} if named else {}))
+    return outputs
+
+
+def _described(model: TritonModel, tensor: Tensor) -> dict[str, Any]:
+    dims = _dims(tensor, batched=largest_batch(model) > 0)
+    return {"name": tensor.name, "data_type": _dtype(tensor), "dims": dims}
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -88,18 +91,17 @@ def _dtype(tensor: Tensor) -> str:
     return _DTYPES[tensor.dtype]
 
 
-def _dims(tensor: Tensor, batched: bool) -> list[int]:
+def _dims(tensor: Tensor, *, batched: bool) -> list[int]:
     sizes = [-1 if isinstance(size, str) else size for size in tensor.shape]
     return sizes[1:] if batched else sizes
 
 
-def _instances(pb: Any, build: EngineBuild) -> Any:
+def _instances(build: EngineBuild) -> dict[str, Any]:
     kind = "KIND_CPU" if build.target.compute_capability is None else "KIND_GPU"
     # One group that lists every profile: Triton then chooses by shape. A group for each profile would get
     # requests of any shape from the one queue, and fail those that its own profile does not hold.
     several = build.backend is Backend.TENSORRT
-    profiles = [str(index) for index in range(len(build.profiles))] if several else []
-    return pb.ModelInstanceGroup(count=1, kind=kind, profile=profiles)
+    return {"count": 1, "kind": kind, "profile": [str(index) for index in range(len(build.profiles)) if several]}
 
 
 def _preferred(build: EngineBuild, largest: int) -> list[int]:
@@ -131,17 +133,18 @@ def _parameters(model: TritonModel) -> list[tuple[str, str]]:
 
 
 def _warmup(model: TritonModel, entry: WarmupEntry) -> dict[str, Any]:
-    types = {name: dtype for name, dtype, _ in _inputs(model)}
+    types = {given["name"]: given["data_type"] for given in _inputs(model)}
     inputs = {
-        key: {"data_type": types[key], "dims": dims, "input_data_file": file} for key, file, dims, _ in entry.files
+        key: {"data_type": types[key], "dims": list(dims), "input_data_file": file}
+        for key, file, dims, _ in entry.files
     }
     return {"name": entry.name, "batch_size": entry.batch, "inputs": inputs}
 
 
 def _protobuf() -> Any:
     try:
-        # Heavy (gRPC), and left out of the base install: its protobuf pin is not everybody's.
-        from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped]
+        # Heavy (gRPC, numpy), and left out of the base install: its protobuf pin is not everybody's.
+        from tritonclient.grpc.model_config_pb2 import ModelConfig  # type: ignore[import-untyped]
     except ImportError as error:
         raise BadInput("a Triton layout needs tritonclient: pip install 'enginery[triton]'") from error
-    return model_config_pb2
+    return ModelConfig()

@@ -124,9 +124,8 @@ def _call(server: TritonServer, method: Any, *arguments: str) -> Any:
         return method(*arguments, headers=dict(server.headers), client_timeout=server.timeout_seconds)
     except InferenceServerException as error:
         what = f"{method.__name__.replace('_', ' ')} {' '.join(arguments)}".strip()
-        raise EngineryError(
-            f"Triton at {server.address} refused to {what}: {error.message() or error.status()}"
-        ) from error
+        reason = " ".join(str(error.message()).split())
+        raise EngineryError(f"Triton at {server.address} refused to {what} ({reason})") from error
 
 
 def _client(server: TritonServer) -> Any:
