@@ -69,7 +69,7 @@ def place_triton(
         Incompatible: Triton cannot serve it, or these not together.
         BadInput: a name, label or row that Triton's files cannot hold, a model there that Enginery did not
             place, or tritonclient is missing.
-        EngineryError: this host cannot write the repository; config.pbtxt is as it was.
+        EngineryError: this host cannot write the repository; config.pbtxt names a whole version, old or new.
     """
     manifests = tuple(verify_bundle(bundle) for bundle in bundles)
     model = TritonModel(manifests, version, tuple(rows), python_backend)
@@ -83,7 +83,8 @@ def place_triton(
     except OSError as error:
         raise EngineryError(
             f"{repository / model.name}: cannot place version {version} ({error.strerror or error}); config.pbtxt "
-            "is as it was: free space, fix the rights, or put the repository below its mount, and place it again"
+            "names a whole version, most likely the one before: free space, fix the rights, or put the repository "
+            "below its mount, and place it again"
         ) from error
 
 

@@ -110,13 +110,13 @@ def _preferred(build: EngineBuild, largest: int) -> list[int]:
 
 
 def _graph_spec(model: TritonModel, profile: ShapeProfile) -> dict[str, Any]:
-    batched = largest_batch(model) > 0
+    largest = largest_batch(model)
     opt = {"batch": profile.batch.opt, "sequence": profile.sequence.opt}
     shapes = {}
     for tensor in model.manifest.build.inputs:
         sizes = [opt.get(size, 1) if isinstance(size, str) else size for size in tensor.shape]
-        shapes[tensor.name] = {"dim": sizes[1:] if batched else sizes}
-    return {"batch_size": profile.batch.opt if batched else 0, "input": shapes}
+        shapes[tensor.name] = {"dim": sizes[1:] if largest else sizes}
+    return {"batch_size": min(profile.batch.opt, largest), "input": shapes}
 
 
 def _parameters(model: TritonModel) -> list[tuple[str, str]]:

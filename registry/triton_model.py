@@ -1,10 +1,11 @@
 """What Triton serves: one version of one model, made of a bundle or of one for each compute capability."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from registry.errors import BadInput, Incompatible
 from registry.names import check_name
-from registry.records import Backend, EngineBuild, EngineManifest
+from registry.records import AxisRange, Backend, EngineBuild, EngineManifest
 from registry.tensorrt_releases import same_tensorrt, tensorrt_of_container, triton_container
 
 _ENGINE_FILES = {Backend.TENSORRT: "model.plan", Backend.ONNXRUNTIME: "model.onnx"}
@@ -56,11 +57,34 @@ def engine_file(model: TritonModel, manifest: EngineManifest) -> str:
 
 
 def largest_batch(model: TritonModel) -> int:
-    """Triton's max_batch_size; 0 where the first axis of an input or output is no batch."""
+    """Triton's max_batch_size; 0 where the first axis of an input or output is no batch, or none is known."""
     build = model.manifest.build
     firsts = {tensor.shape[0] if tensor.shape else None for tensor in (*build.inputs, *build.outputs)}
     batched = len(firsts) == 1 and isinstance(next(iter(firsts)), str)
-    return max((profile.batch.max for profile in build.profiles), default=0) if batched else 0
+    return min(_reaches(build), default=0) if batched else 0
+
+
+def _reaches(build: EngineBuild) -> list[int]:
+    """For each part of the profiles' sequence range, the largest batch up to which every batch fits a profile.
+
+    Triton's batcher knows one limit: it must hold for whatever length the requests have.
+    """
+    ranges = [profile.sequence for profile in build.profiles]
+    # What covers a length changes only where a range starts, or after it ends.
+    lengths = {length for each in ranges for length in (each.min, each.max, each.max + 1)}
+    covering = (
+        [profile.batch for profile in build.profiles if profile.sequence.min <= length <= profile.sequence.max]
+        for length in lengths
+    )
+    return [_reach(batches) for batches in covering if batches]
+
+
+def _reach(batches: Sequence[AxisRange]) -> int:
+    reach = 0
+    for batch in sorted(batches, key=lambda batch: batch.min):
+        if batch.min <= reach + 1:
+            reach = max(reach, batch.max)
+    return reach
 
 
 def check_servable(model: TritonModel, container: str | None) -> None:
@@ -80,7 +104,7 @@ def check_servable(model: TritonModel, container: str | None) -> None:
         raise Incompatible(f"{model.name}: Triton has no backend for TensorRT for RTX; release it for tensorrt too")
     if model.python_backend and build.backend is not Backend.ONNXRUNTIME:
         raise Incompatible(f"{model.name}: the text model runs ONNX Runtime engines only, not {build.backend}")
-    if build.profiles and all(profile.batch.min > 1 for profile in build.profiles):
+    if 0 in _reaches(build):
         raise Incompatible(f"{model.name} takes no batch of 1, and Triton sends what comes: set a profile's min to 1")
     _check_together(model)
     if container and build.backend is Backend.TENSORRT:

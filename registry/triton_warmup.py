@@ -31,7 +31,7 @@ def warmup_entries(model: TritonModel) -> list[WarmupEntry]:
         BadInput: a row lacks an input's tokens, they differ in length, or an input takes no tokens.
     """
     profiles = model.manifest.build.profiles
-    batched = largest_batch(model) > 0
+    largest = largest_batch(model)
     if model.python_backend:
         # Triton's bytes of a string tensor: a little-endian length, then UTF-8.
         texts = [row.text.encode() for row in model.rows]
@@ -39,11 +39,11 @@ def warmup_entries(model: TritonModel) -> list[WarmupEntry]:
         return [_entry(model, f"row{index}", 1, [("text", (1,), raw)]) for index, raw in enumerate(stored)]
     entries = []
     for index, row in enumerate(model.rows):
-        inputs = [_tokens(tensor, row, batched) for tensor in model.manifest.build.inputs]
+        inputs = [_tokens(tensor, row, batched=largest > 0) for tensor in model.manifest.build.inputs]
         length = max(dims[-1] for _, dims, _ in inputs)
         for number, profile in enumerate(profiles):
             if profile.sequence.min <= length <= profile.sequence.max:
-                batch = profile.batch.opt if batched else 1
+                batch = max(1, min(profile.batch.opt, largest))
                 entries.append(_entry(model, f"profile{number}-row{index}", batch, inputs))
     return entries
 
@@ -53,7 +53,7 @@ def _entry(model: TritonModel, name: str, batch: int, inputs: Sequence[_Input]) 
     return WarmupEntry(name, batch, tuple(files))
 
 
-def _tokens(tensor: Tensor, row: WarmupRow, batched: bool) -> _Input:
+def _tokens(tensor: Tensor, row: WarmupRow, *, batched: bool) -> _Input:
     tokens = dict(row.tokens).get(tensor.name)
     code = _TOKEN_CODES.get(tensor.dtype)
     if not tokens or code is None or len(tensor.shape) != 2:

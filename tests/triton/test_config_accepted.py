@@ -1,6 +1,5 @@
 """The server's own parser reads what is written for backends that its wheel lacks: it then misses the backend only."""
 
-import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,28 +49,14 @@ def test_an_onnxruntime_config_lacks_nothing_but_the_backend(server: Running, pl
 
 
 @pytest.mark.parametrize(
-    ("wrong", "complaint"),
-    [
-        (b"preferred_batch_sizes: 4\n", "failed to load"),
-        (b'name: "another"\n', "unexpected .*name"),
-        (b'output { name: "more" dims: 1 }\n', "must specify .*data_type|data_type"),
-    ],
+    "wrong",
+    [b"preferred_batch_sizes: 4\n", b'name: "another"\n', b'output { name: "more" dims: 1 }\n'],
     ids=["unknown field", "other name", "no dtype"],
 )
-def test_the_parser_does_refuse_a_config_that_is_wrong(
-    server: Running, place: Place, wrong: bytes, complaint: str
-) -> None:
+def test_the_parser_does_refuse_a_config_that_is_wrong(server: Running, place: Place, wrong: bytes) -> None:
     placed = place(L4)
     config = placed.folder / CONFIG_FILE
     config.write_bytes(config.read_bytes() + wrong)
     with pytest.raises(EngineryError) as refused:
         load_version(server.control, placed)
-    assert "unable to find backend library" not in str(refused.value)
-
-
-def test_a_placed_value_is_not_changed_by_a_failed_load(server: Running, place: Place) -> None:
-    placed = place(L4)
-    with pytest.raises(EngineryError, match="nothing is served"):
-        load_version(server.control, placed)
-    assert dataclasses.replace(placed) == placed
-    assert not placed.folder.exists()
+    assert "backend library" not in str(refused.value)
