@@ -9,7 +9,7 @@ from pathlib import Path
 
 from registry.errors import EngineryError
 from registry.store import Store
-from registry.targets import local_compute_capability
+from registry.targets import read_host
 
 # A release of a model of a few hundred MB keeps about ten copies of it: stages, bundles and artifacts.
 LEAST_FREE_GB = 5
@@ -60,7 +60,7 @@ def _installed(package: str) -> str | None:
 
 
 def _gpu() -> Finding:
-    capability = local_compute_capability()
+    capability = read_host().compute_capability
     advice = "engines for GPUs are built for TensorRT-RTX targets here, and measured on workers that have the GPU"
     found = f"compute capability {capability}" if capability else "none"
     return Finding("GPU", found, capability is not None, advice="" if capability else advice)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from registry.errors import BadInput
 from registry.names import check_name
 from registry.records import AxisRange, Backend, GpuTarget, Precision, ShapeProfile
+from registry.rules import TargetRules
 
 # A recipe is a page of text; anything larger is a mistake or an attack.
 LARGEST_FILE = 64 * 1024
@@ -190,6 +191,9 @@ class TargetSpec(Part):
     compute_capability: Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")] | None = None
     gpu_name: str | None = None
     work_pool: Name = "default"
+    # What promotion asks of the target: the backend's version (or its first parts) on the serving hosts; two approvers.
+    serving: Annotated[str, Field(pattern=r"^[0-9]{1,5}([.][0-9]{1,5}){0,4}$")] | None = None
+    protected: bool = False
 
     @model_validator(mode="after")
     def _capability(self) -> Self:
@@ -209,10 +213,22 @@ class Fleet(Part):
         Raises:
             BadInput: the fleet has none.
         """
+        spec = self._spec(name)
+        return GpuTarget(name, spec.backend, spec.compute_capability, spec.gpu_name, spec.work_pool)
+
+    def rules(self, name: str) -> TargetRules:
+        """What promotion asks of the target of that name.
+
+        Raises:
+            BadInput: the fleet has none.
+        """
+        spec = self._spec(name)
+        return TargetRules(spec.serving, spec.protected)
+
+    def _spec(self, name: str) -> TargetSpec:
         if name not in self.targets:
             raise BadInput(f"the fleet has no target {name!r}: choose from {', '.join(self.targets)}, or add it there")
-        spec = self.targets[name]
-        return GpuTarget(name, spec.backend, spec.compute_capability, spec.gpu_name, spec.work_pool)
+        return self.targets[name]
 
 
 class _Loader(yaml.SafeLoader):

@@ -15,6 +15,7 @@ from calibration_data.reader import (
 from calibration_data.splits import split_revision
 from flows.plan import dataset_ref, source_content
 from flows.recipe import Recipe
+from registry.download import copy_bundle
 from registry.errors import BadInput, MeasurementError
 from registry.manifest import verify_bundle
 from registry.mlflow_store import MlflowStore
@@ -246,7 +247,7 @@ def make_engine(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> tuple[En
 def _from_registry(store: MlflowStore, published: EngineVersion, into: Path) -> EngineBuild:
     """The engine of a published bundle, verified: another host built it, or this workspace was cleared."""
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
-        store.download(published.model, published.version, Path(scratch))
+        copy_bundle(store, published.model, published.version, Path(scratch))
         build = verify_bundle(Path(scratch)).build
         for record in build.files:
             (Path(scratch) / record.path).rename(into / record.path)

@@ -25,8 +25,20 @@ class DigestMismatch(EngineryError):
     """Bytes differ from what the manifest promised."""
 
 
+class SignatureInvalid(EngineryError):
+    """No signature of a trusted publisher stands under the manifest."""
+
+
 class TornBundle(EngineryError):
     """A bundle lacks files, has extra ones, or was never marked complete."""
+
+
+class Interrupted(EngineryError):
+    """A server failed, or a connection broke, while something was read: trying again may help."""
+
+
+class Replayed(EngineryError):
+    """An older release than this host has served, and no rollback in the history says that this is meant."""
 
 
 class PromotionRefused(EngineryError):

@@ -1,7 +1,7 @@
-"""The registry on MLflow: the only file that imports it.
+"""The registry on MLflow.
 
 A registered model and an experiment per model name; an engine is a version whose source is its run's artifact
-folder `bundle`, and whose tags are its row. A promotion event is a run of its own, made of tags.
+folder `bundle`, and whose tags are its row.
 """
 
 import json
@@ -10,38 +10,30 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 
 from registry.digest import record_file, verify_tree
-from registry.errors import BadInput, DigestMismatch, EngineryError, NotFound, PromotionRefused, TornBundle
-from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
+from registry.errors import BadInput, DigestMismatch, NotFound, TornBundle
+from registry.lease import Lease, leases_for
+from registry.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, read_manifest, write_manifest
+from registry.mlflow_artifacts import open_source
+from registry.mlflow_errors import pages, plainly, quotable
+from registry.mlflow_history import History
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord, PromotionEvent
-from registry.store import row_of
+from registry.store import Bundle, Source, row_of
 
 _ROW = TypeAdapter(EngineVersion)
-_EVENT = TypeAdapter(PromotionEvent)
-_STATE, _PIN, _KIND, _RECORD, _OUTCOME, _POSITION = (
-    "publish_state",
-    "manifest_sha256",
-    "enginery.kind",
-    "enginery.record",
-    "enginery.outcome",
-    "enginery.position",
-)
+_STATE, _PIN = "publish_state", "manifest_sha256"
 _PAGE = 1000
-# MLflow cuts a run's tag at 8000 characters without a word; a record is kept whole or refused.
-_MAX_RECORD = 8000
-_LOCK_SECONDS = 60.0
 # Columns of the row that MLflow has itself, or that would go stale in a tag.
 _NOT_TAGS = ("model", "version", "aliases", "complete")
 
@@ -56,16 +48,25 @@ class MlflowStore:
     """`Store` on an MLflow tracking and registry server, or on a database of its own.
 
     `artifact_root` is where a new model's artifacts go; None leaves it to the server. `state_directory` holds
-    locks and what is read back after an upload.
+    what is read back after an upload. `lease_database` (a URI) serialises promotion between the hosts of a server;
+    a database of its own does that itself.
     """
 
-    def __init__(self, tracking_uri: str, state_directory: Path, artifact_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        tracking_uri: str,
+        state_directory: Path,
+        artifact_root: Path | None = None,
+        lease_database: str | None = None,
+    ) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._uri = tracking_uri
         self.client = MlflowClient(tracking_uri, tracking_uri)
         self._state = state_directory
         self._artifact_root = artifact_root
+        self._history = History(self.client, self.experiment)
+        self.leases = leases_for(tracking_uri, state_directory, lease_database)
 
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
         """See `Store.publish`."""
@@ -75,12 +76,12 @@ class MlflowStore:
         for found in self.versions(manifest.model):
             if (found.build_key, found.digest, found.release) == (row.build_key, row.digest, row.release):
                 return found
-        with _plainly(f"publish {manifest.model}"):
+        with plainly(f"publish {manifest.model}"):
             source, run = self._upload(manifest, directory, raw, run_id)
             return self._register(row, source, run, sha256(raw).hexdigest())
 
     def _upload(self, manifest: EngineManifest, directory: Path, raw: bytes, run_id: str | None) -> tuple[str, str]:
-        if run_id is not None and self._search_versions(f"run_id = '{_quotable(run_id)}'"):
+        if run_id is not None and self._search_versions(f"run_id = '{quotable(run_id)}'"):
             # Its files are a published version's files: writing there would change that version.
             raise BadInput(f"run {run_id} already holds a published engine: publish from a run of its own")
         run = self.client.get_run(run_id) if run_id else self._make_run(manifest)
@@ -118,10 +119,10 @@ class MlflowStore:
         found = self._search_versions(f"name = '{check_name(model, what='model')}'")
         return 1 + max((int(version.tags.get("sequence", 0)) for version in found), default=0)
 
-    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
+    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
         """See `Store.versions`."""
         named = f"name = '{check_name(model, what='model')}' and " if model else ""
-        found = self._search_versions(f"{named}tags.{_STATE} = 'complete'")
+        found = self._search_versions(f"{named}tags.{_STATE} = 'complete'", newest)
         # A search leaves the aliases of a version empty: they come from the registered model.
         aliases = {name: self.aliases(name) for name in {version.name for version in found}}
         rows = (_row(version, aliases[version.name]) for version in found)
@@ -129,28 +130,26 @@ class MlflowStore:
 
     def version(self, model: str, version: int) -> EngineVersion:
         """See `Store.version`."""
-        return _row(self._complete(model, version), self.aliases(model))
+        return _row(self._complete(model, version))
 
     def manifest(self, model: str, version: int) -> EngineManifest:
         """See `Store.manifest`."""
-        with self._scratch() as scratch:
-            return self._manifest(model, version, scratch)
+        return read_manifest(self._sealed(model, version)[0])
 
     def find_build(self, build_key: str) -> EngineVersion | None:
         """See `Store.find_build`."""
-        key = _quotable(build_key)
+        key = quotable(build_key)
         found = self._search_versions(f"tags.build_key = '{key}' and tags.{_STATE} = 'complete'")
         newest = max(found, key=lambda version: (version.creation_timestamp, int(version.version)), default=None)
-        return _row(newest, self.aliases(newest.name)) if newest else None
+        return self.version(newest.name, int(newest.version)) if newest else None
 
     def aliases(self, model: str) -> dict[str, int]:
         """See `Store.aliases`."""
-        try:
-            with _plainly(f"aliases of {model}"):
-                found = self.client.get_registered_model(check_name(model, what="model")).aliases
-        except NotFound:
-            return {}
-        return {alias: int(version) for alias, version in found.items()}
+        query = f"name = '{check_name(model, what='model')}'"
+        with plainly(f"aliases of {model}"):
+            # Not get_registered_model: it reads every version of the model (seconds at 10,000 of them).
+            found = self.client.search_registered_models(query, max_results=1)
+        return {alias: int(version) for row in found for alias, version in row.aliases.items()}
 
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """See `Store.resolve`."""
@@ -162,96 +161,63 @@ class MlflowStore:
         """See `Store.set_alias`."""
         self._complete(model, version)
         check_name(alias, what="alias")
-        with _plainly(f"alias {alias} of {model}"):
+        with plainly(f"alias {alias} of {model}"):
             _retry(lambda: self.client.set_registered_model_alias(model, alias, str(version)))
 
     def delete_alias(self, model: str, alias: str) -> None:
         """See `Store.delete_alias`."""
         if alias in self.aliases(model):
-            with _plainly(f"alias {alias} of {model}"):
+            with plainly(f"alias {alias} of {model}"):
                 self.client.delete_registered_model_alias(model, alias)
 
-    def download(self, model: str, version: int, into: Path) -> EngineManifest:
-        """See `Store.download`."""
-        manifest = self._manifest(model, version, into)
-        source = self._complete(model, version).source
-        with _plainly(f"{model} version {version}"):
-            # The listed files only: what was added to the run since is not copied to a host.
-            self._copy(source, [record.path for record in manifest.files], into)
-            if any(item.path == SIGNATURE_FILE for item in self._files(source).list_artifacts()):
-                self._copy(source, [SIGNATURE_FILE], into)
-        return manifest
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        """See `Store.open_bundle`."""
+        raw, files = self._sealed(model, version)
+        try:
+            signature = _whole(files, SIGNATURE_FILE)
+        except NotFound:
+            signature = None
+        return Bundle(raw, signature, files)
 
     def append_event(self, event: PromotionEvent) -> None:
         """See `Store.append_event`."""
-        record = json.dumps(asdict(event))
-        if len(record) > _MAX_RECORD:
-            raise BadInput(f"the promotion's text has {len(record)} characters; {_MAX_RECORD} are kept: shorten it")
-        runs = self._event_runs(event.model)
-        if any(run.info.run_name == event.event for run in runs):
-            raise BadInput(f"event {event.event} is already in the history of {event.model}")
-        tags = {_KIND: "promotion", _RECORD: record, _OUTCOME: event.outcome, _POSITION: str(len(runs))}
-        with _plainly(f"history of {event.model}"):
-            self.client.create_run(self.experiment(event.model), tags=tags, run_name=event.event)
+        self._history.append(event)
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
         """See `Store.finish_event`."""
-        run = next((run for run in self._event_runs(model) if run.info.run_name == event_id), None)
-        if run is None:
-            raise NotFound(f"{model} has no promotion event {event_id}")
-        if run.data.tags[_OUTCOME] != "pending":
-            raise BadInput(f"event {event_id} of {model} is {run.data.tags[_OUTCOME]} already: history is append-only")
-        with _plainly(f"history of {model}"):
-            self.client.set_tag(run.info.run_id, _OUTCOME, outcome)
-            self.client.set_terminated(run.info.run_id, "FINISHED" if outcome == "done" else "FAILED")
+        self._history.finish(model, event_id, outcome)
 
-    def events(self, model: str) -> tuple[PromotionEvent, ...]:
+    def events(
+        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
+    ) -> tuple[PromotionEvent, ...]:
         """See `Store.events`."""
-        return tuple(
-            replace(_EVENT.validate_json(run.data.tags[_RECORD]), outcome=run.data.tags[_OUTCOME])
-            for run in self._event_runs(model)
-        )
+        return self._history.events(model, alias=alias, outcome=outcome, newest=newest)
 
-    @contextmanager
-    def lock(self, model: str) -> Iterator[None]:
-        """See `Store.lock`. Between the processes of one host; a lease across hosts comes later."""
-        folder = self._state / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(folder / f"{check_name(model, what='model')}.lock", timeout=_LOCK_SECONDS):
-                yield
-        except Timeout as error:
-            raise PromotionRefused(f"another promotion of {model} is running: wait for it and try again") from error
+    def lock(self, model: str) -> AbstractContextManager[Lease]:
+        """See `Store.lock`."""
+        return self.leases.hold(model)
 
     def _complete(self, model: str, version: int) -> Any:
-        with _plainly(f"{model} version {version}"):
+        with plainly(f"{model} version {version}"):
             found = self.client.get_model_version(check_name(model, what="model"), str(version))
         if found.tags.get(_STATE) != "complete":
             raise TornBundle(f"{model} version {version} was never published to its end: publish the engine again")
         return found
 
-    def _manifest(self, model: str, version: int, into: Path) -> EngineManifest:
+    def _sealed(self, model: str, version: int) -> tuple[bytes, Source]:
         found = self._complete(model, version)
-        with _plainly(f"manifest of {model} version {version}"):
-            self._copy(found.source, [MANIFEST_FILE], into)
-        raw = (into / MANIFEST_FILE).read_bytes()
+        files = open_source(found.source, self._uri, probe=MANIFEST_FILE)
+        raw = _whole(files, MANIFEST_FILE)
         # MLflow lets anyone overwrite a version's files; the row says which manifest was published.
         if sha256(raw).hexdigest() != found.tags.get(_PIN):
             raise DigestMismatch(f"{model} version {version}: its manifest was changed since: do not trust it")
-        return read_manifest(raw)
+        return raw, files
 
-    def _search_versions(self, query: str) -> list[Any]:
-        with _plainly(f"versions where {query}"):
-            return _pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token))
-
-    def _event_runs(self, model: str) -> list[Any]:
-        with _plainly(f"history of {model}"):
-            found = self.client.get_experiment_by_name(check_name(model, what="model"))
-            if found is None:
-                return []
-            query, scope = f"tags.`{_KIND}` = 'promotion'", [found.experiment_id]
-            runs = _pages(lambda token: self.client.search_runs(scope, query, max_results=_PAGE, page_token=token))
-        return sorted(runs, key=lambda run: (int(run.data.tags[_POSITION]), run.info.start_time))
+    def _search_versions(self, query: str, newest: int | None = None) -> list[Any]:
+        """Newest first."""
+        size, order = min(_PAGE, newest or _PAGE), ["creation_timestamp DESC", "version_number DESC"]
+        with plainly(f"versions where {query}"):
+            return pages(lambda token: self.client.search_model_versions(query, size, order, page_token=token), newest)
 
     def _make_run(self, manifest: EngineManifest) -> Any:
         name = f"{manifest.build.target.name}-{manifest.build.precision}"
@@ -264,10 +230,11 @@ class MlflowStore:
 
     def experiment(self, model: str) -> str:
         """The id of the model's experiment, made where there is none."""
-        place = (self._artifact_root.absolute() / model).as_uri() if self._artifact_root else None
-        with _existing_is_fine():
-            return str(self.client.create_experiment(check_name(model, what="model"), artifact_location=place))
-        found = self.client.get_experiment_by_name(model)
+        if (found := self.client.get_experiment_by_name(check_name(model, what="model"))) is None:
+            place = (self._artifact_root.absolute() / model).as_uri() if self._artifact_root else None
+            with _existing_is_fine():
+                return str(self.client.create_experiment(model, artifact_location=place))
+            found = self.client.get_experiment_by_name(model)
         if found.lifecycle_stage != "active":
             raise BadInput(f"the MLflow experiment {model} was deleted: restore it, its history is in it")
         return str(found.experiment_id)
@@ -285,10 +252,10 @@ class MlflowStore:
         return _temporary(self._state / "scratch")
 
 
-def _row(found: Any, aliases: dict[str, int]) -> EngineVersion:
+def _row(found: Any, aliases: dict[str, int] | None = None) -> EngineVersion:
     number = int(found.version)
     tags = {name: value for name, value in found.tags.items() if name in EngineVersion.__dataclass_fields__}
-    mine = tuple(sorted(alias for alias, version in aliases.items() if version == number))
+    given = found.aliases if aliases is None else [alias for alias, at in aliases.items() if at == number]
     fields = {
         "compute_capability": None,
         "minimum_driver": None,
@@ -296,7 +263,7 @@ def _row(found: Any, aliases: dict[str, int]) -> EngineVersion:
         "metrics": json.loads(tags.get("metrics", "[]")),
         "model": found.name,
         "version": number,
-        "aliases": mine,
+        "aliases": tuple(sorted(given)),
         "complete": found.tags.get(_STATE) == "complete",
     }
     try:
@@ -312,19 +279,13 @@ def _seal(directory: Path, raw: bytes) -> Iterator[FileRecord]:
         yield record_file(directory / SIGNATURE_FILE, root=directory)
 
 
-def _pages(search: Callable[[str | None], Any]) -> list[Any]:
-    found = page = search(None)
-    rows = list(found)
-    while page.token:
-        page = search(page.token)
-        rows += page
-    return rows
-
-
-def _quotable(text: str) -> str:
-    if not text.isalnum():
-        raise BadInput(f"{text[:80]!r} is no id: letters and digits only")
-    return text
+def _whole(files: Source, path: str) -> bytes:
+    found = b""
+    for chunk in files.read(path):
+        found += chunk
+        if len(found) > MAX_BYTES:
+            raise BadInput(f"{path} is larger than {MAX_BYTES} bytes: it was changed since; do not trust it")
+    return found
 
 
 def _retry(call: Callable[[], None], attempts: int = 5) -> None:
@@ -341,16 +302,6 @@ def _retry(call: Callable[[], None], attempts: int = 5) -> None:
             time.sleep(0.05 * attempt)
         else:
             return
-
-
-@contextmanager
-def _plainly(what: str) -> Iterator[None]:
-    try:
-        yield
-    except MlflowException as error:
-        sentence = str(error).splitlines()[0] if str(error) else type(error).__name__
-        kind = NotFound if error.error_code == "RESOURCE_DOES_NOT_EXIST" else EngineryError
-        raise kind(f"MLflow, {what}: {sentence}") from error
 
 
 @contextmanager

@@ -1,25 +1,43 @@
-"""Promote, roll back and history: the only code that moves a production alias.
+"""Promote, roll back and history: in the model's turn (registry/lease.py), by the rules (registry/rules.py)."""
 
-MLflow's aliases have no compare-and-swap and keep no history. So, under the model's lock: the record is
-written (pending), the alias moves, it is read back, and the record gets its outcome. A record left
-pending by a crash is settled by what the alias says, before the next operation.
-"""
-
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from registry.errors import BadInput, PromotionRefused
+from registry.errors import BadInput
 from registry.manifest import check_agrees
+from registry.moves import move_all, record_approvals, settle_pending
 from registry.names import check_name
 from registry.records import EngineVersion, PromotionEvent, Verdict
+from registry.rules import (
+    APPROVE,
+    PENDING,
+    PROMOTE,
+    UNCHANGED,
+    Decision,
+    TargetRules,
+    check_decision,
+    check_newer,
+    check_served,
+    check_served_before,
+    check_verdict,
+    other_approver,
+    version_before,
+)
 from registry.store import Store
 
-Clock = Callable[[], datetime]
+_NO_RULES = TargetRules()
 
-PENDING, DONE, FAILED, UNCHANGED = "pending", "done", "failed", "unchanged"
-PROMOTE, ROLLBACK = "promote", "rollback"
+
+@dataclass(frozen=True)
+class _Move:
+    """What is to happen to one alias: all but the words of the decision."""
+
+    engine: EngineVersion
+    action: str
+    current: int | None
+    waiver: str | None = None
+    approved_by: str | None = None
 
 
 def production_alias(target: str) -> str:
@@ -33,95 +51,60 @@ def candidate_alias(target: str) -> str:
 
 
 def promote(
-    store: Store,
-    model: str,
-    target: str,
-    version: int,
-    *,
-    who: str,
-    why: str,
-    clock: Clock,
-    waiver: str | None = None,
-    flow_run: str | None = None,
-) -> PromotionEvent:
-    """Point `production-<target>` at `version`, with a record; the record is returned.
+    store: Store, model: str, versions: Mapping[str, int], decision: Decision, rules: Mapping[str, TargetRules]
+) -> tuple[PromotionEvent, ...]:
+    """Point `production-<target>` at a version for each target of `versions`, all or none; one event each.
 
-    What is in production already is left alone, and the event says `unchanged` (it is not recorded). `waiver`
-    is the reason to let an unmeasured or inconclusive engine through: recorded only where needed.
+    What is in production already is left alone, and its event says `unchanged` (it is not recorded). Where a
+    protected target lacks its second approver, nothing moves: the approval is recorded, and those events are
+    returned. A target that `rules` leaves out has none. The waiver is recorded only where it was needed.
 
     Raises:
-        PromotionRefused: a gate did not pass and no waiver covers it, the engine is older than the one in
-            production, or the alias did not move.
-        BadInput: another target's engine, or no name or reason given.
+        PromotionRefused: a gate did not pass and no waiver covers it, an engine is older than the one in
+            production or built for another TensorRT than is served there, the same person approves twice,
+            someone else promotes at the same time, or an alias did not move.
+        BadInput: another target's engine, or no target, name or reason given.
         NotFound, TornBundle, DigestMismatch: as `Store.version` and `Store.manifest`.
     """
-    alias = production_alias(target)
-    _check_words(who=who, why=why, waiver=waiver)
-    with store.lock(model):
-        _settle(store, model)
-        engine = _engine_for(store, model, target, version)
-        current = store.aliases(model).get(alias)
-        needed = None if engine.verdict is Verdict.PASSED else waiver
-        event = PromotionEvent(
-            event=uuid4().hex,
-            model=model,
-            alias=alias,
-            action=PROMOTE,
-            from_version=current,
-            to_version=version,
-            who=who,
-            why=why,
-            evidence=_evidence(engine),
-            at=clock().isoformat(),
-            outcome=PENDING,
-            waiver=needed,
-            flow_run=flow_run,
-        )
-        if current == version:
-            return replace(event, outcome=UNCHANGED, waiver=None)
-        _check_verdict(engine, waiver)
-        if current is not None:
-            _check_newer(engine, store.version(model, current))
-        return _move(store, event)
+    check_decision(decision)
+    aliases = _aliases(versions)
+    with store.lock(model) as lease:
+        settle_pending(store, model, lease)
+        current = store.aliases(model)
+        moves = []
+        for target, alias in aliases.items():
+            engine = _engine_for(store, model, target, versions[target])
+            moves.append(_promotion(store, engine, current.get(alias), decision, rules.get(target, _NO_RULES)))
+        if approvals := [move for move in moves if move.action == APPROVE]:
+            return record_approvals(store, lease, _records(approvals, decision, lease.fencing))
+        events = _records(moves, decision, lease.fencing)
+        moved = move_all(store, lease, [event for event in events if event.from_version != event.to_version])
+        return tuple(moved.get(event.event, replace(event, outcome=UNCHANGED)) for event in events)
 
 
-def rollback(store: Store, model: str, target: str, *, who: str, why: str, clock: Clock) -> PromotionEvent:
-    """Point `production-<target>` back at the version recorded before the promotion now in force.
+def rollback(
+    store: Store, model: str, targets: Sequence[str], decision: Decision, rules: Mapping[str, TargetRules]
+) -> tuple[PromotionEvent, ...]:
+    """Point each `production-<target>` back at the version before the promotion now in force, all or none.
 
-    Another rollback goes one further back. Where the alias was moved by hand, that is undone first.
+    Another rollback goes one further back. Where an alias was moved by hand, that is undone first. One person is
+    enough, also for a protected target: it was approved when it was promoted, and going back must be quick.
 
     Raises:
-        BadInput: no promotion with a version before it is in force, or no name or reason given.
-        PromotionRefused: the version before failed its gates, or the alias did not move.
+        BadInput: no promotion with a version before it is in force, or no target, name or reason given.
+        PromotionRefused: the version before is not fit to serve, or as for `promote`.
         NotFound, TornBundle, DigestMismatch: as `Store.version` and `Store.manifest`.
     """
-    alias = production_alias(target)
-    _check_words(who=who, why=why, waiver=None)
-    with store.lock(model):
-        _settle(store, model)
-        current = store.aliases(model).get(alias)
-        previous = _previous(store.events(model), alias, current)
-        if previous is None:
-            raise BadInput(f"{model} has no recorded version before the one behind {alias}: promote a version instead")
-        engine = _engine_for(store, model, target, previous)
-        if engine.verdict is Verdict.FAILED:
-            raise PromotionRefused(f"{model} version {previous} failed its gates: {engine.reason}; promote another")
-        return _move(
-            store,
-            PromotionEvent(
-                event=uuid4().hex,
-                model=model,
-                alias=alias,
-                action=ROLLBACK,
-                from_version=current,
-                to_version=previous,
-                who=who,
-                why=why,
-                evidence=_evidence(engine),
-                at=clock().isoformat(),
-                outcome=PENDING,
-            ),
-        )
+    check_decision(decision)
+    aliases = _aliases(targets)
+    with store.lock(model) as lease:
+        settle_pending(store, model, lease)
+        current = store.aliases(model)
+        moves = [
+            _rollback(store, model, target, current.get(alias), rules.get(target, _NO_RULES))
+            for target, alias in aliases.items()
+        ]
+        return tuple(move_all(store, lease, _records(moves, decision, lease.fencing)).values())
 
 
 def nominate(store: Store, model: str, target: str, version: int) -> EngineVersion:
@@ -132,15 +115,33 @@ def nominate(store: Store, model: str, target: str, version: int) -> EngineVersi
         NotFound, TornBundle, DigestMismatch: as `Store.version` and `Store.manifest`.
     """
     alias = candidate_alias(target)
-    with store.lock(model):
+    with store.lock(model) as lease:
         engine = _engine_for(store, model, target, version)
-        store.set_alias(model, alias, version)
+        with lease.guard():
+            store.set_alias(model, alias, version)
     return engine
 
 
-def history(store: Store, model: str) -> tuple[PromotionEvent, ...]:
-    """Every promotion and rollback of a model, oldest first, waivers and failures included."""
-    return store.events(check_name(model, what="model"))
+def history(store: Store, model: str, *, newest: int | None = None) -> tuple[PromotionEvent, ...]:
+    """Every approval, promotion and rollback of a model, oldest first, waivers and failures included."""
+    return store.events(check_name(model, what="model"), newest=newest)
+
+
+def settle(store: Store, model: str) -> None:
+    """Finish, or undo, what a promotion that was killed left pending; every operation begins with this.
+
+    Raises:
+        PromotionRefused: another promotion of the model is running.
+    """
+    with store.lock(model) as lease:
+        settle_pending(store, model, lease)
+
+
+def _aliases(targets: Iterable[str]) -> dict[str, str]:
+    names = list(targets)
+    if not names or len(set(names)) != len(names):
+        raise BadInput(f"the targets are {', '.join(names) or 'none'}: name at least one, and each once")
+    return {target: production_alias(target) for target in names}
 
 
 def _engine_for(store: Store, model: str, target: str, version: int) -> EngineVersion:
@@ -152,72 +153,59 @@ def _engine_for(store: Store, model: str, target: str, version: int) -> EngineVe
     return engine
 
 
-def _check_words(*, who: str, why: str, waiver: str | None) -> None:
-    for name, text in (("who", who), ("why", why), ("waiver", waiver)):
-        if text is not None and not text.strip():
-            raise BadInput(f"{name} is empty: a promotion is recorded with a name and a reason")
+def _promotion(
+    store: Store, engine: EngineVersion, current: int | None, decision: Decision, rules: TargetRules
+) -> _Move:
+    if engine.version == current:
+        return _Move(engine, PROMOTE, current)
+    check_verdict(engine, decision.waiver)
+    check_served(engine, rules)
+    if current is not None:
+        check_newer(engine, store.version(engine.model, current))
+    waiver = None if engine.verdict is Verdict.PASSED else decision.waiver
+    if not rules.protected:
+        return _Move(engine, PROMOTE, current, waiver)
+    other = other_approver(store.events(engine.model, alias=production_alias(engine.target)), engine, decision.who)
+    return _Move(engine, PROMOTE if other else APPROVE, current, waiver, other)
 
 
-def _check_verdict(engine: EngineVersion, waiver: str | None) -> None:
-    if engine.verdict is Verdict.PASSED or (engine.verdict is not Verdict.FAILED and waiver):
-        return
-    way_out = "it cannot be waived" if engine.verdict is Verdict.FAILED else "measure it, or give a waiver's reason"
-    raise PromotionRefused(
-        f"{engine.model} version {engine.version} is {engine.verdict} for {engine.target}: {engine.reason}; {way_out}"
-    )
+def _rollback(store: Store, model: str, target: str, current: int | None, rules: TargetRules) -> _Move:
+    alias = production_alias(target)
+    events = store.events(model, alias=alias)
+    if (back := version_before(events, current)) is None:
+        raise BadInput(f"{model} has no recorded version before the one behind {alias}: promote a version instead")
+    action, version = back
+    engine = _engine_for(store, model, target, version)
+    check_served_before(engine, events)
+    check_served(engine, rules)
+    return _Move(engine, action, current)
 
 
-def _check_newer(engine: EngineVersion, current: EngineVersion) -> None:
-    # A replayed old release verifies perfectly; only its place in the order gives it away.
-    if engine.sequence < current.sequence:
-        raise PromotionRefused(
-            f"{engine.model} version {engine.version} (sequence {engine.sequence}) is older than version "
-            f"{current.version} (sequence {current.sequence}) in production: use rollback to go back"
+def _records(moves: Sequence[_Move], decision: Decision, fencing: int) -> list[PromotionEvent]:
+    operation = uuid4().hex
+    return [
+        PromotionEvent(
+            event=uuid4().hex,
+            model=move.engine.model,
+            alias=production_alias(move.engine.target),
+            action=move.action,
+            from_version=move.current,
+            to_version=move.engine.version,
+            who=decision.who,
+            why=decision.why,
+            evidence=_evidence(move.engine),
+            at=decision.at.isoformat(),
+            outcome=PENDING,
+            operation=operation,
+            digest=move.engine.digest,
+            fencing=fencing,
+            waiver=move.waiver,
+            flow_run=decision.flow_run,
+            approved_by=move.approved_by,
         )
+        for move in moves
+    ]
 
 
 def _evidence(engine: EngineVersion) -> str:
     return f"{engine.verdict}: {engine.reason[:1000]} (engine sha256 {engine.digest}, release {engine.release})"
-
-
-def _move(store: Store, event: PromotionEvent) -> PromotionEvent:
-    outcome = FAILED
-    store.append_event(event)
-    try:
-        store.set_alias(event.model, event.alias, event.to_version)
-    finally:
-        # Also after an error: the alias, read back, says what happened. A crash here is left to _settle.
-        outcome = _outcome(store, event)
-        store.finish_event(event.model, event.event, outcome)
-    if outcome == FAILED:
-        raise PromotionRefused(
-            f"{event.alias} of {event.model} did not move to version {event.to_version}: another client set "
-            "it at the same time; look at the history and try again"
-        )
-    return replace(event, outcome=outcome)
-
-
-def _outcome(store: Store, event: PromotionEvent) -> str:
-    return DONE if store.aliases(event.model).get(event.alias) == event.to_version else FAILED
-
-
-def _settle(store: Store, model: str) -> None:
-    for event in store.events(model):
-        if event.outcome == PENDING:
-            store.finish_event(model, event.event, _outcome(store, event))
-
-
-def _previous(events: tuple[PromotionEvent, ...], alias: str, current: int | None) -> int | None:
-    in_force: list[PromotionEvent] = []
-    for event in events:
-        if event.alias != alias or event.outcome != DONE:
-            continue
-        if event.action == PROMOTE:
-            in_force.append(event)
-        elif in_force and in_force[-1].to_version != event.to_version:
-            in_force.pop()
-    if not in_force:
-        return None
-    # Where alias and record disagree, someone moved the alias by hand: back to what the record says.
-    last = in_force[-1]
-    return last.from_version if last.to_version == current else last.to_version

@@ -263,7 +263,11 @@ class EngineVersion:
 
 @dataclass(frozen=True)
 class PromotionEvent:
-    """One line of a model's history, written before its alias moves; `outcome` is written after."""
+    """One line of a model's history, written before its alias moves; `outcome` is written after.
+
+    Events of one `operation` move together or not at all. `digest` is the engine's; `fencing` numbers the turn
+    (registry/lease.py) in which it was written. `approved_by` is the other approver of a protected target.
+    """
 
     event: str
     model: str
@@ -276,5 +280,9 @@ class PromotionEvent:
     evidence: str
     at: str
     outcome: str
+    operation: str
+    digest: str
+    fencing: int
     waiver: str | None = None
     flow_run: str | None = None
+    approved_by: str | None = None

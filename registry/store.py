@@ -1,10 +1,41 @@
 """What the registry must do, in domain values only: the seam that MLflow and the tests' memory plug into."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from registry.lease import Lease
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
+
+
+class Source(Protocol):
+    """The files of one published bundle, wherever the registry keeps them."""
+
+    @property
+    def ranged(self) -> bool:
+        """Whether a part of a file is read for the cost of that part, and parts read one by one fit together."""
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` to before `stop` of one file, in pieces; all of it where not `ranged`.
+
+        What comes is not checked here, neither its length nor its sha256.
+
+        Raises:
+            NotFound: there is no such file.
+            Interrupted: a server failed or a connection broke; trying again may help.
+            EngineryError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A published bundle: manifest.json with the sha256 recorded at publishing, the signature, and the files."""
+
+    manifest: bytes
+    signature: bytes | None
+    files: Source
 
 
 class Store(Protocol):
@@ -23,8 +54,8 @@ class Store(Protocol):
     def next_sequence(self, model: str) -> int:
         """One more than the highest sequence any version of `model` ever had, torn ones included."""
 
-    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
-        """Every complete version of one model, or of all, by model and number."""
+    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
+        """Every complete version of one model, or of all, by model and number; or only the `newest` so many."""
 
     def version(self, model: str, version: int) -> EngineVersion:
         """One complete version.
@@ -66,13 +97,12 @@ class Store(Protocol):
     def delete_alias(self, model: str, alias: str) -> None:
         """Remove an alias; one that is not there is fine."""
 
-    def download(self, model: str, version: int, into: Path) -> EngineManifest:
-        """Copy manifest.json, the signature if there is one, and every listed file into the folder `into`.
-
-        Only the manifest is checked here: `manifest.verify_bundle` checks what arrived.
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        """The bundle of a complete version, for reading; `registry.download` copies and checks its files.
 
         Raises:
             NotFound, TornBundle, DigestMismatch: as `manifest`.
+            BadInput: its manifest or signature is larger than any can be.
         """
 
     def append_event(self, event: PromotionEvent) -> None:
@@ -90,13 +120,15 @@ class Store(Protocol):
             BadInput: it already has an outcome: history is append-only.
         """
 
-    def events(self, model: str) -> tuple[PromotionEvent, ...]:
-        """The model's history in the order it was written."""
+    def events(
+        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
+    ) -> tuple[PromotionEvent, ...]:
+        """The model's history in the order it was written: of one alias, of one outcome, the `newest` so many."""
 
-    def lock(self, model: str) -> AbstractContextManager[object]:
-        """Serialise promotion of one model; not re-entrant.
+    def lock(self, model: str) -> AbstractContextManager[Lease]:
+        """Serialise promotion of one model between processes and hosts; not re-entrant.
 
-        The stores here lock between processes of one host. A lease across hosts comes later.
+        Events, and aliases that events speak of, are written inside the lease's `guard`.
 
         Raises:
             PromotionRefused: another holder did not finish in time.

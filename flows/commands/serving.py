@@ -1,32 +1,72 @@
 """On a serving host: `fetch`, `verify`, `run`. Only `run` needs more than the base install."""
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from flows.commands.shared import Json, need, open_store, out, plain, print_json
+from flows.commands.shared import Json, err, need, open_store, out, plain, print_json
+from registry.errors import BadInput
 from registry.home import home
+
+if TYPE_CHECKING:
+    from registry.fetch import Fetched
+    from registry.targets import Host
+
+Target = Annotated[
+    str, typer.Option("--target", help="Fetch production-TARGET; auto picks it for the local GPU, or the CPU.")
+]
+AnyHost = Annotated[bool, typer.Option("--any-host", help="Fetch for another machine: do not look at this one's GPU.")]
+TensorRT = Annotated[
+    str | None,
+    typer.Option("--tensorrt", help="The TensorRT (or TensorRT-RTX) that will load engines; default: the installed."),
+]
 
 
 def fetch(
     model: str,
-    target: Annotated[
-        str, typer.Option("--target", help="Fetch production-TARGET; auto picks it for the local GPU, or the CPU.")
-    ] = "auto",
+    target: Target = "auto",
     alias: Annotated[str | None, typer.Option(help="Fetch this alias instead, such as candidate-cpu.")] = None,
     version: Annotated[int | None, typer.Option(help="Fetch this version instead.")] = None,
     to: Annotated[Path, typer.Option("--to", help="The folder to place MODEL/VERSION in.")] = Path("models"),
+    any_host: AnyHost = False,
+    tensorrt: TensorRT = None,
+    older: Annotated[
+        str | None, typer.Option("--allow-older", help="The reason to take an older release than was here.")
+    ] = None,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Hash what is in place again, byte for byte.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the alias until stopped; keeps MODEL/current.")
+    ] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Watch: seconds between looks.")] = 30.0,
+    keep: Annotated[int, typer.Option(min=2, help="Watch: versions to keep on the disk.")] = 3,
+    hook: Annotated[str, typer.Option(help="Watch: command to run after a swap; gets MODEL VERSION PATH.")] = "",
+    health: Annotated[str, typer.Option(help="Watch: command that exits 0 when the new version serves.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Download an engine, verify every byte against its manifest, and place it in one rename."""
+    """Download an engine, verify signature and every byte, and place it in one rename."""
+    from registry.fetch import Policy
     from registry.fetch import fetch as place
+    from registry.signing import local_trust
+    from registry.targets import read_host
 
+    host = read_host(tensorrt)
+    policy = Policy(local_trust(home()), None if any_host else host, older=older, rehash=rehash)
     store = open_store()
-    if alias is None and version is None:
-        alias = _production_alias(store, model, target)
-    fetched = place(store, model, into=to, alias=alias, version=version)
+
+    def look() -> "Fetched":
+        named = alias or (_production_alias(store, model, target, host) if version is None else None)
+        return place(store, model, into=to, policy=policy, alias=named, version=version)
+
+    if watch:
+        if version is not None or older is not None or as_json:
+            raise BadInput("--watch follows an alias and logs: leave --version, --allow-older and --json away")
+        _watch(look, to / model, interval, keep, (hook, health))
+        return
+    fetched = look()
     if as_json:
         print_json(plain(fetched) | {"path": str(fetched.path)})
     else:
@@ -34,17 +74,41 @@ def fetch(
         out.print(f"{model} version {fetched.version} {how}: {fetched.path}", highlight=False, soft_wrap=True)
 
 
-def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle folder.")], as_json: Json = False) -> None:
-    """Check a bundle on disk: exact listing, sha256 and size of every file."""
-    from registry.manifest import verify_bundle
+def _watch(look: "Callable[[], Fetched]", folder: Path, interval: float, keep: int, commands: tuple[str, str]) -> None:
+    import logging
+    import time
+    from contextlib import suppress
 
-    manifest = verify_bundle(bundle)
+    from registry.watch import Watch, stopped_by_sigterm, watch
+
+    try:
+        hook, health = (tuple(shlex.split(command)) for command in commands)
+    except ValueError as error:
+        raise BadInput(f"--hook or --health has an open quote ({error}): quote it as a shell would") from error
+
+    def wait(seconds: float) -> bool:
+        time.sleep(seconds)
+        return False
+
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("registry.watch").setLevel(logging.INFO)
+    with suppress(KeyboardInterrupt), stopped_by_sigterm():
+        watch(look, folder, Watch(interval, keep, hook, health), wait)
+    err.print("stopped; what is current stays", soft_wrap=True)
+
+
+def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle folder.")], as_json: Json = False) -> None:
+    """Check a bundle on disk: signature, exact listing, sha256 and size of every file."""
+    from registry.fetch import verify_placed
+    from registry.signing import local_trust
+
+    manifest = verify_placed(bundle, local_trust(home()))
     if as_json:
         print_json({"path": str(bundle), "model": manifest.model, "digest": manifest.build.digest, "intact": True})
     else:
         out.print(
-            f"{bundle} is intact: {manifest.model}, {manifest.build.target.name} {manifest.build.precision}, "
-            f"verdict {manifest.verdict}",
+            f"{bundle} is intact and signed: {manifest.model}, {manifest.build.target.name} "
+            f"{manifest.build.precision}, verdict {manifest.verdict}",
             highlight=False,
             soft_wrap=True,
         )
@@ -57,14 +121,19 @@ def run(
 ) -> None:
     """Answer sentences with a fetched engine; it is verified before it is loaded."""
     need("onnxruntime", "tokenizers", what="run")
+    from registry.fetch import Policy, verify_placed
     from registry.fetch import fetch as place
+    from registry.signing import local_trust
+    from registry.targets import read_host
     from tasks.answer import answer
 
-    bundle = Path(engine)
-    if not bundle.is_dir():
-        store = open_store()
-        alias = _production_alias(store, engine, "auto")
-        bundle = place(store, engine, into=home() / "models", alias=alias).path
+    bundle, trust = Path(engine), local_trust(home())
+    if bundle.is_dir():
+        verify_placed(bundle, trust)
+    else:
+        store, host = open_store(), read_host()
+        alias = _production_alias(store, engine, "auto", host)
+        bundle = place(store, engine, into=home() / "models", policy=Policy(trust, host), alias=alias).path
     answers = answer(bundle, texts)
     if as_json:
         print_json([plain(given) for given in answers])
@@ -73,8 +142,8 @@ def run(
         out.print(f"[bold]{escape(given.label)}[/] ({given.score:.0%})  {escape(given.text)}", highlight=False)
 
 
-def _production_alias(store: Any, model: str, target: str) -> str:
+def _production_alias(store: Any, model: str, target: str, host: "Host") -> str:
     from registry.promotion import production_alias
-    from registry.targets import local_target
+    from registry.targets import local_target, production_engines
 
-    return production_alias(local_target(store.versions(model), model) if target == "auto" else target)
+    return production_alias(local_target(production_engines(store, model), model, host) if target == "auto" else target)

@@ -24,11 +24,16 @@ FLEET = Path("recipes/fleet.yaml")
 
 
 def open_store() -> Any:
-    """The registry: MLFLOW_TRACKING_URI's, or the embedded one under ENGINERY_HOME."""
+    """The registry: MLFLOW_TRACKING_URI's, or the embedded one under ENGINERY_HOME.
+
+    ENGINERY_LEASE_DATABASE names the database that serialises promotion where MLflow is behind a server.
+    """
     from registry.mlflow_store import MlflowStore, embedded_store
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    return MlflowStore(uri, home()) if uri else embedded_store(home())
+    if not uri:
+        return embedded_store(home())
+    return MlflowStore(uri, home(), lease_database=os.environ.get("ENGINERY_LEASE_DATABASE"))
 
 
 def need_pipeline(what: str) -> None:

@@ -19,6 +19,7 @@ from registry.manifest import verify_bundle
 from registry.mlflow_store import MlflowStore, embedded_store
 from registry.promotion import promote
 from registry.records import Precision, Verdict
+from registry.rules import Decision
 from tasks.answer import answer
 from tasks.workspace import Workspace
 from tests.flows.conftest import LABELS, TinyRecipe, write_split
@@ -135,7 +136,7 @@ def test_an_engine_that_no_machine_here_runs_is_unmeasured(released: Released) -
 def test_an_unmeasured_engine_is_refused_with_the_gates_reason(released: Released) -> None:
     engine = next(engine for engine in released.store.versions("tiny") if engine.target == "rtx-4090")
     with pytest.raises(PromotionRefused) as refusal:
-        promote(released.store, "tiny", "rtx-4090", engine.version, who="ada", why="hope", clock=now)
+        promote(released.store, "tiny", {"rtx-4090": engine.version}, Decision("ada", "hope", now()), {})
     assert engine.reason in str(refusal.value)
     assert "production-rtx-4090" not in released.store.aliases("tiny")
 
@@ -159,7 +160,7 @@ def test_the_fastest_passed_engine_of_a_target_is_its_candidate(released: Releas
 def test_a_promoted_engine_is_fetched_and_answers(released: Released, tmp_path: Path) -> None:
     store = released.store
     candidate = store.resolve("tiny", "candidate-cpu")
-    promote(store, "tiny", "cpu", candidate.version, who="ada", why="first", clock=now)
+    promote(store, "tiny", {"cpu": candidate.version}, Decision("ada", "first", now()), {})
     fetched = fetch(store, "tiny", into=tmp_path / "models", alias="production-cpu")
     assert (fetched.version, fetched.digest) == (candidate.version, candidate.digest)
     given = answer(fetched.path, ["a good film", "the bad music"])

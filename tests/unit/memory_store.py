@@ -1,18 +1,40 @@
 """The registry in memory: the same Protocol as MlflowStore, for tests of what stands on it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, NotFound
+from registry.lease import Lease
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED, read_manifest, write_manifest
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-from registry.store import row_of
+from registry.store import Bundle, row_of
+
+
+class MemorySource:
+    """Files in memory, handed out in small pieces."""
+
+    def __init__(self, files: dict[str, bytes], *, ranged: bool = True) -> None:
+        self.files, self.ranged = files, ranged
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        if path not in self.files:
+            raise NotFound(f"no {path}")
+        content = self.files[path][start:stop] if self.ranged else self.files[path]
+        yield from (content[at : at + 1000] for at in range(0, len(content), 1000))
+
+
+@dataclass(frozen=True)
+class MemoryLease:
+    fencing: int
+
+    def guard(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 class MemoryStore:
@@ -23,6 +45,7 @@ class MemoryStore:
         self._runs: set[str] = set()
         self._aliases: dict[str, dict[str, int]] = {}
         self._events: dict[str, list[PromotionEvent]] = {}
+        self._turns: dict[str, int] = {}
         self._lock = Lock()
 
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
@@ -47,10 +70,11 @@ class MemoryStore:
     def next_sequence(self, model: str) -> int:
         return 1 + max((row.sequence for row in self.versions(model)), default=0)
 
-    def versions(self, model: str | None = None) -> tuple[EngineVersion, ...]:
+    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
         if model is not None:
             check_name(model, what="model")
-        return tuple(self.version(*key) for key in sorted(self.rows) if model in (None, key[0]))
+        keys = [key for key in self.rows if model in (None, key[0])]  # in the order they were published
+        return tuple(self.version(*key) for key in sorted(keys[-newest:] if newest else keys))
 
     def version(self, model: str, version: int) -> EngineVersion:
         if (row := self.rows.get((model, version))) is None:
@@ -83,14 +107,10 @@ class MemoryStore:
     def delete_alias(self, model: str, alias: str) -> None:
         self._aliases.get(model, {}).pop(alias, None)
 
-    def download(self, model: str, version: int, into: Path) -> EngineManifest:
-        manifest = self.manifest(model, version)
-        wanted = {record.path for record in manifest.files} | {MANIFEST_FILE, SIGNATURE_FILE}
-        for name, content in self.files[model, version].items():
-            if name in wanted:
-                (into / name).parent.mkdir(parents=True, exist_ok=True)
-                (into / name).write_bytes(content)
-        return manifest
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        self.manifest(model, version)
+        files = self.files[model, version]
+        return Bundle(files[MANIFEST_FILE], files.get(SIGNATURE_FILE), MemorySource(files))
 
     def append_event(self, event: PromotionEvent) -> None:
         if any(known.event == event.event for known in self.events(event.model)):
@@ -108,11 +128,19 @@ class MemoryStore:
                 return
         raise NotFound(f"{model} has no promotion event {event_id}")
 
-    def events(self, model: str) -> tuple[PromotionEvent, ...]:
-        return tuple(self._events.get(model, ()))
+    def events(
+        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
+    ) -> tuple[PromotionEvent, ...]:
+        wanted = [
+            event
+            for event in self._events.get(model, ())
+            if alias in (None, event.alias) and outcome in (None, event.outcome)
+        ]
+        return tuple(wanted[-newest:] if newest else wanted)
 
     @contextmanager
-    def lock(self, model: str) -> Iterator[None]:
+    def lock(self, model: str) -> Iterator[Lease]:
         check_name(model, what="model")
         with self._lock:
-            yield
+            self._turns[model] = self._turns.get(model, 0) + 1
+            yield MemoryLease(self._turns[model])

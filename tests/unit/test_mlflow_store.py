@@ -7,7 +7,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from registry import mlflow_store as module
-from registry.errors import BadInput, DigestMismatch, EngineryError, PromotionRefused, TornBundle
+from registry.errors import BadInput, DigestMismatch, EngineryError, TornBundle
+from registry.mlflow_errors import plainly
 from registry.mlflow_store import MlflowStore
 
 
@@ -78,17 +79,10 @@ def test_edited_tag_is_named(mlflow_store: MlflowStore, manifest_factory: Any) -
 
 
 def test_server_error_is_one_sentence() -> None:
-    with pytest.raises(EngineryError, match="MLflow, asking: lost"), module._plainly("asking"):
+    with pytest.raises(EngineryError, match="MLflow, asking: lost"), plainly("asking"):
         raise MlflowException("lost\nand more")
     with pytest.raises(MlflowException), module._existing_is_fine():
         raise MlflowException("lost")
-
-
-def test_second_promoter_waits_and_then_gives_up(mlflow_store: MlflowStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOCK_SECONDS", 0.05)
-    again = mlflow_store.lock("sst2")
-    with mlflow_store.lock("sst2"), pytest.raises(PromotionRefused, match="another promotion"), again:
-        pass
 
 
 def test_long_lists_are_read_whole(

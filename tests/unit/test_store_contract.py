@@ -24,6 +24,9 @@ EVENT = PromotionEvent(
     evidence="passed",
     at=datetime(2026, 11, 23, tzinfo=UTC).isoformat(),
     outcome="pending",
+    operation="o1",
+    digest="f" * 64,
+    fencing=1,
     waiver="w",
 )
 
