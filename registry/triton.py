@@ -20,7 +20,7 @@ from registry.manifest import MANIFEST_FILE, verify_bundle
 from registry.records import FileRecord
 from registry.triton_config import DIGEST_PARAMETER, config_text
 from registry.triton_model import TritonModel, WarmupRow, check_servable, engine_file
-from registry.triton_warmup import warmup_entries
+from registry.triton_warmup import bundled_rows, warmup_entries
 
 CONFIG_FILE = "config.pbtxt"
 WARMUP_FOLDER = "warmup"
@@ -49,7 +49,7 @@ def place_triton(
     repository: Path,
     *,
     version: int,
-    rows: Sequence[WarmupRow] = (),
+    rows: Sequence[WarmupRow] | None = None,
     python_backend: bool = False,
     container: str | None = None,
 ) -> Placed:
@@ -60,7 +60,7 @@ def place_triton(
         repository: Triton's model repository; it is made where it is not there. Staging lies beside it, so it
             must not be a mount of its own.
         version: Triton's version of the model; the registry's version of the engine.
-        rows: real rows to warm up with.
+        rows: real rows to warm up with; those of the first bundle's warmup.json, if None.
         python_backend: place the text model, which answers label and score, around an ONNX Runtime engine.
         container: the Triton container that serves it, such as "26.08"; its TensorRT must be the engine's.
 
@@ -72,7 +72,8 @@ def place_triton(
         EngineryError: this host cannot write the repository; config.pbtxt names a whole version, old or new.
     """
     manifests = tuple(verify_bundle(bundle) for bundle in bundles)
-    model = TritonModel(manifests, version, tuple(rows), python_backend)
+    given = bundled_rows(bundles[0], manifests[0]) if rows is None else tuple(rows)
+    model = TritonModel(manifests, version, given, python_backend)
     check_servable(model, container)
     config, beside = config_text(model), _files_beside(model)
     repository = repository.absolute()
@@ -104,6 +105,26 @@ def restore(placed: Placed) -> None:
         raise EngineryError(
             f"{placed.folder}: cannot restore config.pbtxt ({error.strerror or error}): fix the folder's rights and "
             f"place the version that should be served again"
+        ) from error
+
+
+def prune(placed: Placed, keep: int) -> None:
+    """Remove all but the newest `keep` versions of a model, and never the placed one.
+
+    Raises:
+        EngineryError: this host cannot write the repository.
+    """
+    versions = sorted((int(path.name) for path in placed.folder.iterdir() if path.name.isdecimal()), reverse=True)
+    try:
+        with _staging(placed.repository) as stage:
+            for version in versions[keep:]:
+                if version != placed.version:
+                    (placed.folder / str(version)).rename(stage / str(version))
+                    for file in (*placed.folder.glob(f"labels-{version}.txt"), *placed.folder.glob(f"*/{version}-*")):
+                        file.unlink()
+    except OSError as error:
+        raise EngineryError(
+            f"{placed.folder}: cannot remove old versions ({error.strerror}): fix its rights"
         ) from error
 
 

@@ -1,16 +1,25 @@
-"""Warm-up requests of real rows, in the bytes that Triton reads: one data file for each input."""
+"""Warm-up requests of real rows, in the bytes that Triton reads: one data file for each input.
+
+A bundle may bring its rows in warmup.json: what `write_rows` writes, a few rows of the calibration set.
+"""
 
 import array
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
+from registry.digest import canonical_json
 from registry.errors import BadInput
-from registry.records import Tensor
+from registry.records import EngineManifest, Tensor
 from registry.triton_model import TritonModel, WarmupRow, largest_batch
 
 # array.array's codes of the dtypes that tokens come in.
 _TOKEN_CODES = {"int32": "i", "int64": "q"}
+ROWS_FILE = "warmup.json"
+_ROWS = TypeAdapter(tuple[WarmupRow, ...])
 # An input's name, its dims in config.pbtxt, its bytes.
 _Input = tuple[str, tuple[int, ...], bytes]
 
@@ -22,6 +31,26 @@ class WarmupEntry:
     name: str
     batch: int
     files: tuple[tuple[str, str, tuple[int, ...], bytes], ...]
+
+
+def write_rows(rows: Sequence[WarmupRow]) -> bytes:
+    """What `bundled_rows` reads, for a publisher to put into a bundle as warmup.json."""
+    return canonical_json(list(rows))
+
+
+def bundled_rows(bundle: Path, manifest: EngineManifest) -> tuple[WarmupRow, ...]:
+    """The rows of a verified bundle; none where it has no warmup.json.
+
+    Raises:
+        BadInput: warmup.json does not hold rows.
+    """
+    if all(record.path != ROWS_FILE for record in manifest.files):
+        return ()
+    try:
+        return _ROWS.validate_json((bundle / ROWS_FILE).read_bytes(), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"{bundle / ROWS_FILE} holds no rows ({first['msg']}): publish the engine again") from error
 
 
 def warmup_entries(model: TritonModel) -> list[WarmupEntry]:

@@ -15,10 +15,15 @@ from registry.records import (
     Measurement,
     SourceFiles,
 )
+from registry.triton_model import WarmupRow
+from registry.triton_warmup import ROWS_FILE, write_rows
 from tasks.gates import overall
+from tasks.tokenize import text_encoder
 
 # What a bundle's reader needs besides the engine: text in, so the tokenizer; labels are in the manifest.
 SERVING_FILES = ("tokenizer.json",)
+# Enough for short and long ones; more would only delay each start of a server.
+WARMUP_ROWS = 4
 TOOLS = (
     "enginery",
     "torch",
@@ -61,6 +66,21 @@ def assemble_bundle(build: EngineBuild, source: SourceFiles, into: Path) -> None
         if record.path in SERVING_FILES:
             shutil.copyfile(source.directory / record.path, into / record.path)
             check_record(into, record)
+
+
+def add_warmup(build: EngineBuild, checkpoint: Path, texts: Sequence[str], into: Path) -> None:
+    """Write warmup.json: the first of `texts` with their tokens, which a server runs before it says that it is ready.
+
+    Raises:
+        BadInput: no tokenizer.json, or an input that text does not give.
+    """
+    longest = max((profile.sequence.max for profile in build.profiles), default=512)
+    encoder = text_encoder(checkpoint, [tensor.name for tensor in build.inputs], max_length=longest)
+    rows = []
+    for text in texts[:WARMUP_ROWS]:
+        feed = encoder.encode([text])
+        rows.append(WarmupRow(text, tuple((name, tuple(array[0].tolist())) for name, array in feed.items())))
+    (into / ROWS_FILE).write_bytes(write_rows(rows))
 
 
 def make_manifest(

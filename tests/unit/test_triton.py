@@ -10,12 +10,16 @@ import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc.model_config_pb2 import ModelConfig  # type: ignore[import-untyped]
 
+from registry.digest import record_file
 from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible, TornBundle
 from registry.manifest import read_manifest, write_manifest
 from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
-from registry.triton import CONFIG_FILE, WARMUP_FOLDER, Placed, place_triton, restore
+from registry.triton import CONFIG_FILE, WARMUP_FOLDER, Placed, place_triton, prune, restore
 from registry.triton_control import triton_server
 from registry.triton_model import WarmupRow
+from registry.triton_warmup import ROWS_FILE
+from tasks.publish import add_warmup
+from tests.tiny import SPECIAL, WORDS
 from tests.triton.bundles import CPU, L4, PROFILE, write_bundle
 
 B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")
@@ -109,6 +113,44 @@ def test_warmup_is_the_tokens_of_rows_that_fit_a_profile(tmp_path: Path) -> None
 def test_a_row_without_an_inputs_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no tokens for input input_ids"):
         place_plan(tmp_path, PROFILE, rows=(WarmupRow("only text"),))
+
+
+def with_rows(bundle: Path, raw: bytes) -> Path:
+    (bundle / ROWS_FILE).write_bytes(raw)
+    manifest = read_manifest((bundle / "manifest.json").read_bytes())
+    files = (*manifest.files, record_file(bundle / ROWS_FILE, root=bundle))
+    (bundle / "manifest.json").write_bytes(write_manifest(replace(manifest, files=files)))
+    return bundle
+
+
+def test_a_bundle_brings_its_own_rows(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    build = read_manifest((bundle / "manifest.json").read_bytes()).build
+    add_warmup(build, bundle, ["good music", "the bad film", "fine", "poor", "one too many"], tmp_path)
+    with_rows(bundle, (tmp_path / ROWS_FILE).read_bytes())
+    placed = place_triton([bundle], tmp_path / "repository", version=1)
+    assert len(config_of(placed).model_warmup) == 4
+    file = placed.folder / WARMUP_FOLDER / config_of(placed).model_warmup[0].inputs["input_ids"].input_data_file
+    ids = [(SPECIAL + WORDS).index(word) for word in ("[CLS]", "good", "music", "[SEP]")]
+    assert array.array("q", file.read_bytes()).tolist() == ids
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b'[{"text": 1}]', b'[{"text": "a", "tokens": [["input_ids", [1.5]]]}]'])
+def test_rows_that_are_none_are_refused(tmp_path: Path, raw: bytes) -> None:
+    bundle = with_rows(write_bundle(tmp_path / "bundle", L4, engine=b"plan"), raw)
+    with pytest.raises(BadInput, match=r"warmup\.json holds no rows"):
+        place_triton([bundle], tmp_path / "repository", version=1)
+
+
+def test_old_versions_are_removed_and_the_placed_one_never(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    for version in (9, 10, 11, 12, 1):
+        placed = place_triton([bundle], tmp_path / "repository", version=version, rows=[ROW])
+    prune(placed, 2)
+    assert sorted(path.name for path in placed.folder.iterdir() if path.is_dir()) == ["1", "11", "12", "warmup"]
+    beside = {path.name.split("-")[0] for path in (placed.folder / WARMUP_FOLDER).iterdir()}
+    assert beside == {"1", "11", "12"}
+    assert {path.name for path in placed.folder.glob("labels-*")} == {f"labels-{n}.txt" for n in (1, 11, 12)}
 
 
 def test_engines_for_two_gpus_share_a_version_by_compute_capability(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""`enginery triton`, and a watch that hands each version to a running server through it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
+
+from flows.commands.triton import HEADER_VARIABLE, Serving, serve_with_triton, triton_folders, triton_hook
+from registry.errors import BadInput, SignatureInvalid, TornBundle
+from registry.fetch import Fetched
+from registry.signing import local_signer, sign_bundle
+from registry.triton_control import ready_versions, unload_model
+from registry.watch import Followed, Watch, follow
+from tests.triton.bundles import write_bundle
+from tests.triton.conftest import SECRET, Running
+from tests.triton.test_text_model import TEXTS, ask
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(HEADER_VARIABLE, SECRET)
+
+
+@pytest.fixture
+def emptied(server: Running) -> Iterator[Running]:
+    yield server
+    for folder in server.repository.iterdir():
+        unload_model(server.control, folder.name)
+        shutil.rmtree(folder)
+
+
+def signed(tmp_path: Path, version: int, *, engine: bytes | None = None, label: str = "yes") -> Fetched:
+    folder = tmp_path / "bundles" / "opinions" / str(version)
+    write_bundle(folder, sequence=version, engine=engine, labels=("no", label))
+    sign_bundle(folder, local_signer(tmp_path / "home"))
+    return Fetched(folder, version, "", "opinions", reused=False)
+
+
+def test_placing_says_where_and_by_whom_it_is_served(
+    emptied: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched = signed(tmp_path, 1)
+    serving = Serving(text_model=True, server=emptied.address)
+    serve_with_triton("opinions", 1, [fetched.path], emptied.repository, serving, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["model"], said["version"], said["loaded"], said["path"]) == (
+        "opinions",
+        1,
+        True,
+        str(emptied.repository / "opinions"),
+    )
+
+
+def test_an_unsigned_bundle_or_one_of_another_model_is_not_placed(tmp_path: Path) -> None:
+    fetched = signed(tmp_path, 1)
+    with pytest.raises(BadInput, match="is of model opinions, not other"):
+        serve_with_triton("other", 1, [fetched.path], tmp_path / "repository", Serving(), as_json=False)
+    (fetched.path / "model.sig").unlink()
+    with pytest.raises((SignatureInvalid, TornBundle)):
+        serve_with_triton("opinions", 1, [fetched.path], tmp_path / "repository", Serving(), as_json=False)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_watch_hands_versions_over_and_takes_back_one_that_does_not_load(emptied: Running, tmp_path: Path) -> None:
+    serving = Serving(text_model=True, server=emptied.address)
+    options = Watch(hook=triton_hook(emptied.repository, serving))
+    home = tmp_path / "bundles" / "opinions"
+    good, better = signed(tmp_path, 1, label="first"), signed(tmp_path, 2, label="second")
+    broken = signed(tmp_path, 3, engine=b"no graph")
+    assert follow(good, home, options) == Followed(1)
+    assert follow(better, home, options) == Followed(2)
+    assert follow(broken, home, options) == Followed(2, refused=3)
+    assert ready_versions(emptied.control, "opinions") == [2]
+    with InferenceServerClient(emptied.address) as client:
+        assert ask(client, TEXTS[:1])[0][0] == "second"
+
+
+def test_bundles_and_repository_lie_apart() -> None:
+    bundles, repository = triton_folders(Path("/models"))
+    assert repository not in bundles.parents
+    assert bundles not in repository.parents
