@@ -20,7 +20,7 @@ from registry.triton_model import WarmupRow
 from registry.triton_warmup import ROWS_FILE
 from tasks.publish import add_warmup
 from tests.tiny import SPECIAL, WORDS
-from tests.triton.bundles import CPU, L4, PROFILE, write_bundle
+from tests.tritonserver.bundles import CPU, L4, PROFILE, write_bundle
 
 B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")
 RTX = GpuTarget("rtx", Backend.TENSORRT_RTX, "8.9", "NVIDIA GeForce RTX 4090")

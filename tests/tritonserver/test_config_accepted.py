@@ -11,8 +11,8 @@ from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
 from registry.triton import CONFIG_FILE, Placed, place_triton
 from registry.triton_control import load_version
 from registry.triton_model import WarmupRow
-from tests.triton.bundles import CPU, L4, PROFILE, write_bundle
-from tests.triton.conftest import Running
+from tests.tritonserver.bundles import CPU, L4, PROFILE, write_bundle
+from tests.tritonserver.conftest import Running
 
 LARGE = ShapeProfile(AxisRange(1, 16, 64), AxisRange(16, 32, 128))
 B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")

@@ -17,8 +17,8 @@ from registry.triton import CONFIG_FILE, WARMUP_FOLDER, place_triton
 from registry.triton_control import load_version, ready_versions, triton_server, unload_model
 from registry.triton_model import WarmupRow
 from tasks.answer import answer
-from tests.triton.bundles import write_bundle
-from tests.triton.conftest import Running
+from tests.tritonserver.bundles import write_bundle
+from tests.tritonserver.conftest import Running
 
 TEXTS = ("good film", "a poor editor for bad music", "the library", "fine music and good film")
 ROWS = (WarmupRow("good music"), WarmupRow("the poor editor"))

@@ -14,9 +14,9 @@ from registry.fetch import Fetched
 from registry.signing import local_signer, sign_bundle
 from registry.triton_control import ready_versions, unload_model
 from registry.watch import Followed, Watch, follow
-from tests.triton.bundles import write_bundle
-from tests.triton.conftest import SECRET, Running
-from tests.triton.test_text_model import TEXTS, ask
+from tests.tritonserver.bundles import write_bundle
+from tests.tritonserver.conftest import SECRET, Running
+from tests.tritonserver.test_text_model import TEXTS, ask
 
 
 @pytest.fixture(autouse=True)
