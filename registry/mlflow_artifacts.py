@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
+from mlflow.environment_variables import MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import MultipartDownloadMixin
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -141,12 +142,18 @@ class WholeFileSource:
 
 def _server_source(uri: str, probe: str) -> Source:
     server, _, folder = uri.partition(f"{_SERVICE}/artifacts")
-    with _network(server):
-        # Whoever runs the server says whether its clients can reach the bucket behind it.
-        info = fetch_server_info(_credentials(server)).data or {}
-    if info.get(SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED):
+    if _is_presigning(server):
         return HttpSource(uri, _presigned(lambda path: _server_url(server, f"{folder}/{path}")), None)
     return HttpSource(uri, lambda path, headers: _get(uri, f"/{quote(path)}", headers), probe)
+
+
+def _is_presigning(server: str) -> bool:
+    # MLflow's own setting, for hosts that reach the server and not the bucket behind it.
+    if MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.is_set():
+        return bool(MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.get())
+    with _network(server):
+        info = fetch_server_info(_credentials(server)).data or {}
+    return bool(info.get(SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED))
 
 
 def _get(host: str, path: str, headers: Mapping[str, str]) -> requests.Response:

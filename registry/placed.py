@@ -16,7 +16,6 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from registry.digest import canonical_json
 from registry.errors import BadInput, TornBundle
 from registry.signing import Trust
 
@@ -105,7 +104,7 @@ def write_record(home: Path, record: HostRecord) -> None:
     """
     descriptor, name = tempfile.mkstemp(dir=home, prefix=".incoming-")
     with os.fdopen(descriptor, "wb") as file:
-        file.write(canonical_json(record))
+        file.write(_RECORD.dump_json(record))
         os.fchmod(file.fileno(), 0o644)
         file.flush()
         os.fsync(file.fileno())

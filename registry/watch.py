@@ -97,7 +97,7 @@ def follow(fetched: Fetched, home: Path, options: Watch, refused: int | None = N
 def current_version(home: Path) -> int | None:
     """The version that `current` points at; None where it points at none."""
     with suppress(OSError):
-        name = os.readlink(home / CURRENT)
+        name = str((home / CURRENT).readlink())
         return int(name) if name.isdecimal() and (home / name).is_dir() else None
     return None
 

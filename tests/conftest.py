@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,8 @@ from registry.records import (
     Verdict,
 )
 from registry.store import Store
+from tests.publisher import Publisher, make_publisher
+from tests.servers import mlflow_server
 from tests.unit.memory_store import MemoryStore
 
 
@@ -109,6 +111,15 @@ def manifest_factory(tmp_path: Path) -> ManifestFactory:
 
 
 @pytest.fixture(scope="session")
+def publisher(tmp_path_factory: pytest.TempPathFactory) -> Publisher:
+    """A key of this run's own."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("SIGNING_KEY", "SIGNING_CERTIFICATE", "SIGNING_CHAIN", "VERIFY_KEY", "VERIFY_ROOTS"):
+            environment.delenv(f"ENGINERY_{name}", raising=False)
+        return make_publisher(tmp_path_factory.mktemp("publisher"))
+
+
+@pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables, made once: a migration takes seconds."""
     pytest.importorskip("mlflow")
@@ -117,6 +128,15 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("template")
     MlflowStore(f"sqlite:///{home}/mlflow.db", home, home / "artifacts").versions()
     return home / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def server_uri(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[str]:
+    """An MLflow server that passes artifacts on from a folder of its own: one for all tests, it starts in seconds."""
+    home = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated_database, home / "mlflow.db")
+    with mlflow_server(home / "mlflow.db", str(home / "artifacts")) as uri:
+        yield uri
 
 
 @pytest.fixture

@@ -1,15 +1,18 @@
-"""Which target a serving host is: the one in production that fits its GPU, and never a guess."""
+"""Which target a serving host is, and what it refuses before a byte is downloaded: never a guess."""
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pynvml
 import pytest
 
 from registry import targets
-from registry.errors import Incompatible
+from registry.errors import BadInput, Incompatible
 from registry.records import Backend, EngineVersion, Precision, Verdict
-from registry.targets import local_compute_capability, local_target
+from registry.targets import Host, check_compatible, local_target, production_engines, read_host, unsuitable
+from tests.publisher import HOST, Publisher
+from tests.unit.memory_store import MemoryStore
 
 
 def engine(target: str, capability: str | None, *aliases: str) -> EngineVersion:
@@ -31,91 +34,161 @@ def engine(target: str, capability: str | None, *aliases: str) -> EngineVersion:
         metrics=(),
         measured_on="",
         compute_capability=capability,
-        backend_version="11",
-        minimum_driver=None,
+        backend_version="10.13.3.9",
+        minimum_driver="580" if capability else None,
         complete=True,
     )
 
 
 CPU, L4, RTX, H100 = engine("cpu", None), engine("l4", "8.9"), engine("rtx-4090", "8.9"), engine("h100", "9.0")
+NO_GPU = Host()
 
 
-def on(monkeypatch: pytest.MonkeyPatch, capability: str | None) -> None:
-    monkeypatch.setattr(targets, "local_compute_capability", lambda: capability)
+def gpu(capability: str = "8.9", driver: str | None = "580.95.05", tensorrt: str | None = "10.13.3.9") -> Host:
+    return Host(capability, "NVIDIA L4", driver, "13.0", tensorrt)
 
 
-@pytest.mark.parametrize(("here", "expected"), [("8.9", "l4"), ("9.0", "h100"), (None, "cpu")])
-def test_the_target_is_the_one_of_this_machines_gpu(
-    monkeypatch: pytest.MonkeyPatch, here: str | None, expected: str
-) -> None:
-    on(monkeypatch, here)
-    assert local_target([CPU, L4, H100], "sst2") == expected
+@pytest.mark.parametrize(("here", "expected"), [(gpu("8.9"), "l4"), (gpu("9.0"), "h100"), (NO_GPU, "cpu")])
+def test_the_target_is_the_one_of_this_machines_gpu(here: Host, expected: str) -> None:
+    assert local_target([CPU, L4, H100], "sst2", here) == expected
 
 
 @pytest.mark.parametrize("here", ["8.6", "8.90", "12.0"])
-def test_a_gpu_that_no_target_fits_gets_neither_another_gpus_engine_nor_the_cpus(
-    monkeypatch: pytest.MonkeyPatch, here: str
-) -> None:
-    on(monkeypatch, here)
+def test_a_gpu_that_no_target_fits_gets_neither_another_gpus_engine_nor_the_cpus(here: str) -> None:
     with pytest.raises(Incompatible) as caught:
-        local_target([CPU, L4], "sst2")
+        local_target([CPU, L4], "sst2", gpu(here))
     message = str(caught.value)
-    assert f"this machine has compute capability {here} and none fits: name one with --target" in message
-    assert "cpu (compute capability None)" in message
-    assert "l4 (compute capability 8.9)" in message
+    assert f"this machine has compute capability {here} " in message
+    assert "none fits" in message
+    assert "cpu (any machine)" in message
+    assert "l4 (compute capability 8.9, tensorrt 10.13.3.9, driver 580 or newer)" in message
 
 
-def test_a_machine_without_a_gpu_gets_no_gpus_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    on(monkeypatch, None)
+def test_a_machine_without_a_gpu_gets_no_gpus_engine() -> None:
     with pytest.raises(Incompatible, match="this machine has no GPU and none fits"):
-        local_target([L4, H100], "sst2")
+        local_target([L4, H100], "sst2", NO_GPU)
     with pytest.raises(Incompatible, match="none fits"):  # not even one that does not say which
-        local_target([replace(L4, compute_capability=None)], "sst2")
+        local_target([replace(L4, compute_capability=None)], "sst2", NO_GPU)
 
 
-def test_two_targets_that_fit_are_not_guessed_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    on(monkeypatch, "8.9")
+def test_two_targets_that_fit_are_not_guessed_between() -> None:
     with pytest.raises(Incompatible, match="several targets fit"):
-        local_target([L4, RTX], "sst2")
+        local_target([L4, RTX], "sst2", gpu())
+
+
+def test_of_two_targets_of_one_gpu_the_one_whose_version_is_here_is_taken() -> None:
+    assert local_target([replace(L4, backend_version="11.0"), RTX], "sst2", gpu()) == "rtx-4090"
 
 
 @pytest.mark.parametrize("aliases", [("candidate-l4",), ("production-l40",), ("production-h100",), ("production",)])
-def test_only_what_is_in_production_on_its_own_target_counts(
-    monkeypatch: pytest.MonkeyPatch, aliases: tuple[str, ...]
-) -> None:
-    on(monkeypatch, "8.9")
-    with pytest.raises(Incompatible, match="none fits"):
-        local_target([engine("l4", "8.9", *aliases)], "sst2")
-    assert local_target([engine("l4", "8.9", *aliases), RTX], "sst2") == "rtx-4090"
+def test_only_what_is_in_production_on_its_own_target_counts(aliases: tuple[str, ...]) -> None:
+    with pytest.raises(Incompatible, match="in production: nothing"):
+        local_target([engine("l4", "8.9", *aliases)], "sst2", gpu())
+    assert local_target([engine("l4", "8.9", *aliases), RTX], "sst2", gpu()) == "rtx-4090"
 
 
-def test_other_versions_of_the_same_target_are_no_second_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    on(monkeypatch, "8.9")
-    assert local_target([engine("l4", "8.9", "candidate-l4"), L4, L4], "sst2") == "l4"
+def test_why_the_target_of_this_gpu_does_not_fit_is_said() -> None:
+    with pytest.raises(Incompatible, match=r"none fits \(it needs driver 580 or newer\)"):
+        local_target([L4], "sst2", gpu(driver="550.54.14"))
 
 
-def test_nothing_in_production_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    on(monkeypatch, "8.9")
-    with pytest.raises(Incompatible, match=r"sst2 in production: nothing; this machine has .* 8\.9"):
-        local_target([], "sst2")
+@pytest.mark.parametrize(
+    ("here", "reason"),
+    [
+        (gpu("8.6"), "compute capability 8.9"),
+        (NO_GPU, "compute capability 8.9"),
+        (gpu(tensorrt=None), "--tensorrt"),
+        (gpu(tensorrt="10.14"), "10.14 does not load"),
+        (gpu(tensorrt="11.13.3.9"), "11.13.3.9 does not load"),
+        (gpu(tensorrt="10.13.3.8"), "10.13.3.8 does not load"),
+        (gpu(driver="579.99"), "driver 580"),
+        (gpu(driver=None), "driver 580"),
+    ],
+)
+def test_what_does_not_load_here_is_refused_with_the_list_of_what_there_is(here: Host, reason: str) -> None:
+    with pytest.raises(Incompatible) as caught:
+        check_compatible(L4, here, [CPU, L4])
+    assert reason in str(caught.value)
+    assert "in production: cpu (any machine), l4 (" in str(caught.value)
+    assert "--any-host" in str(caught.value)
 
 
-def test_the_compute_capability_is_the_first_gpus_by_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = SimpleNamespace(
-        NVMLError=pynvml.NVMLError,
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: f"gpu{index}",
-        nvmlDeviceGetCudaComputeCapability=lambda handle: {"gpu0": (12, 0)}[handle],
-    )
-    monkeypatch.setattr(targets, "pynvml", fake)
-    assert local_compute_capability() == "12.0"
+@pytest.mark.parametrize("here", [gpu(), gpu(tensorrt="10.13"), gpu(driver="580"), gpu(driver="1000.1")])
+def test_what_loads_here_is_not_refused(here: Host) -> None:
+    check_compatible(L4, here)
+    check_compatible(replace(L4, minimum_driver=None), replace(here, driver=None))
 
 
-@pytest.mark.parametrize("step", ["nvmlInit", "nvmlDeviceGetHandleByIndex"])
-def test_no_driver_or_no_gpu_is_no_compute_capability(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+@pytest.mark.parametrize("here", [gpu(), gpu("7.5", None, None), NO_GPU])
+def test_an_onnx_engine_loads_everywhere(here: Host) -> None:
+    check_compatible(CPU, here)
+
+
+def test_an_rtx_engine_needs_tensorrt_rtx_and_not_tensorrt() -> None:
+    rtx = replace(RTX, backend=Backend.TENSORRT_RTX, backend_version="1.7.1.116")
+    assert "tensorrt_rtx" in (unsuitable(rtx, gpu(tensorrt="1.7.1.116")) or "")
+    assert unsuitable(rtx, replace(gpu(), tensorrt_rtx="1.7.1.116")) is None
+
+
+def on(monkeypatch: pytest.MonkeyPatch, **nvml: Any) -> None:
+    fake = {
+        "NVMLError": pynvml.NVMLError,
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetHandleByIndex": lambda index: f"gpu{index}",
+        "nvmlDeviceGetCudaComputeCapability": lambda handle: {"gpu0": (12, 0)}[handle],
+        "nvmlDeviceGetName": lambda handle: {"gpu0": "NVIDIA RTX PRO 6000"}[handle],
+        "nvmlSystemGetDriverVersion": lambda: "580.95.05",
+        "nvmlSystemGetCudaDriverVersion_v2": lambda: 13010,
+    }
+    monkeypatch.setattr(targets, "pynvml", SimpleNamespace(**(fake | nvml)))
+
+
+def test_the_host_is_what_nvml_says_of_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch)
+    expected = Host("12.0", "NVIDIA RTX PRO 6000", "580.95.05", "13.1", "10.13", "10.13")
+    assert read_host("10.13") == expected
+
+
+def test_the_installed_tensorrt_counts_where_none_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch)
+    installed = {"tensorrt-cu12": "10.9.0.34", "tensorrt-rtx-cu13": "1.7.1.116"}
+
+    def version(package: str) -> str:
+        if package not in installed:
+            raise targets.PackageNotFoundError
+        return installed[package]
+
+    monkeypatch.setattr(targets, "version", version)
+    assert (read_host().tensorrt, read_host().tensorrt_rtx) == ("10.9.0.34", "1.7.1.116")
+    installed.clear()
+    assert (read_host().tensorrt, read_host().tensorrt_rtx) == (None, None)
+
+
+@pytest.mark.parametrize("step", ["nvmlInit", "nvmlDeviceGetHandleByIndex", "nvmlSystemGetDriverVersion"])
+def test_no_driver_or_no_gpu_is_a_host_without_one(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def absent(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
 
-    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
-    monkeypatch.setattr(pynvml, step, absent)
-    assert local_compute_capability() is None
+    on(monkeypatch, **{step: absent})
+    assert read_host("10.13") == Host(tensorrt="10.13", tensorrt_rtx="10.13")
+
+
+@pytest.mark.parametrize("declared", ["10", "ten", "10.13;", "", "10.13\n", "1.2.3.4.5.6"])
+def test_a_declared_version_that_is_none_is_refused(declared: str) -> None:
+    with pytest.raises(BadInput, match="--tensorrt"):
+        read_host(declared)
+
+
+def test_what_is_in_production_is_read_alias_by_alias(
+    memory_store: MemoryStore, manifest_factory: Any, publisher: Publisher
+) -> None:
+    for number in (1, 2, 3):
+        publisher.publish(memory_store, manifest_factory(bytes([number]), sequence=number))
+    memory_store.set_alias("sst2", "production-l4", 2)
+    memory_store.set_alias("sst2", "production-other", 3)  # by hand: version 3 is not for `other`
+    memory_store.set_alias("sst2", "candidate-l4", 3)
+    (found,) = production_engines(memory_store, "sst2")
+    assert (found.version, found.target) == (2, "l4")
+    del memory_store.rows["sst2", 2]
+    assert production_engines(memory_store, "sst2") == ()
+    check_compatible(found, HOST)

@@ -1,0 +1,80 @@
+"""Real servers on loopback: MLflow with proxied artifacts, and S3 by moto."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PATIENCE_SECONDS = 120.0
+# moto takes any keys; without a region boto3 looks for one on the network.
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mlflow_server(database: Path, artifacts: str, more: Mapping[str, str] | None = None) -> Iterator[str]:
+    """`mlflow server` that keeps what it proxies at `artifacts` (a folder or a bucket's URI); yields its address."""
+    port = free_port()
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", artifacts]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *options, *stores],
+        env=inherited | quiet | dict(more or {}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        # Its workers outlive the one process that a signal reaches.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def s3_server(bucket: str) -> Iterator[dict[str, str]]:
+    """moto's S3 with one empty bucket; yields the environment that leads clients to it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        address = f"http://{host}:{port}"
+        client = boto3.client(
+            "s3", endpoint_url=address, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
+        )
+        client.create_bucket(Bucket=bucket)
+        client.close()
+        yield S3_KEYS | {"MLFLOW_S3_ENDPOINT_URL": address}
+    finally:
+        server.stop()
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        if process.poll() is not None:
+            raise AssertionError(f"the MLflow server ended with {process.returncode}")
+        with suppress(OSError), urllib.request.urlopen(address, timeout=5):  # noqa: S310  # loopback
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError("the MLflow server did not start")
+        time.sleep(0.1)
