@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
 
+from flows.cli import _guarded, app
+from flows.commands import serving
 from flows.commands.triton import HEADER_VARIABLE, Serving, serve_with_triton, triton_folders, triton_hook
 from registry.errors import BadInput, SignatureInvalid, TornBundle
 from registry.fetch import Fetched
+from registry.manifest import MANIFEST_FILE, read_manifest
 from registry.signing import local_signer, sign_bundle
 from registry.triton_control import ready_versions, unload_model
 from registry.watch import Followed, Watch, follow
 from tests.tritonserver.bundles import write_bundle
 from tests.tritonserver.conftest import SECRET, Running
 from tests.tritonserver.test_text_model import TEXTS, ask
+from tests.unit.memory_store import MemoryStore
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +48,8 @@ def test_placing_says_where_and_by_whom_it_is_served(
     emptied: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = signed(tmp_path, 1)
-    serving = Serving(text_model=True, server=emptied.address)
-    serve_with_triton("opinions", 1, [fetched.path], emptied.repository, serving, as_json=True)
+    how = Serving(text_model=True, server=emptied.address)
+    serve_with_triton("opinions", 1, [fetched.path], emptied.repository, how, as_json=True)
     said = json.loads(capsys.readouterr().out)
     assert (said["model"], said["version"], said["loaded"], said["path"]) == (
         "opinions",
@@ -66,8 +70,8 @@ def test_an_unsigned_bundle_or_one_of_another_model_is_not_placed(tmp_path: Path
 
 
 def test_a_watch_hands_versions_over_and_takes_back_one_that_does_not_load(emptied: Running, tmp_path: Path) -> None:
-    serving = Serving(text_model=True, server=emptied.address)
-    options = Watch(hook=triton_hook(emptied.repository, serving))
+    how = Serving(text_model=True, server=emptied.address)
+    options = Watch(hook=triton_hook(emptied.repository, how))
     home = tmp_path / "bundles" / "opinions"
     good, better = signed(tmp_path, 1, label="first"), signed(tmp_path, 2, label="second")
     broken = signed(tmp_path, 3, engine=b"no graph")
@@ -83,3 +87,45 @@ def test_bundles_and_repository_lie_apart() -> None:
     bundles, repository = triton_folders(Path("/models"))
     assert repository not in bundles.parents
     assert bundles not in repository.parents
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    """A registry with one signed engine, which the command line reads."""
+    store = MemoryStore()
+    bundle = signed(tmp_path, 1).path
+    store.publish(read_manifest((bundle / MANIFEST_FILE).read_bytes()), bundle)
+    store.set_alias("opinions", "production-cpu", 1)
+    monkeypatch.setattr(serving, "open_store", lambda: store)
+    return store
+
+
+def enginery(*arguments: object) -> int:
+    return _guarded(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
+
+
+def test_fetch_with_the_triton_layout_is_one_command(emptied: Running, registry: MemoryStore) -> None:
+    to = emptied.repository.parent
+    options = ("--layout", "triton", "--text-model", "--server", emptied.address, "--target", "cpu")
+    for _ in range(2):
+        assert enginery("fetch", "opinions", "--to", to, *options) == 0
+        assert ready_versions(emptied.control, "opinions") == [1]
+    with InferenceServerClient(emptied.address) as client:
+        assert ask(client, TEXTS[:1])[0][0] == "yes"
+
+
+def test_options_of_triton_are_refused_without_its_layout(
+    registry: MemoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert enginery("fetch", "opinions", "--to", tmp_path / "to", "--text-model") == BadInput.exit_code
+    assert "add --layout triton" in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_container_that_is_not_known_stops_before_a_download(
+    registry: MemoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("fetch", "opinions", "--to", tmp_path / "to", "--layout", "triton", "--container", "99.01")
+    assert enginery(*asked) == BadInput.exit_code
+    assert "is not known" in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
