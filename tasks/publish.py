@@ -15,6 +15,7 @@ from registry.records import (
     Measurement,
     SourceFiles,
 )
+from registry.tensorrt_releases import minimum_driver
 from registry.triton_model import WarmupRow
 from registry.triton_warmup import ROWS_FILE, write_rows
 from tasks.gates import overall
@@ -112,7 +113,7 @@ def make_manifest(
         verdict=verdict,
         reason=reason,
         toolchain=toolchain(),
-        minimum_driver=None,
+        minimum_driver=minimum_driver(build.backend, build.backend_version),
         files=record_tree(bundle),
         created_at=created_at,
     )
