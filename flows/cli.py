@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import promotion, release, serving
+from flows.commands import promotion, release, serving, triton
 from flows.commands.shared import err
 from registry.errors import EngineryError
 
@@ -31,6 +31,7 @@ app.command("history")(promotion.history)
 app.command("fetch")(serving.fetch)
 app.command("verify")(serving.verify)
 app.command("run")(serving.run)
+app.command("triton")(triton.triton)
 app.command("doctor")(release.doctor)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from calibration_data.reader import Rows
+from calibration_data.reader import Rows, read_calibration_texts
 from flows.build_target import Judged
 from flows.report import Row, winner, with_aliases
 from flows.stages import Bench
@@ -16,7 +16,7 @@ from registry.promotion import nominate
 from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
 from registry.signing import local_signer
 from tasks.figures import accuracy_against_latency, latency_histogram
-from tasks.publish import assemble_bundle, make_manifest, seal_bundle
+from tasks.publish import add_warmup, assemble_bundle, make_manifest, seal_bundle
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def publish_version(
     with tempfile.TemporaryDirectory(dir=bench.workspace.root) as scratch:
         bundle = Path(scratch)
         assemble_bundle(judged.build, made.source, bundle)
+        add_warmup(judged.build, made.source.directory, read_calibration_texts(made.calibration), bundle)
         manifest = make_manifest(
             judged.build,
             made.source,

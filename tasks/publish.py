@@ -17,11 +17,17 @@ from registry.records import (
     SourceFiles,
 )
 from registry.signing import Signer, sign_bundle
+from registry.tensorrt_releases import minimum_driver
+from registry.triton_model import WarmupRow
+from registry.triton_warmup import ROWS_FILE, write_rows
 from tasks.bom import write_bom
 from tasks.gates import overall
+from tasks.tokenize import text_encoder
 
 # What a bundle's reader needs besides the engine: text in, so the tokenizer; labels are in the manifest.
 SERVING_FILES = ("tokenizer.json",)
+# Enough for short and long ones; more would only delay each start of a server.
+WARMUP_ROWS = 4
 TOOLS = (
     "enginery",
     "torch",
@@ -66,6 +72,21 @@ def assemble_bundle(build: EngineBuild, source: SourceFiles, into: Path) -> None
             check_record(into, record)
 
 
+def add_warmup(build: EngineBuild, checkpoint: Path, texts: Sequence[str], into: Path) -> None:
+    """Write warmup.json: the first of `texts` with their tokens, which a server runs before it says that it is ready.
+
+    Raises:
+        BadInput: no tokenizer.json, or an input that text does not give.
+    """
+    longest = max((profile.sequence.max for profile in build.profiles), default=512)
+    encoder = text_encoder(checkpoint, [tensor.name for tensor in build.inputs], max_length=longest)
+    rows = []
+    for text in texts[:WARMUP_ROWS]:
+        feed = encoder.encode([text])
+        rows.append(WarmupRow(text, tuple((name, tuple(array[0].tolist())) for name, array in feed.items())))
+    (into / ROWS_FILE).write_bytes(write_rows(rows))
+
+
 def make_manifest(
     build: EngineBuild,
     source: SourceFiles,
@@ -95,7 +116,7 @@ def make_manifest(
         verdict=verdict,
         reason=reason,
         toolchain=toolchain(),
-        minimum_driver=None,
+        minimum_driver=minimum_driver(build.backend, build.backend_version),
         files=record_tree(bundle),
         created_at=created_at,
     )

@@ -9,6 +9,17 @@ import typer
 from rich.markup import escape
 
 from flows.commands.shared import Json, err, need, open_store, out, plain, print_json
+from flows.commands.triton import (
+    Container,
+    Layout,
+    Server,
+    Serving,
+    Text,
+    serve_with_triton,
+    tensorrt_in,
+    triton_folders,
+    triton_hook,
+)
 from registry.errors import BadInput
 from registry.home import home
 
@@ -43,6 +54,12 @@ def fetch(
     keep: Annotated[int, typer.Option(min=2, help="Watch: versions to keep on the disk.")] = 3,
     hook: Annotated[str, typer.Option(help="Watch: command to run after a swap; gets MODEL VERSION PATH.")] = "",
     health: Annotated[str, typer.Option(help="Watch: command that exits 0 when the new version serves.")] = "",
+    layout: Annotated[
+        Layout, typer.Option(help="triton: bundles in TO/bundles, and a Triton model repository in TO/repository.")
+    ] = Layout.BUNDLE,
+    text_model: Text = False,
+    container: Container = None,
+    server: Server = None,
     as_json: Json = False,
 ) -> None:
     """Download an engine, verify signature and every byte, and place it in one rename."""
@@ -51,38 +68,60 @@ def fetch(
     from registry.signing import local_trust
     from registry.targets import read_host
 
-    host = read_host(tensorrt)
+    if layout is Layout.BUNDLE and (text_model or server):
+        raise BadInput("--text-model and --server are Triton's: add --layout triton, or leave them away")
+    # What serves brings its own TensorRT: the container's, where one is named.
+    host = read_host(tensorrt or tensorrt_in(container))
     policy = Policy(local_trust(home()), None if any_host else host, older=older, rehash=rehash)
     store = open_store()
+    into, repository = (to, None) if layout is Layout.BUNDLE else triton_folders(to)
+    serving = Serving(text_model, container, server, keep)
 
     def look() -> "Fetched":
         named = alias or (_production_alias(store, model, target, host) if version is None else None)
-        return place(store, model, into=to, policy=policy, alias=named, version=version)
+        return place(store, model, into=into, policy=policy, alias=named, version=version)
 
     if watch:
-        if version is not None or older is not None or as_json:
-            raise BadInput("--watch follows an alias and logs: leave --version, --allow-older and --json away")
-        _watch(look, to / model, interval, keep, (hook, health))
+        if version is not None or older is not None or as_json or (repository and hook):
+            raise BadInput(
+                "--watch follows an alias and logs: leave --version, --allow-older and --json away, and --hook with a "
+                "layout for Triton"
+            )
+        runs = triton_hook(repository, serving) if repository else split(hook, "--hook")
+        _watch(look, into / model, interval, keep, (runs, split(health, "--health")))
         return
     fetched = look()
-    if as_json:
+    if repository:
+        serve_with_triton(model, fetched.version, [fetched.path], repository, serving, as_json=as_json)
+    elif as_json:
         print_json(plain(fetched) | {"path": str(fetched.path)})
     else:
         how = "was there already, intact" if fetched.reused else "fetched and verified"
         out.print(f"{model} version {fetched.version} {how}: {fetched.path}", highlight=False, soft_wrap=True)
 
 
-def _watch(look: "Callable[[], Fetched]", folder: Path, interval: float, keep: int, commands: tuple[str, str]) -> None:
+def split(command: str, option: str) -> tuple[str, ...]:
+    """A command as a shell would split it.
+
+    Raises:
+        BadInput: it has an open quote.
+    """
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        raise BadInput(f"{option} has an open quote ({error}): quote it as a shell would") from error
+
+
+def _watch(
+    look: "Callable[[], Fetched]", folder: Path, interval: float, keep: int, commands: tuple[tuple[str, ...], ...]
+) -> None:
     import logging
     import time
     from contextlib import suppress
 
     from registry.watch import Watch, stopped_by_sigterm, watch
 
-    try:
-        hook, health = (tuple(shlex.split(command)) for command in commands)
-    except ValueError as error:
-        raise BadInput(f"--hook or --health has an open quote ({error}): quote it as a shell would") from error
+    hook, health = commands
 
     def wait(seconds: float) -> bool:
         time.sleep(seconds)

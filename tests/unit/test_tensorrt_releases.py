@@ -15,9 +15,11 @@ from registry.tensorrt_releases import (
 
 def test_every_row_names_a_page_of_nvidia_and_how_it_was_read() -> None:
     table = releases()
-    for row in (*table.containers, *table.drivers):
-        assert row.source.startswith("https://docs.nvidia.com/")
-        assert row.evidence
+    read = [(row.source, row.evidence) for row in table.containers]
+    read += [(row.source, row.evidence) for row in table.drivers]
+    for source, evidence in read:
+        assert source.startswith("https://docs.nvidia.com/")
+        assert evidence
 
 
 def test_containers_are_listed_once_newest_first_with_rising_tensorrt() -> None:

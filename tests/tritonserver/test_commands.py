@@ -1,0 +1,128 @@
+"""`enginery triton`, and a watch that hands each version to a running server through it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
+
+from flows.cli import _guarded, app
+from flows.commands import serving
+from flows.commands.triton import HEADER_VARIABLE, Serving, serve_with_triton, triton_folders, triton_hook
+from registry.errors import BadInput, SignatureInvalid, TornBundle
+from registry.fetch import Fetched
+from registry.manifest import MANIFEST_FILE, read_manifest
+from registry.signing import local_signer, sign_bundle
+from registry.triton_control import ready_versions, unload_model
+from registry.watch import Followed, Watch, follow
+from tests.tritonserver.bundles import write_bundle
+from tests.tritonserver.conftest import SECRET, Running
+from tests.tritonserver.test_text_model import TEXTS, ask
+from tests.unit.memory_store import MemoryStore
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(HEADER_VARIABLE, SECRET)
+
+
+@pytest.fixture
+def emptied(server: Running) -> Iterator[Running]:
+    yield server
+    for folder in server.repository.iterdir():
+        unload_model(server.control, folder.name)
+        shutil.rmtree(folder)
+
+
+def signed(tmp_path: Path, version: int, *, engine: bytes | None = None) -> Fetched:
+    folder = tmp_path / "bundles" / "opinions" / str(version)
+    write_bundle(folder, sequence=version, engine=engine, labels=("no", "yes"))
+    sign_bundle(folder, local_signer(tmp_path / "home"))
+    return Fetched(folder, version, "", "opinions", reused=False)
+
+
+def test_placing_says_where_and_by_whom_it_is_served(
+    emptied: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched = signed(tmp_path, 1)
+    how = Serving(text_model=True, server=emptied.address)
+    serve_with_triton("opinions", 1, [fetched.path], emptied.repository, how, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["model"], said["version"], said["loaded"], said["path"]) == (
+        "opinions",
+        1,
+        True,
+        str(emptied.repository / "opinions"),
+    )
+
+
+def test_an_unsigned_bundle_or_one_of_another_model_is_not_placed(tmp_path: Path) -> None:
+    fetched = signed(tmp_path, 1)
+    with pytest.raises(BadInput, match="is of model opinions, not other"):
+        serve_with_triton("other", 1, [fetched.path], tmp_path / "repository", Serving(), as_json=False)
+    (fetched.path / "model.sig").unlink()
+    with pytest.raises((SignatureInvalid, TornBundle)):
+        serve_with_triton("opinions", 1, [fetched.path], tmp_path / "repository", Serving(), as_json=False)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_watch_hands_a_version_over_and_takes_one_back_that_does_not_load(emptied: Running, tmp_path: Path) -> None:
+    options = Watch(hook=triton_hook(emptied.repository, Serving(text_model=True, server=emptied.address)))
+    home = tmp_path / "bundles" / "opinions"
+    good, broken = signed(tmp_path, 1), signed(tmp_path, 2, engine=b"no graph")
+    assert follow(good, home, options) == Followed(1)
+    assert follow(broken, home, options) == Followed(1, refused=2)
+    assert ready_versions(emptied.control, "opinions") == [1]
+    with InferenceServerClient(emptied.address) as client:
+        assert ask(client, TEXTS[:1])[0][0] == "yes"
+
+
+def test_bundles_and_repository_lie_apart() -> None:
+    bundles, repository = triton_folders(Path("/models"))
+    assert repository not in bundles.parents
+    assert bundles not in repository.parents
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    """A registry with one signed engine, which the command line reads."""
+    store = MemoryStore()
+    bundle = signed(tmp_path, 1).path
+    store.publish(read_manifest((bundle / MANIFEST_FILE).read_bytes()), bundle)
+    store.set_alias("opinions", "production-cpu", 1)
+    monkeypatch.setattr(serving, "open_store", lambda: store)
+    return store
+
+
+def enginery(*arguments: object) -> int:
+    return _guarded(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
+
+
+def test_fetch_with_the_triton_layout_is_one_command(emptied: Running, registry: MemoryStore) -> None:
+    to = emptied.repository.parent
+    options = ("--layout", "triton", "--text-model", "--server", emptied.address, "--target", "cpu")
+    for _ in range(2):
+        assert enginery("fetch", "opinions", "--to", to, *options) == 0
+        assert ready_versions(emptied.control, "opinions") == [1]
+    with InferenceServerClient(emptied.address) as client:
+        assert ask(client, TEXTS[:1])[0][0] == "yes"
+
+
+def test_options_of_triton_are_refused_without_its_layout(
+    registry: MemoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert enginery("fetch", "opinions", "--to", tmp_path / "to", "--text-model") == BadInput.exit_code
+    assert "add --layout triton" in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_container_that_is_not_known_stops_before_a_download(
+    registry: MemoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("fetch", "opinions", "--to", tmp_path / "to", "--layout", "triton", "--container", "99.01")
+    assert enginery(*asked) == BadInput.exit_code
+    assert "is not known" in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()

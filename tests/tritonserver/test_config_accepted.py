@@ -1,0 +1,62 @@
+"""The server's own parser reads what is written for backends that its wheel lacks: it then misses the backend only."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.errors import EngineryError
+from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
+from registry.triton import CONFIG_FILE, Placed, place_triton
+from registry.triton_control import load_version
+from registry.triton_model import WarmupRow
+from tests.tritonserver.bundles import CPU, L4, PROFILE, write_bundle
+from tests.tritonserver.conftest import Running
+
+LARGE = ShapeProfile(AxisRange(1, 16, 64), AxisRange(16, 32, 128))
+B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")
+ROW = WarmupRow("good music", (("input_ids", (2, 5, 12, 3)), ("attention_mask", (1, 1, 1, 1))))
+PLAN = b"a plan that no backend reads here"
+Place = Callable[..., Placed]
+
+
+@pytest.fixture
+def place(server: Running, tmp_path: Path) -> Iterator[Place]:
+    """`place(target, …, profiles=…)` writes a bundle for each target and places them together."""
+
+    def make(*targets: GpuTarget, profiles: tuple[ShapeProfile, ...] = (PROFILE,)) -> Placed:
+        bundles = [write_bundle(tmp_path / t.name, t, engine=PLAN, profiles=profiles) for t in targets]
+        return place_triton(bundles, server.repository, version=3, rows=[ROW])
+
+    yield make
+    shutil.rmtree(server.repository / "opinions", ignore_errors=True)
+
+
+@pytest.mark.parametrize("profiles", [(PROFILE,), (PROFILE, LARGE), ()], ids=["one profile", "two", "none"])
+@pytest.mark.parametrize("targets", [(L4,), (L4, B200)], ids=["one GPU", "two GPUs"])
+def test_a_tensorrt_config_lacks_nothing_but_the_backend(
+    server: Running, place: Place, targets: tuple[GpuTarget, ...], profiles: tuple[ShapeProfile, ...]
+) -> None:
+    placed = place(*targets, profiles=profiles)
+    with pytest.raises(EngineryError, match=r"unable to find backend library for backend 'tensorrt'"):
+        load_version(server.control, placed)
+
+
+def test_an_onnxruntime_config_lacks_nothing_but_the_backend(server: Running, place: Place) -> None:
+    with pytest.raises(EngineryError, match=r"unable to find backend library for backend 'onnxruntime'"):
+        load_version(server.control, place(CPU))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [b"preferred_batch_sizes: 4\n", b'name: "another"\n', b'output { name: "more" dims: 1 }\n'],
+    ids=["unknown field", "other name", "no dtype"],
+)
+def test_the_parser_does_refuse_a_config_that_is_wrong(server: Running, place: Place, wrong: bytes) -> None:
+    placed = place(L4)
+    config = placed.folder / CONFIG_FILE
+    config.write_bytes(config.read_bytes() + wrong)
+    with pytest.raises(EngineryError) as refused:
+        load_version(server.control, placed)
+    assert "backend library" not in str(refused.value)
