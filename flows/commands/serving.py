@@ -38,9 +38,7 @@ def fetch(
         str | None, typer.Option("--allow-older", help="The reason to take an older release than was here.")
     ] = None,
     rehash: Annotated[bool, typer.Option("--rehash", help="Hash what is in place again, byte for byte.")] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Follow the alias; keeps MODEL/current.")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the alias; keeps MODEL/current.")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="Watch: seconds between looks.")] = 30.0,
     keep: Annotated[int, typer.Option(min=2, help="Watch: versions to keep on the disk.")] = 3,
     hook: Annotated[str, typer.Option(help="Watch: command to run after a swap; gets MODEL VERSION PATH.")] = "",

@@ -20,12 +20,14 @@ import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, Replayed, SignatureInvalid, TornBundle
 from registry.fetch import Policy, fetch, verify_placed
 from registry.mlflow_store import MlflowStore
 from registry.placed import read_record
 from registry.signing import Signer, Trust
+from registry.store import Store
 from tests.publisher import HOST, Publisher, make_publisher
 from tests.unit.memory_store import MemorySource, MemoryStore
 
@@ -104,7 +106,7 @@ def hidden(models: Path) -> list[str]:
     return sorted(path.name for path in (models / "sst2").glob(".*"))
 
 
-def assert_goes_on(store: MlflowStore, models: Path, publisher: Publisher, version: int = 1) -> None:
+def assert_goes_on(store: Store, models: Path, publisher: Publisher, version: int = 1) -> None:
     """The next fetch succeeds, and leaves nothing behind of what went wrong."""
     fetched = fetch(store, "sst2", version=version, into=models, policy=publisher.policy)
     assert verify_placed(fetched.path, publisher.trust).sequence == version
@@ -170,12 +172,17 @@ def test_what_arrived_before_a_kill_is_not_read_again(
 
 def stored(registry: MlflowStore, tmp_path: Path) -> Path:
     """The bundle of version 1 in the registry's own folder."""
-    run = registry.client.get_run(registry.client.get_model_version("sst2", "1").run_id)
+    run = registry.client.get_run(str(registry.client.get_model_version("sst2", "1").run_id))
     return Path(run.info.artifact_uri.removeprefix("file://")) / "bundle"
 
 
 def replace_by(content: bytes) -> Callable[[Path], object]:
     return lambda bundle: (bundle / "engine.plan").write_bytes(content)
+
+
+def put_pipe(bundle: Path) -> None:
+    (bundle / "engine.plan").unlink()
+    os.mkfifo(bundle / "engine.plan")
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], type[EngineryError]]] = {
@@ -184,7 +191,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], type[EngineryError]]] = {
     "emptied": (replace_by(b""), TornBundle),
     "longer": (replace_by(ENGINE + b"\1!"), TornBundle),
     "removed": (lambda bundle: (bundle / "engine.plan").unlink(), NotFound),
-    "a pipe": (lambda bundle: ((bundle / "engine.plan").unlink(), os.mkfifo(bundle / "engine.plan")), TornBundle),
+    "a pipe": (put_pipe, TornBundle),
     "another manifest": (lambda bundle: (bundle / "manifest.json").write_bytes(b"{}"), DigestMismatch),
     "huge manifest": (lambda bundle: os.truncate(bundle / "manifest.json", 2**30), EngineryError),
     "another signature": (lambda bundle: (bundle / "model.sig").write_bytes(b"{}"), SignatureInvalid),
@@ -261,14 +268,14 @@ def certified(folder: Path, begins: datetime, days: int) -> Publisher:
     """A publisher whose certificate begins then, and is its own root."""
     folder.mkdir()
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "publisher")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "publisher")])
     usage = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False)
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(begins)
         .not_valid_after(begins + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
         .add_extension(
             x509.KeyUsage(True, key_cert_sign=True, crl_sign=False, encipher_only=False, decipher_only=False, **usage),
             critical=True,
