@@ -18,7 +18,6 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
-from pydantic import TypeAdapter
 
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, NotFound, TornBundle
@@ -27,11 +26,11 @@ from registry.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, read_man
 from registry.mlflow_artifacts import open_source
 from registry.mlflow_errors import pages, plainly, quotable
 from registry.mlflow_history import History
+from registry.mlflow_rows import row_from
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord, PromotionEvent
 from registry.store import Bundle, Source, row_of
 
-_ROW = TypeAdapter(EngineVersion)
 _STATE, _PIN = "publish_state", "manifest_sha256"
 _PAGE = 1000
 # Columns of the row that MLflow has itself, or that would go stale in a tag.
@@ -125,12 +124,12 @@ class MlflowStore:
         found = self._search_versions(f"{named}tags.{_STATE} = 'complete'", newest)
         # A search leaves the aliases of a version empty: they come from the registered model.
         aliases = {name: self.aliases(name) for name in {version.name for version in found}}
-        rows = (_row(version, aliases[version.name]) for version in found)
+        rows = (row_from(version, aliases[version.name]) for version in found)
         return tuple(sorted(rows, key=lambda row: (row.model, row.version)))
 
     def version(self, model: str, version: int) -> EngineVersion:
         """See `Store.version`."""
-        return _row(self._complete(model, version))
+        return row_from(self._complete(model, version))
 
     def manifest(self, model: str, version: int) -> EngineManifest:
         """See `Store.manifest`."""
@@ -250,26 +249,6 @@ class MlflowStore:
 
     def _scratch(self) -> AbstractContextManager[Path]:
         return _temporary(self._state / "scratch")
-
-
-def _row(found: Any, aliases: dict[str, int] | None = None) -> EngineVersion:
-    number = int(found.version)
-    tags = {name: value for name, value in found.tags.items() if name in EngineVersion.__dataclass_fields__}
-    given = found.aliases if aliases is None else [alias for alias, at in aliases.items() if at == number]
-    fields = {
-        "compute_capability": None,
-        "minimum_driver": None,
-        **tags,
-        "metrics": json.loads(tags.get("metrics", "[]")),
-        "model": found.name,
-        "version": number,
-        "aliases": tuple(sorted(given)),
-        "complete": found.tags.get(_STATE) == "complete",
-    }
-    try:
-        return _ROW.validate_python(fields)
-    except ValueError as error:
-        raise BadInput(f"{found.name} version {number} has tags that were edited: {error}") from error
 
 
 def _seal(directory: Path, raw: bytes) -> Iterator[FileRecord]:
