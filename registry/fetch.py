@@ -38,12 +38,11 @@ from registry.placed import (
     trust_digest,
     write_record,
 )
-from registry.promotion import production_alias
 from registry.records import EngineManifest, EngineVersion
 from registry.rules import APPROVE, DONE, PENDING, RESTORE, ROLLBACK, UNDONE
 from registry.signing import Trust, verify_signature
 from registry.store import Store, row_of
-from registry.targets import Host, check_compatible, production_engines, unsuitable
+from registry.targets import PRODUCTION, Host, check_compatible, production_engines, unsuitable
 
 _PARTIAL = ".partial-"
 _INCOMING = ".incoming-"
@@ -173,7 +172,7 @@ def _check_order(store: Store, engine: EngineVersion, record: HostRecord, policy
 
 
 def _went_back(store: Store, engine: EngineVersion) -> bool:
-    recent = store.events(engine.model, alias=production_alias(engine.target), newest=_RECENT_EVENTS)
+    recent = store.events(engine.model, alias=f"{PRODUCTION}{engine.target}", newest=_RECENT_EVENTS)
     moves = [event for event in recent if event.action != APPROVE and event.outcome in (DONE, PENDING, UNDONE)]
     if not moves:
         return False

@@ -149,8 +149,9 @@ def _server_source(uri: str, probe: str) -> Source:
 
 def _is_presigning(server: str) -> bool:
     # MLflow's own setting, for hosts that reach the server and not the bucket behind it.
-    if MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.is_set():
-        return bool(MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.get())
+    asked = MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD
+    if asked.is_set():  # type: ignore[no-untyped-call]
+        return bool(asked.get())  # type: ignore[no-untyped-call]
     with _network(server):
         info = fetch_server_info(_credentials(server)).data or {}
     return bool(info.get(SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED))

@@ -4,7 +4,6 @@ A registered model and an experiment per model name; an engine is a version whos
 folder `bundle`, and whose tags are its row.
 """
 
-import json
 import logging
 import tempfile
 import time
@@ -18,7 +17,6 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
-from pydantic import TypeAdapter
 
 from registry.errors import BadInput, DigestMismatch, NotFound, TornBundle
 from registry.lease import Lease, leases_for
@@ -28,11 +26,11 @@ from registry.mlflow_errors import existing_is_fine, pages, plainly, quotable
 from registry.mlflow_history import History
 from registry.mlflow_publish import COMPLETE, PIN, STATE, Publications
 from registry.mlflow_repair import Repairs
+from registry.mlflow_rows import row_from
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 from registry.store import Bundle, Source
 
-_ROW = TypeAdapter(EngineVersion)
 _PAGE = 1000
 
 
@@ -88,12 +86,12 @@ class MlflowStore:
             found = list(islice((row for row in every if row.tags.get(STATE) == COMPLETE), newest))
         # A search leaves the aliases of a version empty: they come from the registered model.
         aliases = {name: self.aliases(name) for name in {version.name for version in found}}
-        rows = (_row(version, aliases[version.name]) for version in found)
+        rows = (row_from(version, aliases[version.name]) for version in found)
         return tuple(sorted(rows, key=lambda row: (row.model, row.version)))
 
     def version(self, model: str, version: int) -> EngineVersion:
         """See `Store.version`."""
-        return _row(self._complete(model, version))
+        return row_from(self._complete(model, version))
 
     def manifest(self, model: str, version: int) -> EngineManifest:
         """See `Store.manifest`."""
@@ -106,7 +104,7 @@ class MlflowStore:
         found = [version for version in every if version.tags.get(STATE) == COMPLETE]
         aliases = {name: self.aliases(name) for name in {version.name for version in found}}
         oldest_first = sorted(found, key=lambda version: (version.creation_timestamp, int(version.version)))
-        return tuple(_row(version, aliases[version.name]) for version in oldest_first)
+        return tuple(row_from(version, aliases[version.name]) for version in oldest_first)
 
     def find_build(self, build_key: str) -> EngineVersion | None:
         """See `Store.find_build`."""
@@ -129,7 +127,7 @@ class MlflowStore:
         """See `Store.resolve`."""
         if (found := self._aliased(model, alias)) is None:
             raise NotFound(f"{model} has no alias {alias}: promote a version, or list the model's aliases")
-        return _row(_finished(found))
+        return row_from(_finished(found))
 
     def _aliased(self, model: str, alias: str) -> Any:
         check_name(alias, what="alias")
@@ -226,26 +224,6 @@ def _finished(found: Any) -> Any:
             f"{found.name} version {found.version} was never published to its end: publish the engine again"
         )
     return found
-
-
-def _row(found: Any, aliases: dict[str, int] | None = None) -> EngineVersion:
-    number = int(found.version)
-    tags = {name: value for name, value in found.tags.items() if name in EngineVersion.__dataclass_fields__}
-    given = found.aliases if aliases is None else [alias for alias, at in aliases.items() if at == number]
-    fields = {
-        "compute_capability": None,
-        "minimum_driver": None,
-        **tags,
-        "metrics": json.loads(tags.get("metrics", "[]")),
-        "model": found.name,
-        "version": number,
-        "aliases": tuple(sorted(given)),
-        "complete": found.tags.get(STATE) == COMPLETE,
-    }
-    try:
-        return _ROW.validate_python(fields)
-    except ValueError as error:
-        raise BadInput(f"{found.name} version {number} has tags that were edited: {error}") from error
 
 
 def _whole(files: Source, path: str) -> bytes:

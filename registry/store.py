@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from registry.lease import Lease
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
+
+if TYPE_CHECKING:
+    # It imports SQLAlchemy, which a host that only fetches does not wait for.
+    from registry.lease import Lease
 
 
 class Source(Protocol):
@@ -138,7 +141,7 @@ class Store(Protocol):
     ) -> tuple[PromotionEvent, ...]:
         """The model's history, oldest first: of one alias, of one outcome, the `newest` so many."""
 
-    def lock(self, model: str) -> AbstractContextManager[Lease]:
+    def lock(self, model: str) -> "AbstractContextManager[Lease]":
         """Serialise promotion of one model between processes and hosts; not re-entrant.
 
         Events, and aliases that events speak of, are written inside the lease's `guard`.

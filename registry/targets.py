@@ -24,7 +24,7 @@ _PACKAGES = {
     Backend.TENSORRT_RTX: ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
 }
 _VERSION = re.compile(r"\d+(?:\.\d+){1,4}")
-_PRODUCTION = "production-"
+PRODUCTION = "production-"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def production_engines(store: Store, model: str) -> tuple[EngineVersion, ...]:
     """The engine in production for each target, by target; an alias that leads nowhere is left out."""
     found: dict[int, EngineVersion] = {}
     for alias, number in sorted(store.aliases(model).items()):
-        if alias.startswith(_PRODUCTION):
+        if alias.startswith(PRODUCTION):
             with suppress(NotFound, TornBundle):
                 found[number] = store.version(model, number)
     return tuple(engine for engine in found.values() if _serves_its_target(engine))
@@ -144,7 +144,7 @@ def _words(host: Host) -> str:
 
 
 def _serves_its_target(engine: EngineVersion) -> bool:
-    return f"{_PRODUCTION}{engine.target}" in engine.aliases
+    return f"{PRODUCTION}{engine.target}" in engine.aliases
 
 
 def _same_version(one: str, other: str) -> bool:

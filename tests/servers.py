@@ -23,10 +23,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(database: Path, artifacts: str, more: Mapping[str, str] | None = None) -> Iterator[str]:
+def mlflow_server(
+    database: Path, artifacts: str, more: Mapping[str, str] | None = None, workers: int = 1
+) -> Iterator[str]:
     """`mlflow server` that keeps what it proxies at `artifacts` (a folder or a bucket's URI); yields its address."""
     port = free_port()
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
     stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", artifacts]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -50,7 +52,7 @@ def mlflow_server(database: Path, artifacts: str, more: Mapping[str, str] | None
 @contextmanager
 def s3_server(bucket: str) -> Iterator[dict[str, str]]:
     """moto's S3 with one empty bucket; yields the environment that leads clients to it."""
-    import boto3
+    import boto3  # type: ignore[import-untyped]
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -1,5 +1,6 @@
 """On a serving host: `fetch`, `verify`, `run`. Only `run` needs more than the base install."""
 
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from flows.commands.triton import (
 )
 from registry.errors import BadInput
 from registry.home import home
+from registry.names import check_name
 
 if TYPE_CHECKING:
     from registry.fetch import Fetched
@@ -73,7 +75,7 @@ def fetch(
     # What serves brings its own TensorRT: the container's, where one is named.
     host = read_host(tensorrt or tensorrt_in(container))
     policy = Policy(local_trust(home()), None if any_host else host, older=older, rehash=rehash)
-    store = open_store()
+    store = _serving_store()
     into, repository = (to, None) if layout is Layout.BUNDLE else triton_folders(to)
     serving = Serving(text_model, container, server, keep)
 
@@ -179,8 +181,15 @@ def run(
         out.print(f"[bold]{escape(given.label)}[/] ({given.score:.0%})  {escape(given.text)}", highlight=False)
 
 
-def _production_alias(store: Any, model: str, target: str, host: "Host") -> str:
-    from registry.promotion import production_alias
-    from registry.targets import local_target, production_engines
+def _serving_store() -> Any:
+    from registry.mlflow_rest import QuickStore, is_plain
 
-    return production_alias(local_target(production_engines(store, model), model, host) if target == "auto" else target)
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return QuickStore(uri, open_store) if is_plain(uri) else open_store()
+
+
+def _production_alias(store: Any, model: str, target: str, host: "Host") -> str:
+    from registry.targets import PRODUCTION, local_target, production_engines
+
+    named = local_target(production_engines(store, model), model, host) if target == "auto" else target
+    return f"{PRODUCTION}{check_name(named, what='target')}"

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from registry.fetch import fetch
+from registry.fetch import Policy, fetch
 from registry.manifest import verify_bundle
 from registry.mlflow_store import embedded_store
+from registry.signing import local_trust
 from tests.flows.conftest import TinyRecipe, write_tiny_recipe
 
 pytest.importorskip("tensorrt_rtx")
@@ -68,7 +69,8 @@ def assert_only_whole_things(home: Path, scratch: Path) -> None:
     assert [folder for folder in folders if not (folder / "stage.json").is_file()] == []
     store = embedded_store(home)
     for engine in store.versions():
-        fetched = fetch(store, engine.model, into=scratch, version=engine.version)
+        policy = Policy(local_trust(home), host=None)
+        fetched = fetch(store, engine.model, into=scratch, version=engine.version, policy=policy)
         assert verify_bundle(fetched.path).build.digest == engine.digest
 
 

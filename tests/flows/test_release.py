@@ -14,12 +14,13 @@ from flows.recipe import load_fleet, load_recipe
 from flows.release import release_engines
 from flows.report import ReleaseReport
 from registry.errors import PromotionRefused
-from registry.fetch import fetch
+from registry.fetch import Policy, fetch
 from registry.manifest import verify_bundle
 from registry.mlflow_store import MlflowStore, embedded_store
 from registry.promotion import promote
 from registry.records import Precision, Verdict
 from registry.rules import Decision
+from registry.signing import local_trust
 from tasks.answer import answer
 from tasks.workspace import Workspace
 from tests.flows.conftest import LABELS, TinyRecipe, write_split
@@ -108,7 +109,10 @@ def test_every_engine_of_a_release_is_built_and_published(released: Released) ->
 
 def test_every_published_bundle_verifies_and_carries_its_release(released: Released, tmp_path: Path) -> None:
     for engine in released.store.versions("tiny"):
-        manifest = verify_bundle(fetch(released.store, "tiny", into=tmp_path / "models", version=engine.version).path)
+        policy = Policy(local_trust(released.home), host=None)
+        into = tmp_path / "models"
+        fetched = fetch(released.store, "tiny", into=into, version=engine.version, policy=policy)
+        manifest = verify_bundle(fetched.path)
         assert manifest.release == released.report.release
         assert (manifest.build.digest, manifest.verdict) == (engine.digest, engine.verdict)
 
@@ -161,7 +165,8 @@ def test_a_promoted_engine_is_fetched_and_answers(released: Released, tmp_path: 
     store = released.store
     candidate = store.resolve("tiny", "candidate-cpu")
     promote(store, "tiny", {"cpu": candidate.version}, Decision("ada", "first", now()), {})
-    fetched = fetch(store, "tiny", into=tmp_path / "models", alias="production-cpu")
+    policy = Policy(local_trust(released.home), host=None)
+    fetched = fetch(store, "tiny", into=tmp_path / "models", alias="production-cpu", policy=policy)
     assert (fetched.version, fetched.digest) == (candidate.version, candidate.digest)
     given = answer(fetched.path, ["a good film", "the bad music"])
     assert {one.label for one in given} <= set(LABELS)

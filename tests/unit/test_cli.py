@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 
 from flows.cli import _guarded, app
@@ -14,6 +15,7 @@ from registry.errors import BadInput
 from registry.records import Verdict
 from registry.store import Store
 from tests.conftest import ManifestFactory
+from tests.publisher import Publisher
 
 FLEET = Path(__file__).parents[2] / "recipes" / "fleet.yaml"
 RECIPE = """
@@ -48,13 +50,16 @@ Enginery = Callable[..., Ran]
 
 
 @pytest.fixture
-def enginery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Enginery:
+def enginery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], publisher: Publisher
+) -> Enginery:
     """`enginery(*arguments)` as main() runs it, in a home of the test's own."""
     monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ENGINERY_DEBUG", "")  # set and not deleted, so that what --debug sets is undone
     for name in ("HOME", "LOGGING_LEVEL", "SERVER_ANALYTICS_ENABLED", "SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"):
         monkeypatch.setenv(f"PREFECT_{name}", "unused")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("ENGINERY_VERIFY_KEY", str(publisher.trust.public_key))
 
     def run(*arguments: object) -> Ran:
         capsys.readouterr()
@@ -65,12 +70,12 @@ def enginery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 @pytest.fixture
-def published(mlflow_store: Store, manifest_factory: ManifestFactory) -> Store:
+def published(mlflow_store: Store, manifest_factory: ManifestFactory, publisher: Publisher) -> Store:
     """The embedded registry with two engines for l4 that passed and one that was not measured."""
     for sequence, verdict in enumerate((Verdict.PASSED, Verdict.PASSED, Verdict.UNMEASURED), start=1):
         reason = "every gate passed" if verdict is Verdict.PASSED else "[latency] was not measured"
-        mlflow_store.publish(
-            *manifest_factory(b"plan %d" % sequence, sequence=sequence, verdict=verdict, reason=reason)
+        publisher.publish(
+            mlflow_store, manifest_factory(b"plan %d" % sequence, sequence=sequence, verdict=verdict, reason=reason)
         )
     return mlflow_store
 
@@ -198,7 +203,7 @@ def test_the_table_shows_each_engine(published: Store, enginery: Enginery) -> No
 
 def test_fetch_json_names_a_folder_that_verifies(published: Store, enginery: Enginery, tmp_path: Path) -> None:
     published.set_alias("sst2", "production-l4", 2)
-    asked = ("fetch", "sst2", "--target", "l4", "--to", tmp_path / "models", "--json")
+    asked = ("fetch", "sst2", "--target", "l4", "--any-host", "--to", tmp_path / "models", "--json")
     fetched = enginery(*asked).json
     assert fetched["version"] == 2
     assert fetched["digest"] == published.version("sst2", 2).digest
@@ -209,10 +214,37 @@ def test_fetch_json_names_a_folder_that_verifies(published: Store, enginery: Eng
     assert (intact["model"], intact["digest"], intact["intact"]) == ("sst2", fetched["digest"], True)
 
 
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--target", "l4", "--tensorrt", "11.0"), "compute capability 8.9"),
+        (("--target", "l4", "--tensorrt", "eleven"), "no version"),
+        (("--version", 1, "--watch"), "--version"),
+        (("--target", "l4", "--watch", "--any-host", "--hook", "'open"), "open quote"),
+    ],
+)
+def test_what_fetch_will_not_do_is_said_in_one_sentence(
+    options: tuple[object, ...],
+    word: str,
+    published: Store,
+    enginery: Enginery,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("registry.targets.pynvml.nvmlInit", no_driver)
+    published.set_alias("sst2", "production-l4", 2)
+    assert_one_sentence(enginery("fetch", "sst2", *options, "--to", tmp_path / "models"), word)
+    assert not (tmp_path / "models" / "sst2").exists()
+
+
+def no_driver() -> None:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+
 def test_a_damaged_bundle_fails_verification_with_one_sentence(
     published: Store, enginery: Enginery, tmp_path: Path
 ) -> None:
-    fetched = enginery("fetch", "sst2", "--version", 1, "--to", tmp_path / "models", "--json").json
+    fetched = enginery("fetch", "sst2", "--version", 1, "--any-host", "--to", tmp_path / "models", "--json").json
     (Path(fetched["path"]) / "engine.plan").write_bytes(b"plan X")
     assert_one_sentence(enginery("verify", fetched["path"]), "engine.plan", code=1)
     shutil.rmtree(fetched["path"])

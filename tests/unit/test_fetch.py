@@ -152,6 +152,11 @@ def flip_unseen(bundle: Path) -> None:
     os.utime(bundle / "engine.plan", ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def put_pipe(bundle: Path) -> None:
+    (bundle / "engine.plan").unlink()
+    os.mkfifo(bundle / "engine.plan")
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "flipped byte": lambda bundle: flip(bundle / "engine.plan"),
     "flipped byte with the old time": flip_unseen,
@@ -165,7 +170,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "removed file": lambda bundle: (bundle / "tokenizer" / "vocab.txt").unlink(),
     "hard link": lambda bundle: os.link(bundle / "engine.plan", bundle.parents[1] / "outside"),
     "symbolic link": link_outside,
-    "pipe": lambda bundle: ((bundle / "engine.plan").unlink(), os.mkfifo(bundle / "engine.plan")),
+    "pipe": lambda bundle: put_pipe(bundle),
 }
 
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from registry import download
-from registry.errors import DigestMismatch, EngineryError, NotFound, SignatureInvalid
+from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, SignatureInvalid
 from registry.fetch import fetch, verify_placed
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from registry.mlflow_artifacts import FolderSource, HttpSource, WholeFileSource, open_source
@@ -125,6 +125,7 @@ def test_parts_are_asked_for_only_where_they_fit_together(
     assert b"".join(files.read("tokenizer/vocab.txt")) == b"a\nb\n"
 
 
+@pytest.mark.parametrize("place", ["folder", "server", "bucket", "server_before_bucket"], indirect=True)
 def test_what_is_not_there_is_not_found(
     place: Place, model: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path
 ) -> None:
@@ -133,8 +134,17 @@ def test_what_is_not_there_is_not_found(
     assert bundle.signature is None
     with pytest.raises(NotFound):
         b"".join(bundle.files.read("none"))
-    with pytest.raises(SignatureInvalid):
+    with pytest.raises(SignatureInvalid, match="never signed"):
         fetch(place.store, model, version=1, into=tmp_path / "models", policy=publisher.policy)
+
+
+def test_a_server_that_hides_its_bucket_fails_on_what_is_not_there(
+    server_hiding_bucket: Place, model: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path
+) -> None:
+    """MLflow answers 500 there, so an unsigned bundle is a server's failure; it is refused all the same."""
+    server_hiding_bucket.store.publish(*manifest_factory(model=model))
+    with pytest.raises(Interrupted):
+        fetch(server_hiding_bucket.store, model, version=1, into=tmp_path / "models", policy=publisher.policy)
 
 
 @pytest.mark.parametrize("spoiled", ["engine.plan", MANIFEST_FILE, SIGNATURE_FILE])

@@ -1,6 +1,7 @@
 """Which target a serving host is, and what it refuses before a byte is downloaded: never a guess."""
 
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_the_installed_tensorrt_counts_where_none_is_declared(monkeypatch: pytes
 
     def version(package: str) -> str:
         if package not in installed:
-            raise targets.PackageNotFoundError
+            raise PackageNotFoundError
         return installed[package]
 
     monkeypatch.setattr(targets, "version", version)

@@ -1,0 +1,97 @@
+"""Fetch of a large engine from a local MLflow server, beside `cp` with `sha256sum` and `mlflow artifacts download`.
+
+All in one run, interleaved, as ratios: `python -m benchmarks.fetch [--megabytes 1000] [--rounds 3]`. The goals: at most
+1.3 times cp and sha256sum, faster than mlflow's own download (which verifies nothing), and under 2 s in place.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from registry.digest import record_tree
+from registry.mlflow_store import MlflowStore
+from tests.conftest import make_manifest
+from tests.publisher import Publisher, make_publisher
+from tests.servers import mlflow_server
+
+ROOT = Path(__file__).parents[1]
+ENGINERY = (sys.executable, "-c", "from flows.cli import main; main()")
+CHUNK = 2**20
+CP, FETCH, MLFLOW, IN_PLACE = "cp, sha256sum", "enginery fetch", "mlflow artifacts download", "enginery fetch, in place"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="of the MLflow server")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        bundle = _make_bundle(home / "bundle", asked.megabytes)
+        with mlflow_server(home / "mlflow.db", str(home / "artifacts"), workers=asked.workers) as uri:
+            publisher = make_publisher(home / "publisher")
+            run = _publish(uri, home, bundle, publisher)
+            told = {"MLFLOW_TRACKING_URI": uri, "ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
+            told |= {"ENGINERY_HOME": str(home / "home")}
+            rounds = [_round(bundle / "engine.plan", home, run, told) for _ in range(asked.rounds)]
+    _report(rounds, asked.megabytes)
+
+
+def _make_bundle(folder: Path, megabytes: int) -> Path:
+    folder.mkdir()
+    with (folder / "engine.plan").open("wb") as file:
+        for _ in range(megabytes):
+            file.write(os.urandom(1_000_000))
+    return folder
+
+
+def _publish(uri: str, home: Path, bundle: Path, publisher: Publisher) -> str:
+    store = MlflowStore(uri, home / "state")
+    publisher.publish(store, (make_manifest(record_tree(bundle)), bundle))
+    store.set_alias("sst2", "production-l4", 1)
+    return str(store.client.get_model_version("sst2", "1").run_id)
+
+
+def _round(engine: Path, home: Path, run: str, told: Mapping[str, str]) -> dict[str, float]:
+    """Seconds of each, wall, with a fresh destination and no dirty pages of the one before."""
+    fetch = (*ENGINERY, "fetch", "sst2", "--target", "l4", "--any-host", "--to", str(home / "models"))
+    download = (sys.executable, "-m", "mlflow", "artifacts", "download", "--run-id", run, "--artifact-path", "bundle")
+    copied = home / "copied"
+    seconds = {
+        CP: _wall(("sh", "-c", 'cp "$0" "$1" && sha256sum "$1"', str(engine), str(copied)), told),
+        FETCH: _wall(fetch, told),
+        IN_PLACE: _wall(fetch, told),
+        MLFLOW: _wall((*download, "--dst-path", str(home / "downloaded")), told),
+    }
+    for folder in ("models", "downloaded"):
+        shutil.rmtree(home / folder)
+    copied.unlink()
+    return seconds
+
+
+def _wall(command: Sequence[str], told: Mapping[str, str]) -> float:
+    os.sync()
+    started = time.perf_counter()
+    subprocess.run(command, env={**os.environ, **told}, cwd=ROOT, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def _report(rounds: Sequence[Mapping[str, float]], megabytes: int) -> None:
+    print(f"{megabytes} MB, {len(rounds)} rounds, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}")
+    for name in rounds[0]:
+        walls = [seconds[name] for seconds in rounds]
+        ratio = statistics.median(seconds[name] / seconds[CP] for seconds in rounds)
+        shown = ", ".join(f"{wall:.2f}" for wall in walls)
+        print(f"{name:28} median {statistics.median(walls):6.2f} s  {ratio:5.2f} of {CP}  ({shown})")
+
+
+if __name__ == "__main__":
+    main()
