@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -23,13 +24,12 @@ from pydantic import TypeAdapter
 
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, NotFound, TornBundle
-from registry.lease import Lease, leases_for
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
 from registry.mlflow_errors import pages, plainly, quotable
 from registry.mlflow_history import History
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord, PromotionEvent
-from registry.store import row_of
+from registry.store import Lease, Leases, row_of
 
 _ROW = TypeAdapter(EngineVersion)
 _STATE, _PIN = "publish_state", "manifest_sha256"
@@ -66,7 +66,15 @@ class MlflowStore:
         self._state = state_directory
         self._artifact_root = artifact_root
         self._history = History(self.client, self.experiment)
-        self.leases = leases_for(tracking_uri, state_directory, lease_database)
+        self._lease_database = lease_database
+
+    @cached_property
+    def leases(self) -> Leases:
+        """Where turns at promoting are kept."""
+        # SQLAlchemy takes a while to import, and a fetch from a server has no use for it.
+        from registry.lease import leases_for
+
+        return leases_for(self._uri, self._state, self._lease_database)
 
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
         """See `Store.publish`."""

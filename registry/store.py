@@ -4,8 +4,36 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from registry.lease import Lease
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
+
+
+class Lease(Protocol):
+    """One turn at a model."""
+
+    @property
+    def fencing(self) -> int:
+        """Grows with every holder of the model."""
+
+    def guard(self) -> AbstractContextManager[object]:
+        """Write inside of this: no one else takes the lease until it ends.
+
+        Raises:
+            PromotionRefused: someone took the lease over since; nothing was written.
+        """
+
+
+class Leases(Protocol):
+    """Where a registry's leases are kept."""
+
+    # Whether every host that reaches the registry meets the same lease.
+    shared: bool
+
+    def hold(self, model: str) -> AbstractContextManager[Lease]:
+        """Wait for one's turn, and keep it until the block ends; not re-entrant.
+
+        Raises:
+            PromotionRefused: another holder did not finish in time.
+        """
 
 
 class Store(Protocol):

@@ -9,11 +9,10 @@ from threading import Lock
 
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, NotFound
-from registry.lease import Lease
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED, read_manifest, write_manifest
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-from registry.store import row_of
+from registry.store import Lease, row_of
 
 
 @dataclass(frozen=True)
