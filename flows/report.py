@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -113,7 +114,8 @@ COLORS = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.INCONCLUSIVE: 
 def release_table(report: ReleaseReport) -> Table:
     """Target by precision, with size, build time, accuracy, latency, speed-up, verdict, version and alias.
 
-    An accuracy with * is of the ONNX graph, on this machine's CPU: the engine itself has not run.
+    A target that nothing was built for is one line; `notes` has the reasons. An accuracy with * is
+    of the ONNX graph, on this machine's CPU: the engine itself has not run.
     """
     table = Table(title=f"{report.model}, release {report.release}", title_justify="left")
     for column in ("target", "precision"):
@@ -123,8 +125,13 @@ def release_table(report: ReleaseReport) -> Table:
     table.add_column("verdict", no_wrap=True)
     table.add_column("version", justify="right")
     table.add_column("alias")
-    for row in report.rows:
-        table.add_row(*_cells(row))
+    for target, group in groupby(report.rows, key=lambda row: row.target):
+        rows = list(group)
+        if len(rows) > 1 and all(row.state == "skipped" for row in rows):
+            table.add_row(target, f"all {len(rows)}", *[""] * 6, "[dim]skipped[/]", "", "")
+            continue
+        for row in rows:
+            table.add_row(*_cells(row))
     return table
 
 
@@ -163,8 +170,14 @@ def _times(found: Measurement | None) -> str:
 
 def notes(report: ReleaseReport) -> list[str]:
     """One line per distinct reason of what is not passed: what, where and why."""
-    lines: dict[str, list[str]] = {}
+    lines: dict[str, dict[str, list[str]]] = {}
     for row in report.rows:
         if row.verdict is not Verdict.PASSED:
-            lines.setdefault(f"{row.verdict or row.state}: {row.reason}", []).append(f"{row.target}/{row.precision}")
-    return [f"{', '.join(where)}: {reason}" for reason, where in lines.items()]
+            where = lines.setdefault(f"{row.verdict or row.state}: {row.reason}", {})
+            where.setdefault(row.target, []).append(row.precision.value)
+    return [f"{'; '.join(map(_engines, where.items()))}: {reason}" for reason, where in lines.items()]
+
+
+def _engines(entry: tuple[str, list[str]]) -> str:
+    target, precisions = entry
+    return f"{target} {', '.join(precisions)}"

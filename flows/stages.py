@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from calibration_data.reader import (
@@ -39,7 +39,7 @@ from tasks.machine import this_machine
 from tasks.publish import toolchain
 from tasks.quantize import quantize
 from tasks.source import from_folder, from_hub, from_module, from_package
-from tasks.steps import run_stage
+from tasks.steps import Step, run_stage
 from tasks.tokenize import FeedDict, batches, text_encoder
 from tasks.workspace import Workspace, verify_stage
 
@@ -97,9 +97,8 @@ def make_source(bench: Bench) -> SourceFiles:
         return from_folder(Path(str(spec.path)), name=name, task=task, into=into)
 
     origin = spec.model_copy(update={"head": None}).model_dump(mode="json")
-    source, _ = run_stage(
-        bench.workspace, "source", name, (origin, source_content(bench.recipe), name, task), SourceFiles, make
-    )
+    key = (origin, source_content(bench.recipe), name, task)
+    source, _ = run_stage(bench.workspace, Step("source", name, key, SourceFiles, make))
     return source if spec.head is None else _with_head(bench, source)
 
 
@@ -132,7 +131,7 @@ def _with_head(bench: Bench, encoder: SourceFiles) -> SourceFiles:
         data.max_length,
         versions("torch", "transformers"),
     )
-    return run_stage(bench.workspace, "head", bench.recipe.model, key, SourceFiles, make)[0]
+    return run_stage(bench.workspace, Step("head", bench.recipe.model, key, SourceFiles, make))[0]
 
 
 def evaluation_rows(bench: Bench, source: SourceFiles) -> Rows:
@@ -164,7 +163,7 @@ def make_calibration_set(bench: Bench, evaluation: Rows) -> CalibrationSet:
         )
 
     key = (ref.origin, split_revision(ref, spec.split), ref.text, ref.label, spec.model_dump(), evaluation.digest)
-    return run_stage(bench.workspace, "calibration", spec.split, key, CalibrationSet, make)[0]
+    return run_stage(bench.workspace, Step("calibration", spec.split, key, CalibrationSet, make))[0]
 
 
 def make_onnx(bench: Bench, source: SourceFiles, evaluation: Rows) -> OnnxArtifact:
@@ -182,7 +181,7 @@ def make_onnx(bench: Bench, source: SourceFiles, evaluation: Rows) -> OnnxArtifa
         return onnx
 
     key = (source.digest, bench.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
-    return run_stage(bench.workspace, "export", "fp32", key, OnnxArtifact, make)[0]
+    return run_stage(bench.workspace, Step("export", "fp32", key, OnnxArtifact, make))[0]
 
 
 def make_graph(
@@ -212,7 +211,7 @@ def make_graph(
         calibration.digest if calibrated else None,
         versions("onnx", "onnxruntime", "nvidia-modelopt"),
     )
-    return run_stage(bench.workspace, "quantize", precision, key, OnnxArtifact, make)[0]
+    return run_stage(bench.workspace, Step("quantize", precision, key, OnnxArtifact, make))[0]
 
 
 def calibration_feeds(
@@ -224,11 +223,10 @@ def calibration_feeds(
     return [encoder.encode(texts) for _, texts in batches(read_calibration_texts(calibration), 32)]
 
 
-def make_engine(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> tuple[EngineBuild, bool]:
-    """The engine of a graph for a target, and whether it was found built."""
+def engine_step(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> Step[EngineBuild]:
+    """The engine of a graph for a target: from the registry where another host published it, else built."""
     profiles = tuple(profile.shape_profile() for profile in bench.recipe.profiles)
     workspace_bytes = bench.recipe.workspace_mb * 2**20
-
     key = build_key(onnx, target, profiles, workspace_bytes=workspace_bytes)
 
     def make(into: Path) -> EngineBuild:
@@ -237,10 +235,7 @@ def make_engine(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> tuple[En
         tell = bench.progress(f"build {target.name} {onnx.precision}")
         return build_engine(onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, on_progress=tell)
 
-    label = f"{target.name} {onnx.precision}"
-    build, found = run_stage(bench.workspace, "build", label, key, EngineBuild, make)
-    # One GPU type under two names shares an engine: the record says for which of them this one is.
-    return replace(build, target=target, precision=onnx.precision), found
+    return Step("build", f"{target.name} {onnx.precision}", key, EngineBuild, make)
 
 
 def _from_registry(store: MlflowStore, published: EngineVersion, into: Path) -> EngineBuild:
@@ -273,7 +268,7 @@ def make_evaluation(bench: Bench, source: SourceFiles, build: EngineBuild, evalu
 
     key = (build.digest, build.backend, build.backend_version, source.digest, evaluation.digest, max_length)
     label = f"{build.target.name} {build.precision}"
-    return run_stage(bench.workspace, "evaluate", label, key, Evaluation, make)[0]
+    return run_stage(bench.workspace, Step("evaluate", label, key, Evaluation, make))[0]
 
 
 def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
@@ -325,7 +320,7 @@ def make_benchmark(
         )
 
     key = ([(build.digest, build.backend_version) for build in builds], plan, machine, source.digest)
-    return run_stage(bench.workspace, "benchmark", baseline.target.name, key, Benchmark, make)[0]
+    return run_stage(bench.workspace, Step("benchmark", baseline.target.name, key, Benchmark, make))[0]
 
 
 def versions(*names: str) -> tuple[tuple[str, str], ...]:

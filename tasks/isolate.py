@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar, TypeVarTuple
 
 from registry.errors import BuildError, EngineryError
+from tasks.interrupt import check_stopped
 
 Progress = Callable[[str, float], bool]
 """Called with a phase's name and how much of it is done (0 to 1); False asks the work to stop."""
@@ -21,6 +22,8 @@ Progress = Callable[[str, float], bool]
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
+# A build may say nothing for seconds, and Ctrl-C reaches the main thread only.
+_SECONDS_BETWEEN_LOOKS = 0.5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -93,7 +96,10 @@ def run_isolated(
 def _converse(child: BaseProcess, ours: Connection, on_progress: Progress) -> _Done | _Failed | _Bug | None:
     """Answer the child's steps until it is done; None when it died without a word."""
     while True:
-        wait([ours, child.sentinel])
+        ready = wait([ours, child.sentinel], timeout=_SECONDS_BETWEEN_LOOKS)
+        check_stopped()
+        if not ready:
+            continue
         try:
             if not ours.poll():
                 return None

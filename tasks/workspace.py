@@ -4,6 +4,7 @@ Why not a cache library: what is kept are folders of large files that outlive th
 instant, and are verified by sha256 before use (docs/adr/0003-stages-by-key.md).
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from registry.records import FileRecord
 
 T = TypeVar("T")
 RECORD = "stage.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ class Workspace:
                 finally:
                     shutil.rmtree(scratch, ignore_errors=True)
         except OSError as error:
+            mend = "free some space" if error.errno in FULL else "mend that"
             raise EngineryError(
-                f"stage {kind} could not be written under {self.root}: {error.strerror or error}; free some space, "
-                "or set ENGINERY_HOME to another disk, and run again: finished stages are kept"
+                f"stage {kind}, kept under {self.root}: {error}; {mend}, or set ENGINERY_HOME to another "
+                "disk, and run again: finished stages are kept"
             ) from error
         return _placed(value, folder), False
 

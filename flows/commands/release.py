@@ -22,7 +22,7 @@ def release(
 
     What is already made is found by its key: a second release of the same recipe builds nothing.
     """
-    _embedded_prefect()
+    need_pipeline("release")
     from flows.recipe import load_fleet, load_recipe
     from flows.report import as_json as report_json
     from flows.report import notes, release_table
@@ -48,19 +48,28 @@ def release(
 
 
 def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
+    from flows import local_prefect
     from flows.plan import find_release
+    from tasks.interrupt import remember_ctrl_c
     from tasks.workspace import Workspace
 
+    remember_ctrl_c()
+    local_prefect.configure(home())
+    # A new home has no finished release to be found: Prefect may start at once.
+    prefect_is_up = local_prefect.start() if local_prefect.is_new() else None
     store, workspace = open_store(), Workspace(home() / "stages")
     workspace.sweep()
     pinned, release, found = find_release(recipe, fleet, store)
     if found is not None:
         return found
+    prefect_is_up = prefect_is_up or local_prefect.start()
     # Torch, Prefect and matplotlib: six seconds that a release found finished does not wait for.
     from flows.progress import progress_report
     from flows.release import release_engines
 
     with progress_report(err, quiet=quiet) as report:
+        report("start Prefect", 0)
+        prefect_is_up()
         return release_engines(pinned, fleet, release, store, workspace, report)
 
 
@@ -119,19 +128,6 @@ def doctor(as_json: Json = False) -> None:
                 out.print(f"     {escape(finding.advice)}", highlight=False, soft_wrap=True)
     if any(finding.needed and not finding.ok for finding in findings):
         raise typer.Exit(1)
-
-
-def _embedded_prefect() -> None:
-    """Prefect without a server keeps its state in ENGINERY_HOME; a configured one is left alone."""
-    need_pipeline("release")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # Its log of a failure is a traceback; ours is the sentence.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING" if os.environ.get("ENGINERY_DEBUG") else "CRITICAL")
-    if "PREFECT_API_URL" not in os.environ:
-        home().mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
-        os.environ.setdefault("PREFECT_HOME", str(home() / "prefect"))
-        # The first start migrates a new database, which takes longer than Prefect's default on a busy machine.
-        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
 
 def _say_where_the_ui_is() -> None:

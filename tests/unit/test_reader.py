@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -133,6 +135,17 @@ def test_class_names_come_from_the_files_own_schema(tmp_path: Path) -> None:
     rows = load_split(DatasetRef(str(tmp_path), "text", "label"), "train")
     assert rows.label_names == ("no", "yes")
     assert rows.labels == (0, 1) * 50
+
+
+def test_a_label_beyond_the_named_classes_is_quarantined(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    file = tmp_path / "train.parquet"
+    Dataset.from_dict({"text": list(TEXTS), "label": [0, 1] * 50}, features=features).to_parquet(file)
+    table = pyarrow.parquet.read_table(file)  # `datasets` would refuse to write it
+    labels = pyarrow.array([2, *[0, 1] * 49, 0], pyarrow.int64())
+    pyarrow.parquet.write_table(table.set_column(1, table.schema.field(1), labels), file)
+    rows = load_split(DatasetRef(str(tmp_path), "text", "label"), "train")
+    assert (rows.quarantined, len(rows.labels)) == (1, 99)
 
 
 def test_a_file_replaced_in_place_is_read_anew(tmp_path: Path) -> None:

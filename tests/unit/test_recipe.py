@@ -250,6 +250,8 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     text = yaml.safe_dump(recipe()) + "gates: {speedup_min: 1.0, speedup_min: 2.0}\n"
     assert "key 'speedup_min' is given twice" in refusal(write(tmp_path, text.encode()))
+    text = yaml.safe_dump(recipe()) + "1: a\n'1': b\n"
+    assert "key '1' is given twice" in refusal(write(tmp_path, text.encode()))
     text = yaml.safe_dump(recipe()) + "model: other\n"
     assert "key 'model' is given twice" in refusal(write(tmp_path, text.encode()))
 

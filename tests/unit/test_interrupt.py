@@ -1,0 +1,52 @@
+"""Ctrl-C is not lost where someone else's code swallows the exception."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tasks import interrupt
+from tasks.interrupt import check_stopped, remember_ctrl_c
+from tasks.isolate import Progress, run_isolated
+
+
+@pytest.fixture(autouse=True)
+def own_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(interrupt, "_stopping", threading.Event())
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def sleep_long(progress: Progress) -> None:
+    time.sleep(600)
+
+
+def test_a_swallowed_ctrl_c_is_raised_again() -> None:
+    remember_ctrl_c()
+    check_stopped()
+    with suppress(KeyboardInterrupt):  # as a careless import does
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        check_stopped()
+
+
+def test_ctrl_c_ends_a_silent_build_in_another_thread() -> None:
+    remember_ctrl_c()
+    raised: list[type[BaseException]] = []
+
+    def build() -> None:
+        try:
+            run_isolated(sleep_long, on_progress=lambda _phase, _done: True)
+        except BaseException as error:  # noqa: BLE001  # what a thread raises is what is asked here
+            raised.append(type(error))
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    thread.join(60)
+    assert raised == [KeyboardInterrupt]
