@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, NotFound, TornBundle
-from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
+from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, check_agrees, read_manifest, write_manifest
 from registry.mlflow_errors import pages, plainly, quotable
 from registry.mlflow_history import History
 from registry.names import check_name
@@ -146,10 +146,18 @@ class MlflowStore:
         """See `Store.version`."""
         return _row(self._complete(model, version))
 
+    def checked(self, model: str, version: int) -> EngineVersion:
+        """See `Store.checked`."""
+        found = self._complete(model, version)
+        with self._scratch() as scratch:
+            row, manifest = _row(found), self._manifest(found, scratch)
+        check_agrees(row, manifest)
+        return row
+
     def manifest(self, model: str, version: int) -> EngineManifest:
         """See `Store.manifest`."""
         with self._scratch() as scratch:
-            return self._manifest(model, version, scratch)
+            return self._manifest(self._complete(model, version), scratch)
 
     def find_build(self, build_key: str) -> EngineVersion | None:
         """See `Store.find_build`."""
@@ -206,8 +214,8 @@ class MlflowStore:
 
     def download(self, model: str, version: int, into: Path) -> EngineManifest:
         """See `Store.download`."""
-        manifest = self._manifest(model, version, into)
-        source = self._complete(model, version).source
+        found = self._complete(model, version)
+        manifest, source = self._manifest(found, into), found.source
         with plainly(f"{model} version {version}"):
             # The listed files only: what was added to the run since is not copied to a host.
             self._copy(source, [record.path for record in manifest.files], into)
@@ -237,14 +245,14 @@ class MlflowStore:
         with plainly(f"{model} version {version}"):
             return _finished(self.client.get_model_version(check_name(model, what="model"), str(version)))
 
-    def _manifest(self, model: str, version: int, into: Path) -> EngineManifest:
-        found = self._complete(model, version)
-        with plainly(f"manifest of {model} version {version}"):
+    def _manifest(self, found: Any, into: Path) -> EngineManifest:
+        what = f"{found.name} version {found.version}"
+        with plainly(f"manifest of {what}"):
             self._copy(found.source, [MANIFEST_FILE], into)
         raw = (into / MANIFEST_FILE).read_bytes()
         # MLflow lets anyone overwrite a version's files; the row says which manifest was published.
         if sha256(raw).hexdigest() != found.tags.get(_PIN):
-            raise DigestMismatch(f"{model} version {version}: its manifest was changed since: do not trust it")
+            raise DigestMismatch(f"{what}: its manifest was changed since: do not trust it")
         return read_manifest(raw)
 
     def _search_versions(self, query: str) -> list[Any]:

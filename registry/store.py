@@ -63,6 +63,13 @@ class Store(Protocol):
             TornBundle: its publishing never ended.
         """
 
+    def checked(self, model: str, version: int) -> EngineVersion:
+        """One complete version whose row says what its manifest says: tags can be edited in MLflow's own pages.
+
+        Raises:
+            NotFound, TornBundle, DigestMismatch: as `manifest`; also where the two disagree.
+        """
+
     def manifest(self, model: str, version: int) -> EngineManifest:
         """The manifest of a complete version.
 

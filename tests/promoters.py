@@ -17,7 +17,7 @@ from registry.errors import BadInput, PromotionRefused
 from registry.lease import PostgresLeases
 from registry.mlflow_store import MlflowStore
 from registry.promotion import promote, rollback
-from registry.records import PromotionEvent
+from registry.records import EngineVersion, PromotionEvent
 from registry.rules import Decision
 from registry.store import Store
 
@@ -140,8 +140,8 @@ def promote_and_die(registry: Registry, writes: int) -> None:
 class _PausingStore(MlflowStore):
     """Stops its process when everything is checked and nothing is written."""
 
-    def manifest(self, model: str, version: int) -> Any:
-        found = super().manifest(model, version)
+    def checked(self, model: str, version: int) -> EngineVersion:
+        found = super().checked(model, version)
         os.kill(os.getpid(), signal.SIGSTOP)
         return found
 
