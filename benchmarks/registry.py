@@ -114,7 +114,7 @@ def measured(store: MlflowStore) -> Iterator[tuple[str, list[float]]]:
 
 
 def timed(call: Callable[[int], object], times: int = 50) -> list[float]:
-    """Milliseconds of each of `times` calls, sorted; one call before them is not counted (but moves nothing)."""
+    """Milliseconds of each of `times` calls, the first one included, sorted."""
     found = []
     for number in range(times):
         started = time.perf_counter()

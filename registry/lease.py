@@ -10,10 +10,9 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, text
@@ -21,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from registry.errors import BadInput, EngineryError, PromotionRefused
 from registry.names import check_name
+from registry.store import Lease, Leases
 
 # Checks read a manifest, perhaps from a bucket, between two guards; nobody waits longer than this for a dead host.
 LEASE_SECONDS = 30.0
@@ -48,35 +48,6 @@ _COUNT = """INSERT INTO enginery_lease (model, fencing, holder)
     ON CONFLICT (model) DO UPDATE SET fencing = max(enginery_lease.fencing + 1, excluded.fencing),
         holder = excluded.holder
     RETURNING fencing"""
-
-
-class Lease(Protocol):
-    """One turn at a model."""
-
-    @property
-    def fencing(self) -> int:
-        """Grows with every holder of the model."""
-
-    def guard(self) -> AbstractContextManager[object]:
-        """Write inside of this: no one else takes the lease until it ends.
-
-        Raises:
-            PromotionRefused: someone took the lease over since; nothing was written.
-        """
-
-
-class Leases(Protocol):
-    """Where a registry's leases are kept."""
-
-    # Whether every host that reaches the registry meets the same lease.
-    shared: bool
-
-    def hold(self, model: str) -> AbstractContextManager[Lease]:
-        """Wait for one's turn, and keep it until the block ends; not re-entrant.
-
-        Raises:
-            PromotionRefused: another holder did not finish in time.
-        """
 
 
 def leases_for(tracking_uri: str, state: Path, lease_database: str | None = None) -> Leases:

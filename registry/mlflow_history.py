@@ -48,13 +48,11 @@ class History:
 
     def finish(self, model: str, event_id: str, outcome: str) -> None:
         """See `Store.finish_event`."""
-        if (run := self._run(model, event_id)) is None:
-            raise NotFound(f"{model} has no promotion event {event_id}")
-        if run.data.tags[_OUTCOME] != "pending":
-            raise BadInput(f"event {event_id} of {model} is {run.data.tags[_OUTCOME]} already: history is append-only")
+        # What was appended here and not finished since is pending: it need not be read first.
+        run_id = self._run_ids.pop((model, event_id), None) or self._pending(model, event_id)
         with plainly(f"history of {model}"):
-            self._client.set_tag(run.info.run_id, _OUTCOME, outcome)
-            self._client.set_terminated(run.info.run_id, "FINISHED" if outcome == "done" else "FAILED")
+            self._client.set_tag(run_id, _OUTCOME, outcome)
+            self._client.set_terminated(run_id, "FINISHED" if outcome == "done" else "FAILED")
 
     def events(
         self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
@@ -67,11 +65,13 @@ class History:
             for run in reversed(self._runs(model, wanted, newest))
         )
 
-    def _run(self, model: str, event_id: str) -> Any:
-        if known := self._run_ids.get((model, event_id)):
-            with plainly(f"history of {model}"):
-                return self._client.get_run(known)
-        return next(iter(self._runs(model, [f"attributes.run_name = '{quotable(event_id)}'"], 1)), None)
+    def _pending(self, model: str, event_id: str) -> str:
+        found = self._runs(model, [f"attributes.run_name = '{quotable(event_id)}'"], 1)
+        if not found:
+            raise NotFound(f"{model} has no promotion event {event_id}")
+        if (outcome := found[0].data.tags[_OUTCOME]) != "pending":
+            raise BadInput(f"event {event_id} of {model} is {outcome} already: history is append-only")
+        return str(found[0].info.run_id)
 
     def _runs(self, model: str, wanted: Sequence[str], newest: int | None = None) -> list[Any]:
         """Newest first."""

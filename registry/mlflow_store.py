@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -19,8 +20,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 
 from registry.errors import BadInput, DigestMismatch, NotFound, TornBundle
-from registry.lease import Lease, leases_for
-from registry.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, read_manifest
+from registry.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, check_agrees, read_manifest
 from registry.mlflow_artifacts import open_source
 from registry.mlflow_errors import existing_is_fine, pages, plainly, quotable
 from registry.mlflow_history import History
@@ -29,7 +29,7 @@ from registry.mlflow_repair import Repairs
 from registry.mlflow_rows import row_from
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-from registry.store import Bundle, Source
+from registry.store import Bundle, Lease, Leases, Source
 
 _PAGE = 1000
 
@@ -62,9 +62,19 @@ class MlflowStore:
         self._state = state_directory
         self._artifact_root = artifact_root
         self._history = History(self.client, self.experiment)
-        self.leases = leases_for(tracking_uri, state_directory, lease_database)
-        self._publications = Publications(self.client, self._files, self.experiment, self._scratch, self.leases.hold)
+        self._lease_database = lease_database
+        self._publications = Publications(
+            self.client, self._files, self.experiment, self._scratch, lambda model: self.leases.hold(model)
+        )
         self.repairs = Repairs(self._publications)
+
+    @cached_property
+    def leases(self) -> Leases:
+        """Where turns at promoting are kept."""
+        # SQLAlchemy takes a while to import, and a fetch from a server has no use for it.
+        from registry.lease import leases_for
+
+        return leases_for(self._uri, self._state, self._lease_database)
 
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
         """See `Store.publish`."""
@@ -93,9 +103,16 @@ class MlflowStore:
         """See `Store.version`."""
         return row_from(self._complete(model, version))
 
+    def checked(self, model: str, version: int) -> EngineVersion:
+        """See `Store.checked`."""
+        found = self._complete(model, version)
+        row = row_from(found)
+        check_agrees(row, read_manifest(self._sealed(found)[0]))
+        return row
+
     def manifest(self, model: str, version: int) -> EngineManifest:
         """See `Store.manifest`."""
-        return read_manifest(self._sealed(model, version)[0])
+        return read_manifest(self._sealed(self._complete(model, version))[0])
 
     def builds(self, build_key: str) -> tuple[EngineVersion, ...]:
         """See `Store.builds`."""
@@ -158,7 +175,7 @@ class MlflowStore:
 
     def open_bundle(self, model: str, version: int) -> Bundle:
         """See `Store.open_bundle`."""
-        raw, files = self._sealed(model, version)
+        raw, files = self._sealed(self._complete(model, version))
         try:
             signature = _whole(files, SIGNATURE_FILE)
         except NotFound:
@@ -187,13 +204,13 @@ class MlflowStore:
         with plainly(f"{model} version {version}"):
             return _finished(self.client.get_model_version(check_name(model, what="model"), str(version)))
 
-    def _sealed(self, model: str, version: int) -> tuple[bytes, Source]:
-        found = self._complete(model, version)
+    def _sealed(self, found: Any) -> tuple[bytes, Source]:
         files = open_source(found.source, self._uri, probe=MANIFEST_FILE)
         raw = _whole(files, MANIFEST_FILE)
         # MLflow lets anyone overwrite a version's files; the row says which manifest was published.
         if sha256(raw).hexdigest() != found.tags.get(PIN):
-            raise DigestMismatch(f"{model} version {version}: its manifest was changed since: do not trust it")
+            what = f"{found.name} version {found.version}"
+            raise DigestMismatch(f"{what}: its manifest was changed since: do not trust it")
         return raw, files
 
     def _search_versions(self, query: str) -> list[Any]:

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from registry.errors import EngineryError, PromotionRefused
-from registry.lease import Lease
 from registry.records import PromotionEvent
 from registry.rules import APPROVE, DONE, FAILED, PENDING, UNDONE
-from registry.store import Store
+from registry.store import Lease, Store
 
 
 def settle_pending(store: Store, model: str, lease: Lease) -> None:

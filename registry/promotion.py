@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from registry.errors import BadInput
-from registry.manifest import check_agrees
+from registry.errors import BadInput, NotFound
 from registry.moves import move_all, record_approvals, settle_pending
 from registry.names import check_name
 from registry.records import EngineVersion, PromotionEvent, Verdict
@@ -72,7 +71,7 @@ def promote(
         settle_pending(store, model, lease)
         moves = []
         for target, alias in aliases.items():
-            engine, current = _engine_for(store, model, target, versions[target]), store.aliased(model, alias)
+            engine, current = _engine_for(store, model, target, versions[target]), _in_production(store, model, alias)
             moves.append(_promotion(store, engine, current, decision, rules.get(target, _NO_RULES)))
         if approvals := [move for move in moves if move.action == APPROVE]:
             return record_approvals(store, lease, _records(approvals, decision, lease.fencing))
@@ -143,28 +142,34 @@ def _aliases(targets: Iterable[str]) -> dict[str, str]:
 
 
 def _engine_for(store: Store, model: str, target: str, version: int) -> EngineVersion:
-    engine = store.version(model, version)
+    engine = store.checked(model, version)
     if engine.target != target:
         raise BadInput(f"{model} version {version} was built for {engine.target}, not for {target}: name another")
-    # Tags can be edited in MLflow's own pages; the manifest is what the release wrote.
-    check_agrees(engine, store.manifest(model, version))
     return engine
 
 
+def _in_production(store: Store, model: str, alias: str) -> EngineVersion | None:
+    try:
+        return store.resolve(model, alias)
+    except NotFound:
+        return None
+
+
 def _promotion(
-    store: Store, engine: EngineVersion, current: int | None, decision: Decision, rules: TargetRules
+    store: Store, engine: EngineVersion, current: EngineVersion | None, decision: Decision, rules: TargetRules
 ) -> _Move:
-    if engine.version == current:
-        return _Move(engine, PROMOTE, current)
+    serving = current.version if current else None
+    if engine.version == serving:
+        return _Move(engine, PROMOTE, serving)
     check_verdict(engine, decision.waiver)
     check_served(engine, rules)
     if current is not None:
-        check_newer(engine, store.version(engine.model, current))
+        check_newer(engine, current)
     waiver = None if engine.verdict is Verdict.PASSED else decision.waiver
     if not rules.protected:
-        return _Move(engine, PROMOTE, current, waiver)
+        return _Move(engine, PROMOTE, serving, waiver)
     other = other_approver(store.events(engine.model, alias=production_alias(engine.target)), engine, decision.who)
-    return _Move(engine, PROMOTE if other else APPROVE, current, waiver, other)
+    return _Move(engine, PROMOTE if other else APPROVE, serving, waiver, other)
 
 
 def _rollback(store: Store, model: str, target: str, current: int | None, rules: TargetRules) -> _Move:

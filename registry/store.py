@@ -4,13 +4,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-
-if TYPE_CHECKING:
-    # It imports SQLAlchemy, which a host that only fetches does not wait for.
-    from registry.lease import Lease
 
 
 class Source(Protocol):
@@ -39,6 +35,35 @@ class Bundle:
     manifest: bytes
     signature: bytes | None
     files: Source
+
+
+class Lease(Protocol):
+    """One turn at a model."""
+
+    @property
+    def fencing(self) -> int:
+        """Grows with every holder of the model."""
+
+    def guard(self) -> AbstractContextManager[object]:
+        """Write inside of this: no one else takes the lease until it ends.
+
+        Raises:
+            PromotionRefused: someone took the lease over since; nothing was written.
+        """
+
+
+class Leases(Protocol):
+    """Where a registry's leases are kept."""
+
+    # Whether every host that reaches the registry meets the same lease.
+    shared: bool
+
+    def hold(self, model: str) -> AbstractContextManager[Lease]:
+        """Wait for one's turn, and keep it until the block ends; not re-entrant.
+
+        Raises:
+            PromotionRefused: another holder did not finish in time.
+        """
 
 
 class Store(Protocol):
@@ -73,6 +98,13 @@ class Store(Protocol):
         Raises:
             NotFound: there is none of that number.
             TornBundle: its publishing never ended.
+        """
+
+    def checked(self, model: str, version: int) -> EngineVersion:
+        """One complete version whose row says what its manifest says: tags can be edited in MLflow's own pages.
+
+        Raises:
+            NotFound, TornBundle, DigestMismatch: as `manifest`; also where the two disagree.
         """
 
     def manifest(self, model: str, version: int) -> EngineManifest:

@@ -144,7 +144,7 @@ def _warmup(model: TritonModel, entry: WarmupEntry) -> dict[str, Any]:
 def _protobuf() -> Any:
     try:
         # Heavy (gRPC, numpy), and left out of the base install: its protobuf pin is not everybody's.
-        from tritonclient.grpc.model_config_pb2 import ModelConfig  # type: ignore[import-untyped]
+        from tritonclient.grpc.model_config_pb2 import ModelConfig
     except ImportError as error:
         raise BadInput("a Triton layout needs tritonclient: pip install 'enginery[triton]'") from error
     return ModelConfig()

@@ -118,7 +118,7 @@ def _back_to_previous(server: TritonServer, client: Any, placed: Placed) -> str:
 
 
 def _call(server: TritonServer, method: Any, *arguments: str) -> Any:
-    from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]  # with the client
+    from tritonclient.utils import InferenceServerException  # with the client
 
     try:
         return method(*arguments, headers=dict(server.headers), client_timeout=server.timeout_seconds)
@@ -131,7 +131,7 @@ def _call(server: TritonServer, method: Any, *arguments: str) -> Any:
 def _client(server: TritonServer) -> Any:
     try:
         # Heavy (gRPC), and left out of the base install with the rest of the `triton` extra.
-        from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
+        from tritonclient.grpc import InferenceServerClient
     except ImportError as error:
         raise BadInput("control of a Triton server needs tritonclient: pip install 'enginery[triton]'") from error
     return InferenceServerClient(server.address)

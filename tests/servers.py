@@ -52,7 +52,7 @@ def mlflow_server(
 @contextmanager
 def s3_server(bucket: str) -> Iterator[dict[str, str]]:
     """moto's S3 with one empty bucket; yields the environment that leads clients to it."""
-    import boto3  # type: ignore[import-untyped]
+    import boto3
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

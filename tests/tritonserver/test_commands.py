@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
+from tritonclient.grpc import InferenceServerClient
 
 from flows.cli import _guarded, app
 from flows.commands import serving

@@ -9,11 +9,10 @@ from threading import Lock
 
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, EngineryError, NotFound
-from registry.lease import Lease
-from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED, read_manifest, write_manifest
+from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED, check_agrees, read_manifest, write_manifest
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-from registry.store import Bundle, row_of
+from registry.store import Bundle, Lease, row_of
 
 
 class MemorySource:
@@ -87,6 +86,11 @@ class MemoryStore:
             raise NotFound(f"no {model} version {version}")
         named = self.aliases(model).items()
         return replace(row, aliases=tuple(sorted(alias for alias, number in named if number == version)))
+
+    def checked(self, model: str, version: int) -> EngineVersion:
+        row = self.version(model, version)
+        check_agrees(row, self.manifest(model, version))
+        return row
 
     def manifest(self, model: str, version: int) -> EngineManifest:
         self.version(model, version)

@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from registry.errors import BadInput, BadName, EngineryError, PromotionRefused
-from registry.lease import Lease, Leases, PostgresLeases, SqliteLeases, leases_for
+from registry.lease import PostgresLeases, SqliteLeases, leases_for
+from registry.store import Lease, Leases
 from tests.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
-from tritonclient.grpc.model_config_pb2 import ModelConfig  # type: ignore[import-untyped]
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from registry.digest import record_file
 from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible, TornBundle

@@ -1,0 +1,134 @@
+"""Promoters that race, die and stand still: history and aliases agree, and nothing that was told is lost."""
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytest.importorskip("mlflow")
+from registry.promotion import history, promote, settle
+from tests.conftest import ManifestFactory
+from tests.promoters import (
+    MODEL,
+    VERSIONS,
+    Registry,
+    barrier,
+    decision,
+    disagreement,
+    do_once,
+    keep_promoting,
+    pause_then_promote,
+    promote_and_die,
+    results,
+    running,
+)
+
+pytestmark = pytest.mark.timeout(600)
+
+# The promise is a minute: ENGINERY_STRESS_SECONDS=60.
+STRESS_SECONDS = float(os.environ.get("ENGINERY_STRESS_SECONDS", "10"))
+PROMOTERS = 8
+PATIENCE_SECONDS = 120.0
+
+
+def filled(registry: Registry, manifest_factory: ManifestFactory) -> Registry:
+    store = registry.store()
+    for target, versions in VERSIONS.items():
+        for version in versions:
+            assert store.publish(*manifest_factory(bytes([version]), target=target)).version == version
+    return registry
+
+
+@pytest.fixture
+def on_postgres(postgres_uri: str, manifest_factory: ManifestFactory, tmp_path: Path) -> Registry:
+    return filled(Registry(postgres_uri, tmp_path), manifest_factory)
+
+
+@pytest.fixture
+def on_sqlite(migrated_database: Path, manifest_factory: ManifestFactory, tmp_path: Path) -> Registry:
+    (tmp_path / "mlflow.db").write_bytes(migrated_database.read_bytes())
+    return filled(Registry(f"sqlite:///{tmp_path}/mlflow.db", tmp_path), manifest_factory)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def registry(request: pytest.FixtureRequest) -> Registry:
+    chosen: Registry = request.getfixturevalue(f"on_{request.param}")
+    return chosen
+
+
+def test_eight_promoters_lose_nothing_and_history_and_alias_agree_at_every_instant(registry: Registry) -> None:
+    store, told, start = registry.store(), results(), barrier(PROMOTERS + 1)
+    looks, said = 0, []
+    with ExitStack() as processes:
+        for seed in range(PROMOTERS):
+            processes.enter_context(running(keep_promoting, registry, seed, start, STRESS_SECONDS, told))
+        start.wait(PATIENCE_SECONDS)
+        end = time.monotonic() + STRESS_SECONDS
+        while time.monotonic() < end:
+            with store.lock(MODEL):
+                assert disagreement(store) is None
+            looks += 1
+            time.sleep(0.05)
+        for _ in range(PROMOTERS):
+            said += told.get(timeout=PATIENCE_SECONDS)
+    assert disagreement(store) is None
+    done = [event.event for event in history(store, MODEL) if event.outcome == "done"]
+    assert sorted(said) == sorted(done)
+    assert {event.outcome for event in history(store, MODEL)} == {"done"}
+    assert done
+    assert looks
+    print(f"{len(done)} moves by {PROMOTERS} processes in {STRESS_SECONDS:.0f} s, looked at {looks} times")  # noqa: T201
+
+
+def test_two_promoters_that_race_with_a_rollback_take_turns(registry: Registry) -> None:
+    store, told, start = registry.store(), results(), barrier(3)
+    promote(store, MODEL, {"l4": 1}, decision("first"), {})
+    with ExitStack() as processes:
+        for version in (2, 3, None):
+            processes.enter_context(running(do_once, registry, version, start, told))
+        said = [event for _ in range(3) for event in told.get(timeout=PATIENCE_SECONDS)]
+    assert disagreement(store) is None
+    assert sorted(said) == [event.event for event in history(store, MODEL)][1:]
+    assert len(said) in (2, 3)  # a rollback that came first had nothing to go back to
+
+
+# Two records, two aliases, two outcomes.
+@pytest.mark.parametrize("writes", range(6))
+def test_killed_at_any_write_the_next_one_settles_it_whole(registry: Registry, writes: int) -> None:
+    store = registry.store()
+    promote(store, MODEL, {"l4": 1, "h100": 4}, decision("first"), {})
+    with running(promote_and_die, registry, writes) as victim:
+        victim.join(PATIENCE_SECONDS)
+        assert victim.exitcode == -signal.SIGKILL
+    settle(store, MODEL)
+    assert disagreement(store) is None
+    moved = writes >= 4  # both aliases
+    now = {"production-l4": 2, "production-h100": 5} if moved else {"production-l4": 1, "production-h100": 4}
+    assert store.aliases(MODEL) == now
+    promote(store, MODEL, {"l4": 3}, decision("next"), {})
+    assert disagreement(store) is None
+
+
+def test_a_promoter_that_slept_through_a_take_over_moves_nothing(on_postgres: Registry) -> None:
+    store, told = on_postgres.store(), results()
+    with running(pause_then_promote, on_postgres, 2, told) as sleeper:
+        assert sleeper.pid is not None
+        until_stopped(sleeper.pid)
+        promote(store, MODEL, {"l4": 1}, decision("awake"), {})
+        os.kill(sleeper.pid, signal.SIGCONT)
+        refusal: Any = told.get(timeout=PATIENCE_SECONDS)
+    assert "another one took its turn" in refusal
+    assert store.aliases(MODEL) == {"production-l4": 1}
+    assert [event.who for event in history(store, MODEL)] == ["awake"]
+
+
+def until_stopped(pid: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline, "it never stood still"
+        time.sleep(0.01)
