@@ -95,7 +95,8 @@ def publish_version(
     with tempfile.TemporaryDirectory(dir=bench.workspace.root) as scratch:
         bundle = Path(scratch)
         assemble_bundle(judged.build, made.source, bundle)
-        add_warmup(judged.build, made.source.directory, read_calibration_texts(made.calibration), bundle)
+        if rows := read_calibration_texts(made.calibration)[: bench.recipe.warmup_rows]:
+            add_warmup(judged.build, made.source.directory, rows, bundle)
         manifest = make_manifest(
             judged.build,
             made.source,

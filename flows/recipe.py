@@ -171,6 +171,8 @@ class Recipe(Part):
     gates: GateSpec = GateSpec()
     latency: LatencySpec = LatencySpec()
     workspace_mb: Annotated[int, Field(ge=16, le=1_000_000)] = 1024
+    # Calibration rows that every bundle carries to warm a server up: more only delay it; 0 where no text may leave.
+    warmup_rows: Annotated[int, Field(ge=0, le=64)] = 4
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:

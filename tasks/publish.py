@@ -26,8 +26,6 @@ from tasks.tokenize import text_encoder
 
 # What a bundle's reader needs besides the engine: text in, so the tokenizer; labels are in the manifest.
 SERVING_FILES = ("tokenizer.json",)
-# Enough for short and long ones; more would only delay each start of a server.
-WARMUP_ROWS = 4
 TOOLS = (
     "enginery",
     "torch",
@@ -73,7 +71,7 @@ def assemble_bundle(build: EngineBuild, source: SourceFiles, into: Path) -> None
 
 
 def add_warmup(build: EngineBuild, checkpoint: Path, texts: Sequence[str], into: Path) -> None:
-    """Write warmup.json: the first of `texts` with their tokens, which a server runs before it says that it is ready.
+    """Write warmup.json: `texts` with their tokens, which a server runs before it says that it is ready.
 
     Raises:
         BadInput: no tokenizer.json, or an input that text does not give.
@@ -81,7 +79,7 @@ def add_warmup(build: EngineBuild, checkpoint: Path, texts: Sequence[str], into:
     longest = max((profile.sequence.max for profile in build.profiles), default=512)
     encoder = text_encoder(checkpoint, [tensor.name for tensor in build.inputs], max_length=longest)
     rows = []
-    for text in texts[:WARMUP_ROWS]:
+    for text in texts:
         feed = encoder.encode([text])
         rows.append(WarmupRow(text, tuple((name, tuple(array[0].tolist())) for name, array in feed.items())))
     (into / ROWS_FILE).write_bytes(write_rows(rows))
