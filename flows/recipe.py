@@ -260,7 +260,7 @@ def _read(path: Path) -> Any:
     try:
         return yaml.load(content.decode(), _Loader)  # noqa: S506 - a SafeLoader, made stricter
     except Exception as error:  # PyYAML's constructors leak KeyError, IndexError, AttributeError, OverflowError
-        words = " ".join(str(error).split())
+        words = "".join(each if each.isprintable() else "?" for each in " ".join(str(error).split()))
         raise BadInput(f"{path} is not a YAML file that can be read: {words}") from error
 
 

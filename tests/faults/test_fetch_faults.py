@@ -296,7 +296,7 @@ def test_a_certificate_that_expired_is_refused(
     now = datetime.now(UTC)
     expired = certified(tmp_path / "expired", now - timedelta(days=30), days=20)
     valid = certified(tmp_path / "valid", now - timedelta(days=1), days=20)
-    monkeypatch.setattr("registry.signing._check_certificate", lambda _: None)  # it was valid when it signed
+    monkeypatch.setattr("registry.signing.check_certificate", lambda _: None)  # it was valid when it signed
     expired.publish(mlflow_store, manifest_factory(b"one"))
     valid.publish(mlflow_store, manifest_factory(b"two", sequence=2))
     with pytest.raises(SignatureInvalid, match="expired"):

@@ -40,7 +40,8 @@ def filled(registry: Registry, manifest_factory: ManifestFactory) -> Registry:
     store = registry.store()
     for target, versions in VERSIONS.items():
         for version in versions:
-            assert store.publish(*manifest_factory(bytes([version]), target=target)).version == version
+            made = manifest_factory(bytes([version]), target=target, sequence=version)
+            assert store.publish(*made).version == version
     return registry
 
 
@@ -94,7 +95,8 @@ def test_two_promoters_that_race_with_a_rollback_take_turns(registry: Registry) 
         said = [event for _ in range(3) for event in told.get(timeout=PATIENCE_SECONDS)]
     assert disagreement(store) is None
     assert sorted(said) == [event.event for event in history(store, MODEL)][1:]
-    assert len(said) in (2, 3)  # a rollback that came first had nothing to go back to
+    # A rollback that came first had nothing to go back to, and 2 may not follow 3.
+    assert len(said) in (1, 2, 3)
 
 
 # Two records, two aliases, two outcomes.

@@ -93,7 +93,8 @@ def _quantize(
 
 
 def _dynamic(weight: NDArray[np.float32]) -> tuple[list[NodeProto], list[TensorProto]]:
-    scale = np.asarray(np.abs(weight).max() / 127, np.float32)
+    # 7 bits: with 8, x86 without VNNI saturates.
+    scale = np.asarray(np.abs(weight).max() / 63, np.float32)
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["xq", "xs", "xz"], name="quantize_x"),
         helper.make_node("MatMulInteger", ["xq", "wq", "xz"], ["total"], name="matmul"),
