@@ -36,14 +36,14 @@ quickstart: $(INSTALLED)
 	$(ENGINERY) run debian-sections "racing game with karts and penguins"
 
 test: $(INSTALLED) $(TRITON)/.installed
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) $(TRITON)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.release

@@ -87,6 +87,7 @@ def bare_stages(root: Path) -> float:
 import flows.stages as stages, flows.build_target as target, flows.release as release
 from pathlib import Path
 from flows.recipe import load_fleet, load_recipe
+from registry.signing import Signer
 from tasks.workspace import Workspace
 from concurrent.futures import Future
 def found(workspace, step): return workspace.stage(step.kind, step.inputs, step.made, step.make)
@@ -99,7 +100,7 @@ class Nothing:
     def find_build(self, key): return None
 if __name__ == "__main__":
     recipe, fleet = load_recipe(Path({str(RECIPE)!r})), load_fleet(Path({str(FLEET)!r}))
-    bench = stages.Bench(Workspace(Path({str(root)!r})), recipe, lambda what, done: None, Nothing())
+    bench = stages.Bench(Workspace(Path({str(root)!r})), recipe, lambda what, done: None, Nothing(), Signer(Path()))
     targets = [fleet.target(name) for name in recipe.targets]
     made = release.make_shared(bench, targets)
     for each in targets:

@@ -10,11 +10,9 @@ from calibration_data.reader import Rows, read_calibration_texts
 from flows.build_target import Judged
 from flows.report import Row, winner, with_aliases
 from flows.stages import Bench
-from registry.home import home
 from registry.mlflow_runs import EngineEntry, ReleaseLog
 from registry.promotion import nominate
 from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
-from registry.signing import local_signer
 from tasks.figures import accuracy_against_latency, latency_histogram
 from tasks.publish import add_warmup, assemble_bundle, make_manifest, seal_bundle
 
@@ -109,7 +107,7 @@ def publish_version(
             gates=judged.gates,
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        sealed = seal_bundle(manifest, bundle, local_signer(home()))
+        sealed = seal_bundle(manifest, bundle, bench.signer)
         return bench.store.publish(sealed, bundle, run_id=run_id).version
 
 

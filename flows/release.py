@@ -25,6 +25,7 @@ from flows.stages import (
 from registry.mlflow_runs import ReleaseLog
 from registry.mlflow_store import MlflowStore
 from registry.records import GpuTarget
+from registry.signing import Signer
 from tasks.workspace import Workspace
 
 
@@ -36,10 +37,16 @@ def parameters(recipe: Recipe) -> dict[str, str]:
 
 @flow(name="release-engines", flow_run_name="{release}", validate_parameters=False, persist_result=False)
 def release_engines(
-    recipe: Recipe, fleet: Fleet, release: str, store: MlflowStore, workspace: Workspace, report: Report
+    recipe: Recipe,
+    fleet: Fleet,
+    release: str,
+    store: MlflowStore,
+    workspace: Workspace,
+    signer: Signer,
+    report: Report,
 ) -> ReleaseReport:
     """Release a pinned recipe: every engine that can be built here is built, measured, judged and published."""
-    bench = Bench(workspace, recipe, report, store)
+    bench = Bench(workspace, recipe, report, store, signer)
     targets = [fleet.target(name) for name in recipe.targets]
     log = ReleaseLog(store)
     run_id = log.start(recipe.model, release, parameters(recipe), {"prefect_flow_run": str(runtime.flow_run.id)})

@@ -29,6 +29,7 @@ from registry.records import (
     Precision,
     SourceFiles,
 )
+from registry.signing import Signer
 from tasks.backends import BACKENDS
 from tasks.benchmark import Benchmark, LatencyPlan, latency_feed, measure_latency
 from tasks.build import build_engine, build_key
@@ -57,12 +58,13 @@ GRAPH = GpuTarget("onnx-graph", Backend.ONNXRUNTIME)
 
 @dataclass(frozen=True)
 class Bench:
-    """Where stages are kept, what is released, and whom to tell how far it is."""
+    """Where stages are kept, what is released, whom to tell how far it is, where it goes, and who signs it."""
 
     workspace: Workspace
     recipe: Recipe
     report: Report
     store: MlflowStore
+    signer: Signer
 
     def progress(self, what: str) -> Callable[[str, float], bool]:
         """A backend's progress callback that shows `what` and never cancels (Ctrl-C does)."""

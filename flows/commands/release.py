@@ -51,7 +51,7 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
     from flows import local_prefect
     from flows.plan import find_release
     from registry.reconcile import reconcile
-    from registry.signing import local_trust
+    from registry.signing import local_signer, local_trust
     from tasks.interrupt import remember_ctrl_c
     from tasks.workspace import Workspace
 
@@ -75,7 +75,7 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
     with progress_report(err, quiet=quiet) as report:
         report("start Prefect", 0)
         prefect_is_up()
-        return release_engines(pinned, fleet, release, store, workspace, report)
+        return release_engines(pinned, fleet, release, store, workspace, local_signer(home()), report)
 
 
 def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:

@@ -20,7 +20,7 @@ from registry.mlflow_store import MlflowStore, embedded_store
 from registry.promotion import promote
 from registry.records import Precision, Verdict
 from registry.rules import Decision
-from registry.signing import local_trust
+from registry.signing import local_signer, local_trust
 from tasks.answer import answer
 from tasks.workspace import Workspace
 from tests.flows.conftest import LABELS, TinyRecipe, write_split
@@ -47,7 +47,7 @@ def release(home: Path, tiny: TinyRecipe) -> ReleaseReport:
     recipe, name, found = find_release(load_recipe(tiny.recipe), load_fleet(tiny.fleet), store)
     workspace = Workspace(home / "stages")
     quiet = lambda _what, _done: None  # noqa: E731
-    return found or release_engines(recipe, load_fleet(tiny.fleet), name, store, workspace, quiet)
+    return found or release_engines(recipe, load_fleet(tiny.fleet), name, store, workspace, local_signer(home), quiet)
 
 
 def stages(home: Path, kind: str = "*") -> dict[str, int]:
