@@ -43,7 +43,7 @@ check: $(INSTALLED) $(TRITON)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.release
