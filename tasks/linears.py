@@ -71,6 +71,22 @@ class Graph:
             return None
         return numpy_helper.to_array(tensor)
 
+    def values(self, name: str) -> Floats:
+        """Return a float32 constant's values.
+
+        Raises:
+            KeyError: `name` is no such constant.
+
+        """
+        values = self.constant(name)
+        if values is None:
+            raise KeyError(name)
+        return values
+
+    def weight(self, each: Linear) -> Floats:
+        """Return a layer's weight as it lies in the graph."""
+        return self.values(each.weight)
+
     def linears(self) -> tuple[Linear, ...]:
         """Every layer with a constant float32 weight, in graph order."""
         return tuple(self._linears())

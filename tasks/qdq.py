@@ -4,7 +4,7 @@ Weights are stored quantized, as an initializer behind a DequantizeLinear; activ
 QuantizeLinear and DequantizeLinear with one symmetric scale a tensor. Nothing else in the graph is touched.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +70,12 @@ def int4_weight(each: Linear, weight: Floats, name: str) -> StoredWeight:
     return StoredWeight(values, stored, {"axis": 1 - each.columns, "block_size": block})
 
 
-def quantize_weights(graph: Graph, weight_format: WeightFormat) -> None:
-    """Replace each layer's weight by its stored form and a DequantizeLinear, in place."""
+def quantize_weights(graph: Graph, weight_format: WeightFormat, *, keep: Set[int] = frozenset()) -> None:
+    """Replace each layer's weight by its stored form and a DequantizeLinear, in place; not those of `keep`."""
     for each, node in graph.linear_nodes().items():
-        weight = graph.constant(each.weight)
-        if weight is None:
+        if each.index in keep:
             continue
+        weight = graph.weight(each)
         name = f"{each.name}/weight"
         stored = weight_format(each, weight, name)
         inputs = [name, f"{name}/scale"]
@@ -91,15 +91,18 @@ def quantize_weights(graph: Graph, weight_format: WeightFormat) -> None:
     graph.drop_unused_constants()
 
 
-def quantize_activations(graph: Graph, scales: Mapping[str, float], zero_point: onnx.TensorProto) -> None:
+def quantize_activations(
+    graph: Graph, scales: Mapping[str, float], zero_point: onnx.TensorProto, *, keep: Set[int] = frozenset()
+) -> None:
     """Put Q/DQ with per-tensor `scales` in front of the layers that read each tensor, in place.
 
-    Other readers of the tensor (a residual branch) keep the float one. The type of `zero_point`, a scalar 0,
-    is the type that the tensor is quantized to.
+    Other readers of the tensor (a residual branch) and the layers of `keep`, by their index, get the float one. The
+    type of `zero_point`, a scalar 0, is the type that the tensor is quantized to.
     """
-    nodes = graph.linear_nodes()
+    nodes = {each: node for each, node in graph.linear_nodes().items() if each.index not in keep}
     graph.proto.graph.initializer.append(zero_point)
-    for tensor, scale in scales.items():
+    for tensor in dict.fromkeys(each.input for each in nodes):
+        scale = scales[tensor]
         prefix = f"{tensor}/quantized"
         step = numpy_helper.from_array(np.asarray(scale, dtype=np.float32), f"{prefix}/scale")
         graph.proto.graph.initializer.append(step)
