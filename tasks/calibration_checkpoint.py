@@ -57,7 +57,7 @@ class Checkpoint:
             raise ValueError("it is of another graph or version")
         found = Calibration(rows=header["rows"], quarantined=header["quarantined"])
         for at, (tensor, peak_row) in enumerate(header["tensors"]):
-            statistics = ActivationStatistics(stored[f"{at}/amax"], peak_row=peak_row)
+            statistics = ActivationStatistics(stored[f"{at}/low"], stored[f"{at}/high"], peak_row=peak_row)
             statistics.histogram.counts[stored[f"{at}/bins"]] = stored[f"{at}/counts"]
             rows = np.split(stored[f"{at}/sample"], np.cumsum(stored[f"{at}/lengths"])[:-1])
             keys = [key.tobytes() for key in stored[f"{at}/keys"]]
@@ -91,7 +91,8 @@ class Checkpoint:
             bins = np.flatnonzero(each.histogram.counts)
             rows = each.sample.rows
             arrays |= {
-                f"{at}/amax": each.channel_amax,
+                f"{at}/low": each.low,
+                f"{at}/high": each.high,
                 f"{at}/bins": bins,
                 f"{at}/counts": each.histogram.counts[bins],
                 f"{at}/keys": _keys(rows),

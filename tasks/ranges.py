@@ -4,7 +4,7 @@ Min-max and percentile are those of Wu et al. (arXiv 2004.09602, section 3.3), e
 with TensorRT, GTC 2017), the least squared error is Nagel et al.'s (arXiv 2106.08295, equation 2.9).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -90,6 +90,6 @@ METHODS: Mapping[Method, Callable[[Histogram, float], float]] = MappingProxyType
 )
 
 
-def clips(histogram: Histogram, amax: float) -> dict[Method, float]:
+def clips(histogram: Histogram, amax: float, methods: Iterable[Method] = METHODS) -> dict[Method, float]:
     """The clip of each method, all positive; a tensor that is always 0 gets 1, which keeps its zeros."""
-    return {method: find(histogram, amax) or 1.0 for method, find in METHODS.items()}
+    return {method: METHODS[method](histogram, amax) or 1.0 for method in methods}

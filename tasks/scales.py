@@ -1,6 +1,6 @@
 """The int8 scale of every tensor that layers read: smoothing strength and clip, chosen by the layers' own error."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,17 +8,17 @@ import numpy as np
 from tasks.calibration_statistics import ActivationStatistics, Calibration
 from tasks.histogram import Floats, Histogram
 from tasks.linears import Graph, Linear, groups
-from tasks.ranges import INT8_MAX, Method, clips, squared_error
-from tasks.smoothquant import smoothing_of
+from tasks.ranges import INT8_MAX, METHODS, Method, clips, squared_error
+from tasks.smoothquant import Smoothing, shiftable, smoothing_of
 
-ALPHAS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # The search compares strengths and clips: this much of the sample and of the layer ranks them alike.
 SEARCH_TOKENS, SEARCH_COLUMNS = 256, 512
 
 
 @dataclass(frozen=True)
 class ActivationScale:
-    """How one tensor becomes int8: smoothed by `smoothing` ([K] or None), then rounded in steps of `scale`.
+    """How one tensor becomes int8: shifted and divided by `smoothing`, then rounded in steps of `scale`.
 
     `alpha` is the strength that was chosen (None: not smoothed), `error` the relative squared error of the layers
     that read the tensor, on the sample; of the tensor itself where that has no sample (the input of a Conv).
@@ -26,7 +26,7 @@ class ActivationScale:
 
     scale: float
     method: Method
-    smoothing: Floats | None = None
+    smoothing: Smoothing | None = None
     alpha: float | None = None
     error: float = 0.0
 
@@ -60,12 +60,12 @@ def _choose(
     if any(each.op == "Conv" for each in members):
         return by_histogram(statistics, method or Method.MSE)
     weight = np.concatenate([each.to_matrix(graph.weight(each)) for each in members], axis=1)
-    return Search(statistics, weight).best(method, alphas)
+    return Search(statistics, weight, may_shift=bool(alphas) and shiftable(graph, members)).best(method, alphas)
 
 
 def by_histogram(statistics: ActivationStatistics, method: Method) -> ActivationScale:
     """Scale of a tensor whose layers are not tried out."""
-    clip = clips(statistics.histogram, statistics.amax)[method]
+    clip = clips(statistics.histogram, statistics.amax, (method,))[method]
     middles, counts = statistics.histogram.filled()
     power = float(counts @ np.square(middles) / max(1, counts.sum())) or 1.0
     return ActivationScale(clip / INT8_MAX, method, error=squared_error(statistics.histogram, clip) / power)
@@ -74,53 +74,56 @@ def by_histogram(statistics: ActivationStatistics, method: Method) -> Activation
 class Search:
     """Tries strengths and clips on a sample of a tensor and on columns of the layers that read it."""
 
-    def __init__(self, statistics: ActivationStatistics, weight: Floats) -> None:
+    def __init__(self, statistics: ActivationStatistics, weight: Floats, *, may_shift: bool) -> None:
         """Take the statistics of X and the weights [K, N] of all layers that read it, side by side."""
-        self._channel_amax = statistics.channel_amax
+        self._low, self._high = statistics.low, statistics.high
         self._sample = statistics.sample.values()
-        tokens, columns = (max(1, -(-size // most)) for size, most in self._sizes(weight))
-        self._tokens = self._sample[::tokens]
-        self._all_columns, self._weight = weight, np.ascontiguousarray(weight[:, ::columns])
+        self._tokens = self._sample[:: -(-len(self._sample) // SEARCH_TOKENS)]
+        self._all_columns = weight
+        self._weight = np.ascontiguousarray(weight[:, :: -(-weight.shape[1] // SEARCH_COLUMNS)])
         self._exact = self._tokens @ self._weight
         self._power = float(np.square(self._exact).sum()) or 1.0
-
-    def _sizes(self, weight: Floats) -> tuple[tuple[int, int], tuple[int, int]]:
-        return (len(self._sample), SEARCH_TOKENS), (weight.shape[1], SEARCH_COLUMNS)
+        none = np.zeros_like(self._low)
+        self._shifts = (none, (self._low + self._high) / 2) if may_shift else (none,)
 
     def best(self, method: Method | None, alphas: Sequence[float]) -> ActivationScale:
-        """Search the strength with everything in range, then the clip at that strength."""
-        candidates: list[tuple[float | None, Floats]] = [(None, np.ones_like(self._channel_amax))]
-        candidates += [(alpha, smoothing_of(self._channel_amax, self._all_columns, alpha)) for alpha in alphas]
-        tried = [
-            min(self._tried(alpha, smoothing, {Method.MIN_MAX: self._amax(smoothing)}), key=_error)
-            for alpha, smoothing in candidates
+        """Search the shift and the strength with everything in range, then the clip with both of them."""
+        candidates: list[tuple[float | None, Smoothing]] = [
+            (alpha, self._smoothing(shift, alpha)) for shift in self._shifts for alpha in (None, *alphas)
         ]
-        best = min(range(len(tried)), key=lambda at: tried[at].error)
-        alpha, smoothing = candidates[best]
+        alpha, smoothing = min(candidates, key=lambda each: self._tried(*each, self._all_in_range(each[1]))[0].error)
         histogram = Histogram()
-        histogram.add(self._sample / smoothing)
-        found = clips(histogram, self._amax(smoothing))
-        return min(
-            self._tried(alpha, smoothing, found if method is None else {method: found[method]}),
-            key=_error,
-        )
+        histogram.add(smoothing.apply(self._sample))
+        found = clips(histogram, self._amax(smoothing), METHODS if method is None else (method,))
+        return min(self._tried(alpha, smoothing, found), key=lambda each: each.error)
 
-    def _amax(self, smoothing: Floats) -> float:
-        return float((self._channel_amax / smoothing).max()) or 1.0
+    def _smoothing(self, shift: Floats, alpha: float | None) -> Smoothing:
+        if alpha is None:
+            return Smoothing(np.ones_like(shift), shift)
+        return Smoothing(smoothing_of(self._channel_amax(shift), self._all_columns, alpha), shift)
 
-    def _tried(self, alpha: float | None, smoothing: Floats, clips: dict[Method, float]) -> list[ActivationScale]:
-        weight = round_per_column(self._weight * smoothing[:, None])
-        smoothed = self._tokens / smoothing
-        found = []
-        for method, clip in clips.items():
+    def _channel_amax(self, shift: Floats) -> Floats:
+        amax: Floats = np.maximum(self._high - shift, shift - self._low)
+        return amax
+
+    def _amax(self, smoothing: Smoothing) -> float:
+        return float((self._channel_amax(smoothing.shift) / smoothing.factor).max()) or 1.0
+
+    def _all_in_range(self, smoothing: Smoothing) -> dict[Method, float]:
+        return {Method.MIN_MAX: self._amax(smoothing)}
+
+    def _tried(self, alpha: float | None, smoothing: Smoothing, found: Mapping[Method, float]) -> list[ActivationScale]:
+        weight = round_per_column(self._weight * smoothing.factor[:, None])
+        smoothed = smoothing.apply(self._tokens)
+        # What the shift takes from X W comes back exactly, in the bias.
+        wanted = self._exact - smoothing.shift @ self._weight
+        exact = alpha is None and not smoothing.shift.any()
+        tried = []
+        for method, clip in found.items():
             scale = clip / INT8_MAX
-            error = float(np.square(fake_quantize(smoothed, scale) @ weight - self._exact).sum()) / self._power
-            found.append(ActivationScale(scale, method, None if alpha is None else smoothing, alpha, error))
-        return found
-
-
-def _error(each: ActivationScale) -> float:
-    return each.error
+            error = float(np.square(fake_quantize(smoothed, scale) @ weight - wanted).sum()) / self._power
+            tried.append(ActivationScale(scale, method, None if exact else smoothing, alpha, error))
+        return tried
 
 
 def fake_quantize(values: Floats, scale: float) -> Floats:
