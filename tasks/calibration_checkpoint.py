@@ -51,13 +51,13 @@ class Checkpoint:
             return cls(file, identity)
 
     @classmethod
-    def _read(cls, file: Path, identity: str, stored: Any) -> "Checkpoint":  # noqa: ANN401 - numpy's NpzFile
+    def _read(cls, file: Path, identity: str, stored: Any) -> "Checkpoint":
         header = json.loads(stored["header"].tobytes())
         if header["identity"] != identity:
             raise ValueError("it is of another graph or version")
         found = Calibration(rows=header["rows"], quarantined=header["quarantined"])
         for at, (tensor, peak_row) in enumerate(header["tensors"]):
-            statistics = ActivationStatistics(stored[f"{at}/low"], stored[f"{at}/high"], peak_row=peak_row)
+            statistics = ActivationStatistics(stored[f"{at}/amax"], peak_row=peak_row)
             statistics.histogram.counts[stored[f"{at}/bins"]] = stored[f"{at}/counts"]
             rows = np.split(stored[f"{at}/sample"], np.cumsum(stored[f"{at}/lengths"])[:-1])
             keys = [key.tobytes() for key in stored[f"{at}/keys"]]
@@ -91,8 +91,7 @@ class Checkpoint:
             bins = np.flatnonzero(each.histogram.counts)
             rows = each.sample.rows
             arrays |= {
-                f"{at}/low": each.low,
-                f"{at}/high": each.high,
+                f"{at}/amax": each.channel_amax,
                 f"{at}/bins": bins,
                 f"{at}/counts": each.histogram.counts[bins],
                 f"{at}/keys": _keys(rows),
@@ -115,5 +114,5 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
 
-def _keys(keys: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:  # noqa: ANN401
+def _keys(keys: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32)

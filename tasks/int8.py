@@ -1,6 +1,7 @@
 """The W8A8 graph: smoothed, Q/DQ in front of every layer but those to be kept, weights stored as int8."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import onnx
 
@@ -14,7 +15,7 @@ def int8_graph(
     model: onnx.ModelProto,
     scales: Mapping[str, ActivationScale],
     *,
-    keep: Set[int] = frozenset(),
+    keep: AbstractSet[int] = frozenset(),
     weight_format: qdq.WeightFormat = qdq.int8_weight,
 ) -> onnx.ModelProto:
     """Quantize an fp32 graph, in place, with the `scales` of its tensors; the layers of `keep` (index) stay fp32.

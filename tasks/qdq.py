@@ -4,7 +4,8 @@ Weights are stored quantized, as an initializer behind a DequantizeLinear; activ
 QuantizeLinear and DequantizeLinear with one symmetric scale a tensor. Nothing else in the graph is touched.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,10 +39,18 @@ WeightFormat = Callable[[Linear, Floats, str], StoredWeight]
 
 
 def int8_weight(each: Linear, weight: Floats, name: str) -> StoredWeight:
-    """Symmetric int8, one scale for each output channel."""
-    scale = _column_scale(each.to_matrix(weight), INT8_MAX)
-    matrix = np.clip(np.rint(each.to_matrix(weight) / scale), -INT8_MAX, INT8_MAX).astype(np.int8)
-    values = numpy_helper.from_array(each.from_matrix(matrix, weight.shape), name)
+    """Symmetric int8, one scale for each output channel, rounded to nearest."""
+    matrix = each.to_matrix(weight)
+    scale = _column_scale(matrix, INT8_MAX)
+    rounded = np.clip(np.rint(matrix / scale), -INT8_MAX, INT8_MAX).astype(np.int8)
+    return store_int8(each, rounded, scale, weight.shape, name)
+
+
+def store_int8(
+    each: Linear, rounded: NDArray[np.int8], scale: Floats, shape: tuple[int, ...], name: str
+) -> StoredWeight:
+    """Store what was rounded to int8 [K, N] with scales [N], in the weight's own shape."""
+    values = numpy_helper.from_array(each.from_matrix(rounded, shape), name)
     zeros = numpy_helper.from_array(np.zeros(len(scale), dtype=np.int8), f"{name}/zero_point")
     return StoredWeight(values, scale, {"axis": each.columns}, zeros)
 
@@ -70,7 +79,7 @@ def int4_weight(each: Linear, weight: Floats, name: str) -> StoredWeight:
     return StoredWeight(values, stored, {"axis": 1 - each.columns, "block_size": block})
 
 
-def quantize_weights(graph: Graph, weight_format: WeightFormat, *, keep: Set[int] = frozenset()) -> None:
+def quantize_weights(graph: Graph, weight_format: WeightFormat, *, keep: AbstractSet[int] = frozenset()) -> None:
     """Replace each layer's weight by its stored form and a DequantizeLinear, in place; not those of `keep`."""
     for each, node in graph.linear_nodes().items():
         if each.index in keep:
@@ -92,7 +101,7 @@ def quantize_weights(graph: Graph, weight_format: WeightFormat, *, keep: Set[int
 
 
 def quantize_activations(
-    graph: Graph, scales: Mapping[str, float], zero_point: onnx.TensorProto, *, keep: Set[int] = frozenset()
+    graph: Graph, scales: Mapping[str, float], zero_point: onnx.TensorProto, *, keep: AbstractSet[int] = frozenset()
 ) -> None:
     """Put Q/DQ with per-tensor `scales` in front of the layers that read each tensor, in place.
 

@@ -72,16 +72,20 @@ def _divergence(counts: NDArray[np.float64], width: int) -> float:
 
 def mse(histogram: Histogram, amax: float) -> float:
     """Range of least squared rounding and clipping error among 0.30, 0.31, … 1.00 of the largest |x|."""
-    return min((float(amax * ratio) for ratio in _RATIOS[::-1]), key=lambda clip: squared_error(histogram, clip))
+    filled = histogram.filled()
+    return min((float(amax * ratio) for ratio in _RATIOS[::-1]), key=lambda clip: _squared_error(*filled, clip))
 
 
-def squared_error(histogram: Histogram, clip: float, steps: int = INT8_MAX) -> float:
-    """Mean squared error of |x| rounded to `steps` equal levels up to `clip`."""
-    middles, counts = histogram.filled()
+def squared_error(histogram: Histogram, clip: float) -> float:
+    """Mean squared error of |x| rounded to 127 equal levels up to `clip`."""
+    return _squared_error(*histogram.filled(), clip)
+
+
+def _squared_error(middles: NDArray[np.float64], counts: NDArray[np.int64], clip: float) -> float:
     if not clip or not len(counts):
         return 0.0
-    scale = clip / steps
-    rounded = np.minimum(np.rint(middles / scale), steps) * scale
+    scale = clip / INT8_MAX
+    rounded = np.minimum(np.rint(middles / scale), INT8_MAX) * scale
     return float(counts @ np.square(middles - rounded) / counts.sum())
 
 

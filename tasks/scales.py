@@ -9,16 +9,19 @@ from tasks.calibration_statistics import ActivationStatistics, Calibration
 from tasks.histogram import Floats, Histogram
 from tasks.linears import Graph, Linear, groups
 from tasks.ranges import INT8_MAX, METHODS, Method, clips, squared_error
-from tasks.smoothquant import Smoothing, shiftable, smoothing_of
+from tasks.smoothquant import smoothing_of
 
 ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # The search compares strengths and clips: this much of the sample and of the layer ranks them alike.
 SEARCH_TOKENS, SEARCH_COLUMNS = 256, 512
+# Clipping must err less than this share of what min-max errs: its errors have one sign and fall on few tokens, so that
+# small gains on the sample were losses of the whole graph (docs/adr/0017-calibration.md).
+CLEARLY = 0.8
 
 
 @dataclass(frozen=True)
 class ActivationScale:
-    """How one tensor becomes int8: shifted and divided by `smoothing`, then rounded in steps of `scale`.
+    """How one tensor becomes int8: divided by `smoothing` ([K] or None), then rounded in steps of `scale`.
 
     `alpha` is the strength that was chosen (None: not smoothed), `error` the relative squared error of the layers
     that read the tensor, on the sample; of the tensor itself where that has no sample (the input of a Conv).
@@ -26,7 +29,7 @@ class ActivationScale:
 
     scale: float
     method: Method
-    smoothing: Smoothing | None = None
+    smoothing: Floats | None = None
     alpha: float | None = None
     error: float = 0.0
 
@@ -60,7 +63,7 @@ def _choose(
     if any(each.op == "Conv" for each in members):
         return by_histogram(statistics, method or Method.MSE)
     weight = np.concatenate([each.to_matrix(graph.weight(each)) for each in members], axis=1)
-    return Search(statistics, weight, may_shift=bool(alphas) and shiftable(graph, members)).best(method, alphas)
+    return Search(statistics, weight).best(method, alphas)
 
 
 def by_histogram(statistics: ActivationStatistics, method: Method) -> ActivationScale:
@@ -74,55 +77,46 @@ def by_histogram(statistics: ActivationStatistics, method: Method) -> Activation
 class Search:
     """Tries strengths and clips on a sample of a tensor and on columns of the layers that read it."""
 
-    def __init__(self, statistics: ActivationStatistics, weight: Floats, *, may_shift: bool) -> None:
+    def __init__(self, statistics: ActivationStatistics, weight: Floats) -> None:
         """Take the statistics of X and the weights [K, N] of all layers that read it, side by side."""
-        self._low, self._high = statistics.low, statistics.high
+        self._channel_amax = statistics.channel_amax
         self._sample = statistics.sample.values()
         self._tokens = self._sample[:: -(-len(self._sample) // SEARCH_TOKENS)]
         self._all_columns = weight
         self._weight = np.ascontiguousarray(weight[:, :: -(-weight.shape[1] // SEARCH_COLUMNS)])
         self._exact = self._tokens @ self._weight
         self._power = float(np.square(self._exact).sum()) or 1.0
-        none = np.zeros_like(self._low)
-        self._shifts = (none, (self._low + self._high) / 2) if may_shift else (none,)
 
     def best(self, method: Method | None, alphas: Sequence[float]) -> ActivationScale:
-        """Search the shift and the strength with everything in range, then the clip with both of them."""
-        candidates: list[tuple[float | None, Smoothing]] = [
-            (alpha, self._smoothing(shift, alpha)) for shift in self._shifts for alpha in (None, *alphas)
-        ]
-        alpha, smoothing = min(candidates, key=lambda each: self._tried(*each, self._all_in_range(each[1]))[0].error)
+        """Search the strength with everything in range, then the clip at that strength; min-max unless it loses."""
+        ones = np.ones_like(self._channel_amax)
+        candidates: list[tuple[float | None, Floats]] = [(None, ones)]
+        candidates += [(alpha, smoothing_of(self._channel_amax, self._all_columns, alpha)) for alpha in alphas]
+        alpha, factor = candidates[0]
+        if len(candidates) > 1:
+            alpha, factor = min(candidates, key=lambda each: self._error_in_range(*each))
         histogram = Histogram()
-        histogram.add(smoothing.apply(self._sample))
-        found = clips(histogram, self._amax(smoothing), METHODS if method is None else (method,))
-        return min(self._tried(alpha, smoothing, found), key=lambda each: each.error)
+        histogram.add(self._sample / factor)
+        found = clips(histogram, self._amax(factor), METHODS if method is None else (method,))
+        tried = self._tried(alpha, factor, found)
+        best = min(tried, key=lambda each: each.error)
+        in_range = next((each for each in tried if each.method is Method.MIN_MAX), best)
+        return best if best.error < CLEARLY * in_range.error else in_range
 
-    def _smoothing(self, shift: Floats, alpha: float | None) -> Smoothing:
-        if alpha is None:
-            return Smoothing(np.ones_like(shift), shift)
-        return Smoothing(smoothing_of(self._channel_amax(shift), self._all_columns, alpha), shift)
+    def _amax(self, factor: Floats) -> float:
+        return float((self._channel_amax / factor).max()) or 1.0
 
-    def _channel_amax(self, shift: Floats) -> Floats:
-        amax: Floats = np.maximum(self._high - shift, shift - self._low)
-        return amax
+    def _error_in_range(self, alpha: float | None, factor: Floats) -> float:
+        return self._tried(alpha, factor, {Method.MIN_MAX: self._amax(factor)})[0].error
 
-    def _amax(self, smoothing: Smoothing) -> float:
-        return float((self._channel_amax(smoothing.shift) / smoothing.factor).max()) or 1.0
-
-    def _all_in_range(self, smoothing: Smoothing) -> dict[Method, float]:
-        return {Method.MIN_MAX: self._amax(smoothing)}
-
-    def _tried(self, alpha: float | None, smoothing: Smoothing, found: Mapping[Method, float]) -> list[ActivationScale]:
-        weight = round_per_column(self._weight * smoothing.factor[:, None])
-        smoothed = smoothing.apply(self._tokens)
-        # What the shift takes from X W comes back exactly, in the bias.
-        wanted = self._exact - smoothing.shift @ self._weight
-        exact = alpha is None and not smoothing.shift.any()
+    def _tried(self, alpha: float | None, factor: Floats, found: Mapping[Method, float]) -> list[ActivationScale]:
+        weight = round_per_column(self._weight * factor[:, None])
+        smoothed = self._tokens / factor
         tried = []
         for method, clip in found.items():
             scale = clip / INT8_MAX
-            error = float(np.square(fake_quantize(smoothed, scale) @ weight - wanted).sum()) / self._power
-            tried.append(ActivationScale(scale, method, None if exact else smoothing, alpha, error))
+            error = float(np.square(fake_quantize(smoothed, scale) @ weight - self._exact).sum()) / self._power
+            tried.append(ActivationScale(scale, method, None if alpha is None else factor, alpha, error))
         return tried
 
 
