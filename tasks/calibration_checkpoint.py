@@ -42,7 +42,8 @@ class Checkpoint:
             return cls(None, "")
         identity = digest_of((file_sha256(source), shard, BINS, BATCH_ROWS, BATCH_TOKENS, SAMPLE_TOKENS))
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            # np.load leaves a file open that it cannot read.
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 return cls._read(file, identity, stored)
         except FileNotFoundError:
             return cls(file, identity)

@@ -26,8 +26,9 @@ def int8_graph(
     before = groups(graph.linears())
     kept = keep | {each.index for tensor, members in before.items() if tensor not in scales for each in members}
     wanted = {tensor for tensor, members in before.items() if any(each.index not in kept for each in members)}
-    smoothings = {t: each.smoothing for t, each in scales.items() if each.smoothing is not None and t in wanted}
-    smoothed = smooth(graph, smoothings)
+    # In graph order: scales that come from a file in another order give the same bytes.
+    factors = {tensor: scales[tensor].smoothing for tensor in before if tensor in wanted}
+    smoothed = smooth(graph, {tensor: factor for tensor, factor in factors.items() if factor is not None})
     # Layers keep their order while tensors get new names: pair old and new by the layer that reads them.
     now = {each.index: each.input for each in smoothed.linears()}
     steps = {now[before[tensor][0].index]: scales[tensor].scale for tensor in before if tensor in wanted}

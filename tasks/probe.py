@@ -50,7 +50,8 @@ class Probe:
             values: list[Floats] = self._session.run(self._outputs, feed)
         except REFUSALS:
             return None
-        return dict(zip(self._outputs, values, strict=True)) | {name: feed[name] for name in self._fed}
+        # Asked for no output, ONNX Runtime gives all: the graph's own are not looked at.
+        return dict(zip(self._outputs, values, strict=False)) | {name: feed[name] for name in self._fed}
 
     def tokens(self, tensor: str, value: Floats) -> Floats:
         """A tensor as [rows, T, K]: K channels of every token, or of every position of an image."""

@@ -166,7 +166,7 @@ def test_images_run_one_by_one_and_their_order_changes_nothing(tmp_path: Path) -
 
 def convolution() -> onnx.ModelProto:
     weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
-    shape = ["batch", 3, 96, 96]
+    shape: list[str | int | None] = ["batch", 3, 96, 96]
     nodes = [helper.make_node("Conv", ["pixels", "w"], ["y"], name="conv", pads=[1, 1, 1, 1])]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("pixels", "y"))
     y.type.tensor_type.shape.dim[1].dim_value = 4
