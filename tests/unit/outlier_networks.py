@@ -1,7 +1,8 @@
 """Networks with random weights and planted outlier channels: BERT-shaped, ViT-shaped, and a small Conv network.
 
-Outliers are planted as trained networks have them: a few channels of a LayerNormalization with a large gain
-(Bondarenko et al., arXiv 2109.12948), which per-tensor int8 ranges cannot hold beside the others.
+Outliers are planted as trained networks have them (Bondarenko et al., arXiv 2109.12948): a few channels of what a
+LayerNormalization gives are far larger than the others, and the weights that read them are as much smaller, so that
+all channels matter alike. A per-tensor int8 range that holds the few has no steps left for the others.
 """
 
 from dataclasses import dataclass, field
@@ -34,14 +35,17 @@ class Maker:
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
-    def linear(self, source: str, name: str, k: int, n: int) -> str:
+    def linear(self, source: str, name: str, k: int, n: int, *, outliers: bool = False) -> str:
         weight = self.constant(f"{name}.weight", k, n, scale=k**-0.5)
+        if outliers:
+            self.constants[weight][[each % k for each in OUTLIERS]] /= GAIN
         product = self.node("MatMul", [source, weight], f"{name}.product")
         return self.node("Add", [product, self.constant(f"{name}.bias", n, scale=0.1)], name)
 
-    def norm(self, source: str, name: str, width: int) -> str:
+    def norm(self, source: str, name: str, width: int, *, outliers: bool = True) -> str:
         gamma = 1 + 0.1 * self.random.standard_normal(width)
-        gamma[[each % width for each in OUTLIERS]] = GAIN
+        if outliers:
+            gamma[[each % width for each in OUTLIERS]] = GAIN
         self.constants[f"{name}.gamma"] = gamma.astype(np.float32)
         beta = self.constant(f"{name}.beta", width, scale=0.1)
         return self.node("LayerNormalization", [source, f"{name}.gamma", beta], name)
@@ -53,7 +57,9 @@ class Maker:
 
     def block(self, source: str, name: str, width: int, heads: int, *, pre_norm: bool) -> str:
         read = self.norm(source, f"{name}.norm_1", width) if pre_norm else source
-        q, k, v = (self.linear(read, f"{name}.{each}", width, width) for each in ("query", "key", "value"))
+        q, k, v = (
+            self.linear(read, f"{name}.{each}", width, width, outliers=True) for each in ("query", "key", "value")
+        )
         left, right = (
             self.heads(q, f"{name}.q", width, heads),
             self.heads(k, f"{name}.k", width, heads, transposed=True),
@@ -66,7 +72,7 @@ class Maker:
         context = self.node("Reshape", [joined, self.fixed(f"{name}.flat", [0, -1, width])], f"{name}.context")
         sum_1 = self.node("Add", [self.linear(context, f"{name}.attended", width, width), source], f"{name}.sum_1")
         read = self.norm(sum_1, f"{name}.norm_2", width)
-        wide = self.linear(read, f"{name}.wide", width, 4 * width)
+        wide = self.linear(read, f"{name}.wide", width, 4 * width, outliers=True)
         gelu = self.node("Gelu", [wide], f"{name}.gelu")
         narrow = self.linear(gelu, f"{name}.narrow", 4 * width, width)
         added = self.node("Add", [narrow, sum_1 if pre_norm else read], f"{name}.sum_2")
@@ -85,12 +91,13 @@ class Maker:
 
 
 def bert(width: int = 64, layers: int = 2, heads: int = 2, vocabulary: int = 100) -> onnx.ModelProto:
-    """input_ids [batch, sequence] to hidden states [batch, sequence, width]; BERT base is 768, 12, 12, 30522."""
+    """input_ids [batch, sequence] to [batch, sequence, width] of a head; BERT base is 768, 12, 12, 30522."""
     make = Maker()
     embedded = make.node("Gather", [make.constant("embedding", vocabulary, width), "input_ids"], "embedded")
     hidden = make.norm(embedded, "norm", width)
     for layer in range(layers):
         hidden = make.block(hidden, f"layer.{layer}", width, heads, pre_norm=False)
+    hidden = make.linear(hidden, "head", width, width, outliers=True)
     return make.model({"input_ids": (TensorProto.INT64, ["batch", "sequence"])}, hidden)
 
 
@@ -106,7 +113,7 @@ def vit(width: int = 64, layers: int = 2, heads: int = 2, pixels: int = 32, patc
     for layer in range(layers):
         hidden = make.block(hidden, f"layer.{layer}", width, heads, pre_norm=True)
     shape: list[str | int | None] = ["batch", 3, pixels, pixels]
-    return make.model({"pixels": (TensorProto.FLOAT, shape)}, make.norm(hidden, "norm", width))
+    return make.model({"pixels": (TensorProto.FLOAT, shape)}, make.norm(hidden, "norm", width, outliers=False))
 
 
 def conv_network(pixels: int = 32, channels: int = 16, classes: int = 10) -> onnx.ModelProto:

@@ -31,7 +31,7 @@ def image_rows(count: int, seed: int) -> list[Feed]:
 
 
 NETWORKS: dict[str, tuple[Callable[[], onnx.ModelProto], Callable[[int, int], list[Feed]], int]] = {
-    "bert": (bert, token_rows, 12),
+    "bert": (bert, token_rows, 13),
     "vit": (vit, image_rows, 13),
     "conv": (conv_network, image_rows, 5),
 }
@@ -55,7 +55,7 @@ def answers(file: Path, feeds: list[Feed]) -> Floats:
 def test_int8_stays_near_fp32_on_rows_it_was_not_calibrated_on(network: str, tmp_path: Path) -> None:
     source, made = make(network, tmp_path)
     held_out = NETWORKS[network][1](32, 2)
-    assert cosine(answers(made.path, held_out), answers(source.path, held_out)) > 0.998
+    assert cosine(answers(made.path, held_out), answers(source.path, held_out)) > 0.997
 
 
 @pytest.mark.parametrize("network", ["bert", "vit"])
@@ -66,7 +66,7 @@ def test_planted_outliers_break_plain_int8_and_not_this(network: str, tmp_path: 
     held_out = NETWORKS[network][1](32, 2)
     exact = answers(source.path, held_out)
     lost, lost_plainly = (1 - cosine(answers(each.path, held_out), exact) for each in (made, plain))
-    assert lost < lost_plainly / 2
+    assert lost < lost_plainly / 5
 
 
 @pytest.mark.parametrize("network", list(NETWORKS))
