@@ -6,6 +6,7 @@ all channels matter alike. A per-tensor int8 range that holds the few has no ste
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,10 +29,11 @@ class Maker:
         return name
 
     def fixed(self, name: str, values: list[int] | float) -> str:
-        self.constants[name] = np.array(values, np.int64 if isinstance(values, list) else np.float32)
+        integers = isinstance(values, list)
+        self.constants[name] = np.array(values, np.int64) if integers else np.array(values, np.float32)
         return name
 
-    def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
@@ -120,7 +122,7 @@ def conv_network(pixels: int = 32, channels: int = 16, classes: int = 10) -> onn
     """pixels [batch, 3, pixels, pixels] to logits [batch, classes]: strided, depthwise and 1 by 1 Conv, residual."""
     make = Maker()
 
-    def conv(source: str, name: str, out: int, k: int, size: int, **attributes: object) -> str:
+    def conv(source: str, name: str, out: int, k: int, size: int, **attributes: Any) -> str:
         weight = make.constant(f"{name}.weight", out, k, size, size, scale=(k * size**2) ** -0.5)
         # Filters of very different size: what one scale for the whole weight cannot hold.
         make.constants[weight] *= np.geomspace(0.05, 2.0, out).astype(np.float32)[:, None, None, None]
