@@ -1,7 +1,7 @@
 """Int8 of the quickstart's graph by this project and its peers, on the same rows, scored on the same held-out rows.
 
     python -m benchmarks.quantization                  # 256 calibration rows, 400 held-out rows and 200 docstrings
-    python -m benchmarks.quantization --rows 1024      # the claim: statistics in at most 1.4 bare passes, 1.25 memory
+    python -m benchmarks.quantization --scaling        # 64, 1,024 and 4,096 rows: at most 1.4 bare passes, 1.25 memory
     python -m benchmarks.quantization --full-size      # also BERT-base- and ViT-base-shaped, with planted outliers
 
 Every tool runs alone in a process of its own: wall seconds without imports, and the peak RSS of the whole process. The
@@ -29,6 +29,9 @@ from benchmarks.quantization_tools import TOOLS, run_tool
 
 RECIPE = Path("recipes/quickstart.yaml")
 BATCH = 32
+# Their docstrings are the text of another kind.
+MODULES = ("argparse", "asyncio", "collections", "decimal", "email.message", "http.client", "logging", "os", "pathlib")
+MODULES += ("random", "shutil", "sqlite3", "statistics", "subprocess", "tarfile", "turtle")
 Feeds = list[dict[str, NDArray[Any]]]
 
 
@@ -39,6 +42,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Path(options.workspace or scratch)
+        if options.scaling:
+            scale(workspace)
+            return
         print(f"{options.rows} calibration rows, {options.held_out} held-out rows, 200 docstrings\n")
         compare_text(workspace, options.rows, options.held_out, options.tools.split(",") if options.tools else [*TOOLS])
         if options.full_size:
@@ -50,6 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--held-out", type=int, default=400)
     parser.add_argument("--tools", default="", help="comma-separated, all unless given")
+    parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--full-size", action="store_true")
     parser.add_argument("--workspace", default="")
     parser.add_argument("--tool", default="", help=argparse.SUPPRESS)
@@ -71,6 +78,29 @@ def compare_text(workspace: Path, rows: int, held_out: int, tools: list[str]) ->
         "docstrings": [encoder.encode(some) for _, some in batches(docstrings(200), BATCH)],
     }
     compare(folder, scored, tools)
+
+
+def scale(workspace: Path) -> None:
+    """Statistics and all methods' ranges beside the bare pass, alternating; the least of the rounds' times."""
+    from tasks.tokenize import batches
+
+    model, encoder, texts, _ = exported(workspace)
+    print(f"{'rows':>6}{'rounds':>8}{'bare s':>9}{'all s':>9}{'ratio':>7}{'bare MB':>9}{'all MB':>8}{'ratio':>7}")
+    for rows, rounds in ((64, 3), (1024, 3), (4096, 1)):
+        folder = workspace / f"scaling-{rows}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "fp32.onnx").write_bytes(model.read_bytes())
+        save_feeds([encoder.encode(some) for _, some in batches(texts[:rows], BATCH)], folder / "rows.npz")
+        pairs = [
+            (measured("bare fp32 pass", folder), measured("enginery, statistics only", folder)) for _ in range(rounds)
+        ]
+        bare, all_methods = (min(pair[at]["seconds"] for pair in pairs) for at in (0, 1))
+        bare_mb, all_mb = (max(pair[at]["peak_mb"] for pair in pairs) for at in (0, 1))
+        print(
+            f"{rows:6}{rounds:8}{bare:9.2f}{all_methods:9.2f}{all_methods / bare:7.2f}"
+            f"{bare_mb:9.0f}{all_mb:8.0f}{all_mb / bare_mb:7.2f}",
+            flush=True,
+        )
 
 
 def compare_networks(workspace: Path) -> None:
@@ -101,9 +131,8 @@ def compare(folder: Path, scored: dict[str, Feeds], tools: list[str]) -> None:
     exact = {name: embeddings(folder / "fp32.onnx", feeds) for name, feeds in scored.items()}
     heads = "".join(f"{f'{name}: mean / min':>26}" for name in scored)
     print(f"{'tool':30}{heads}{'int8 MACs':>10}{'s':>8}{'x bare':>8}{'RSS MB':>8}{'x bare':>8}")
-    print(
-        f"{'bare fp32 pass':30}{'':>{26 * len(scored) + 10}}{bare['seconds']:8.1f}{1:8.2f}{bare['peak_mb']:8.0f}{1:8.2f}"
-    )
+    blank = " " * (26 * len(scored) + 10)
+    print(f"{'bare fp32 pass':30}{blank}{bare['seconds']:8.1f}{1:8.2f}{bare['peak_mb']:8.0f}{1:8.2f}")
     for tool in tools:
         try:
             result = measured(tool, folder)
@@ -160,8 +189,7 @@ def docstrings(count: int) -> list[str]:
 
 
 def _first_sentences() -> Iterator[str]:
-    for module in ("argparse", "asyncio", "collections", "decimal", "email.message", "http.client", "logging", "os",
-                   "pathlib", "random", "shutil", "sqlite3", "statistics", "subprocess", "tarfile", "turtle"):  # fmt: skip
+    for module in MODULES:
         for _, value in inspect.getmembers(pkgutil.resolve_name(module)):
             for _, member in [("", value), *(inspect.getmembers(value) if inspect.isclass(value) else [])]:
                 text = " ".join((inspect.getdoc(member) or "").split("\n\n")[0].split())

@@ -111,12 +111,23 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no
         self._next = iter(self._feeds)
 
 
+def padded(feeds: Feeds) -> Feeds:
+    """All rows at one length: ONNX Runtime's histograms cannot stack ragged batches. Padding enters its statistics."""
+    longest = max(next(iter(feed.values())).shape[1] for feed in feeds)
+    whole = [feed for feed in feeds if len(next(iter(feed.values()))) == len(next(iter(feeds[0].values())))]
+    return [
+        {name: np.pad(each, ((0, 0), (0, longest - each.shape[1]))) for name, each in feed.items()} for feed in whole
+    ]
+
+
 def onnxruntime_static(method: str) -> Callable[[Path, Feeds, Path], Work]:
     """Its best settings for TensorRT: MatMul, Gemm and Conv, symmetric, per channel, outputs left alone."""
 
     def prepare(model: Path, feeds: Feeds, made: Path) -> Work:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        feeds = feeds if method == "MinMax" else padded(feeds)
 
         def work() -> None:
             prepared = made.with_suffix(".prepared.onnx")
@@ -172,7 +183,7 @@ def modelopt(method: str) -> Callable[[Path, Feeds, Path], Work]:
 TOOLS: dict[str, Callable[[Path, Feeds, Path], Work]] = {
     "enginery, statistics only": statistics_only,
     "enginery": enginery(),
-    "enginery, weights to nearest": enginery(compensate=False),
+    "enginery, GPTQ": enginery(compensate=True),
     "enginery, no smoothing": enginery(smooth=False),
     "onnxruntime min-max": onnxruntime_static("MinMax"),
     "onnxruntime entropy": onnxruntime_static("Entropy"),

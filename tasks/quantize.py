@@ -35,14 +35,15 @@ Progress = Callable[[str, float], None]
 class Int8Plan:
     """What int8 may do: `method` fixes how clips are found (None: the best for each tensor).
 
-    `smooth` divides channels (SmoothQuant), `compensate` rounds weights for the sample (GPTQ), `checkpoint` is a file
+    `smooth` divides channels (SmoothQuant), `compensate` rounds weights for the sample (GPTQ): a little nearer on
+    average, no nearer at worst, and several times slower (docs/adr/0017-calibration.md). `checkpoint` is a file
     that a killed calibration goes on from, `table` reuses the ranges of an earlier calibration: no rows are run, and
     weights are rounded to nearest.
     """
 
     method: Method | None = None
     smooth: bool = True
-    compensate: bool = True
+    compensate: bool = False
     checkpoint: Path | None = None
     table: CalibrationTable | None = None
 

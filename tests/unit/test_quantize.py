@@ -156,6 +156,22 @@ def test_layers_that_are_kept_stay_float_and_the_rest_is_int8(tmp_path: Path) ->
     assert cosine(run(made.proto, rows), run(encoder(), rows)) > 0.995
 
 
+def test_weights_rounded_for_the_sample_give_another_graph_that_stays_near_fp32(
+    source: OnnxArtifact, tmp_path: Path
+) -> None:
+    rows, feeds = texts(16, seed=3), batched(texts(100), 4)
+    made = quantize(
+        source,
+        Precision.INT8,
+        feeds,
+        calibration_set_digest=SET,
+        into=tmp_path / "made",
+        plan=Int8Plan(compensate=True),
+    )
+    assert made.digest != make(source, Precision.INT8, tmp_path / "plain", feeds).digest
+    assert cosine(run(made.path, rows), run(source.path, rows)) > 0.995
+
+
 @pytest.mark.parametrize("method", list(Method))
 def test_a_named_method_decides_every_range(source: OnnxArtifact, tmp_path: Path, method: Method) -> None:
     plan = Int8Plan(method=method, smooth=False)
@@ -181,7 +197,6 @@ def test_a_reused_table_gives_the_graph_of_its_calibration_without_rows(source: 
         batched(texts(24), 4),
         calibration_set_digest=SET,
         into=tmp_path / "first",
-        plan=Int8Plan(compensate=False),
     )
     plan = Int8Plan(table=from_json((first.directory / TABLE_FILE).read_bytes()))
     again = quantize(source, Precision.INT8, None, calibration_set_digest=SET, into=tmp_path / "again", plan=plan)

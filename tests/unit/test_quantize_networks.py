@@ -61,7 +61,7 @@ def test_int8_stays_near_fp32_on_rows_it_was_not_calibrated_on(network: str, tmp
 @pytest.mark.parametrize("network", ["bert", "vit"])
 def test_planted_outliers_break_plain_int8_and_not_this(network: str, tmp_path: Path) -> None:
     source, made = make(network, tmp_path / "ours")
-    plan = Int8Plan(smooth=False, compensate=False)
+    plan = Int8Plan(smooth=False)
     _, plain = make(network, tmp_path / "plain", plan)
     held_out = NETWORKS[network][1](32, 2)
     exact = answers(source.path, held_out)
