@@ -1,212 +1,137 @@
 """What calibration rows say about the activations of a graph, in memory that does not grow with the rows.
 
-Every row runs alone, cut to its real tokens. So the statistics are the same for any batch size, order and
-padding of the rows, to the last bit: a float sum depends on the batch it was computed in; a maximum, a count
-in a bin of fixed edges and the rows of least hash do not depend on order.
+Statistics are the same for any batch size, order and padding of the rows, and for any split over processes, to the
+last bit: batches are canonical (tasks/calibration_rows.py), and a maximum, a count in a bin of fixed edges and the
+rows of least hash depend on no order.
 """
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-
-import numpy as np
-import onnx
-import onnxruntime as ort
-from numpy.typing import NDArray
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from registry.errors import BadInput
-from tasks.linears import Floats, Graph, groups
-from tasks.tokenize import FeedDict
+from tasks.calibration_checkpoint import Checkpoint
+from tasks.calibration_rows import Batch, Feed, canonical_batches
+from tasks.calibration_statistics import ActivationStatistics, Calibration, Tokens
+from tasks.histogram import Floats
+from tasks.probe import Probe
 
-BINS = 4096
-# Rows and tokens that are kept for the search of smoothing and clipping: enough for 384 to 4,096 channels.
-KEPT_ROWS = 64
-KEPT_TOKENS = 512
+# More than this share of unusable rows is a fault of the set or the tokenizer, not a few odd rows.
+QUARANTINED_MOST = 0.10
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Histogram:
-    """Counts of |x| in BINS equal bins from 0 to `top`, which is a power of two and doubles as needed.
-
-    Widths are nested powers of two, so merging pairs of bins is exact: counts depend on the values only, not
-    on their order. At least BINS / 2 bins cover what was seen.
-    """
-
-    top: float = 2.0**-24
-    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
-
-    def add(self, magnitudes: Floats) -> None:
-        """Count |x|, float32 of any shape, all finite."""
-        while magnitudes.size and float(magnitudes.max()) >= self.top:
-            merged = self.counts.reshape(-1, 2).sum(axis=1)
-            self.counts = np.concatenate([merged, np.zeros(BINS // 2, dtype=np.int64)])
-            self.top *= 2.0
-        bins = (magnitudes * np.float32(BINS / self.top)).astype(np.int64).ravel()
-        self.counts += np.bincount(bins, minlength=BINS)
-
-    def clip_of_least_error(self, amax: float, ratios: Iterable[float], steps: int) -> float:
-        """Find the clip among `ratios` of `amax` whose rounding to `steps` levels errs least, squared."""
-        centres = (np.arange(BINS) + 0.5) * self.top / BINS
-
-        def error(clip: float) -> float:
-            scale = clip / steps
-            rounded = np.minimum(np.rint(centres / scale), steps) * scale
-            return float(self.counts @ (centres - rounded) ** 2)
-
-        return min((amax * ratio for ratio in ratios), key=error)
-
-
-@dataclass
-class ActivationStatistics:
-    """One tensor's per-channel maxima of |x|, float32 [K], and the histogram of |x| over all channels."""
-
-    channel_amax: Floats
-    histogram: Histogram = field(default_factory=Histogram)
-
-    @property
-    def amax(self) -> float:
-        """Largest |x|."""
-        return float(self.channel_amax.max())
-
-
-@dataclass
-class Calibration:
-    """Statistics of each layer's input, the rows kept as a sample, and how many rows were refused."""
-
-    activations: dict[str, ActivationStatistics]
-    sample: dict[str, Floats]
-    rows: int
-    quarantined: int
-
-
-def single_rows(feeds: Iterable[FeedDict]) -> Iterator[FeedDict]:
-    """Each row of each batch alone, [1, S], without its trailing padding (attention_mask 0)."""
-    for feed in feeds:
-        for row in range(len(next(iter(feed.values())))):
-            mask = feed.get("attention_mask")
-            end = None if mask is None else int(np.flatnonzero(mask[row]).max(initial=-1)) + 1
-            yield {
-                name: column[row : row + 1, :end] if column.ndim == 2 else column[row : row + 1]
-                for name, column in feed.items()
-            }
-
-
 def calibrate(
-    model: onnx.ModelProto, rows: Iterable[FeedDict], *, on_row: Callable[[int], None] = lambda _: None
+    source: Path,
+    rows: Iterable[Feed],
+    *,
+    on_row: Callable[[int], None] = lambda _: None,
+    checkpoint: Path | None = None,
 ) -> Calibration:
-    """Run `rows` through the fp32 graph and collect the statistics of every layer's input.
+    """Run `rows` through the fp32 graph in the file `source` and collect statistics of every layer's input.
 
-    A row that gives NaN or infinity anywhere, that has no token, or that the graph refuses is quarantined: it
-    enters no statistic, and is counted.
+    `rows` are feed dicts of [batch, …]. A row that gives NaN or infinity anywhere, that has no token, or that the
+    graph refuses is quarantined: it enters no statistic and is named. `on_row` is told how many rows are done.
+    With `checkpoint`, a file, a killed run goes on where it was; the file is removed at the end.
 
     Raises:
-        BadInput: no row is left, or the graph has no layer with a constant weight.
+        BadInput: no row is usable, more than 10 % are not, or the graph has no layer with a constant weight.
 
     """
-    probe = _Probe(model)
-    result = Calibration({}, {}, rows=0, quarantined=0)
-    kept: dict[str, FeedDict] = {}
-    for row in single_rows(rows):
-        captured = probe.run(row)
-        result.rows += 1
-        on_row(result.rows)
-        if captured is None:
-            result.quarantined += 1
-            continue
-        for name, tokens in captured.items():
-            _update(result.activations, name, np.abs(tokens))
-        _keep(kept, row)
-    if not result.activations:
-        raise BadInput(f"none of {result.rows} calibration rows is usable: check the rows against the graph's inputs")
-    if result.quarantined:
-        log.warning(
-            "%d of %d calibration rows quarantined (not finite, empty, or refused by the graph)",
-            result.quarantined,
-            result.rows,
+    found = collect(source, rows, on_row=on_row, checkpoint=checkpoint)
+    check(found)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return found
+
+
+def collect(
+    source: Path,
+    rows: Iterable[Feed],
+    *,
+    on_row: Callable[[int], None] = lambda _: None,
+    checkpoint: Path | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Calibration:
+    """Collect one shard's part of `calibrate`: shard (i, n) runs the batches whose sha256 is i modulo n.
+
+    Every process is given all rows; `merge` of all parts is what one process would have found.
+
+    Raises:
+        BadInput: the graph has no layer with a constant weight.
+
+    """
+    probe = Probe(source)
+    saved = Checkpoint.open(checkpoint, source, shard)
+    found = saved.calibration
+    seen = found.rows
+    # One worker: counting runs beside the next forward pass, and no more than two batches are held.
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        pending: Future[None] | None = None
+        for batch in canonical_batches(rows, most_rows=probe.most_rows):
+            if int.from_bytes(batch.key[:8]) % shard[1] != shard[0] or saved.skip(batch.key):
+                continue
+            captured = probe.run(batch.feed())
+            if pending is not None:
+                pending.result()
+                saved.save_now_and_then()
+            saved.done(batch.key)
+            pending = worker.submit(_count, probe, found, batch, captured)
+            seen += len(batch.rows)
+            on_row(seen)
+        if pending is not None:
+            pending.result()
+    saved.save()
+    return found
+
+
+def check(found: Calibration) -> None:
+    """Refuse statistics of too few usable rows, and say which rows are odd.
+
+    Raises:
+        BadInput: no row is usable, or more than 10 % are not.
+
+    """
+    bad = sorted(found.quarantined)
+    numbers = ", ".join(map(str, bad[:20])) + (f" and {len(bad) - 20} more" if len(bad) > 20 else "")
+    if not found.activations:
+        raise BadInput(f"none of {found.rows} calibration rows is usable: check the rows against the graph's inputs")
+    if len(bad) > QUARANTINED_MOST * found.rows:
+        raise BadInput(
+            f"{len(bad)} of {found.rows} calibration rows are not finite, empty or refused by the graph, more than "
+            f"{QUARANTINED_MOST:.0%}: mend or drop rows {numbers} (counted from 0)"
         )
-    result.sample = _sample(probe, [kept[key] for key in sorted(kept)])
-    return result
+    if bad:
+        log.warning("%d of %d calibration rows quarantined: %s", len(bad), found.rows, numbers)
 
 
-def _update(activations: dict[str, ActivationStatistics], name: str, magnitudes: Floats) -> None:
-    statistics = activations.setdefault(name, ActivationStatistics(np.zeros(magnitudes.shape[1], dtype=np.float32)))
-    np.maximum(statistics.channel_amax, magnitudes.max(axis=0), out=statistics.channel_amax)
-    statistics.histogram.add(magnitudes)
-
-
-def _keep(kept: dict[str, FeedDict], row: FeedDict) -> None:
-    """Keep the KEPT_ROWS rows of least sha256: a uniform sample that no order of the rows changes."""
-    hasher = hashlib.sha256()
-    for name in sorted(row):
-        hasher.update(np.ascontiguousarray(row[name]).tobytes())
-    kept[hasher.hexdigest()] = row
-    if len(kept) > KEPT_ROWS:
-        del kept[max(kept)]
-
-
-def _sample(probe: "_Probe", rows: list[FeedDict]) -> dict[str, Floats]:
-    """Up to KEPT_TOKENS tokens of each tensor, [T, K], from whole rows (special tokens hold the outliers)."""
-    chunks: list[dict[str, Floats]] = []
-    tokens = 0
-    for row in rows:
-        captured = probe.run(row)
-        if captured is None or tokens >= KEPT_TOKENS:
-            break
-        chunks.append(captured)
-        tokens += min(len(values) for values in captured.values())
-    return {name: np.concatenate([chunk[name] for chunk in chunks])[:KEPT_TOKENS] for name in chunks[0]}
-
-
-class _Probe:
-    """A session that also returns the input of every layer."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = Graph(model)
-        linears = graph.linears()
-        if not linears:
-            raise BadInput("the graph has no MatMul, Gemm or Conv with a constant float32 weight to quantize")
-        self._conv_inputs = {each.input for each in linears if each.op == "Conv"}
-        inputs = {each.name for each in model.graph.input}
-        self._tensors = list(groups(linears))
-        probed = onnx.ModelProto()
-        probed.CopyFrom(model)
-        present = inputs | graph.output_names
-        probed.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            for name in self._tensors
-            if name not in present
+def _count(probe: Probe, found: Calibration, batch: Batch, captured: dict[str, Floats] | None) -> None:
+    """Add what one batch captured; the rows of a batch that is not finite are tried alone."""
+    tokens = None if captured is None else _tokens(probe, batch, captured)
+    if tokens is None and len(batch.rows) > 1:
+        for one in batch.alone():
+            _count(probe, found, one, probe.run(one.feed()))
+        return
+    found.rows += len(batch.rows)
+    if tokens is None:
+        found.quarantined.append(batch.rows[0].number)
+        return
+    for tensor, each in tokens.items():
+        # An image's positions are no sample of layers to search: Conv is not smoothed.
+        found.activations.setdefault(tensor, ActivationStatistics()).add(
+            each, batch, sampled=tensor not in probe.images
         )
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # a refused row is counted, not printed
-        self._session = ort.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        self._fed = [name for name in self._tensors if name in inputs]
-        self._outputs = [each.name for each in self._session.get_outputs()]
 
-    def run(self, row: FeedDict) -> dict[str, Floats] | None:
-        """Each layer's input for one row as real tokens [T, K]; None when the row is to be quarantined."""
-        if not all(column.size and np.isfinite(column).all() for column in row.values()):
-            return None
-        try:
-            values = dict(zip(self._outputs, self._session.run(self._outputs, row), strict=True))
-        except (
-            InvalidArgument,
-            RuntimeException,
-        ):  # token ids beyond the vocabulary, a row longer than positions
-            return None
-        if not all(np.isfinite(value).all() for value in values.values()):
-            return None
-        values.update({name: row[name] for name in self._fed})
-        mask = row.get("attention_mask")
-        return {name: self._tokens(name, values[name], mask) for name in self._tensors}
 
-    def _tokens(self, name: str, value: Floats, mask: NDArray[np.int64] | None) -> Floats:
-        if name in self._conv_inputs:
-            return np.moveaxis(value, 1, -1).reshape(-1, value.shape[1])
-        if mask is not None and value.shape[:2] == mask.shape and value.ndim == 3:
-            real: Floats = value[mask != 0]
-            return real
-        return value.reshape(-1, value.shape[-1])
+def _tokens(probe: Probe, batch: Batch, captured: dict[str, Floats]) -> dict[str, Tokens] | None:
+    """Every tensor's real tokens; None when any of them is not finite."""
+    mask = batch.feed().get("attention_mask")
+    found: dict[str, Tokens] = {}
+    for tensor in probe.tensors:
+        tokens = Tokens.of(probe.tokens(tensor, captured[tensor]), mask)
+        if tokens is None:
+            return None
+        found[tensor] = tokens
+    return found

@@ -71,6 +71,22 @@ class Graph:
             return None
         return numpy_helper.to_array(tensor)
 
+    def values(self, name: str) -> Floats:
+        """Return a float32 constant's values.
+
+        Raises:
+            KeyError: `name` is no such constant.
+
+        """
+        values = self.constant(name)
+        if values is None:
+            raise KeyError(name)
+        return values
+
+    def weight(self, each: Linear) -> Floats:
+        """Return a layer's weight as it lies in the graph."""
+        return self.values(each.weight)
+
     def linears(self) -> tuple[Linear, ...]:
         """Every layer with a constant float32 weight, in graph order."""
         return tuple(self._linears())
@@ -80,8 +96,11 @@ class Graph:
         for node in self.proto.graph.node:
             if node.op_type not in ("MatMul", "Gemm", "Conv"):
                 continue
-            weight = self.constant(node.input[1])
-            if weight is None or (node.op_type != "Conv" and weight.ndim != 2) or _attribute(node, "transA"):
+            # Only type and rank are looked at: the values may still be in another file.
+            weight = self.constants.get(node.input[1])
+            if weight is None or weight.data_type != onnx.TensorProto.FLOAT or _attribute(node, "transA"):
+                continue
+            if node.op_type != "Conv" and len(weight.dims) != 2:
                 continue
             columns = 0 if node.op_type == "Conv" or _attribute(node, "transB") else 1
             yield Linear(node.name, node.op_type, index, node.input[0], node.input[1], columns)

@@ -5,6 +5,7 @@ QuantizeLinear and DequantizeLinear with one symmetric scale a tensor. Nothing e
 """
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,10 +39,18 @@ WeightFormat = Callable[[Linear, Floats, str], StoredWeight]
 
 
 def int8_weight(each: Linear, weight: Floats, name: str) -> StoredWeight:
-    """Symmetric int8, one scale for each output channel."""
-    scale = _column_scale(each.to_matrix(weight), INT8_MAX)
-    matrix = np.clip(np.rint(each.to_matrix(weight) / scale), -INT8_MAX, INT8_MAX).astype(np.int8)
-    values = numpy_helper.from_array(each.from_matrix(matrix, weight.shape), name)
+    """Symmetric int8, one scale for each output channel, rounded to nearest."""
+    matrix = each.to_matrix(weight)
+    scale = _column_scale(matrix, INT8_MAX)
+    rounded = np.clip(np.rint(matrix / scale), -INT8_MAX, INT8_MAX).astype(np.int8)
+    return store_int8(each, rounded, scale, weight.shape, name)
+
+
+def store_int8(
+    each: Linear, rounded: NDArray[np.int8], scale: Floats, shape: tuple[int, ...], name: str
+) -> StoredWeight:
+    """Store what was rounded to int8 [K, N] with scales [N], in the weight's own shape."""
+    values = numpy_helper.from_array(each.from_matrix(rounded, shape), name)
     zeros = numpy_helper.from_array(np.zeros(len(scale), dtype=np.int8), f"{name}/zero_point")
     return StoredWeight(values, scale, {"axis": each.columns}, zeros)
 
@@ -70,12 +79,12 @@ def int4_weight(each: Linear, weight: Floats, name: str) -> StoredWeight:
     return StoredWeight(values, stored, {"axis": 1 - each.columns, "block_size": block})
 
 
-def quantize_weights(graph: Graph, weight_format: WeightFormat) -> None:
-    """Replace each layer's weight by its stored form and a DequantizeLinear, in place."""
+def quantize_weights(graph: Graph, weight_format: WeightFormat, *, keep: AbstractSet[int] = frozenset()) -> None:
+    """Replace each layer's weight by its stored form and a DequantizeLinear, in place; not those of `keep`."""
     for each, node in graph.linear_nodes().items():
-        weight = graph.constant(each.weight)
-        if weight is None:
+        if each.index in keep:
             continue
+        weight = graph.weight(each)
         name = f"{each.name}/weight"
         stored = weight_format(each, weight, name)
         inputs = [name, f"{name}/scale"]
@@ -91,15 +100,18 @@ def quantize_weights(graph: Graph, weight_format: WeightFormat) -> None:
     graph.drop_unused_constants()
 
 
-def quantize_activations(graph: Graph, scales: Mapping[str, float], zero_point: onnx.TensorProto) -> None:
+def quantize_activations(
+    graph: Graph, scales: Mapping[str, float], zero_point: onnx.TensorProto, *, keep: AbstractSet[int] = frozenset()
+) -> None:
     """Put Q/DQ with per-tensor `scales` in front of the layers that read each tensor, in place.
 
-    Other readers of the tensor (a residual branch) keep the float one. The type of `zero_point`, a scalar 0,
-    is the type that the tensor is quantized to.
+    Other readers of the tensor (a residual branch) and the layers of `keep`, by their index, get the float one. The
+    type of `zero_point`, a scalar 0, is the type that the tensor is quantized to.
     """
-    nodes = graph.linear_nodes()
+    nodes = {each: node for each, node in graph.linear_nodes().items() if each.index not in keep}
     graph.proto.graph.initializer.append(zero_point)
-    for tensor, scale in scales.items():
+    for tensor in dict.fromkeys(each.input for each in nodes):
+        scale = scales[tensor]
         prefix = f"{tensor}/quantized"
         step = numpy_helper.from_array(np.asarray(scale, dtype=np.float32), f"{prefix}/scale")
         graph.proto.graph.initializer.append(step)

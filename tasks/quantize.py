@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,15 @@ from registry.digest import digest_of, record_tree
 from registry.errors import BadInput
 from registry.records import OnnxArtifact, Precision, Tensor
 from tasks import qdq
-from tasks.calibration import Calibration, calibrate
-from tasks.linears import Graph, groups
-from tasks.smoothquant import choose_scales, smooth
-from tasks.tokenize import FeedDict
+from tasks.calibration import calibrate
+from tasks.calibration_rows import Feed
+from tasks.calibration_statistics import Calibration
+from tasks.calibration_table import TABLE_FILE, CalibrationTable, make_table, scales_for, to_json
+from tasks.int8 import int8_graph
+from tasks.linears import Graph
+from tasks.ranges import Method
+from tasks.rounding import compensating_format
+from tasks.scales import ALPHAS, choose_scales
 
 GRAPH_FILE = "model.onnx"
 # A protobuf message ends at 2 GiB; the margin is for nodes and names.
@@ -27,18 +32,45 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
+class Int8Plan:
+    """What int8 may do: `method` fixes how clips are found (None: the best for each tensor).
+
+    `smooth` divides channels (SmoothQuant), `compensate` rounds weights for the sample (GPTQ): a little nearer on
+    average, no nearer at worst, and several times slower (docs/adr/0017-calibration.md). `checkpoint` is a file
+    that a killed calibration goes on from, `table` reuses the ranges of an earlier calibration: no rows are run, and
+    weights are rounded to nearest.
+    """
+
+    method: Method | None = None
+    smooth: bool = True
+    compensate: bool = False
+    checkpoint: Path | None = None
+    table: CalibrationTable | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A precision's graph, and the table of its calibration where it had one."""
+
+    graph: onnx.ModelProto
+    table: CalibrationTable | None = None
+
+
+@dataclass(frozen=True)
 class Request:
-    """What a precision's function gets: the fp32 graph's file, the calibration rows, and whom to tell."""
+    """What a precision's function gets: the fp32 graph, the calibration rows, whom to tell, what int8 may do."""
 
     source: Path
-    rows: Iterable[FeedDict] | None
+    onnx_digest: str
+    rows: Iterable[Feed] | None
     on_progress: Progress
+    plan: Int8Plan
 
     def load(self) -> onnx.ModelProto:
         """Read the fp32 graph, external data included."""
         return onnx.load(self.source)
 
-    def calibrate(self, model: onnx.ModelProto) -> Calibration:
+    def calibrate(self) -> Calibration:
         """Statistics of the rows.
 
         Raises:
@@ -47,27 +79,31 @@ class Request:
         """
         if self.rows is None:
             raise BadInput("this precision needs calibration rows: name a calibration set in the recipe")
-        total = len(self.rows) if isinstance(self.rows, Sized) else 0
+        feeds = self.rows if isinstance(self.rows, Sequence) else None
+        total = sum(len(next(iter(feed.values()))) for feed in feeds) if feeds else 0
         return calibrate(
-            model,
+            self.source,
             self.rows,
             on_row=lambda row: self.on_progress("calibrate", min(1.0, row / total) if total else 0.0),
+            checkpoint=self.plan.checkpoint,
         )
 
 
 def quantize(
     artifact: OnnxArtifact,
     precision: Precision,
-    rows: Iterable[FeedDict] | None,
+    rows: Iterable[Feed] | None,
     *,
     calibration_set_digest: str | None,
     into: Path,
     on_progress: Progress = lambda _stage, _fraction: None,
+    plan: Int8Plan | None = None,
 ) -> OnnxArtifact:
     """Write the graph of `precision` into the empty folder `into`.
 
-    `rows` are feed dicts of int64 [batch, sequence]; int8 and fp8 need them, the others ignore them. The same
-    graph and rows give the same bytes, however the rows are batched or ordered.
+    `rows` are feed dicts of [batch, …]; int8 and fp8 need them, the others ignore them. The same graph and rows
+    give the same bytes, however the rows are batched or ordered. The calibration table of int8 is written beside the
+    graph as calibration.json, which is no file of the artifact: it does not change the graph's digest.
 
     Raises:
         BadInput: `artifact` is not fp32, the precision has no usable rows, or no layer can be quantized.
@@ -77,30 +113,33 @@ def quantize(
         raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
     if into.exists() and any(into.iterdir()):
         raise BadInput(f"{into} is not empty: the digest is over every file in it; give the graph its own folder")
-    made = METHODS[precision](Request(artifact.path, rows, on_progress))
+    made = METHODS[precision](Request(artifact.path, artifact.digest, rows, on_progress, plan or Int8Plan()))
     into.mkdir(parents=True, exist_ok=True)
     on_progress("write", 0.0)
-    save_graph(made, into)
+    save_graph(made.graph, into)
+    written = _artifact(artifact, precision, into, calibration_set_digest if precision in CALIBRATED else None)
+    if made.table is not None:
+        (into / TABLE_FILE).write_bytes(to_json(made.table))
     on_progress("write", 1.0)
-    return _artifact(artifact, precision, into, calibration_set_digest if precision in CALIBRATED else None)
+    return written
 
 
-def keep_fp32(request: Request) -> onnx.ModelProto:
+def keep_fp32(request: Request) -> Made:
     """Keep the exported graph itself."""
-    return request.load()
+    return Made(request.load())
 
 
-def cast_to_fp16(request: Request) -> onnx.ModelProto:
+def cast_to_fp16(request: Request) -> Made:
     """Mixed fp16 by ModelOpt AutoCast: what would overflow stays fp32; outputs stay fp32."""
     return _autocast(request, "fp16")
 
 
-def cast_to_bf16(request: Request) -> onnx.ModelProto:
+def cast_to_bf16(request: Request) -> Made:
     """Mixed bf16 by ModelOpt AutoCast; outputs stay fp32."""
     return _autocast(request, "bf16")
 
 
-def _autocast(request: Request, low_precision: str) -> onnx.ModelProto:
+def _autocast(request: Request, low_precision: str) -> Made:
     # Imports torch and takes seconds: only for those who cast.
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
@@ -110,7 +149,7 @@ def _autocast(request: Request, low_precision: str) -> onnx.ModelProto:
             str(request.source), low_precision_type=low_precision, keep_io_types=True
         )
     request.on_progress("cast", 1.0)
-    return made
+    return Made(made)
 
 
 @contextmanager
@@ -123,51 +162,50 @@ def _without_chatter() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def quantize_int8(request: Request) -> onnx.ModelProto:
+def quantize_int8(request: Request) -> Made:
     """W8A8: SmoothQuant, then int8 weights per channel and int8 activations per tensor, all symmetric."""
+    plan = request.plan
+    if plan.table is not None:
+        model = request.load()
+        return Made(int8_graph(model, scales_for(plan.table, Graph(model))), plan.table)
+    calibration = request.calibrate()
     model = request.load()
-    calibration = request.calibrate(model)
-    request.on_progress("search scales", 0.0)
-    scales = choose_scales(Graph(model), calibration)
-    request.on_progress("search scales", 1.0)
     graph = Graph(model)
-    # Layers keep their order while tensors get new names: pair old and new by the layer that reads them.
-    readers = {tensor: members[0].index for tensor, members in groups(graph.linears()).items()}
-    smoothed = smooth(graph, {t: each.smoothing for t, each in scales.items() if each.smoothing is not None})
-    now = {each.index: each.input for each in smoothed.linears()}
-    steps = {now[index]: scales[tensor].scale for tensor, index in readers.items()}
-    qdq.quantize_activations(smoothed, steps, qdq.int8_zero())
-    return _store_weights(Graph(smoothed.proto), qdq.int8_weight)
+    request.on_progress("search scales", 0.0)
+    scales = choose_scales(graph, calibration, method=plan.method, alphas=ALPHAS if plan.smooth else ())
+    request.on_progress("search scales", 1.0)
+    rounding = compensating_format(graph.linears(), scales, calibration) if plan.compensate else qdq.int8_weight
+    made = int8_graph(model, scales, weight_format=rounding)
+    return Made(made, make_table(request.onnx_digest, calibration, scales))
 
 
-def quantize_fp8(request: Request) -> onnx.ModelProto:
+def quantize_fp8(request: Request) -> Made:
     """W8A8 in E4M3, one scale a tensor: amax / 448."""
-    model = request.load()
-    calibration = request.calibrate(model)
-    graph = Graph(qdq.at_opset(model, qdq.FP8_OPSET))
+    calibration = request.calibrate()
+    graph = Graph(qdq.at_opset(request.load(), qdq.FP8_OPSET))
     steps = {name: (each.amax or 1.0) / qdq.FP8_MAX for name, each in calibration.activations.items()}
     qdq.quantize_activations(graph, steps, qdq.fp8_zero())
     return _store_weights(Graph(graph.proto), qdq.fp8_weight)
 
 
-def quantize_int8_weights(request: Request) -> onnx.ModelProto:
+def quantize_int8_weights(request: Request) -> Made:
     """int8 weights per channel; activations stay fp32."""
     return _store_weights(Graph(request.load()), qdq.int8_weight)
 
 
-def quantize_int4_weights(request: Request) -> onnx.ModelProto:
+def quantize_int4_weights(request: Request) -> Made:
     """int4 weights in blocks along K; activations stay fp32."""
     return _store_weights(Graph(qdq.at_opset(request.load(), qdq.INT4_OPSET)), qdq.int4_weight)
 
 
-def _store_weights(graph: Graph, weight_format: qdq.WeightFormat) -> onnx.ModelProto:
+def _store_weights(graph: Graph, weight_format: qdq.WeightFormat) -> Made:
     if not graph.linears():
         raise BadInput("the graph has no MatMul, Gemm or Conv with a constant float32 weight to quantize")
     qdq.quantize_weights(graph, weight_format)
-    return graph.proto
+    return Made(graph.proto)
 
 
-def quantize_int8_dynamic(request: Request) -> onnx.ModelProto:
+def quantize_int8_dynamic(request: Request) -> Made:
     """int8 weights per channel, activations quantized as they come: ONNX Runtime on CPU only."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -183,10 +221,10 @@ def quantize_int8_dynamic(request: Request) -> onnx.ModelProto:
             # documentation of quantization); an engine for "cpu" has to be as good on each of them.
             reduce_range=True,
         )
-        return onnx.load(file)
+        return Made(onnx.load(file))
 
 
-METHODS: dict[Precision, Callable[[Request], onnx.ModelProto]] = {
+METHODS: dict[Precision, Callable[[Request], Made]] = {
     Precision.FP32: keep_fp32,
     Precision.FP16: cast_to_fp16,
     Precision.BF16: cast_to_bf16,
