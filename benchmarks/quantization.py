@@ -30,7 +30,17 @@ from benchmarks.quantization_tools import TOOLS, run_tool
 RECIPE = Path("recipes/quickstart.yaml")
 BATCH = 32
 # Their docstrings are the text of another kind.
-MODULES = ("argparse", "asyncio", "collections", "decimal", "email.message", "http.client", "logging", "os", "pathlib")
+MODULES: tuple[str, ...] = (
+    "argparse",
+    "asyncio",
+    "collections",
+    "decimal",
+    "email.message",
+    "http.client",
+    "logging",
+    "os",
+    "pathlib",
+)
 MODULES += ("random", "shutil", "sqlite3", "statistics", "subprocess", "tarfile", "turtle")
 Feeds = list[dict[str, NDArray[Any]]]
 
@@ -171,8 +181,8 @@ def exported(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
 
     setattr(stages, "run_stage", stage)  # noqa: B010 - without Prefect, as in benchmarks/release.py
     recipe = load_recipe(RECIPE)
-    nothing: Any = None  # no registry: nothing is built here
-    bench = stages.Bench(Workspace(workspace), recipe, lambda _what, _done: None, nothing)
+    nothing: Any = None  # no registry and no signer: nothing is built or published here
+    bench = stages.Bench(Workspace(workspace), recipe, lambda _what, _done: None, nothing, nothing)
     source = stages.make_source(bench)
     evaluation = stages.evaluation_rows(bench, source)
     graph = stages.make_onnx(bench, source, evaluation)
