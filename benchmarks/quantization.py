@@ -30,8 +30,24 @@ from benchmarks.quantization_tools import TOOLS, run_tool
 RECIPE = Path("recipes/quickstart.yaml")
 BATCH = 32
 # Their docstrings are the text of another kind.
-MODULES = ("argparse", "asyncio", "collections", "decimal", "email.message", "http.client", "logging", "os", "pathlib")
-MODULES += ("random", "shutil", "sqlite3", "statistics", "subprocess", "tarfile", "turtle")
+MODULES: tuple[str, ...] = (
+    "argparse",
+    "asyncio",
+    "collections",
+    "decimal",
+    "email.message",
+    "http.client",
+    "logging",
+    "os",
+    "pathlib",
+    "random",
+    "shutil",
+    "sqlite3",
+    "statistics",
+    "subprocess",
+    "tarfile",
+    "turtle",
+)
 Feeds = list[dict[str, NDArray[Any]]]
 
 
@@ -81,11 +97,13 @@ def compare_text(workspace: Path, rows: int, held_out: int, tools: list[str]) ->
 
 
 def scale(workspace: Path) -> None:
-    """Statistics and all methods' ranges beside the bare pass, alternating; the least of the rounds' times."""
+    """Statistics and all methods' ranges beside the bare pass, alternating; the least of the rounds' times (CPU: of CPU seconds)."""
     from tasks.tokenize import batches
 
     model, encoder, texts, _ = exported(workspace)
-    print(f"{'rows':>6}{'rounds':>8}{'bare s':>9}{'all s':>9}{'ratio':>7}{'bare MB':>9}{'all MB':>8}{'ratio':>7}")
+    print(
+        f"{'rows':>6}{'rounds':>8}{'bare s':>9}{'all s':>9}{'ratio':>7}{'CPU':>7}{'bare MB':>9}{'all MB':>8}{'ratio':>7}"
+    )
     for rows, rounds in ((64, 3), (1024, 3), (4096, 1)):
         folder = workspace / f"scaling-{rows}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,9 +113,10 @@ def scale(workspace: Path) -> None:
             (measured("bare fp32 pass", folder), measured("enginery, statistics only", folder)) for _ in range(rounds)
         ]
         bare, all_methods = (min(pair[at]["seconds"] for pair in pairs) for at in (0, 1))
+        cpu = min(pair[1]["cpu_seconds"] for pair in pairs) / min(pair[0]["cpu_seconds"] for pair in pairs)
         bare_mb, all_mb = (max(pair[at]["peak_mb"] for pair in pairs) for at in (0, 1))
         print(
-            f"{rows:6}{rounds:8}{bare:9.2f}{all_methods:9.2f}{all_methods / bare:7.2f}"
+            f"{rows:6}{rounds:8}{bare:9.2f}{all_methods:9.2f}{all_methods / bare:7.2f}{cpu:7.2f}"
             f"{bare_mb:9.0f}{all_mb:8.0f}{all_mb / bare_mb:7.2f}",
             flush=True,
         )
