@@ -62,7 +62,7 @@ def main() -> None:
             scale(workspace)
             return
         print(f"{options.rows} calibration rows, {options.held_out} held-out rows, 200 docstrings\n")
-        compare_text(workspace, options.rows, options.held_out, options.tools.split(",") if options.tools else [*TOOLS])
+        compare_text(workspace, options.rows, options.held_out, options.tools.split(";") if options.tools else [*TOOLS])
         if options.full_size:
             compare_networks(workspace)
 
@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--held-out", type=int, default=400)
-    parser.add_argument("--tools", default="", help="comma-separated, all unless given")
+    parser.add_argument("--tools", default="", help="separated by semicolons, all unless given")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--full-size", action="store_true")
     parser.add_argument("--workspace", default="")
@@ -97,13 +97,11 @@ def compare_text(workspace: Path, rows: int, held_out: int, tools: list[str]) ->
 
 
 def scale(workspace: Path) -> None:
-    """Statistics and all methods' ranges beside the bare pass, alternating; the least of the rounds' times (CPU: of CPU seconds)."""
+    """Statistics and all methods' ranges beside the bare pass, alternating: the least of all rounds, wall and CPU."""
     from tasks.tokenize import batches
 
     model, encoder, texts, _ = exported(workspace)
-    print(
-        f"{'rows':>6}{'rounds':>8}{'bare s':>9}{'all s':>9}{'ratio':>7}{'CPU':>7}{'bare MB':>9}{'all MB':>8}{'ratio':>7}"
-    )
+    print("  rows  rounds   bare s    all s  ratio    CPU  bare MB  all MB  ratio")
     for rows, rounds in ((64, 3), (1024, 3), (4096, 1)):
         folder = workspace / f"scaling-{rows}"
         folder.mkdir(parents=True, exist_ok=True)
