@@ -30,7 +30,7 @@ from benchmarks.quantization_tools import TOOLS, run_tool
 RECIPE = Path("recipes/quickstart.yaml")
 BATCH = 32
 # Their docstrings are the text of another kind.
-MODULES: tuple[str, ...] = (
+MODULES = (
     "argparse",
     "asyncio",
     "collections",
@@ -40,8 +40,14 @@ MODULES: tuple[str, ...] = (
     "logging",
     "os",
     "pathlib",
+    "random",
+    "shutil",
+    "sqlite3",
+    "statistics",
+    "subprocess",
+    "tarfile",
+    "turtle",
 )
-MODULES += ("random", "shutil", "sqlite3", "statistics", "subprocess", "tarfile", "turtle")
 Feeds = list[dict[str, NDArray[Any]]]
 
 
@@ -56,7 +62,7 @@ def main() -> None:
             scale(workspace)
             return
         print(f"{options.rows} calibration rows, {options.held_out} held-out rows, 200 docstrings\n")
-        compare_text(workspace, options.rows, options.held_out, options.tools.split(",") if options.tools else [*TOOLS])
+        compare_text(workspace, options.rows, options.held_out, options.tools.split(";") if options.tools else [*TOOLS])
         if options.full_size:
             compare_networks(workspace)
 
@@ -65,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--held-out", type=int, default=400)
-    parser.add_argument("--tools", default="", help="comma-separated, all unless given")
+    parser.add_argument("--tools", default="", help="separated by semicolons, all unless given")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--full-size", action="store_true")
     parser.add_argument("--workspace", default="")
@@ -91,11 +97,11 @@ def compare_text(workspace: Path, rows: int, held_out: int, tools: list[str]) ->
 
 
 def scale(workspace: Path) -> None:
-    """Statistics and all methods' ranges beside the bare pass, alternating; the least of the rounds' times."""
+    """Statistics and all methods' ranges beside the bare pass, alternating: the least of all rounds, wall and CPU."""
     from tasks.tokenize import batches
 
     model, encoder, texts, _ = exported(workspace)
-    print(f"{'rows':>6}{'rounds':>8}{'bare s':>9}{'all s':>9}{'ratio':>7}{'bare MB':>9}{'all MB':>8}{'ratio':>7}")
+    print("  rows  rounds   bare s    all s  ratio    CPU  bare MB  all MB  ratio")
     for rows, rounds in ((64, 3), (1024, 3), (4096, 1)):
         folder = workspace / f"scaling-{rows}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,9 +111,10 @@ def scale(workspace: Path) -> None:
             (measured("bare fp32 pass", folder), measured("enginery, statistics only", folder)) for _ in range(rounds)
         ]
         bare, all_methods = (min(pair[at]["seconds"] for pair in pairs) for at in (0, 1))
+        cpu = min(pair[1]["cpu_seconds"] for pair in pairs) / min(pair[0]["cpu_seconds"] for pair in pairs)
         bare_mb, all_mb = (max(pair[at]["peak_mb"] for pair in pairs) for at in (0, 1))
         print(
-            f"{rows:6}{rounds:8}{bare:9.2f}{all_methods:9.2f}{all_methods / bare:7.2f}"
+            f"{rows:6}{rounds:8}{bare:9.2f}{all_methods:9.2f}{all_methods / bare:7.2f}{cpu:7.2f}"
             f"{bare_mb:9.0f}{all_mb:8.0f}{all_mb / bare_mb:7.2f}",
             flush=True,
         )

@@ -16,7 +16,7 @@ from registry.digest import digest_of, file_sha256
 from tasks.calibration_rows import BATCH_ROWS, BATCH_TOKENS
 from tasks.calibration_statistics import ActivationStatistics, Calibration
 from tasks.histogram import BINS
-from tasks.token_sample import SAMPLE_TOKENS
+from tasks.token_sample import SAMPLE_TOKENS, TokenSample
 
 # Statistics of a small encoder are written in 0.2 s.
 SAVE_EVERY_SECONDS = 10.0
@@ -62,7 +62,7 @@ class Checkpoint:
             statistics.histogram.counts[stored[f"{at}/bins"]] = stored[f"{at}/counts"]
             rows = np.split(stored[f"{at}/sample"], np.cumsum(stored[f"{at}/lengths"])[:-1])
             keys = [key.tobytes() for key in stored[f"{at}/keys"]]
-            statistics.sample.rows = dict(zip(keys, rows, strict=True)) if keys else {}
+            statistics.sample.merge(TokenSample(dict(zip(keys, rows, strict=True)) if keys else {}))
             found.activations[tensor] = statistics
         covered = Counter(key.tobytes() for key in stored["covered"])
         return cls(file, identity, found, covered, covered.copy())

@@ -69,6 +69,8 @@ def _session(source: Path, tensors: list[str], *, external: bool) -> ort.Inferen
     suffix = onnx.ModelProto(graph=onnx.GraphProto(output=outputs)).SerializeToString()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # a refused row is counted, not printed
+    # The counting thread needs the core that a spinning worker of ONNX Runtime would burn.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if external:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
         return ort.InferenceSession(source.read_bytes() + suffix, options, providers=providers())

@@ -2,9 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,79 +13,17 @@ from registry.digest import digest_of, record_tree
 from registry.errors import BadInput
 from registry.records import OnnxArtifact, Precision, Tensor
 from tasks import qdq
-from tasks.calibration import calibrate
 from tasks.calibration_rows import Feed
-from tasks.calibration_statistics import Calibration
-from tasks.calibration_table import TABLE_FILE, CalibrationTable, make_table, scales_for, to_json
+from tasks.calibration_table import TABLE_FILE, make_table, scales_for, to_json
 from tasks.int8 import int8_graph
 from tasks.linears import Graph
-from tasks.ranges import Method
+from tasks.request import Int8Plan, Made, Progress, Request
 from tasks.rounding import compensating_format
 from tasks.scales import ALPHAS, choose_scales
 
 GRAPH_FILE = "model.onnx"
 # A protobuf message ends at 2 GiB; the margin is for nodes and names.
 SINGLE_FILE_BYTES = 1_900_000_000
-
-Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Int8Plan:
-    """What int8 may do: `method` fixes how clips are found (None: the best for each tensor).
-
-    `smooth` divides channels (SmoothQuant), `compensate` rounds weights for the sample (GPTQ): a little nearer on
-    average, no nearer at worst, and several times slower (docs/adr/0017-calibration.md). `checkpoint` is a file
-    that a killed calibration goes on from, `table` reuses the ranges of an earlier calibration: no rows are run, and
-    weights are rounded to nearest.
-    """
-
-    method: Method | None = None
-    smooth: bool = True
-    compensate: bool = False
-    checkpoint: Path | None = None
-    table: CalibrationTable | None = None
-
-
-@dataclass(frozen=True)
-class Made:
-    """A precision's graph, and the table of its calibration where it had one."""
-
-    graph: onnx.ModelProto
-    table: CalibrationTable | None = None
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a precision's function gets: the fp32 graph, the calibration rows, whom to tell, what int8 may do."""
-
-    source: Path
-    onnx_digest: str
-    rows: Iterable[Feed] | None
-    on_progress: Progress
-    plan: Int8Plan
-
-    def load(self) -> onnx.ModelProto:
-        """Read the fp32 graph, external data included."""
-        return onnx.load(self.source)
-
-    def calibrate(self) -> Calibration:
-        """Statistics of the rows.
-
-        Raises:
-            BadInput: there are no rows.
-
-        """
-        if self.rows is None:
-            raise BadInput("this precision needs calibration rows: name a calibration set in the recipe")
-        feeds = self.rows if isinstance(self.rows, Sequence) else None
-        total = sum(len(next(iter(feed.values()))) for feed in feeds) if feeds else 0
-        return calibrate(
-            self.source,
-            self.rows,
-            on_row=lambda row: self.on_progress("calibrate", min(1.0, row / total) if total else 0.0),
-            checkpoint=self.plan.checkpoint,
-        )
 
 
 def quantize(

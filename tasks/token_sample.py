@@ -15,10 +15,12 @@ class TokenSample:
     """Whole rows of least sha256 until SAMPLE_TOKENS tokens are full (special tokens hold the outliers)."""
 
     rows: dict[bytes, Floats] = field(default_factory=dict)
+    # The largest sha256 that a full sample holds; beyond it nothing is looked at.
+    _last: bytes | None = None
 
     def add(self, key: bytes, tokens: Floats) -> None:
         """Offer a row's tokens [T, K]; they are copied when kept."""
-        if key in self.rows or (self._full() and key > max(self.rows)):
+        if key in self.rows or (self._last is not None and key > self._last):
             return
         self.rows[key] = tokens.copy()
         self._trim()
@@ -32,9 +34,6 @@ class TokenSample:
         """The sample, [at most SAMPLE_TOKENS, K], in the order of the rows' sha256."""
         return np.concatenate([self.rows[key] for key in sorted(self.rows)])[:SAMPLE_TOKENS]
 
-    def _full(self) -> bool:
-        return sum(map(len, self.rows.values())) >= SAMPLE_TOKENS
-
     def _trim(self) -> None:
         # A row stays while those before it leave room: more rows can only push out, so merging loses nothing.
         room = SAMPLE_TOKENS
@@ -43,3 +42,4 @@ class TokenSample:
                 del self.rows[key]
             else:
                 room -= len(self.rows[key])
+        self._last = max(self.rows) if room <= 0 else None

@@ -14,8 +14,9 @@ from tasks.calibration import calibrate
 from tasks.calibration_table import TABLE_FILE, from_json
 from tasks.int8 import int8_graph
 from tasks.linears import Graph
-from tasks.quantize import CALIBRATED, METHODS, Int8Plan, quantize
+from tasks.quantize import CALIBRATED, METHODS, quantize
 from tasks.ranges import Method
+from tasks.request import Int8Plan
 from tasks.scales import choose_scales
 from tasks.smoothquant import smooth
 from tasks.tokenize import FeedDict

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from registry.records import OnnxArtifact, Precision
 from tasks.calibration_rows import Feed
-from tasks.quantize import Int8Plan, quantize
+from tasks.quantize import quantize
+from tasks.request import Int8Plan
 from tests.unit.encoder_graphs import artifact, cosine
 from tests.unit.outlier_networks import bert, conv_network, vit
 
