@@ -36,7 +36,7 @@ quickstart: $(INSTALLED)
 	$(ENGINERY) run debian-sections "racing game with karts and penguins"
 
 test: $(INSTALLED) $(TRITON)/.installed
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
 
 check: $(INSTALLED) $(TRITON)/.installed
 	$(BIN)/ruff format --check .

@@ -113,6 +113,7 @@ def assert_goes_on(store: Store, models: Path, publisher: Publisher, version: in
     assert hidden(models) == [".placed.json"]
 
 
+@pytest.mark.long
 def test_a_fetch_killed_before_any_of_its_steps_shows_a_whole_bundle_or_none(
     in_memory: MemoryStore, publisher: Publisher, models: Path, small_segments: None
 ) -> None:

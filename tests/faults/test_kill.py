@@ -20,7 +20,7 @@ from registry.signing import local_trust
 from tests.flows.conftest import TinyRecipe, write_tiny_recipe
 
 pytest.importorskip("tensorrt_rtx")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "from flows.cli import main; main()"

@@ -165,6 +165,7 @@ def survive(home: Path, scratch: Path, strike_at: int, *, torn: bool) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_publish_killed_before_any_of_its_calls_is_finished_by_the_next_run(
     new_home: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -166,6 +166,7 @@ def test_a_publish_whose_answer_never_came_is_the_same_version_the_next_time(
     assert publisher.states() == ["complete"]
 
 
+@pytest.mark.long
 def test_registry_that_goes_away_at_any_request_leaves_nothing_visible(
     proxy: Proxy, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
