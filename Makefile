@@ -36,14 +36,14 @@ quickstart: $(INSTALLED)
 	$(ENGINERY) run debian-sections "racing game with karts and penguins"
 
 test: $(INSTALLED) $(TRITON)/.installed
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 check: $(INSTALLED) $(TRITON)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --durations=15
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.release

@@ -39,6 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # After the shuffle: a file that takes minutes, begun last, would keep one worker waiting for the other.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 ManifestFactory = Callable[..., tuple[EngineManifest, Path]]
 
 
