@@ -189,7 +189,7 @@ def exported(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
     setattr(stages, "run_stage", stage)  # noqa: B010 - without Prefect, as in benchmarks/release.py
     recipe = load_recipe(RECIPE)
     nothing: Any = None  # no registry and no signer: nothing is built or published here
-    bench = stages.Bench(Workspace(workspace), recipe, lambda _what, _done: None, nothing, nothing)
+    bench = stages.Bench(Workspace(workspace), recipe, lambda _what, _done: None, nothing, nothing, nothing)
     source = stages.make_source(bench)
     evaluation = stages.evaluation_rows(bench, source)
     graph = stages.make_onnx(bench, source, evaluation)

@@ -100,7 +100,8 @@ class Nothing:
     def find_build(self, key): return None
 if __name__ == "__main__":
     recipe, fleet = load_recipe(Path({str(RECIPE)!r})), load_fleet(Path({str(FLEET)!r}))
-    bench = stages.Bench(Workspace(Path({str(root)!r})), recipe, lambda what, done: None, Nothing(), Signer(Path()))
+    workspace, nobody = Workspace(Path({str(root)!r})), Signer(Path())
+    bench = stages.Bench(workspace, recipe, lambda what, done: None, Nothing(), nobody, lambda: None)
     targets = [fleet.target(name) for name in recipe.targets]
     made = release.make_shared(bench, targets)
     for each in targets:

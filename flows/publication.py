@@ -13,7 +13,8 @@ from flows.stages import Bench
 from registry.mlflow_runs import EngineEntry, ReleaseLog
 from registry.promotion import nominate
 from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
-from tasks.figures import accuracy_against_latency, latency_histogram
+from tasks.calibration_table import TABLE_FILE, from_json
+from tasks.figures import accuracy_against_latency, latency_histogram, worst_tensors
 from tasks.publish import add_warmup, assemble_bundle, make_manifest, seal_bundle
 
 
@@ -64,7 +65,9 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
     if finished:
         nested, _ = log.engine_run(model, release, run_id, build)
     with tempfile.TemporaryDirectory() as scratch:
-        figures = draw_engine(judged, Path(scratch))
+        file = made.graphs[build.precision].directory / TABLE_FILE
+        table = file if file.is_file() else None
+        figures = draw_engine(judged, table, Path(scratch))
         log.log_engine(
             nested,
             EngineEntry(
@@ -75,6 +78,7 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
                 calibration.digest if calibration else None,
                 made.evaluation.digest,
                 figures,
+                table,
             ),
         )
     if version is None and row.verdict is not Verdict.FAILED:
@@ -111,10 +115,14 @@ def publish_version(
         return bench.store.publish(sealed, bundle, run_id=run_id).version
 
 
-def draw_engine(judged: Judged, into: Path) -> dict[str, Path]:
-    """The latency histogram of an engine that ran, beside its baseline."""
-    calls = judged.call_seconds
-    return {"latency": latency_histogram(dict(calls), into / "latency.png")} if calls else {}
+def draw_engine(judged: Judged, table: Path | None, into: Path) -> dict[str, Path]:
+    """The latency histogram of an engine that ran, beside its baseline; a calibrated one's worst tensors."""
+    figures = {}
+    if judged.call_seconds:
+        figures["latency"] = latency_histogram(dict(judged.call_seconds), into / "latency.png")
+    if table is not None:
+        figures["calibration"] = worst_tensors(from_json(table.read_bytes()), into / "calibration.png")
+    return figures
 
 
 def draw_release(rows: Sequence[Row], into: Path) -> dict[str, Path]:

@@ -15,7 +15,6 @@ from flows.recipe import Fleet, Recipe
 from flows.report import ROWS, ReleaseReport
 from flows.stages import (
     Bench,
-    Report,
     evaluation_rows,
     make_calibration_set,
     make_graph,
@@ -23,10 +22,7 @@ from flows.stages import (
     make_source,
 )
 from registry.mlflow_runs import ReleaseLog
-from registry.mlflow_store import MlflowStore
 from registry.records import GpuTarget
-from registry.signing import Signer
-from tasks.workspace import Workspace
 
 
 def parameters(recipe: Recipe) -> dict[str, str]:
@@ -36,19 +32,11 @@ def parameters(recipe: Recipe) -> dict[str, str]:
 
 
 @flow(name="release-engines", flow_run_name="{release}", validate_parameters=False, persist_result=False)
-def release_engines(
-    recipe: Recipe,
-    fleet: Fleet,
-    release: str,
-    store: MlflowStore,
-    workspace: Workspace,
-    signer: Signer,
-    report: Report,
-) -> ReleaseReport:
+def release_engines(bench: Bench, fleet: Fleet, release: str) -> ReleaseReport:
     """Release a pinned recipe: every engine that can be built here is built, measured, judged and published."""
-    bench = Bench(workspace, recipe, report, store, signer)
+    recipe = bench.recipe
     targets = [fleet.target(name) for name in recipe.targets]
-    log = ReleaseLog(store)
+    log = ReleaseLog(bench.store)
     run_id = log.start(recipe.model, release, parameters(recipe), {"prefect_flow_run": str(runtime.flow_run.id)})
     try:
         made = make_shared(bench, targets)

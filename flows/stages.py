@@ -16,8 +16,8 @@ from calibration_data.splits import split_revision
 from flows.plan import dataset_ref, source_content
 from flows.recipe import Recipe
 from registry.download import copy_bundle
-from registry.errors import BadInput, MeasurementError
-from registry.manifest import verify_bundle
+from registry.errors import BadInput, MeasurementError, SignatureInvalid
+from registry.fetch import verify_placed
 from registry.mlflow_store import MlflowStore
 from registry.records import (
     Backend,
@@ -29,7 +29,7 @@ from registry.records import (
     Precision,
     SourceFiles,
 )
-from registry.signing import Signer
+from registry.signing import Signer, Trust
 from tasks.backends import BACKENDS
 from tasks.benchmark import Benchmark, LatencyPlan, latency_feed, measure_latency
 from tasks.build import build_engine, build_key
@@ -58,13 +58,17 @@ GRAPH = GpuTarget("onnx-graph", Backend.ONNXRUNTIME)
 
 @dataclass(frozen=True)
 class Bench:
-    """Where stages are kept, what is released, whom to tell how far it is, where it goes, and who signs it."""
+    """What a release works with: where stages are kept, the recipe, whom to tell, where it goes, keys.
+
+    `signer` signs what is published, `trust` says (when it is asked) whose published engines are taken over.
+    """
 
     workspace: Workspace
     recipe: Recipe
     report: Report
     store: MlflowStore
     signer: Signer
+    trust: Callable[[], Trust]
 
     def progress(self, what: str) -> Callable[[str, float], bool]:
         """A backend's progress callback that shows `what` and never cancels (Ctrl-C does)."""
@@ -233,21 +237,31 @@ def engine_step(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> Step[Eng
     key = build_key(onnx, target, profiles, workspace_bytes=workspace_bytes)
 
     def make(into: Path) -> EngineBuild:
-        if (published := bench.store.find_build(key)) is not None:
-            return _from_registry(bench.store, published, into)
+        published = bench.store.find_build(key)
+        if published is not None and (found := _from_registry(bench, published, into)) is not None:
+            return found
         tell = bench.progress(f"build {target.name} {onnx.precision}")
         return build_engine(onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, on_progress=tell)
 
     return Step("build", f"{target.name} {onnx.precision}", key, EngineBuild, make)
 
 
-def _from_registry(store: MlflowStore, published: EngineVersion, into: Path) -> EngineBuild:
-    """The engine of a published bundle, verified: another host built it, or this workspace was cleared."""
+def _from_registry(bench: Bench, published: EngineVersion, into: Path) -> EngineBuild | None:
+    """The engine of a published bundle, verified: another host built it, or this workspace was cleared.
+
+    None where nobody trusted signed it: an engine is code, and this machine would run it to measure it.
+    """
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
-        copy_bundle(store, published.model, published.version, Path(scratch))
-        build = verify_bundle(Path(scratch)).build
+        bundle = Path(scratch) / "bundle"
+        bundle.mkdir()
+        copy_bundle(bench.store, published.model, published.version, bundle)
+        try:
+            build = verify_placed(bundle, bench.trust()).build
+        except (SignatureInvalid, BadInput) as error:
+            bench.report(f"built again, not taken from {published.model} version {published.version}: {error}", 1)
+            return None
         for record in build.files:
-            (Path(scratch) / record.path).rename(into / record.path)
+            (bundle / record.path).rename(into / record.path)
     return build
 
 

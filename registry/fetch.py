@@ -17,6 +17,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from registry.download import download, write_seal
+from registry.durable import sync
 from registry.errors import (
     BadInput,
     DigestMismatch,
@@ -27,14 +28,13 @@ from registry.errors import (
     TornBundle,
 )
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, check_agrees, read_manifest, verify_bundle
-from registry.names import check_name
+from registry.names import check_name, production_alias
 from registry.placed import (
     HostRecord,
     Placed,
     check_listing,
     file_states,
     read_record,
-    sync,
     trust_digest,
     write_record,
 )
@@ -42,7 +42,7 @@ from registry.records import EngineManifest, EngineVersion
 from registry.rules import APPROVE, DONE, PENDING, RESTORE, ROLLBACK, UNDONE
 from registry.signing import Trust, verify_signature
 from registry.store import Store, row_of
-from registry.targets import PRODUCTION, Host, check_compatible, production_engines, unsuitable
+from registry.targets import Host, check_compatible, production_engines, unsuitable
 
 _PARTIAL = ".partial-"
 _INCOMING = ".incoming-"
@@ -115,9 +115,7 @@ def verify_placed(folder: Path, trust: Trust) -> EngineManifest:
         SignatureInvalid, TornBundle, DigestMismatch, BadInput: as `verify_signature` and `verify_bundle`.
     """
     verify_signature(folder, trust)
-    manifest = verify_bundle(folder)
-    check_listing(folder, [*(file.path for file in manifest.files), MANIFEST_FILE, SIGNATURE_FILE])
-    return manifest
+    return verify_bundle(folder)
 
 
 @contextmanager
@@ -172,7 +170,7 @@ def _check_order(store: Store, engine: EngineVersion, record: HostRecord, policy
 
 
 def _went_back(store: Store, engine: EngineVersion) -> bool:
-    recent = store.events(engine.model, alias=f"{PRODUCTION}{engine.target}", newest=_RECENT_EVENTS)
+    recent = store.events(engine.model, alias=production_alias(engine.target), newest=_RECENT_EVENTS)
     moves = [event for event in recent if event.action != APPROVE and event.outcome in (DONE, PENDING, UNDONE)]
     if not moves:
         return False

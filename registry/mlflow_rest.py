@@ -45,10 +45,13 @@ class QuickStore:
 
     def aliases(self, model: str) -> dict[str, int]:
         """See `Store.aliases`."""
-        found = self._ask("registered-models/get", name=check_name(model, what="model"))
+        # A search, as in `MlflowStore.aliases`: `get` reads every version of the model.
+        found = self._ask(
+            "registered-models/search", filter=f"name = '{check_name(model, what='model')}'", max_results="1"
+        )
         if found is None:
             return dict(self.__getattr__("aliases")(model))
-        given = found.get("registered_model", {}).get("aliases", [])
+        given = (item for row in found.get("registered_models", []) for item in row.get("aliases", []))
         return {item["alias"]: int(item["version"]) for item in given}
 
     def version(self, model: str, version: int) -> EngineVersion:

@@ -33,6 +33,7 @@ class EngineEntry:
     calibration_set: str | None
     evaluation_set: str
     figures: Mapping[str, Path] = field(default_factory=dict)
+    calibration_table: Path | None = None
 
 
 class ReleaseLog:
@@ -91,7 +92,7 @@ class ReleaseLog:
         return str(run.info.run_id), False
 
     def log_engine(self, run_id: str, entry: EngineEntry) -> None:
-        """Parameters, metrics (those of the ONNX graph under its name), dataset, tags and figures of an engine."""
+        """Parameters, metrics (the ONNX graph's under its name), dataset, tags and files of an engine."""
         build, now = entry.build, int(time.time() * 1000)
         dataset = Dataset(
             name="evaluation",
@@ -125,6 +126,8 @@ class ReleaseLog:
         )
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])])
         self._log_figures(run_id, entry.figures)
+        if entry.calibration_table is not None:
+            self._client.log_artifact(run_id, str(entry.calibration_table), "calibration")
 
     def finish_engine(self, run_id: str, version: int | None) -> None:
         """Close an engine's run, with the version it became."""

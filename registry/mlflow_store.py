@@ -117,7 +117,8 @@ class MlflowStore:
     def builds(self, build_key: str) -> tuple[EngineVersion, ...]:
         """See `Store.builds`."""
         # `publish_state` is looked at here, as in `versions`.
-        every = self._search_versions(f"tags.build_key = '{quotable(build_key)}'")
+        with plainly(f"versions of build {quotable(build_key)}"):
+            every = self._publications.search(f"tags.build_key = '{build_key}'")
         found = [version for version in every if version.tags.get(STATE) == COMPLETE]
         aliases = {name: self.aliases(name) for name in {version.name for version in found}}
         oldest_first = sorted(found, key=lambda version: (version.creation_timestamp, int(version.version)))
@@ -212,10 +213,6 @@ class MlflowStore:
             what = f"{found.name} version {found.version}"
             raise DigestMismatch(f"{what}: its manifest was changed since: do not trust it")
         return raw, files
-
-    def _search_versions(self, query: str) -> list[Any]:
-        with plainly(f"versions where {query}"):
-            return list(pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token)))
 
     def experiment(self, model: str) -> str:
         """The id of the model's experiment, made where there is none."""

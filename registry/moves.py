@@ -8,7 +8,7 @@ operation move, or those that did go back. What a crash left pending is settled 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from registry.errors import EngineryError, PromotionRefused
+from registry.errors import EngineryError, NotFound, PromotionRefused, TornBundle
 from registry.records import PromotionEvent
 from registry.rules import APPROVE, DONE, FAILED, PENDING, UNDONE
 from registry.store import Lease, Store
@@ -80,7 +80,12 @@ def _conclude(store: Store, events: Sequence[PromotionEvent]) -> dict[str, Promo
 
 
 def _put_back(store: Store, event: PromotionEvent) -> None:
-    if event.from_version is None:
-        store.delete_alias(event.model, event.alias)
-    else:
-        store.set_alias(event.model, event.alias, event.from_version)
+    if event.from_version is not None:
+        try:
+            store.set_alias(event.model, event.alias, event.from_version)
+        except (NotFound, TornBundle):
+            # Deleted in MLflow since: nothing is served rather than half a promotion, and the model is not stuck.
+            pass
+        else:
+            return
+    store.delete_alias(event.model, event.alias)

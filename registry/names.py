@@ -6,6 +6,8 @@ from registry.errors import BadName
 
 # At most 63 characters: the limit of a DNS label, so that a name fits Kubernetes and bucket paths too.
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+# An alias is one of these with a target's name behind it.
+PRODUCTION, CANDIDATE = "production-", "candidate-"
 
 
 def check_name(name: str, *, what: str) -> str:
@@ -21,3 +23,17 @@ def check_name(name: str, *, what: str) -> str:
             "starting and ending with a letter or digit, without '..'"
         )
     return name
+
+
+def production_alias(target: str) -> str:
+    """The alias that servers of `target` ask for."""
+    return _alias(PRODUCTION, target)
+
+
+def candidate_alias(target: str) -> str:
+    """The alias of the engine that would be promoted next."""
+    return _alias(CANDIDATE, target)
+
+
+def _alias(prefix: str, target: str) -> str:
+    return check_name(f"{prefix}{check_name(target, what='target')}", what="alias")

@@ -8,7 +8,6 @@ after any check.
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from registry.durable import replace_file
 from registry.errors import BadInput, TornBundle
 from registry.signing import Trust
 
@@ -102,14 +102,7 @@ def write_record(home: Path, record: HostRecord) -> None:
     Raises:
         OSError: the folder does not take it.
     """
-    descriptor, name = tempfile.mkstemp(dir=home, prefix=".incoming-")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(_RECORD.dump_json(record))
-        os.fchmod(file.fileno(), 0o644)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).rename(home / RECORD_FILE)
-    sync(home)
+    replace_file(home / RECORD_FILE, _RECORD.dump_json(record))
 
 
 def trust_digest(trust: Trust) -> str:
@@ -146,19 +139,6 @@ def check_listing(folder: Path, names: Iterable[str]) -> None:
         raise TornBundle(f"{folder} lacks {', '.join(missing)}: fetch it again")
     if extra := sorted(found - wanted):
         raise TornBundle(f"{folder} holds {', '.join(extra)}, not in its manifest: fetch it again")
-
-
-def sync(path: Path) -> None:
-    """Make a folder's or a file's state durable.
-
-    Raises:
-        OSError: the disk does not take it.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _walk(folder: Path, root: Path) -> Iterator[FileState]:

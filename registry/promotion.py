@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from registry.errors import BadInput, NotFound
 from registry.moves import move_all, record_approvals, settle_pending
-from registry.names import check_name
+from registry.names import candidate_alias, check_name, production_alias
 from registry.records import EngineVersion, PromotionEvent, Verdict
 from registry.rules import (
     APPROVE,
@@ -37,16 +37,6 @@ class _Move:
     current: int | None
     waiver: str | None = None
     approved_by: str | None = None
-
-
-def production_alias(target: str) -> str:
-    """The alias that servers of `target` ask for."""
-    return check_name(f"production-{check_name(target, what='target')}", what="alias")
-
-
-def candidate_alias(target: str) -> str:
-    """The alias of the engine that would be promoted next."""
-    return check_name(f"candidate-{check_name(target, what='target')}", what="alias")
 
 
 def promote(

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from registry.errors import BadInput, PromotionRefused
 from registry.records import EngineVersion, PromotionEvent, Verdict
+from registry.tensorrt_releases import is_release_of
 
 # Outcomes: done, failed (the alias never moved), undone (it moved, and went back with its operation).
 PENDING, DONE, FAILED, UNDONE, UNCHANGED = "pending", "done", "failed", "undone", "unchanged"
@@ -80,10 +81,7 @@ def check_served(engine: EngineVersion, rules: TargetRules) -> None:
     Raises:
         PromotionRefused: they run another one.
     """
-    if rules.serving is None:
-        return
-    wanted = rules.serving.split(".")
-    if engine.backend_version.split(".")[: len(wanted)] != wanted:
+    if rules.serving is not None and not is_release_of(engine.backend_version, rules.serving):
         raise PromotionRefused(
             f"{engine.model} version {engine.version} was built with {engine.backend} {engine.backend_version}, and "
             f"{engine.target} serves {rules.serving}: build it with that, or change `serving` in the fleet file"

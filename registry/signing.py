@@ -8,7 +8,6 @@ published; a replay of an old release is refused by its sequence number, elsewhe
 import base64
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from filelock import FileLock
 
 from registry.certificates import check_certificate, check_chain
 from registry.digest import file_sha256
+from registry.durable import replace_file
 from registry.errors import BadInput, EngineryError, SignatureInvalid, TornBundle
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE
 
@@ -192,24 +192,13 @@ def _own_key(home: Path) -> Path:
             made = ec.generate_private_key(ec.SECP256R1())
             plain = serialization.NoEncryption()
             form = serialization.PrivateFormat.PKCS8
-            _place(private, made.private_bytes(serialization.Encoding.PEM, form, plain), mode=0o600)
+            replace_file(private, made.private_bytes(serialization.Encoding.PEM, form, plain), mode=0o600)
         if not public.is_file():
             with _refused_as_input(f"reading {private}", "put the key back that was there"):
                 key = serialization.load_pem_private_key(private.read_bytes(), None).public_key()
             info = serialization.PublicFormat.SubjectPublicKeyInfo
-            _place(public, key.public_bytes(serialization.Encoding.PEM, info), mode=0o644)
+            replace_file(public, key.public_bytes(serialization.Encoding.PEM, info), mode=0o644)
     return private
-
-
-def _place(path: Path, content: bytes, *, mode: int) -> None:
-    # mkstemp makes it 0600: a key is never readable to others, not for an instant.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".making-")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-        os.fchmod(file.fileno(), mode)
-    Path(name).rename(path)
 
 
 def _named(variable: str) -> tuple[Path, ...]:

@@ -15,8 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 import pynvml
 
 from registry.errors import BadInput, Incompatible, NotFound, TornBundle
+from registry.names import PRODUCTION, production_alias
 from registry.records import Backend, EngineVersion
 from registry.store import Store
+from registry.tensorrt_releases import is_release_of
 
 # The wheels that carry each library, by the CUDA version in their names.
 _PACKAGES = {
@@ -24,7 +26,6 @@ _PACKAGES = {
     Backend.TENSORRT_RTX: ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
 }
 _VERSION = re.compile(r"\d+(?:\.\d+){1,4}")
-PRODUCTION = "production-"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def unsuitable(engine: EngineVersion, host: Host) -> str | None:
     here = host.tensorrt if engine.backend is Backend.TENSORRT else host.tensorrt_rtx
     if here is None:
         return f"it needs {engine.backend} {engine.backend_version}, and none is installed: say which with --tensorrt"
-    if not _same_version(engine.backend_version, here):
+    if not is_release_of(engine.backend_version, here):
         return f"it was built by {engine.backend} {engine.backend_version}, which {here} does not load"
     if engine.minimum_driver and (not host.driver or _numbers(host.driver) < _numbers(engine.minimum_driver)):
         return f"it needs driver {engine.minimum_driver} or newer"
@@ -144,12 +145,7 @@ def _words(host: Host) -> str:
 
 
 def _serves_its_target(engine: EngineVersion) -> bool:
-    return f"{PRODUCTION}{engine.target}" in engine.aliases
-
-
-def _same_version(one: str, other: str) -> bool:
-    # As far as both say: whoever declares "10.13" vouches for its patches, as `serving` in the fleet file does.
-    return all(a == b for a, b in zip(_numbers(one), _numbers(other), strict=False))
+    return production_alias(engine.target) in engine.aliases
 
 
 def _numbers(text: str) -> tuple[int, ...]:

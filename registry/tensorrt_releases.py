@@ -118,6 +118,12 @@ def same_tensorrt(one: str, other: str) -> bool:
     return left == right or (shared >= _DECIDING_PARTS and left[:shared] == right[:shared])
 
 
+def is_release_of(version: str, declared: str) -> bool:
+    """Whether `version` is the declared one, or one of it: whoever declares "10.13" vouches for its patches."""
+    wanted = declared.split(".")
+    return version.split(".")[: len(wanted)] == wanted
+
+
 def _parts(version: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in version.split("."))

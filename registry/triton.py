@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from registry.digest import check_record, record_tree
+from registry.durable import replace_file, sync
 from registry.errors import BadInput, EngineryError, TornBundle
 from registry.manifest import MANIFEST_FILE, verify_bundle
 from registry.records import FileRecord
@@ -100,7 +101,7 @@ def restore(placed: Placed) -> None:
             if placed.previous_config is None:
                 placed.folder.rename(stage / placed.model)
             else:
-                _replace_file(placed.folder / CONFIG_FILE, placed.previous_config, stage)
+                replace_file(placed.folder / CONFIG_FILE, placed.previous_config, stage=stage)
     except OSError as error:
         raise EngineryError(
             f"{placed.folder}: cannot restore config.pbtxt ({error.strerror or error}): fix the folder's rights and "
@@ -183,15 +184,15 @@ def _swap_in(model: TritonModel, repository: Path, stage: Path, *, config: bytes
     into.mkdir(mode=0o755, exist_ok=True)
     for name, raw in beside.items():
         (into / name).parent.mkdir(exist_ok=True)
-        _replace_file(into / name, raw, stage)
+        replace_file(into / name, raw, stage=stage)
     _sync_tree(incoming)
     if os.path.lexists(into / version.name):
         (into / version.name).rename(stage / "replaced")
     incoming.rename(into / version.name)
-    _replace_file(into / CONFIG_FILE, config, stage)
+    replace_file(into / CONFIG_FILE, config, stage=stage)
     if current is None:
         into.rename(folder)
-    _sync(repository)
+    sync(repository)
     return placed
 
 
@@ -217,23 +218,7 @@ def _same_tree(one: Path, other: Path) -> bool:
         return False
 
 
-def _replace_file(file: Path, raw: bytes, stage: Path) -> None:
-    written = stage / "file"
-    written.write_bytes(raw)
-    _sync(written)
-    written.replace(file)
-    _sync(file.parent)
-
-
 def _sync_tree(root: Path) -> None:
-    for path in (*root.rglob("*"), root):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
     # A rename that survives a power cut, of bytes that did not, would be a torn model that looks whole.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    for path in (*root.rglob("*"), root):
+        sync(path)

@@ -5,7 +5,7 @@ One table has one form in bytes, canonical JSON: what is read must be what `to_j
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -190,8 +190,3 @@ def _wrong(each: TensorRange) -> str | None:
     if name := next((name for name, value in others.items() if not 0 <= value < math.inf), None):
         return name
     return None if math.isclose(each.scale * INT8_MAX, each.clip, rel_tol=1e-6) else "scale"
-
-
-def without_channels(table: CalibrationTable) -> CalibrationTable:
-    """Leave out the values per channel: what a person or a page reads."""
-    return replace(table, ranges=tuple(replace(each, factor=None) for each in table.ranges))

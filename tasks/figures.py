@@ -12,6 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tasks.calibration_table import CalibrationTable
+
+WORST = 12
+_NAME_LENGTH = 48
+
 
 def latency_histogram(calls: dict[str, NDArray[np.float64]], file: Path) -> Path:
     """Histogram of call times in ms per precision, with p50 (line) and p99 (dashes)."""
@@ -36,6 +41,21 @@ def accuracy_against_latency(points: Sequence[tuple[str, float, float, float, fl
         axes.errorbar(p50, 100 * accuracy, yerr=error, fmt="o", capsize=3, label=name)
     axes.set(xlabel="p50 latency, ms", ylabel="accuracy, % (95 % interval)", title="up and to the left is better")
     axes.legend()
+    return _save(figure, file)
+
+
+def worst_tensors(table: CalibrationTable, file: Path) -> Path:
+    """Bars of relative error for the WORST tensors, beside largest |x| over what 99.9 % stay below."""
+    worst = sorted(table.ranges, key=lambda each: each.error)[-WORST:]
+    names = [f"…{each.tensor[-_NAME_LENGTH:]}" if len(each.tensor) > _NAME_LENGTH else each.tensor for each in worst]
+    figure, (errors, outliers) = plt.subplots(
+        1, 2, figsize=(11, 0.4 * len(worst) + 1.6), sharey=True, layout="constrained"
+    )
+    errors.barh(names, [max(each.error, 1e-12) for each in worst])
+    errors.set(xscale="log", xlabel="relative squared error of the layers that read it (log)")
+    outliers.barh(names, [each.amax / each.typical if each.typical else 0.0 for each in worst], color="C1")
+    outliers.set(xlabel="largest |x| over its 99.9th percentile")
+    figure.suptitle(f"worst of {len(table.ranges)} tensors, {table.rows} rows, {len(table.quarantined)} quarantined")
     return _save(figure, file)
 
 

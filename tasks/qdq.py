@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from tasks.linears import Floats, Graph, Linear
+from tasks.ranges import INT8_MAX
 
-INT8_MAX, INT4_MAX, FP8_MAX = 127, 7, 448
+INT4_MAX, FP8_MAX = 7, 448
 # 128 is the usual size; smaller ones fit narrow layers. TensorRT-RTX builds with each of them.
 INT4_BLOCKS = (128, 64, 32, 16)
 INT4_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
@@ -41,7 +42,7 @@ WeightFormat = Callable[[Linear, Floats, str], StoredWeight]
 def int8_weight(each: Linear, weight: Floats, name: str) -> StoredWeight:
     """Symmetric int8, one scale for each output channel, rounded to nearest."""
     matrix = each.to_matrix(weight)
-    scale = _column_scale(matrix, INT8_MAX)
+    scale = column_scale(matrix, INT8_MAX)
     rounded = np.clip(np.rint(matrix / scale), -INT8_MAX, INT8_MAX).astype(np.int8)
     return store_int8(each, rounded, scale, weight.shape, name)
 
@@ -151,7 +152,8 @@ def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     return converted
 
 
-def _column_scale(matrix: Floats, steps: int) -> Floats:
+def column_scale(matrix: Floats, steps: int) -> Floats:
+    """One scale for each column of [K, N], so that `steps` of it reach the largest |w|; never 0."""
     scale: Floats = np.maximum(np.abs(matrix).max(axis=0), 1e-12).astype(np.float32) / np.float32(steps)
     return scale
 

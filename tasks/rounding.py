@@ -13,7 +13,7 @@ from scipy import linalg
 from tasks.calibration_statistics import Calibration
 from tasks.histogram import Floats
 from tasks.linears import Linear
-from tasks.qdq import StoredWeight, WeightFormat, int8_weight, store_int8
+from tasks.qdq import StoredWeight, WeightFormat, column_scale, int8_weight, store_int8
 from tasks.ranges import INT8_MAX
 from tasks.scales import ActivationScale, fake_quantize
 
@@ -27,7 +27,7 @@ WIDEST = 4096
 
 def compensated(inputs: Floats, weight: Floats, damping: float = DAMPING) -> tuple[NDArray[np.int8], Floats]:
     """Round a weight [K, N] for `inputs` [T, K] (as the layer will read them): int8 [K, N] and scales [N]."""
-    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / np.float32(INT8_MAX)
+    scale = column_scale(weight, INT8_MAX)
     hessian = inputs.T @ inputs
     hessian[np.diag_indices_from(hessian)] += damping * max(float(np.diag(hessian).mean()), 1e-12)
     order = np.argsort(-np.diag(hessian), kind="stable")

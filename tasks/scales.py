@@ -8,6 +8,7 @@ import numpy as np
 from tasks.calibration_statistics import ActivationStatistics, Calibration
 from tasks.histogram import Floats, Histogram
 from tasks.linears import Graph, Linear, groups
+from tasks.qdq import column_scale
 from tasks.ranges import INT8_MAX, METHODS, Method, clips, squared_error
 from tasks.smoothquant import smoothing_of
 
@@ -129,6 +130,6 @@ def fake_quantize(values: Floats, scale: float) -> Floats:
 
 def round_per_column(weight: Floats) -> Floats:
     """Round a weight [K, N] to int8 with one symmetric scale a column, and back."""
-    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / np.float32(INT8_MAX)
+    scale = column_scale(weight, INT8_MAX)
     rounded: Floats = np.rint(weight / scale) * scale
     return rounded

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from flows.commands.shared import FLEET, FleetFile, Json, err, now, open_store, out, plain, print_json, who_decides
 from registry.errors import BadInput, NotFound
+from registry.names import CANDIDATE, PRODUCTION, candidate_alias
 
 Targets = Annotated[
     list[str], typer.Option("--target", help="A target of the fleet such as cpu or l4; again for another; or `all`.")
@@ -72,7 +73,7 @@ def promote(
     from registry.promotion import promote as move
 
     store = _store_to_change()
-    targets = _targets(store, model, target, "candidate-")
+    targets = _targets(store, model, target, CANDIDATE)
     if version is None:
         versions = _candidates(store, model, targets)
     elif len(targets) == 1:
@@ -95,7 +96,7 @@ def rollback(
     from registry.promotion import rollback as back
 
     store = _store_to_change()
-    targets = _targets(store, model, target, "production-")
+    targets = _targets(store, model, target, PRODUCTION)
     events = back(store, model, targets, _decision(who, why, None), _rules(fleet, targets))
     _show_events(events, as_json, one=_is_one(target))
 
@@ -156,8 +157,6 @@ def _targets(store: Any, model: str, given: Sequence[str], prefix: str) -> list[
 
 
 def _candidates(store: Any, model: str, targets: Sequence[str]) -> dict[str, int]:
-    from registry.promotion import candidate_alias
-
     aliases = store.aliases(model)
     if missing := [target for target in targets if candidate_alias(target) not in aliases]:
         raise BadInput(

@@ -1,6 +1,7 @@
 """Making engines: `release`, and what this machine is able to do: `targets`, `doctor`."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,17 +66,19 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
     if found is not None:
         return found
     prefect_is_up = prefect_is_up or local_prefect.start()
-    for settled in reconcile(store.repairs, lambda: local_trust(home()), clock=now, model=pinned.model):
+    signer, trust = local_signer(home()), partial(local_trust, home())
+    for settled in reconcile(store.repairs, trust, clock=now, model=pinned.model):
         if not quiet:
             err.print(f"{settled.outcome}: {settled.model} run {settled.run_id}: {settled.reason}", highlight=False)
     # Torch, Prefect and matplotlib: six seconds that a release found finished does not wait for.
     from flows.progress import progress_report
     from flows.release import release_engines
+    from flows.stages import Bench
 
     with progress_report(err, quiet=quiet) as report:
         report("start Prefect", 0)
         prefect_is_up()
-        return release_engines(pinned, fleet, release, store, workspace, local_signer(home()), report)
+        return release_engines(Bench(workspace, pinned, report, store, signer, trust), fleet, release)
 
 
 def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:

@@ -23,7 +23,7 @@ from flows.commands.triton import (
 )
 from registry.errors import BadInput
 from registry.home import home
-from registry.names import check_name
+from registry.names import production_alias
 
 if TYPE_CHECKING:
     from registry.fetch import Fetched
@@ -189,7 +189,6 @@ def _serving_store() -> Any:
 
 
 def _production_alias(store: Any, model: str, target: str, host: "Host") -> str:
-    from registry.targets import PRODUCTION, local_target, production_engines
+    from registry.targets import local_target, production_engines
 
-    named = local_target(production_engines(store, model), model, host) if target == "auto" else target
-    return f"{PRODUCTION}{check_name(named, what='target')}"
+    return production_alias(local_target(production_engines(store, model), model, host) if target == "auto" else target)

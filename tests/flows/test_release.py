@@ -5,7 +5,9 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from flows.plan import find_release
 from flows.recipe import load_fleet, load_recipe
 from flows.release import release_engines
 from flows.report import ReleaseReport
+from flows.stages import Bench
 from registry.errors import PromotionRefused
 from registry.fetch import Policy, fetch
 from registry.manifest import verify_bundle
@@ -47,7 +50,8 @@ def release(home: Path, tiny: TinyRecipe) -> ReleaseReport:
     recipe, name, found = find_release(load_recipe(tiny.recipe), load_fleet(tiny.fleet), store)
     workspace = Workspace(home / "stages")
     quiet = lambda _what, _done: None  # noqa: E731
-    return found or release_engines(recipe, load_fleet(tiny.fleet), name, store, workspace, local_signer(home), quiet)
+    bench = Bench(workspace, recipe, quiet, store, local_signer(home), partial(local_trust, home))
+    return found or release_engines(bench, load_fleet(tiny.fleet), name)
 
 
 def stages(home: Path, kind: str = "*") -> dict[str, int]:
@@ -124,6 +128,21 @@ def test_only_calibrated_engines_name_a_calibration_set(released: Released) -> N
         if (manifest := released.store.manifest("tiny", engine.version)).calibration_set is not None
     }
     assert calibrated == {Precision.INT8}
+
+
+def test_the_calibration_table_and_its_figure_lie_beside_calibrated_engines_only(released: Released) -> None:
+    client, wanted = released.store.client, {"calibration/calibration.json", "figures/calibration.png"}
+    runs = client.search_runs([released.store.experiment("tiny")], "tags.`enginery.kind` = 'engine'")
+    found = {
+        run.data.tags["target"] + " " + run.data.tags["precision"]: _files(client, run.info.run_id) for run in runs
+    }
+    calibrated = {name for name, files in found.items() if wanted <= files}
+    assert calibrated == {"cpu int8", "rtx-4090 int8"}
+    assert all(name in calibrated or not wanted & files for name, files in found.items())
+
+
+def _files(client: Any, run_id: str) -> set[str]:
+    return {item.path for folder in ("calibration", "figures") for item in client.list_artifacts(run_id, folder)}
 
 
 def test_an_engine_that_no_machine_here_runs_is_unmeasured(released: Released) -> None:

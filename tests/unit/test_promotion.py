@@ -1,34 +1,18 @@
 """The rules of promotion, in memory; the contract suite holds MLflow to the same."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from registry import promotion
-from registry.errors import BadInput, BadName, DigestMismatch, EngineryError, NotFound, PromotionRefused
-from registry.promotion import history, nominate, settle
-from registry.records import PromotionEvent, Verdict
-from registry.rules import Decision, TargetRules
+from registry.errors import BadInput, BadName, DigestMismatch, NotFound, PromotionRefused
+from registry.promotion import history, nominate
+from registry.records import Verdict
+from registry.rules import TargetRules
 from registry.store import Store
+from tests.deciding import ANA, AT, BEN, GUARDED, outcomes, promote, rollback
 from tests.unit.memory_store import MemoryStore
-
-AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-ANA = Decision("ana", "faster", AT)
-BEN = replace(ANA, who="ben")
-
-
-def promote(store: Store, target: str, version: int, rules: TargetRules | None = None, **words: Any) -> PromotionEvent:
-    """One target, by ana where no one else is named."""
-    decision = replace(ANA, **words)
-    (event,) = promotion.promote(store, "sst2", {target: version}, decision, {target: rules or TargetRules()})
-    return event
-
-
-def rollback(store: Store, target: str, rules: TargetRules | None = None, **words: Any) -> PromotionEvent:
-    (event,) = promotion.rollback(store, "sst2", [target], replace(ANA, **words), {target: rules or TargetRules()})
-    return event
 
 
 @pytest.fixture
@@ -37,10 +21,6 @@ def registry(memory_store: MemoryStore, manifest_factory: Any) -> MemoryStore:
     for number in (1, 2, 3):
         memory_store.publish(*manifest_factory(bytes([number]), sequence=number))
     return memory_store
-
-
-def outcomes(store: Store) -> list[tuple[str, int | None, int, str]]:
-    return [(e.action, e.from_version, e.to_version, e.outcome) for e in history(store, "sst2")]
 
 
 def test_promotion_moves_the_alias_and_is_recorded(store: Store, manifest_factory: Any) -> None:
@@ -201,9 +181,6 @@ def test_engine_of_another_tensorrt_than_is_served_is_refused(serving: str, regi
     assert registry.aliases("sst2") == {"production-l4": 2}
 
 
-GUARDED = TargetRules(protected=True)
-
-
 def test_protected_target_moves_when_two_people_promote_the_same_engine(store: Store, manifest_factory: Any) -> None:
     store.publish(*manifest_factory())
     assert promote(store, "l4", 1, GUARDED).action == "approve"
@@ -310,161 +287,12 @@ def test_targets_are_named_once_and_at_least_one(targets: list[str], registry: M
         promotion.promote(registry, "sst2", {}, ANA, {})
 
 
-class HalfStore(MemoryStore):
-    """Moves no alias of h100 forward."""
-
-    def set_alias(self, model: str, alias: str, version: int) -> None:
-        if alias == "production-h100" and version == 4:
-            raise EngineryError("the registry is away")
-        super().set_alias(model, alias, version)
-
-
-@pytest.mark.parametrize("before", [{}, {"l4": 1, "h100": 2}])
-def test_targets_that_moved_go_back_when_another_does_not(before: dict[str, int], manifest_factory: Any) -> None:
-    store = HalfStore()
-    for number, target in enumerate(("l4", "h100", "l4", "h100"), start=1):
-        store.publish(*manifest_factory(bytes([number]), sequence=number, target=target))
-    if before:
-        promotion.promote(store, "sst2", before, ANA, {})
-    with pytest.raises(
-        PromotionRefused, match="production-h100 of sst2 did not move, so none did: the registry is away"
-    ):
-        promotion.promote(store, "sst2", {"l4": 3, "h100": 4}, ANA, {})
-    assert store.aliases("sst2") == {f"production-{target}": version for target, version in before.items()}
-    assert [(e.to_version, e.outcome) for e in history(store, "sst2")[-2:]] == [(3, "undone"), (4, "failed")]
-    # What was undone is not there to go back to.
-    with pytest.raises(BadInput, match="no recorded version"):
-        rollback(store, "l4")
-
-
-class LateErrorStore(MemoryStore):
-    """The alias moves, and the answer is an error: a 5xx after the commit."""
-
-    def set_alias(self, model: str, alias: str, version: int) -> None:
-        super().set_alias(model, alias, version)
-        raise EngineryError("502")
-
-
-def test_move_that_was_answered_with_an_error_is_done(manifest_factory: Any) -> None:
-    store = LateErrorStore()
-    store.publish(*manifest_factory())
-    assert promote(store, "l4", 1).outcome == "done"
-    assert outcomes(store) == [("promote", None, 1, "done")]
-
-
 def test_history_stands_in_the_order_of_the_turns_when_the_clock_goes_back(fleet: Store) -> None:
     for day, version in ((23, 1), (1, 3)):
         promote(fleet, "l4", version, at=AT.replace(day=day))
     assert [event.to_version for event in history(fleet, "sst2")] == [1, 3]
     assert rollback(fleet, "l4", at=AT.replace(year=1970)).to_version == 1
     assert history(fleet, "sst2")[-1].action == "rollback"
-
-
-class Crash(BaseException):
-    """Like a killed process: nothing after it runs."""
-
-
-class CrashingStore(MemoryStore):
-    """Dies in `set_alias`, before or after the alias moved, so that not even the outcome is written."""
-
-    dies: str | None = None
-
-    def set_alias(self, model: str, alias: str, version: int) -> None:
-        if self.dies != "before":
-            super().set_alias(model, alias, version)
-        if self.dies:
-            raise Crash
-
-    def finish_event(self, model: str, event_id: str, outcome: str) -> None:
-        if self.dies:
-            raise Crash
-        super().finish_event(model, event_id, outcome)
-
-
-@pytest.mark.parametrize(("dies", "outcome"), [("before", "failed"), ("after", "done")])
-def test_event_left_by_a_crash_is_settled_by_the_alias(dies: str, outcome: str, manifest_factory: Any) -> None:
-    store = CrashingStore()
-    for number in (1, 2):
-        store.publish(*manifest_factory(bytes([number]), sequence=number))
-    store.dies = dies
-    with pytest.raises(Crash):
-        promote(store, "l4", 1)
-    assert outcomes(store) == [("promote", None, 1, "pending")]
-    store.dies = None
-    promote(store, "l4", 2)
-    assert outcomes(store)[0] == ("promote", None, 1, outcome)
-    assert store.aliases("sst2") == {"production-l4": 2}
-
-
-class DiesBetweenStore(MemoryStore):
-    """Dies when the second alias is to move, and answers nothing after."""
-
-    dead = False
-
-    def set_alias(self, model: str, alias: str, version: int) -> None:
-        if alias == "production-h100":
-            self.dead = True
-            raise Crash
-        super().set_alias(model, alias, version)
-
-    def aliased(self, model: str, alias: str) -> int | None:
-        if self.dead:
-            raise Crash
-        return super().aliased(model, alias)
-
-
-def test_operation_that_died_half_way_goes_back_whole(manifest_factory: Any) -> None:
-    store = DiesBetweenStore()
-    for number, target in enumerate(("l4", "h100"), start=1):
-        store.publish(*manifest_factory(bytes([number]), sequence=number, target=target))
-    with pytest.raises(Crash):
-        promotion.promote(store, "sst2", {"l4": 1, "h100": 2}, ANA, {})
-    assert store.aliases("sst2") == {"production-l4": 1}
-    store.dead = False
-    settle(store, "sst2")
-    assert store.aliases("sst2") == {}
-    assert [event.outcome for event in history(store, "sst2")] == ["undone", "failed"]
-    settle(store, "sst2")
-
-
-def test_approval_that_died_before_its_outcome_does_not_count(manifest_factory: Any) -> None:
-    store = CrashingStore()
-    store.publish(*manifest_factory())
-    store.dies = "before"
-    with pytest.raises(Crash):
-        promote(store, "l4", 1, GUARDED)
-    store.dies = None
-    assert promote(store, "l4", 1, GUARDED, who="ben").action == "approve"
-    assert [event.outcome for event in history(store, "sst2")] == ["failed", "done"]
-
-
-class DeafStore(MemoryStore):
-    """Says yes, and moves nothing: another client wrote last."""
-
-    def set_alias(self, model: str, alias: str, version: int) -> None:
-        assert self.version(model, version)
-        assert alias
-
-
-def test_alias_that_did_not_move_is_a_failure(manifest_factory: Any) -> None:
-    store = DeafStore()
-    store.publish(*manifest_factory())
-    with pytest.raises(PromotionRefused, match="did not move"):
-        promote(store, "l4", 1)
-    assert outcomes(store) == [("promote", None, 1, "failed")]
-
-
-class BrokenStore(MemoryStore):
-    def set_alias(self, model: str, alias: str, version: int) -> None:
-        raise ConnectionError(f"{model} {alias} {version}")
-
-
-def test_registry_error_is_recorded_as_failed_and_reaches_the_caller(manifest_factory: Any) -> None:
-    store = BrokenStore()
-    store.publish(*manifest_factory())
-    with pytest.raises(ConnectionError):
-        promote(store, "l4", 1)
-    assert [event.outcome for event in history(store, "sst2")] == ["failed"]
 
 
 def test_candidate_is_nominated_without_a_record(registry: MemoryStore) -> None:
