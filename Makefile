@@ -47,6 +47,10 @@ check: $(INSTALLED) $(TRITON)/.installed
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.release
+	$(BIN)/python -m benchmarks.fetch
+	$(BIN)/python -m benchmarks.registry
+	$(BIN)/python -m benchmarks.quantization
+	$(BIN)/python -m benchmarks.quantization --scaling
 
 clean:
 	rm -rf $(VENV) $(TRITON) $(ENGINERY_HOME)

@@ -14,7 +14,7 @@ from registry.records import FileRecord, GpuTarget
 from tasks.backends import BACKENDS
 from tasks.hub import dataset_commit
 from tasks.machine import this_machine
-from tasks.publish import toolchain
+from tasks.publish import own_code, toolchain
 from tasks.source import resolve_revision
 
 
@@ -55,7 +55,7 @@ def release_id(recipe: Recipe, targets: Sequence[GpuTarget]) -> str:
     ]
     data = [split_revision(ref, split) for split in splits]
     asked = recipe.model_dump(mode="json")
-    return digest_of((asked, here, source_content(recipe), data, toolchain(), this_machine()))[:12]
+    return digest_of((asked, here, source_content(recipe), data, toolchain(), own_code(), this_machine()))[:12]
 
 
 def find_release(recipe: Recipe, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str, ReleaseReport | None]:

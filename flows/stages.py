@@ -38,7 +38,7 @@ from tasks.export import check_export, export_checkpoint, export_module, load_mo
 from tasks.head import fit_head
 from tasks.isolate import run_isolated
 from tasks.machine import this_machine
-from tasks.publish import toolchain
+from tasks.publish import own_code, toolchain
 from tasks.quantize import quantize
 from tasks.source import from_folder, from_hub, from_module, from_package
 from tasks.steps import Step, run_stage
@@ -283,7 +283,8 @@ def make_evaluation(bench: Bench, source: SourceFiles, build: EngineBuild, evalu
             died=MeasurementError,
         )
 
-    key = (build.digest, build.backend, build.backend_version, source.digest, evaluation.digest, max_length)
+    engine = (build.digest, build.backend, build.backend_version)
+    key = (*engine, source.digest, evaluation.digest, max_length, versions())
     label = f"{build.target.name} {build.precision}"
     return run_stage(bench.workspace, Step("evaluate", label, key, Evaluation, make))[0]
 
@@ -336,10 +337,10 @@ def make_benchmark(
             died=MeasurementError,
         )
 
-    key = ([(build.digest, build.backend_version) for build in builds], plan, machine, source.digest)
+    key = ([(build.digest, build.backend_version) for build in builds], plan, machine, source.digest, versions())
     return run_stage(bench.workspace, Step("benchmark", baseline.target.name, key, Benchmark, make))[0]
 
 
 def versions(*names: str) -> tuple[tuple[str, str], ...]:
-    """(package, version) of the tools that a stage's result depends on; our own version is always one."""
-    return tuple(pair for pair in toolchain() if pair[0] in {"enginery", *names})
+    """(package, version) of the tools that a stage's result depends on; our own code is always one."""
+    return (("enginery", own_code()), *(pair for pair in toolchain() if pair[0] in names))

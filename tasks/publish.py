@@ -4,9 +4,10 @@ import importlib.metadata
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-from registry.digest import check_record, record_tree
+from registry.digest import check_record, digest_of, file_sha256, record_tree
 from registry.manifest import FORMAT_VERSION, MANIFEST_FILE, write_manifest
 from registry.records import (
     CalibrationSet,
@@ -46,6 +47,14 @@ def toolchain() -> tuple[tuple[str, str], ...]:
     """(package, version) of every installed tool that decides what an engine is."""
     installed = {name: _version(name) for name in TOOLS}
     return tuple((name, version) for name, version in installed.items() if version)
+
+
+@cache
+def own_code() -> str:
+    """Digest of the code that makes and judges engines: between two releases of Enginery its version says nothing."""
+    root = Path(__file__).parents[1]
+    files = (file for package in ("calibration_data", "tasks", "flows") for file in (root / package).rglob("*.py"))
+    return digest_of(sorted((file.relative_to(root).as_posix(), file_sha256(file)) for file in files))
 
 
 def _version(name: str) -> str | None:
