@@ -37,9 +37,9 @@ class Probe:
         self.most_rows = 1 if any(axes and axes[0].dim_value == 1 for axes in first) else BATCH_ROWS
         present = inputs.keys() | graph.output_names
         hidden = [name for name in self.tensors if name not in present]
-        external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.proto.graph.initializer)
+        external = has_external_data(graph.proto)
         del graph
-        self._session = _session(source, hidden, external=external)
+        self._session = open_session(source, hidden, external=external)
         self._outputs = [name for name in self.tensors if name not in inputs]
 
     def run(self, feed: Feed) -> dict[str, Floats] | None:
@@ -60,7 +60,7 @@ class Probe:
         return value.reshape(len(value), -1, value.shape[-1])
 
 
-def _session(source: Path, tensors: list[str], *, external: bool) -> ort.InferenceSession:
+def open_session(source: Path, tensors: list[str], *, external: bool) -> ort.InferenceSession:
     """`source` with more outputs, made without parsing its weights: concatenated protobuf messages merge.
 
     (protobuf.dev/programming-guides/encoding, "Last One Wins": repeated fields are concatenated.)
@@ -80,6 +80,11 @@ def _session(source: Path, tensors: list[str], *, external: bool) -> ort.Inferen
         with probed.open("ab") as file:
             file.write(suffix)
         return ort.InferenceSession(probed, options, providers=providers())
+
+
+def has_external_data(model: onnx.ModelProto) -> bool:
+    """Whether weights lie in another file."""
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
 
 
 def providers() -> list[str | tuple[str, dict[str, str]]]:

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,18 +12,16 @@ import onnx
 from registry.digest import digest_of, record_tree
 from registry.errors import BadInput
 from registry.records import OnnxArtifact, Precision, Tensor
-from tasks import qdq
+from tasks import autopilot, qdq
+from tasks.autopilot import CHOICE_FILE, choose
 from tasks.calibration_rows import Feed
-from tasks.calibration_table import TABLE_FILE, make_table, scales_for, to_json
+from tasks.calibration_table import TABLE_FILE, CalibrationTable, make_table, scales_for, to_json
+from tasks.graph_file import GRAPH_FILE, save_graph
 from tasks.int8 import int8_graph
 from tasks.linears import Graph
 from tasks.request import Int8Plan, Made, Progress, Request
 from tasks.rounding import compensating_format
-from tasks.scales import ALPHAS, choose_scales
-
-GRAPH_FILE = "model.onnx"
-# A protobuf message ends at 2 GiB; the margin is for nodes and names.
-SINGLE_FILE_BYTES = 1_900_000_000
+from tasks.scales import ALPHAS, ActivationScale, choose_scales
 
 
 def quantize(
@@ -40,7 +38,8 @@ def quantize(
 
     `rows` are feed dicts of [batch, …]; int8 and fp8 need them, the others ignore them. The same graph and rows
     give the same bytes, however the rows are batched or ordered. The calibration table of int8 is written beside the
-    graph as calibration.json, which is no file of the artifact: it does not change the graph's digest.
+    graph as calibration.json, and the autopilot's choice as autopilot.json; they are no files of the artifact: they
+    do not change the graph's digest.
 
     Raises:
         BadInput: `artifact` is not fp32, the precision has no usable rows, or no layer can be quantized.
@@ -57,6 +56,8 @@ def quantize(
     written = _artifact(artifact, precision, into, calibration_set_digest if precision in CALIBRATED else None)
     if made.table is not None:
         (into / TABLE_FILE).write_bytes(to_json(made.table))
+    if made.choice is not None:
+        (into / CHOICE_FILE).write_bytes(autopilot.to_json(made.choice))
     on_progress("write", 1.0)
     return written
 
@@ -104,7 +105,8 @@ def quantize_int8(request: Request) -> Made:
     plan = request.plan
     if plan.table is not None:
         model = request.load()
-        return Made(int8_graph(model, scales_for(plan.table, Graph(model))), plan.table)
+        scales = scales_for(plan.table, Graph(model))
+        return _piloted(request, int8_graph(model, scales), scales, plan.table, qdq.int8_weight)
     calibration = request.calibrate()
     model = request.load()
     graph = Graph(model)
@@ -112,8 +114,24 @@ def quantize_int8(request: Request) -> Made:
     scales = choose_scales(graph, calibration, method=plan.method, alphas=ALPHAS if plan.smooth else ())
     request.on_progress("search scales", 1.0)
     rounding = compensating_format(graph.linears(), scales, calibration) if plan.compensate else qdq.int8_weight
-    made = int8_graph(model, scales, weight_format=rounding)
-    return Made(made, make_table(request.onnx_digest, calibration, scales))
+    table = make_table(request.onnx_digest, calibration, scales)
+    return _piloted(request, int8_graph(model, scales, weight_format=rounding), scales, table, rounding)
+
+
+def _piloted(
+    request: Request,
+    made: onnx.ModelProto,
+    scales: Mapping[str, ActivationScale],
+    table: CalibrationTable,
+    rounding: qdq.WeightFormat,
+) -> Made:
+    """The int8 graph, with layers kept in fp32 where the holdout's gate asks for that."""
+    if request.plan.holdout is None:
+        return Made(made, table)
+    mixed, choice = choose(
+        request.source, made, scales, request.plan.holdout, weight_format=rounding, on_progress=request.on_progress
+    )
+    return Made(mixed, table, choice)
 
 
 def quantize_fp8(request: Request) -> Made:
@@ -172,17 +190,6 @@ METHODS: dict[Precision, Callable[[Request], Made]] = {
     Precision.INT4_WEIGHT_ONLY: quantize_int4_weights,
 }
 CALIBRATED = frozenset({Precision.INT8, Precision.FP8})
-
-
-def save_graph(model: onnx.ModelProto, into: Path) -> None:
-    """Write and check a graph: one file, or with external data where protobuf cannot hold it."""
-    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > SINGLE_FILE_BYTES
-    file = into / GRAPH_FILE
-    if large:
-        onnx.save(model, file, save_as_external_data=True, location=f"{GRAPH_FILE}_data")
-    else:
-        file.write_bytes(model.SerializeToString(deterministic=True))
-    onnx.checker.check_model(file)
 
 
 def _artifact(source: OnnxArtifact, precision: Precision, into: Path, calibration_set: str | None) -> OnnxArtifact:

@@ -7,10 +7,12 @@ from pathlib import Path
 import onnx
 
 from registry.errors import BadInput
+from tasks.autopilot import Choice
 from tasks.calibration import calibrate
 from tasks.calibration_rows import Feed
 from tasks.calibration_statistics import Calibration
 from tasks.calibration_table import CalibrationTable
+from tasks.holdout import Holdout
 from tasks.ranges import Method
 
 Progress = Callable[[str, float], None]
@@ -23,7 +25,7 @@ class Int8Plan:
     `smooth` divides channels (SmoothQuant), `compensate` rounds weights for the sample (GPTQ): a little nearer on
     average, no nearer at worst, and several times slower (docs/adr/0017-calibration.md). `checkpoint` is a file
     that a killed calibration goes on from, `table` reuses the ranges of an earlier calibration: no rows are run, and
-    weights are rounded to nearest.
+    weights are rounded to nearest. With a `holdout` the autopilot keeps layers in fp32 where its gate asks for that.
     """
 
     method: Method | None = None
@@ -31,14 +33,16 @@ class Int8Plan:
     compensate: bool = False
     checkpoint: Path | None = None
     table: CalibrationTable | None = None
+    holdout: Holdout | None = None
 
 
 @dataclass(frozen=True)
 class Made:
-    """A precision's graph, and the table of its calibration where it had one."""
+    """A precision's graph, and the table of its calibration and the autopilot's choice where it had them."""
 
     graph: onnx.ModelProto
     table: CalibrationTable | None = None
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)

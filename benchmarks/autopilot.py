@@ -1,0 +1,120 @@
+"""The autopilot on the quickstart's model: what a nearer graph costs in int8, and how long finding it takes.
+
+    python -m benchmarks.autopilot                # limits 0.0015, 0.001 and 0.0005 of 1 - cosine,; weights to nearest and by GPTQ
+
+The gate is the mean of 1 - cosine to fp32 (mean-pooled hidden states, its bound one-sided at 95 %) on 512 rows of
+the calibration split that calibration does not see. What it chose is scored on 400 rows of the evaluation split and
+200 docstrings, which it has not seen either. Time is in passes: one fp32 pass over the evaluation split.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from benchmarks.quantization import BATCH, Feeds, docstrings, embeddings, exported
+from tasks import qdq
+from tasks.autopilot import Choice, choose
+from tasks.calibration import calibrate
+from tasks.holdout import Holdout, Score, answers
+from tasks.int8 import int8_graph
+from tasks.linears import Floats, Graph
+from tasks.rounding import compensating_format
+from tasks.scales import choose_scales
+from tasks.statistics import Z_ONE_SIDED
+from tasks.tokenize import batches
+
+CALIBRATED, HELD = 256, 512
+
+
+@dataclass(frozen=True)
+class CosineGate:
+    """1 - cosine of mean-pooled hidden states, in the mean; `masks` [rows, T] of each feed."""
+
+    masks: tuple[NDArray[np.int64], ...]
+    limit: float
+
+    def score(self, exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
+        """Mean of 1 - cosine."""
+        lost = 1 - np.concatenate([cosines(*each) for each in zip(exact, made, self.masks, strict=True)])
+        bound = float(lost.mean() + Z_ONE_SIDED * lost.std() / np.sqrt(len(lost)))
+        return Score(float(lost.mean()), bound, bound <= self.limit)
+
+    def damage(self, at: int, exact: Floats, made: Floats) -> float:
+        """The same on one feed."""
+        return float((1 - cosines(exact, made, self.masks[at])).mean())
+
+
+def cosines(exact: Floats, made: Floats, mask: NDArray[np.int64]) -> NDArray[np.float64]:
+    one, other = ((each * mask[:, :, None]).sum(axis=1, dtype=np.float64) for each in (exact, made))
+    cosine: NDArray[np.float64] = (
+        (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    )
+    return cosine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The autopilot on the quickstart's model.")
+    parser.add_argument("--limits", type=float, nargs="+", default=[0.0015, 0.001, 0.0005])
+    parser.add_argument("--workspace", default="")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        workspace = Path(options.workspace or scratch)
+        model, encoder, texts, evaluation = exported(workspace)
+        calibrated = [encoder.encode(some) for _, some in batches(texts[:CALIBRATED], BATCH)]
+        held = [encoder.encode(some) for _, some in batches(texts[CALIBRATED : CALIBRATED + HELD], BATCH)]
+        scored = [encoder.encode(some) for _, some in batches(evaluation[:400], BATCH)]
+        others = [encoder.encode(some) for _, some in batches(docstrings(200), BATCH)]
+        everything = [encoder.encode(some) for _, some in batches(evaluation, BATCH)]
+        found = calibrate(model, calibrated)
+        graph = Graph(onnx.load(model))
+        scales = choose_scales(graph, found)
+        roundings = {"nearest": qdq.int8_weight, "GPTQ": compensating_format(graph.linears(), scales, found)}
+        started = time.perf_counter()
+        answers(model, Holdout(tuple(everything), CosineGate((), 0.0)))
+        one_pass = time.perf_counter() - started
+        print(f"one fp32 pass over the {len(evaluation)} evaluation rows: {one_pass:.1f} s; {HELD} holdout rows\n")
+        print(f"{'limit':>8} rounding{'int8 MACs':>11}{'blocks fp32':>13}{'mixes':>7}{'s':>7}{'passes':>8}"
+              f"{'held out: mean / min':>24}{'docstrings: mean / min':>24}")  # fmt: skip
+        last = last_norm(model)
+        gates = [CosineGate(tuple(feed["attention_mask"] for feed in held), limit) for limit in options.limits]
+        for gate, (name, rounding) in product(gates, roundings.items()):
+            started = time.perf_counter()
+            int8 = int8_graph(onnx.load(model), scales, weight_format=rounding)
+            made, choice = choose(model, int8, scales, Holdout(tuple(held), gate, last), weight_format=rounding)
+            seconds = time.perf_counter() - started
+            file = workspace / "mixed.onnx"
+            onnx.save(made, file)
+            print(f"{gate.limit:8.4f} {name:8}{choice.int8_share:11.1%}{len(choice.kept):8} / {len(choice.blocks)}"
+                  f"{len(choice.path):7}{seconds:7.1f}{seconds / one_pass:8.2f}"
+                  f"{compared(model, file, scored):>24}{compared(model, file, others):>24}", flush=True)  # fmt: skip
+            say(choice)
+
+
+def last_norm(model: Path) -> str:
+    nodes = onnx.load(model, load_external_data=False).graph.node
+    return str([node.output[0] for node in nodes if node.op_type == "LayerNormalization"][-1])
+
+
+def compared(exact: Path, made: Path, feeds: Feeds) -> str:
+    one, other = embeddings(exact, feeds), embeddings(made, feeds)
+    cosine = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return f"{cosine.mean():.4f} / {cosine.min():.4f}"
+
+
+def say(choice: Choice) -> None:
+    for tried in choice.path:
+        print(f"{'':8}{tried.int8_share:11.1%}{tried.kept:9} kept: {tried.loss:.5f}, bound {tried.bound:.5f}")
+    worst = sorted(choice.blocks, key=lambda block: -(block.damage or 0))[:6]
+    print(f"{'':8}most damage: " + ", ".join(f"{block.tensor.strip('/')} {block.damage or 0:.2g}" for block in worst))
+
+
+if __name__ == "__main__":
+    main()
