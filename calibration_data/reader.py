@@ -38,6 +38,32 @@ def load_split(ref: DatasetRef, split: str, *, samples: int | None = None, seed:
     Raises:
         BadInput: no such dataset, split or column; too few rows; more than a fifth of the rows unusable.
     """
+    usable, names, quarantined = _usable(ref, split)
+    if samples is not None and samples < len(usable):
+        usable = _shuffled(usable, seed)[:samples]
+    if len(usable) < fewest:
+        raise BadInput(f"{ref.origin} split {split!r} gives {len(usable)} usable rows; at least {fewest} are needed")
+    return _rows(ref, usable, names, quarantined)
+
+
+def draw_holdout(
+    ref: DatasetRef, split: str, *, after: int, samples: int, seed: int, apart_from: Sequence[str]
+) -> Rows:
+    """Up to `samples` rows behind the first `after` that `load_split` draws with `seed`; perhaps none.
+
+    No text of `apart_from` is among them: a choice is not made on rows that it was made with, or is judged on.
+
+    Raises:
+        BadInput: no such dataset, split or column; more than a fifth of the rows unusable.
+    """
+    usable, names, quarantined = _usable(ref, split)
+    known = {_plain(text) for text in apart_from}
+    rest = _shuffled(usable, seed)[after:] if after < len(usable) else []
+    return _rows(ref, [row for row in rest if _plain(row[0]) not in known][:samples], names, quarantined)
+
+
+def _usable(ref: DatasetRef, split: str) -> tuple[list[tuple[str, int]], Sequence[str] | None, int]:
+    """Rows with a text and a label, the names of the classes, and how many rows were refused."""
     table = _open(ref, split)
     missing = [column for column in (ref.text, ref.label) if column not in table.column_names]
     if missing:
@@ -57,12 +83,15 @@ def load_split(ref: DatasetRef, split: str, *, samples: int | None = None, seed:
             f"{quarantined} of {len(table)} rows of {ref.origin} split {split!r} have no text or no label: "
             f"check the columns {ref.text!r} and {ref.label!r}"
         )
-    if samples is not None and samples < len(usable):
-        order = Dataset.from_dict({"row": range(len(usable))}).shuffle(seed=seed)["row"][:samples]
-        usable = [usable[row] for row in order]
-    if len(usable) < fewest:
-        raise BadInput(f"{ref.origin} split {split!r} gives {len(usable)} usable rows; at least {fewest} are needed")
-    texts, labels = tuple(text for text, _ in usable), tuple(label for _, label in usable)
+    return usable, names, quarantined
+
+
+def _shuffled(rows: Sequence[tuple[str, int]], seed: int) -> list[tuple[str, int]]:
+    return [rows[at] for at in Dataset.from_dict({"row": range(len(rows))}).shuffle(seed=seed)["row"]]
+
+
+def _rows(ref: DatasetRef, rows: Sequence[tuple[str, int]], names: Sequence[str] | None, quarantined: int) -> Rows:
+    texts, labels = tuple(text for text, _ in rows), tuple(label for _, label in rows)
     return Rows(texts, labels, tuple(names) if names else None, quarantined, digest_of((texts, labels)), ref.origin)
 
 

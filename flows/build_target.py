@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from calibration_data.reader import Rows
+from flows.graphs import Graphs
 from flows.report import Row
 from flows.stages import Bench, engine_step, graph_as_engine, make_benchmark, make_evaluation
 from registry.errors import BuildError, EngineryError
@@ -64,7 +65,7 @@ def build_target(
     bench: Bench,
     target: GpuTarget,
     source: SourceFiles,
-    graphs: dict[Precision, OnnxArtifact],
+    graphs: Graphs,
     calibration: CalibrationSet,
     evaluation: Rows,
 ) -> list[Judged]:
@@ -72,11 +73,12 @@ def build_target(
     results: dict[Precision, Judged] = {}
     builds: dict[Precision, tuple[EngineBuild, bool]] = {}
     pending: dict[Precision, PrefectFuture[tuple[EngineBuild, bool]]] = {}
-    for precision in bench.recipe.precisions:
-        if reason := why_not(precision, target):
+    precisions = graphs.asked(bench.recipe.precisions)
+    for precision in precisions:
+        if reason := why_not(precision, target) or graphs.refused.get(precision):
             results[precision] = Judged(_row(bench, target, precision, "skipped", reason))
         else:
-            pending[precision] = submit_stage(bench.workspace, engine_step(bench, graphs[precision], target))
+            pending[precision] = submit_stage(bench.workspace, engine_step(bench, graphs.made[precision], target))
     for precision, future in pending.items():
         try:
             build, found = future.result()
@@ -87,12 +89,13 @@ def build_target(
             # One GPU type under two names shares an engine: the record says for which of them this one is.
             builds[precision] = replace(build, target=target, precision=precision), found
     measured = _measure(
-        bench, target, source, graphs, {p: build for p, (build, _) in builds.items()}, calibration, evaluation
+        bench, target, source, graphs.made, {p: build for p, (build, _) in builds.items()}, calibration, evaluation
     )
     for precision, (build, found) in builds.items():
         figures, calls = measured[precision]
-        results[precision] = _judge(bench, build, "found" if found else "built", figures, calls)
-    return [results[precision] for precision in bench.recipe.precisions]
+        judged = _judge(bench, build, "found" if found else "built", figures, calls)
+        results[precision] = replace(judged, row=replace(judged.row, remark=graphs.remarks.get(precision, "")))
+    return [results[precision] for precision in precisions]
 
 
 Figures = tuple[tuple[Measurement, ...], Mapping[str, NDArray[np.float64]]]

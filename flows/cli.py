@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import promotion, release, serving, triton
+from flows.commands import calibration, promotion, release, serving, triton
 from flows.commands.shared import err
 from registry.errors import EngineryError
 
@@ -25,6 +25,7 @@ STOPPED = 130
 app.command("release")(release.release)
 app.command("list")(promotion.list_engines)
 app.command("targets")(release.targets)
+app.command("calibration")(calibration.calibration)
 app.command("promote")(promotion.promote)
 app.command("rollback")(promotion.rollback)
 app.command("history")(promotion.history)

@@ -7,7 +7,7 @@ from pathlib import Path
 from calibration_data.splits import DatasetRef, split_revision
 from flows.recipe import Fleet, Recipe
 from flows.report import ROWS, ReleaseReport, with_aliases
-from registry.digest import digest_of, record_tree
+from registry.digest import digest_of, file_sha256, record_tree
 from registry.mlflow_runs import ReleaseLog
 from registry.mlflow_store import MlflowStore
 from registry.records import FileRecord, GpuTarget
@@ -54,8 +54,9 @@ def release_id(recipe: Recipe, targets: Sequence[GpuTarget]) -> str:
         for target in targets
     ]
     data = [split_revision(ref, split) for split in splits]
-    asked = recipe.model_dump(mode="json")
-    return digest_of((asked, here, source_content(recipe), data, toolchain(), own_code(), this_machine()))[:12]
+    asked, table = recipe.model_dump(mode="json"), recipe.data.calibration.table
+    content = source_content(recipe), file_sha256(Path(table)) if table and Path(table).is_file() else None
+    return digest_of((asked, here, content, data, toolchain(), own_code(), this_machine()))[:12]
 
 
 def find_release(recipe: Recipe, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str, ReleaseReport | None]:

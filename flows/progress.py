@@ -39,11 +39,12 @@ class _Bars:
             mine = get_ident()
             if mine == main_thread().ident:  # it waits for the others, so they have ended
                 self._drop(thread for thread in list(self._shown) if thread != mine)
-            if mine in self._shown and self._shown[mine][0] != what:
+            piece = what.split(" · ")[0]
+            if mine in self._shown and self._shown[mine][0] != piece:
                 self._drop([mine])
             if mine not in self._shown:
-                self._shown[mine] = what, self._progress.add_task(what, total=1.0)
-            self._progress.update(self._shown[mine][1], completed=fraction)
+                self._shown[mine] = piece, self._progress.add_task(what, total=1.0)
+            self._progress.update(self._shown[mine][1], completed=fraction, description=what)
 
     def _drop(self, threads: Iterable[int]) -> None:
         for thread in threads:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from calibration_data.reader import Rows, read_calibration_texts
 from flows.build_target import Judged
+from flows.drift import moved_scales
+from flows.graphs import Graphs, read_choice
 from flows.report import Row, winner, with_aliases
 from flows.stages import Bench
 from registry.mlflow_runs import EngineEntry, ReleaseLog
 from registry.promotion import nominate
-from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
-from tasks.calibration_table import TABLE_FILE, from_json
-from tasks.figures import accuracy_against_latency, latency_histogram, worst_tensors
+from registry.records import CalibrationSet, OnnxArtifact, SourceFiles, Verdict
+from tasks.autopilot import CHOICE_FILE
+from tasks.calibration_table import TABLE_FILE, read_table
+from tasks.figures import accuracy_against_latency, int8_trade_off, latency_histogram, worst_tensors
 from tasks.publish import add_warmup, assemble_bundle, make_manifest, seal_bundle
 
 
@@ -25,17 +28,19 @@ class Made:
     source: SourceFiles
     evaluation: Rows
     calibration: CalibrationSet
-    graphs: dict[Precision, OnnxArtifact]
+    graphs: Graphs
 
 
 def publish_all(
     bench: Bench, log: ReleaseLog, release: str, run_id: str, made: Made, judged: Sequence[Judged]
 ) -> tuple[Row, ...]:
     """Publish what no gate failed, nominate each target's winner, and give all rows with their aliases."""
-    rows = []
+    rows, moved = [], moved_scales(log, bench.recipe.model, release, made.graphs)
     for position, entry in enumerate(judged):
         bench.report("publish", position / len(judged))
-        rows.append(publish_engine(bench, log, release, run_id, made, entry))
+        remark = "; ".join(filter(None, [entry.row.remark, moved.get(entry.row.precision)]))
+        remarked = replace(entry, row=replace(entry.row, remark=remark))
+        rows.append(publish_engine(bench, log, release, run_id, made, remarked))
     for target in {row.target for row in rows}:
         best = winner([row for row in rows if row.target == target])
         if best is not None and best.version is not None:
@@ -49,7 +54,7 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
     if build is None:
         return row
     model = bench.recipe.model
-    calibration = made.calibration if made.graphs[build.precision].calibration_set else None
+    calibration = made.calibration if made.graphs.made[build.precision].calibration_set else None
     nested, finished = log.engine_run(model, release, run_id, build)
     version = next(
         (
@@ -65,9 +70,10 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
     if finished:
         nested, _ = log.engine_run(model, release, run_id, build)
     with tempfile.TemporaryDirectory() as scratch:
-        file = made.graphs[build.precision].directory / TABLE_FILE
-        table = file if file.is_file() else None
-        figures = draw_engine(judged, table, Path(scratch))
+        graph = made.graphs.made[build.precision]
+        choice = read_choice(graph)
+        files = tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file())
+        figures = draw_engine(judged, graph, Path(scratch))
         log.log_engine(
             nested,
             EngineEntry(
@@ -78,7 +84,9 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
                 calibration.digest if calibration else None,
                 made.evaluation.digest,
                 figures,
-                table,
+                files,
+                choice.int8_share if choice else None,
+                row.remark,
             ),
         )
     if version is None and row.verdict is not Verdict.FAILED:
@@ -115,13 +123,15 @@ def publish_version(
         return bench.store.publish(sealed, bundle, run_id=run_id).version
 
 
-def draw_engine(judged: Judged, table: Path | None, into: Path) -> dict[str, Path]:
-    """The latency histogram of an engine that ran, beside its baseline; a calibrated one's worst tensors."""
-    figures = {}
+def draw_engine(judged: Judged, graph: OnnxArtifact, into: Path) -> dict[str, Path]:
+    """The latency histogram of an engine that ran, beside its baseline; an int8 graph's worst tensors and mixes."""
+    figures, table = {}, graph.directory / TABLE_FILE
     if judged.call_seconds:
         figures["latency"] = latency_histogram(dict(judged.call_seconds), into / "latency.png")
-    if table is not None:
-        figures["calibration"] = worst_tensors(from_json(table.read_bytes()), into / "calibration.png")
+    if table.is_file():
+        figures["calibration"] = worst_tensors(read_table(table), into / "calibration.png")
+    if (choice := read_choice(graph)) is not None:
+        figures["int8"] = int8_trade_off(choice, into / "int8.png")
     return figures
 
 

@@ -80,11 +80,16 @@ class SourceSpec(Part):
 
 
 class CalibrationSpec(Part):
-    """The rows a quantizer sees."""
+    """The rows a quantizer sees, and as many more (`holdout`) that int8 is held against before it is built.
+
+    `table` names a calibration.json of an earlier release to be used again instead of a calibration.
+    """
 
     split: str = "calibration"
     samples: Count = 256
+    holdout: Annotated[int, Field(ge=0, le=100_000)] = 512
     seed: Seed = 0
+    table: Text | None = None
 
 
 class EvaluationSpec(Part):

@@ -10,6 +10,7 @@ from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.build_target import build_target, builds_at_once, why_not
+from flows.graphs import gather, make_graphs
 from flows.publication import Made, draw_release, publish_all
 from flows.recipe import Fleet, Recipe
 from flows.report import ROWS, ReleaseReport
@@ -17,7 +18,6 @@ from flows.stages import (
     Bench,
     evaluation_rows,
     make_calibration_set,
-    make_graph,
     make_onnx,
     make_source,
 )
@@ -67,10 +67,8 @@ def make_shared(bench: Bench, targets: Sequence[GpuTarget]) -> Made:
     evaluation = evaluation_rows(bench, source)
     calibration = make_calibration_set(bench, evaluation)
     onnx = make_onnx(bench, source, evaluation)
-    wanted = [
-        precision
-        for precision in bench.recipe.precisions
-        if any(why_not(precision, target) is None for target in targets)
-    ]
-    graphs = {precision: make_graph(bench, source, onnx, precision, calibration) for precision in wanted}
+    material = gather(bench, source, onnx, calibration, evaluation)
+    graphs = make_graphs(
+        bench, material, bench.recipe.precisions, targets, lambda precision, target: why_not(precision, target) is None
+    )
     return Made(source, evaluation, calibration, graphs)

@@ -13,7 +13,10 @@ from registry.records import Backend, Measurement, Precision, Verdict
 
 @dataclass(frozen=True)
 class Row:
-    """One target and precision; `state` is built, found, skipped or failed, and `reason` says why."""
+    """One target and precision; `state` is built, found, skipped or failed, and `reason` says why.
+
+    `remark` is what is to be known of its graph, such as the share of it that is int8.
+    """
 
     model: str
     target: str
@@ -28,6 +31,7 @@ class Row:
     measurements: tuple[Measurement, ...] = ()
     version: int | None = None
     aliases: tuple[str, ...] = ()
+    remark: str = ""
 
     def figure(self, metric: str) -> Measurement | None:
         """The measurement of that name, or None."""
@@ -98,6 +102,7 @@ def row_json(row: Row) -> dict[str, Any]:
         "state": row.state,
         "verdict": row.verdict.value if row.verdict else None,
         "reason": row.reason,
+        "remark": row.remark,
         "aliases": list(row.aliases),
         "digest": row.digest,
         "size_bytes": row.size_bytes,
@@ -169,9 +174,11 @@ def _times(found: Measurement | None) -> str:
 
 
 def notes(report: ReleaseReport) -> list[str]:
-    """One line per distinct reason of what is not passed: what, where and why."""
+    """One line per distinct reason of what is not passed, and per remark: what, where and why."""
     lines: dict[str, dict[str, list[str]]] = {}
     for row in report.rows:
+        if row.remark:
+            lines.setdefault(row.remark, {}).setdefault(row.target, []).append(row.precision.value)
         if row.verdict is not Verdict.PASSED:
             where = lines.setdefault(f"{row.verdict or row.state}: {row.reason}", {})
             where.setdefault(row.target, []).append(row.precision.value)

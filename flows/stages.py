@@ -39,10 +39,9 @@ from tasks.head import fit_head
 from tasks.isolate import run_isolated
 from tasks.machine import this_machine
 from tasks.publish import own_code, toolchain
-from tasks.quantize import quantize
 from tasks.source import from_folder, from_hub, from_module, from_package
 from tasks.steps import Step, run_stage
-from tasks.tokenize import FeedDict, batches, text_encoder
+from tasks.tokenize import text_encoder
 from tasks.workspace import Workspace, verify_stage
 
 Report = Callable[[str, float], None]
@@ -50,8 +49,6 @@ Report = Callable[[str, float], None]
 
 # A graph whose logits differ more from PyTorch's than this on real rows is another model.
 CHECKED_ROWS = 32
-# Calibrated precisions change with the rows; the others must not be remade for a new row.
-CALIBRATED = frozenset({Precision.INT8, Precision.FP8})
 # Where an exact ONNX graph is scored when no machine here runs the engine made of it.
 GRAPH = GpuTarget("onnx-graph", Backend.ONNXRUNTIME)
 
@@ -189,45 +186,6 @@ def make_onnx(bench: Bench, source: SourceFiles, evaluation: Rows) -> OnnxArtifa
 
     key = (source.digest, bench.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
     return run_stage(bench.workspace, Step("export", "fp32", key, OnnxArtifact, make))[0]
-
-
-def make_graph(
-    bench: Bench, source: SourceFiles, onnx: OnnxArtifact, precision: Precision, calibration: CalibrationSet
-) -> OnnxArtifact:
-    """The graph of one precision; only calibrated precisions depend on the calibration set."""
-    if precision is Precision.FP32:
-        return onnx
-    calibrated = precision in CALIBRATED
-
-    def make(into: Path) -> OnnxArtifact:
-        verify_stage(onnx.directory)
-        rows = calibration_feeds(bench, source, onnx, calibration) if calibrated else None
-        digest = calibration.digest if calibrated else None
-        return quantize(
-            onnx,
-            precision,
-            rows,
-            calibration_set_digest=digest,
-            into=into,
-            on_progress=lambda phase, done: bench.report(f"quantize {precision}: {phase}", done),
-        )
-
-    key = (
-        onnx.digest,
-        precision,
-        calibration.digest if calibrated else None,
-        versions("onnx", "onnxruntime", "nvidia-modelopt"),
-    )
-    return run_stage(bench.workspace, Step("quantize", precision, key, OnnxArtifact, make))[0]
-
-
-def calibration_feeds(
-    bench: Bench, source: SourceFiles, onnx: OnnxArtifact, calibration: CalibrationSet
-) -> list[FeedDict]:
-    """Calibration rows as feed dicts, 32 rows of like length a batch."""
-    names = [tensor.name for tensor in onnx.inputs]
-    encoder = text_encoder(source.directory, names, max_length=bench.recipe.data.max_length)
-    return [encoder.encode(texts) for _, texts in batches(read_calibration_texts(calibration), 32)]
 
 
 def engine_step(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> Step[EngineBuild]:

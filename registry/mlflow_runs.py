@@ -4,6 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from registry.records import EngineBuild, Measurement, Verdict
 
 RELEASE, KIND, STATE, PARENT = "release", "enginery.kind", "enginery.state", "mlflow.parentRunId"
 REPORT = "release.json"
+CALIBRATION = "calibration"
 # MLflow's own limit on a parameter's and a tag's length.
 LONGEST = 5000
 
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """What a nested run says of one engine."""
+    """What a nested run says of one engine; `calibration` are files on how its graph was made."""
 
     build: EngineBuild
     measurements: tuple[Measurement, ...]
@@ -33,7 +35,9 @@ class EngineEntry:
     calibration_set: str | None
     evaluation_set: str
     figures: Mapping[str, Path] = field(default_factory=dict)
-    calibration_table: Path | None = None
+    calibration: tuple[Path, ...] = ()
+    int8_share: float | None = None
+    remark: str = ""
 
 
 class ReleaseLog:
@@ -113,11 +117,13 @@ class ReleaseLog:
             Metric("size_mb", build.size_bytes / 1e6, now, 0),
             Metric("build_seconds", build.build_seconds, now, 0),
         ]
+        if entry.int8_share is not None:
+            metrics.append(Metric("int8_macs_share", entry.int8_share, now, 0))
         for found in entry.measurements:
             name = found.metric if found.subject == "engine" else f"{found.subject}.{found.metric}"
             bounds = {"": found.value, "_low": found.low, "_high": found.high}
             metrics += [Metric(f"{name}{end}", value, now, 0) for end, value in bounds.items() if value is not None]
-        tags = {"verdict": entry.verdict.value, "reason": entry.reason[:LONGEST]}
+        tags = {"verdict": entry.verdict.value, "reason": entry.reason[:LONGEST], "remark": entry.remark[:LONGEST]}
         self._client.log_batch(
             run_id,
             metrics=metrics,
@@ -126,8 +132,18 @@ class ReleaseLog:
         )
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])])
         self._log_figures(run_id, entry.figures)
-        if entry.calibration_table is not None:
-            self._client.log_artifact(run_id, str(entry.calibration_table), "calibration")
+        for file in entry.calibration:
+            self._client.log_artifact(run_id, str(file), CALIBRATION)
+
+    def calibration_file(self, model: str, name: str, *, query: str) -> bytes | None:
+        """A file on how the newest finished engine's graph that fits `query` (MLflow's syntax) was made, or None."""
+        finished = f"tags.`{KIND}` = 'engine' and attributes.status = 'FINISHED' and {query}"
+        for run in self._find(model, finished):
+            with tempfile.TemporaryDirectory() as scratch, suppress(Exception):  # each artifact store raises its own
+                return Path(
+                    self._client.download_artifacts(run.info.run_id, f"{CALIBRATION}/{name}", scratch)
+                ).read_bytes()
+        return None
 
     def finish_engine(self, run_id: str, version: int | None) -> None:
         """Close an engine's run, with the version it became."""

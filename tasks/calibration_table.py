@@ -6,6 +6,7 @@ One table has one form in bytes, canonical JSON: what is read must be what `to_j
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -166,6 +167,18 @@ def from_json(raw: bytes) -> CalibrationTable:
     if to_json(table) != raw:
         raise BadInput(f"{TABLE_FILE} is not in canonical form (RFC 8785), or has unknown keys: calibrate again")
     return table
+
+
+def read_table(file: Path) -> CalibrationTable:
+    """Read the table in a file.
+
+    Raises:
+        OSError: it cannot be read.
+        BadInput: as `from_json`.
+
+    """
+    with file.open("rb") as stream:
+        return from_json(stream.read(MAX_BYTES + 1))
 
 
 def _check(table: CalibrationTable) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tasks.autopilot import Choice
 from tasks.calibration_table import CalibrationTable
 
 WORST = 12
@@ -47,7 +48,7 @@ def accuracy_against_latency(points: Sequence[tuple[str, float, float, float, fl
 def worst_tensors(table: CalibrationTable, file: Path) -> Path:
     """Bars of relative error for the WORST tensors, beside largest |x| over what 99.9 % stay below."""
     worst = sorted(table.ranges, key=lambda each: each.error)[-WORST:]
-    names = [f"…{each.tensor[-_NAME_LENGTH:]}" if len(each.tensor) > _NAME_LENGTH else each.tensor for each in worst]
+    names = [_short(each.tensor) for each in worst]
     figure, (errors, outliers) = plt.subplots(
         1, 2, figsize=(11, 0.4 * len(worst) + 1.6), sharey=True, layout="constrained"
     )
@@ -57,6 +58,34 @@ def worst_tensors(table: CalibrationTable, file: Path) -> Path:
     outliers.set(xlabel="largest |x| over its 99.9th percentile")
     figure.suptitle(f"worst of {len(table.ranges)} tensors, {table.rows} rows, {len(table.quarantined)} quarantined")
     return _save(figure, file)
+
+
+def int8_trade_off(choice: Choice, file: Path) -> Path:
+    """Loss on the holdout (to its 95 % bound) over the share of MACs in int8, and the blocks that do most damage."""
+    figure, (mixes, blocks) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    for tried in choice.path:
+        error = [[0.0], [100 * (tried.bound - tried.loss)]]
+        color = "C2" if tried.passed else "C3"
+        mixes.errorbar(100 * tried.int8_share, 100 * tried.loss, yerr=error, fmt="o", capsize=3, color=color)
+    mixes.axhline(100 * choice.limit, color="grey", linestyle="--")
+    if choice.passed:
+        mixes.axvline(100 * choice.int8_share, color="C2", linestyle=":")
+    mixes.set(xlabel="MACs in int8, %", ylabel=f"loss against fp32 on {choice.rows} holdout rows, %",
+              title="dashes: the gate; green passes; dots: chosen")  # fmt: skip
+    worst = sorted((each for each in choice.blocks if each.damage is not None), key=lambda each: each.damage or 0.0)
+    worst = worst[-WORST:]
+    colors = ["C3" if each.tensor in choice.kept else "C0" for each in worst]
+    blocks.barh(
+        [_short(each.tensor) for each in worst], [max(each.damage or 0.0, 1e-12) for each in worst], color=colors
+    )
+    blocks.set(
+        xscale="log", xlabel="error of the answers with only this block in int8 (log)", title="red: kept in fp32"
+    )
+    return _save(figure, file)
+
+
+def _short(tensor: str) -> str:
+    return f"…{tensor[-_NAME_LENGTH:]}" if len(tensor) > _NAME_LENGTH else tensor
 
 
 def _save(figure: Figure, file: Path) -> Path:

@@ -1,5 +1,6 @@
 """Rows on which a choice is made, and the gate that they are held against: never rows of the evaluation split."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ class Gate(Protocol):
     def limit(self) -> float:
         """The largest bound that passes."""
 
+    @property
+    def digest(self) -> str:
+        """Of what the gate judges by."""
+
     def score(self, exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
         """Loss, bound and verdict."""
 
@@ -51,6 +56,15 @@ class Holdout:
     def rows(self) -> int:
         """How many rows there are."""
         return sum(len(next(iter(feed.values()))) for feed in self.feeds)
+
+    @property
+    def digest(self) -> str:
+        """Of the rows as they are fed, in that order, and of the gate."""
+        fed = hashlib.sha256()
+        for feed in self.feeds:
+            for name, column in sorted(feed.items()):
+                fed.update(f"{name} {column.dtype} {column.shape};".encode() + np.ascontiguousarray(column).tobytes())
+        return digest_of((fed.hexdigest(), self.gate.digest, self.output))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What is asked of a precision's function, and what it gives."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tasks.calibration_table import CalibrationTable
 from tasks.holdout import Holdout
 from tasks.ranges import Method
 
+# What is done and how much of it (0 to 1); what follows " · " changes as it goes on.
 Progress = Callable[[str, float], None]
 
 
@@ -70,9 +72,10 @@ class Request:
             raise BadInput("this precision needs calibration rows: name a calibration set in the recipe")
         feeds = self.rows if isinstance(self.rows, Sequence) else None
         total = sum(len(next(iter(feed.values()))) for feed in feeds) if feeds else 0
-        return calibrate(
-            self.source,
-            self.rows,
-            on_row=lambda row: self.on_progress("calibrate", min(1.0, row / total) if total else 0.0),
-            checkpoint=self.plan.checkpoint,
-        )
+        started = time.monotonic()
+
+        def tell(row: int) -> None:
+            rate = f"calibrate · {row / max(1e-3, time.monotonic() - started):.0f} rows/s"
+            self.on_progress(rate, min(1.0, row / total) if total else 0.0)
+
+        return calibrate(self.source, self.rows, on_row=tell, checkpoint=self.plan.checkpoint)

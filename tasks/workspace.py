@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from registry.records import FileRecord
 T = TypeVar("T")
 RECORD = "stage.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# Nobody goes on with a release after so long; what is kept of it is only time won.
+PARTIAL_SECONDS = 7 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,17 @@ class Workspace:
             ) from error
         return _placed(value, folder), False
 
+    def partial(self, kind: str, inputs: object) -> Path:
+        """Where unfinished work on a stage may be kept, to go on from after a kill; the same for the same inputs."""
+        folder = self.root / ".partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / digest_of((kind, inputs))
+
     def sweep(self) -> int:
-        """Remove what a killed process left in `.tmp/`; the number of folders removed."""
+        """Remove what a killed process left in `.tmp/`, and what nobody went on from; the number of folders removed."""
+        for file in (self.root / ".partial").glob("*"):
+            if file.stat().st_mtime < time.time() - PARTIAL_SECONDS:
+                file.unlink(missing_ok=True)
         stale = [folder for folder in (self.root / ".tmp").glob("*-*") if not _alive(folder)]
         for folder in stale:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,40 @@
+"""Scales that moved since the release before: the same model on other rows, or other rows on the same model."""
+
+from flows.graphs import Graphs
+from registry.errors import BadInput
+from registry.mlflow_runs import ReleaseLog
+from registry.records import Precision
+from tasks.calibration_table import DRIFT_MOST, TABLE_FILE, CalibrationTable, Drift, drift, from_json, read_table
+
+
+def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:
+    """One sentence for each calibrated precision whose scales moved since another release's newest table."""
+    found = {}
+    for precision, graph in graphs.made.items():
+        file = graph.directory / TABLE_FILE
+        if not file.is_file():
+            continue
+        query = f"tags.precision = '{precision}' and tags.release != '{release}'"
+        before = log.calibration_file(model, TABLE_FILE, query=query)
+        if before is not None and (words := _compared(before, read_table(file))):
+            found[precision] = words
+    return found
+
+
+def _compared(before: bytes, now: CalibrationTable) -> str:
+    try:
+        moved = drift(from_json(before), now)
+    except BadInput as error:
+        return f"scales not compared with the last release's: {error}"
+    return f"since the last release {in_words(moved, len(now.ranges))}" if moved else ""
+
+
+def in_words(moved: tuple[Drift, ...], tensors: int) -> str:
+    """How many scales moved, and the one that moved farthest."""
+    if not moved:
+        return f"none of {tensors} scales moved by more than {DRIFT_MOST:.0%}"
+    far = moved[0]
+    by = f"by {far.change:.0%}" if far.old is not None and far.new is not None else "is in one table only"
+    return (
+        f"{len(moved)} of {tensors} scales moved by more than {DRIFT_MOST:.0%}, farthest {far.tensor.strip('/')} {by}"
+    )
