@@ -24,7 +24,6 @@ from tasks import qdq
 from tasks.autopilot import Choice, choose
 from tasks.calibration import calibrate
 from tasks.holdout import Holdout, Score, answers
-from tasks.int8 import int8_graph
 from tasks.linears import Floats, Graph
 from tasks.rounding import compensating_format
 from tasks.scales import choose_scales
@@ -88,8 +87,7 @@ def main() -> None:
         gates = [CosineGate(tuple(feed["attention_mask"] for feed in held), limit) for limit in options.limits]
         for gate, (name, rounding) in product(gates, roundings.items()):
             started = time.perf_counter()
-            int8 = int8_graph(onnx.load(model), scales, weight_format=rounding)
-            made, choice = choose(model, int8, scales, Holdout(tuple(held), gate, last), weight_format=rounding)
+            made, choice = choose(model, scales, {name: rounding}, Holdout(tuple(held), gate, last))
             seconds = time.perf_counter() - started
             file = workspace / "mixed.onnx"
             onnx.save(made, file)

@@ -1,6 +1,7 @@
 """The autopilot: when int8 misses its gate on the holdout, keep the fewest MACs in fp32 that make it pass.
 
-One pass measures what each block (the layers that read one tensor) costs: the model's own answers with only that
+Weights rounded for each other (GPTQ) are tried first: they cost no speed, only the seconds of the rounding. Then one
+pass measures what each block (the layers that read one tensor) costs: the model's own answers with only that
 block in int8. Blocks are kept in fp32 in the order of damage a MAC, as many as the gate needs (found by bisection on
 the holdout). Damages add up nearly (independent rounding errors), so that a knapsack over them then looks for a set
 of fewer MACs; the graph of what is chosen is made and held against the gate itself. The evaluation split is not here.
@@ -31,6 +32,7 @@ from tasks.switches import Switchboard
 
 CHOICE_FILE = "autopilot.json"
 MAX_BYTES = 16 * 2**20
+NEAREST, COMPENSATED = "nearest", "compensated"
 _TELL = "autopilot: {}"
 _WORST = 1e12
 
@@ -50,8 +52,9 @@ class Block:
 
 @dataclass(frozen=True)
 class Tried:
-    """One mix: how many blocks stay fp32, the share of MACs in int8, and its score on the holdout."""
+    """One mix: how its weights are rounded, how many blocks stay fp32, the share of MACs in int8, and its score."""
 
+    rounding: str
     kept: int
     int8_share: float
     loss: float
@@ -64,6 +67,7 @@ class Choice:
     """The mix that was chosen, or that none passes; `kept` are the tensors whose layers stay fp32."""
 
     passed: bool
+    rounding: str
     kept: tuple[str, ...]
     int8_share: float
     limit: float
@@ -78,7 +82,7 @@ class Choice:
         if not self.passed:
             return f"no mix of int8 and fp32 loses at most {self.limit:.2%} ({tried})"
         if not self.kept:
-            return f"all MACs in int8: the gate passes on {self.rows} holdout rows"
+            return f"all MACs in int8 (rounding: {self.rounding}): the gate passes on {self.rows} holdout rows"
         names = ", ".join(name.lstrip("/") for name in self.kept[:3]) + (", …" if len(self.kept) > 3 else "")
         kept = f"{len(self.kept)} of {len(self.blocks)} blocks in fp32 ({names}; {tried})"
         return f"{self.int8_share:.1%} of the MACs in int8, {kept}"
@@ -93,47 +97,49 @@ class _Search:
 
     source: Path
     scales: Mapping[str, ActivationScale]
-    weight_format: qdq.WeightFormat
     holdout: Holdout
     exact: list[Floats]
     tell: Callable[[str, float], None]
+    rounding: str = NEAREST
     path: list[Tried] = field(default_factory=list)
 
     def judge(self, made: Sequence[Floats], kept: AbstractSet[str], blocks: Sequence[Block]) -> Score:
         score = self.holdout.gate.score(self.exact, made)
-        self.path.append(Tried(len(kept), _share(blocks, kept), score.loss, score.bound, score.passed))
+        share = _share(blocks, kept)
+        self.path.append(Tried(self.rounding, len(kept), share, score.loss, score.bound, score.passed))
         # Bisection, a knapsack and the proof: about as many mixes as this.
         done = min(1.0, len(self.path) / (len(blocks).bit_length() + 3))
-        self.tell(_TELL.format(f"mixes · {_share(blocks, kept):.0%} in int8 loses {score.loss:+.2%}"), done)
+        self.tell(_TELL.format(f"mixes · {share:.0%} in int8 loses {score.loss:+.2%}"), done)
         return score
 
 
 def choose(
     source: Path,
-    int8: onnx.ModelProto,
     scales: Mapping[str, ActivationScale],
+    roundings: Mapping[str, qdq.WeightFormat],
     holdout: Holdout,
-    *,
-    weight_format: qdq.WeightFormat = qdq.int8_weight,
     on_progress: Callable[[str, float], None] = lambda _what, _done: None,
 ) -> tuple[onnx.ModelProto, Choice]:
     """The graph that passes the holdout's gate with the fewest MACs in fp32, and how it was found.
 
-    `source` is the fp32 graph, `int8` the same with every scaled layer in int8, made with `scales` and
-    `weight_format`. Where no mix passes, `int8` comes back as it is, and the choice says so.
+    `source` is the fp32 graph, `scales` those of every block. Each of `roundings` (by name) is tried on the whole
+    graph first, and the last one is what mixes are made with. Where no mix passes, the whole graph in int8 comes
+    back, and the choice says so.
     """
     on_progress(_TELL.format("fp32 on the holdout"), 0.0)
-    search = _Search(source, scales, weight_format, holdout, answers(source, holdout), on_progress)
+    search = _Search(source, scales, holdout, answers(source, holdout), on_progress)
     blocks = measure_macs(source, scales, holdout.feeds[0])
-    if search.judge(_answers_of(int8, holdout), frozenset(), blocks).passed:
-        return int8, _choice(search, blocks, frozenset())
+    for search.rounding, weight_format in roundings.items():  # the search says what it is at
+        whole = _mixed(search, frozenset(), weight_format)
+        if search.judge(_answers_of(whole, holdout), frozenset(), blocks).passed:
+            return whole, _choice(search, blocks, frozenset())
     board = Switchboard(onnx.load(source), scales, weight_format, holdout.output)
     blocks = _sensitivities(search, board, blocks)
     for kept in _candidates(search, board, blocks):
-        made = _mixed(search, kept)
+        made = _mixed(search, kept, weight_format)
         if search.judge(_answers_of(made, holdout), kept, blocks).passed:
             return made, _choice(search, blocks, kept)
-    return int8, _choice(search, blocks, None)
+    return whole, _choice(search, blocks, None)
 
 
 def measure_macs(source: Path, scales: Mapping[str, ActivationScale], feed: Feed) -> tuple[Block, ...]:
@@ -217,9 +223,9 @@ def _knapsack(blocks: Sequence[Block], prefix: AbstractSet[str]) -> frozenset[st
     return kept if _share(blocks, kept) > _share(blocks, prefix) else None
 
 
-def _mixed(search: _Search, kept: AbstractSet[str]) -> onnx.ModelProto:
+def _mixed(search: _Search, kept: AbstractSet[str], weight_format: qdq.WeightFormat) -> onnx.ModelProto:
     scales = {tensor: scale for tensor, scale in search.scales.items() if tensor not in kept}
-    return int8_graph(onnx.load(search.source), scales, weight_format=search.weight_format)
+    return int8_graph(onnx.load(search.source), scales, weight_format=weight_format)
 
 
 def _answers_of(model: onnx.ModelProto, holdout: Holdout) -> list[Floats]:
@@ -236,6 +242,7 @@ def _choice(search: _Search, blocks: Sequence[Block], kept: AbstractSet[str] | N
     in_order = tuple(block.tensor for block in blocks if kept is not None and block.tensor in kept)
     return Choice(
         passed=kept is not None,
+        rounding=search.rounding,
         kept=in_order,
         int8_share=_share(blocks, frozenset(in_order)),
         limit=search.holdout.gate.limit,

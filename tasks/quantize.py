@@ -13,7 +13,7 @@ from registry.digest import digest_of, record_tree
 from registry.errors import BadInput
 from registry.records import OnnxArtifact, Precision, Tensor
 from tasks import autopilot, qdq
-from tasks.autopilot import CHOICE_FILE, choose
+from tasks.autopilot import CHOICE_FILE
 from tasks.calibration_rows import Feed
 from tasks.calibration_table import TABLE_FILE, CalibrationTable, make_table, scales_for, to_json
 from tasks.graph_file import GRAPH_FILE, save_graph
@@ -104,34 +104,31 @@ def quantize_int8(request: Request) -> Made:
     """W8A8: SmoothQuant, then int8 weights per channel and int8 activations per tensor, all symmetric."""
     plan = request.plan
     if plan.table is not None:
-        model = request.load()
-        scales = scales_for(plan.table, Graph(model))
-        return _piloted(request, int8_graph(model, scales), scales, plan.table, qdq.int8_weight)
+        scales = scales_for(plan.table, Graph(request.load()))
+        return _int8(request, scales, plan.table, {autopilot.NEAREST: qdq.int8_weight})
     calibration = request.calibrate()
-    model = request.load()
-    graph = Graph(model)
+    graph = Graph(request.load())
     request.on_progress("search scales", 0.0)
     scales = choose_scales(graph, calibration, method=plan.method, alphas=ALPHAS if plan.smooth else ())
     request.on_progress("search scales", 1.0)
-    rounding = compensating_format(graph.linears(), scales, calibration) if plan.compensate else qdq.int8_weight
-    table = make_table(request.onnx_digest, calibration, scales)
-    return _piloted(request, int8_graph(model, scales, weight_format=rounding), scales, table, rounding)
+    compensated = compensating_format(graph.linears(), scales, calibration)
+    roundings = {autopilot.NEAREST: qdq.int8_weight, autopilot.COMPENSATED: compensated}
+    if plan.compensate:
+        del roundings[autopilot.NEAREST]
+    return _int8(request, scales, make_table(request.onnx_digest, calibration, scales), roundings)
 
 
-def _piloted(
+def _int8(
     request: Request,
-    made: onnx.ModelProto,
     scales: Mapping[str, ActivationScale],
     table: CalibrationTable,
-    rounding: qdq.WeightFormat,
+    roundings: Mapping[str, qdq.WeightFormat],
 ) -> Made:
-    """The int8 graph, with layers kept in fp32 where the holdout's gate asks for that."""
+    """The int8 graph by the first of `roundings`; with a holdout, what the autopilot makes of all of them."""
     if request.plan.holdout is None:
-        return Made(made, table)
-    mixed, choice = choose(
-        request.source, made, scales, request.plan.holdout, weight_format=rounding, on_progress=request.on_progress
-    )
-    return Made(mixed, table, choice)
+        return Made(int8_graph(request.load(), scales, weight_format=next(iter(roundings.values()))), table)
+    made, choice = autopilot.choose(request.source, scales, roundings, request.plan.holdout, request.on_progress)
+    return Made(made, table, choice)
 
 
 def quantize_fp8(request: Request) -> Made:
