@@ -1,0 +1,199 @@
+"""Graphs of a recipe: int8 is chosen without the evaluation split, and what takes its place where no mix passes."""
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from calibration_data.reader import Rows, read_calibration_texts
+from flows import graphs, stages
+from flows.graphs import Graphs, Material, gather, make_graph, make_graphs
+from flows.recipe import load_fleet, load_recipe
+from flows.stages import Bench
+from registry.errors import BadInput
+from registry.records import GpuTarget, Precision
+from tasks.autopilot import CHOICE_FILE
+from tasks.backends import BACKENDS
+from tasks.calibration_table import TABLE_FILE
+from tasks.holdout import AccuracyGate, Holdout, Score, answers
+from tasks.linears import Floats
+from tasks.steps import Step
+from tasks.workspace import Workspace
+from tests.flows.conftest import RECIPE, TinyRecipe, write_split
+from tests.tiny import WORDS
+
+pytestmark = pytest.mark.slow
+SPARE_ROWS = 300
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def bench(tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The tiny recipe with rows to spare for a holdout; stages without Prefect."""
+
+    def stage(workspace: Workspace, step: Step[Any]) -> Any:
+        return workspace.stage(step.kind, step.inputs, step.made, step.make)
+
+    for module in (graphs, stages):
+        monkeypatch.setattr(module, "run_stage", stage)
+    draw, words = random.Random(3), [word for word in WORDS if not word.startswith("##")]  # noqa: S311  # rows
+    known = set(tiny_recipe.rows("evaluation"))
+    texts = {" ".join(draw.choices(words, k=draw.randint(4, 12))): None for _ in range(SPARE_ROWS + 60)}
+    write_split(tiny_recipe.folder / "rows", "calibration", [text for text in texts if text not in known][:SPARE_ROWS])
+    return make_bench(tiny_recipe, tmp_path / "stages", told, {"accuracy_loss_max": 0.02})
+
+
+def make_bench(tiny: TinyRecipe, folder: Path, told: list[str], gates: dict[str, float], **more: Any) -> Bench:
+    document = RECIPE | {"gates": gates}
+    document["data"] = RECIPE["data"] | {"calibration": {"samples": 16, **more}}  # type: ignore[operator]
+    tiny.recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
+    nothing: Any = None
+    report: Callable[[str, float], None] = lambda what, _done: told.append(what)  # noqa: E731
+    return Bench(Workspace(folder), load_recipe(tiny.recipe), report, nothing, nothing, nothing)
+
+
+def collect(bench: Bench, change: Callable[[Rows], Rows] = lambda rows: rows) -> Material:
+    source = stages.make_source(bench)
+    evaluation = stages.evaluation_rows(bench, source)
+    calibration = stages.make_calibration_set(bench, evaluation)
+    return gather(bench, source, stages.make_onnx(bench, source, evaluation), calibration, change(evaluation))
+
+
+def test_the_evaluation_split_takes_no_part_in_the_choice(
+    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+) -> None:
+    def chosen(name: str) -> tuple[str, bytes]:
+        fresh = replace(bench, workspace=Workspace(tmp_path / name))
+        graph = make_graph(fresh, collect(fresh), Precision.INT8)
+        return graph.digest, (graph.directory / CHOICE_FILE).read_bytes()
+
+    first = chosen("first")
+    evaluation = tiny_recipe.rows("evaluation")
+    write_split(tiny_recipe.folder / "rows", "evaluation", ["good " + text for text in evaluation][::-1])
+    assert chosen("second") == first
+
+
+def test_the_holdout_has_no_row_of_calibration_or_evaluation(bench: Bench, tiny_recipe: TinyRecipe) -> None:
+    evaluation = tiny_recipe.rows("evaluation")
+    write_split(tiny_recipe.folder / "rows", "calibration", [*tiny_recipe.rows("calibration"), *evaluation[:3]])
+    material = collect(bench)
+    held, gate = material.holdout, None if material.holdout is None else material.holdout.gate
+    assert held is not None
+    assert isinstance(gate, AccuracyGate)
+    assert len(gate.labels) == held.rows == SPARE_ROWS - len(read_calibration_texts(material.calibration))
+
+
+def test_too_few_rows_for_a_proof_turn_the_autopilot_off_and_say_so(
+    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+) -> None:
+    strict = make_bench(tiny_recipe, tmp_path / "strict", told, {"accuracy_loss_max": 0.001})
+    material = collect(strict)
+    assert material.holdout is None
+    made = make_graphs(strict, material, [Precision.FP32, Precision.INT8], cpu(tiny_recipe), takes)
+    assert "could prove a loss of at most 0.10%" in made.remarks[Precision.INT8]
+    assert not (made.made[Precision.INT8].directory / CHOICE_FILE).exists()
+
+
+@dataclass(frozen=True)
+class OnlyThis:
+    """Passes the answers of one graph and no others."""
+
+    wanted: tuple[Floats, ...]
+    limit: float = 0.0
+    digest: str = "only this"
+
+    def score(self, _exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
+        same = all(np.allclose(*each, atol=1e-6) for each in zip(self.wanted, made, strict=True))
+        return Score(float(not same), float(not same), same)
+
+    def damage(self, _at: int, exact: Floats, made: Floats) -> float:
+        return float(np.square(made - exact).sum())
+
+
+@pytest.mark.parametrize("stands_in", [Precision.INT8_WEIGHT_ONLY, Precision.FP16])
+def test_where_no_mix_passes_the_first_that_does_stands_in(
+    bench: Bench, tiny_recipe: TinyRecipe, stands_in: Precision
+) -> None:
+    material, targets = collect(bench), rtx(tiny_recipe)
+    assert material.holdout is not None
+    graph = make_graph(bench, material, stands_in)
+    gate = OnlyThis(tuple(answers(graph.path, material.holdout)))
+    judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
+    made = make_graphs(bench, judged, [Precision.FP32, Precision.INT8], targets, takes)
+    assert set(made.made) == {Precision.FP32, stands_in}
+    assert stands_in.value in made.refused[Precision.INT8]
+    assert "no mix" in made.refused[Precision.INT8]
+    assert "in place of int8" in made.remarks[stands_in]
+    assert made.asked([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, stands_in)
+
+
+def test_where_nothing_passes_nothing_stands_in(bench: Bench, tiny_recipe: TinyRecipe) -> None:
+    material = collect(bench)
+    assert material.holdout is not None
+    gate = OnlyThis(tuple(answer + 1 for answer in answers(material.onnx.path, material.holdout)))
+    judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
+    made = make_graphs(bench, judged, [Precision.FP32, Precision.INT8], rtx(tiny_recipe), takes)
+    assert set(made.made) == {Precision.FP32}
+    assert "nothing" in made.refused[Precision.INT8]
+
+
+def test_a_table_is_used_again_without_a_calibration(
+    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+) -> None:
+    once = make_bench(tiny_recipe, tmp_path / "once", told, {"accuracy_loss_max": 1.0}, holdout=0)
+    graph = make_graph(once, collect(once), Precision.INT8)
+    kept = tmp_path / "table.json"
+    kept.write_bytes((graph.directory / TABLE_FILE).read_bytes())
+    assert any("calibrate" in what for what in told)
+    told.clear()
+    again = make_bench(
+        tiny_recipe, tmp_path / "again", told, {"accuracy_loss_max": 1.0}, holdout=0, table=os.fspath(kept)
+    )
+    assert make_graph(again, collect(again), Precision.INT8).digest == graph.digest
+    assert not any("calibrate" in what for what in told)
+
+
+@pytest.mark.parametrize("content", [None, b"{}", b"\xff" * 10])
+def test_what_is_no_table_is_refused(
+    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str], content: bytes | None
+) -> None:
+    table = tmp_path / "table.json"
+    if content is not None:
+        table.write_bytes(content)
+    broken = make_bench(tiny_recipe, tmp_path / "s", told, {"accuracy_loss_max": 1.0}, table=os.fspath(table))
+    material = collect(bench)
+    with pytest.raises(BadInput):
+        make_graph(broken, material, Precision.INT8)
+
+
+def test_nothing_is_left_of_a_calibration_that_ended(bench: Bench) -> None:
+    make_graph(bench, collect(bench), Precision.INT8)
+    assert list((bench.workspace.root / ".partial").iterdir()) == []
+
+
+def takes(precision: Precision, target: GpuTarget) -> bool:
+    return BACKENDS[target.backend].supports(precision, target) is None
+
+
+def cpu(tiny: TinyRecipe) -> list[GpuTarget]:
+    return [load_fleet(tiny.fleet).target("cpu")]
+
+
+def rtx(tiny: TinyRecipe) -> list[GpuTarget]:
+    return [load_fleet(tiny.fleet).target("rtx-4090")]
+
+
+def test_what_is_asked_for_comes_first() -> None:
+    nothing: Any = None
+    made = Graphs({Precision.FP32: nothing, Precision.FP16: nothing})
+    assert made.asked([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, Precision.FP16)
