@@ -82,6 +82,17 @@ def test_any_order_of_the_rows_gives_the_same_graph(network: str, tmp_path: Path
     assert len(digests) == 1
 
 
+def test_a_residual_branch_is_int8_around_conv_and_float_around_matmul(tmp_path: Path) -> None:
+    for network, int8 in {"conv": 1, "bert": 0, "vit": 0}.items():
+        _, made = make(network, tmp_path / network)
+        graph = onnx.load(made.path).graph
+        dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        constants = {tensor.name for tensor in graph.initializer}
+        adds = [node for node in graph.node if node.op_type == "Add" and not constants & set(node.input)]
+        assert len(adds) >= 1
+        assert sum(bool(dequantized & set(node.input)) for node in adds) == int8
+
+
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_the_parsed_network_has_every_layer_behind_int8(network: str, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
