@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.quantization import BATCH, RECIPE, Feeds, docstrings, embeddings, exported
+from benchmarks.quantization import BATCH, RECIPE, Feeds, docstrings, embeddings, exported, hidden_states
 from calibration_data.reader import Rows, draw_holdout, load_split
 from flows.plan import dataset_ref
 from flows.recipe import load_recipe
@@ -88,7 +88,7 @@ def main() -> None:
         print(f"one fp32 pass over the {len(evaluation)} evaluation rows: {one_pass:.1f} s; {HELD} holdout rows\n")
         print(f"{'limit':>8} rounding{'int8 MACs':>11}{'blocks fp32':>13}{'mixes':>7}{'s':>7}{'passes':>8}"
               f"{'held out: mean / min':>24}{'docstrings: mean / min':>24}")  # fmt: skip
-        last = last_norm(model)
+        last = hidden_states(model)
         gates = [CosineGate(tuple(feed["attention_mask"] for feed in held), limit) for limit in options.limits]
         for gate, (name, rounding) in product(gates, roundings.items()):
             started = time.perf_counter()
@@ -123,13 +123,9 @@ def held_out(encoder: TextEncoder, rows: Rows, limit: float) -> Holdout:
     return Holdout(tuple(encoder.encode(texts) for _, texts in groups), gate)
 
 
-def last_norm(model: Path) -> str:
-    nodes = onnx.load(model, load_external_data=False).graph.node
-    return str([node.output[0] for node in nodes if node.op_type == "LayerNormalization"][-1])
-
-
 def compared(exact: Path, made: Path, feeds: Feeds) -> str:
-    one, other = embeddings(exact, feeds), embeddings(made, feeds)
+    wanted = hidden_states(exact)
+    one, other = embeddings(exact, feeds, wanted), embeddings(made, feeds, wanted)
     cosine = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     return f"{cosine.mean():.4f} / {cosine.min():.4f}"
 
