@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +128,14 @@ def read_reports(pool: str) -> tuple[WorkerReport, ...]:
         answer = client.request("POST", "/variables/filter", json=wanted)
     found = [report for entry in answer.json() if (report := _parsed(entry["value"])) and report.pool == pool]
     return tuple(sorted(found, key=lambda report: report.at, reverse=True))
+
+
+def toolchains(reports: Sequence[WorkerReport]) -> list[tuple[str | None, ...]]:
+    """What builds and measures in a pool, whatever the number of its machines: backends, GPUs and drivers."""
+    return sorted(
+        {(each.backend.value, each.backend_version, each.gpu_name, each.driver) for each in reports},
+        key=lambda parts: [part or "" for part in parts],
+    )
 
 
 def run_worker(pool: str) -> int:
