@@ -192,17 +192,22 @@ def _accepted(office: Office, errand: Errand) -> list[Judged] | None:
 def _start(client: SyncPrefectClient, office: Office, errand: Errand) -> str:
     """The id of the flow run to wait for: one that a killed parent left at work, or a new one."""
     release, target = errand.order.release, errand.target
-    tags = [f"release:{release}", f"target:{target.name}", f"order:{errand.key[:16]}"]
+    tags, order = [f"release:{release}", f"target:{target.name}"], f"order:{errand.key[:16]}"
     earlier = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)))
     given_up = office.log.given_up(office.run_id)
     for found in earlier:
-        if str(found.id) not in given_up and _is_promising(found):
+        if str(found.id) in given_up or not _is_promising(found):
+            continue
+        if order in found.tags:
             return str(found.id)
+        # The workers changed since it was ordered: nobody waits for it any more.
+        office.log.give_up(office.run_id, str(found.id), "ordered anew")
+        client.set_flow_run_state(found.id, Cancelling(message="ordered anew"))
     run: Any = run_deployment(
         f"build-target/{target.work_pool}",
         parameters={"order": errand.order.model_dump(mode="json")},
         timeout=0,
-        tags=tags,
+        tags=[*tags, order],
         flow_run_name=f"{target.name} of {release}",
         # Two parents that start at once share one child; the number lets a failed one be followed by another.
         idempotency_key=f"{release}-{target.name}-{errand.key[:16]}-{len(earlier)}",

@@ -1,4 +1,4 @@
-"""A fleet on one host: real Prefect and MLflow servers, work pools, deployments, and workers with homes of their own."""
+"""A fleet on one host: real Prefect and MLflow servers, work pools, deployments, workers with homes of their own."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,8 @@ from tests.servers import free_port, mlflow_server, prefect_server
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 180.0
-POOLS = ("cpu", "rtx", "nobody")
-# `nobody` has a deployment, and no worker ever.
+POOLS = ("cpu", "rtx", "nobody", "release")
+# `nobody` has a deployment, and no worker ever; `release` is for the flow that waits for the others.
 TARGETS: dict[str, dict[str, Any]] = {
     "cpu": {"backend": "onnxruntime", "work_pool": "cpu"},
     "rtx-4090": {"backend": "tensorrt_rtx", "compute_capability": "8.9", "work_pool": "rtx"},
@@ -56,11 +56,17 @@ class Fleet:
     def store(self) -> MlflowStore:
         return MlflowStore(self.mlflow, self.folder / "store")
 
-    def recipe(self, model: str, targets: tuple[str, ...], **fleet: Mapping[str, Any]) -> TinyRecipe:
+    def recipe(self, model: str, targets: tuple[str, ...], **fleet: dict[str, Any]) -> TinyRecipe:
         """A recipe of the test's own for `targets`, whose fleet entries `fleet` changes."""
         tiny = TinyRecipe(self.folder / model)
         shutil.copytree(self.template.folder, tiny.folder)
-        recipe = RECIPE | {"model": model, "targets": list(targets), "precisions": ["fp32", "int8-dynamic"]}
+        # Absolute: a worker runs in a folder of its own.
+        places = {
+            "source": {"path": str(tiny.folder / "checkpoint")},
+            "data": RECIPE["data"] | {"path": str(tiny.folder / "rows")},  # type: ignore[operator]
+        }
+        own = {"model": model, "targets": list(targets), "precisions": ["fp32", "int8-dynamic"]}
+        recipe = RECIPE | places | own
         tiny.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
         entries = {name: TARGETS[name] | fleet.get(name.replace("-", "_"), {}) for name in TARGETS}
         tiny.fleet.write_text(yaml.safe_dump({"targets": entries}), encoding="utf-8")
