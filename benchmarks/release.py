@@ -103,7 +103,7 @@ if __name__ == "__main__":
     workspace, nobody = Workspace(Path({str(root)!r})), Signer(Path())
     bench = stages.Bench(workspace, recipe, lambda what, done: None, Nothing(), nobody, lambda: None)
     targets = [fleet.target(name) for name in recipe.targets]
-    made = release.make_shared(bench, targets)
+    made = release.make_shared(bench, targets, release.builds_here)
     for each in targets:
         target.build_target.fn(bench, each, made.source, made.graphs, made.calibration, made.evaluation)
 """

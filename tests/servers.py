@@ -1,4 +1,4 @@
-"""Real servers on loopback: MLflow with proxied artifacts, and S3 by moto."""
+"""Real servers on loopback: MLflow with proxied artifacts, Prefect, and S3 by moto."""
 
 import os
 import signal
@@ -24,10 +24,10 @@ def free_port() -> int:
 
 @contextmanager
 def mlflow_server(
-    database: Path, artifacts: str, more: Mapping[str, str] | None = None, workers: int = 1
+    database: Path, artifacts: str, more: Mapping[str, str] | None = None, workers: int = 1, port: int | None = None
 ) -> Iterator[str]:
     """`mlflow server` that keeps what it proxies at `artifacts` (a folder or a bucket's URI); yields its address."""
-    port = free_port()
+    port = port or free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
     stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", artifacts]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
@@ -44,6 +44,35 @@ def mlflow_server(
         yield f"http://127.0.0.1:{port}"
     finally:
         # Its workers outlive the one process that a signal reaches.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """`prefect server start` on SQLite under `home`; yields the address of its API."""
+    port = free_port()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    own = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "DO_NOT_TRACK": "1",
+    }
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=inherited | own,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/api/health", process)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -74,9 +103,9 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         if process.poll() is not None:
-            raise AssertionError(f"the MLflow server ended with {process.returncode}")
+            raise AssertionError(f"the server at {address} ended with {process.returncode}")
         with suppress(OSError), urllib.request.urlopen(address, timeout=5):  # noqa: S310  # loopback
             return
         if time.monotonic() > deadline:
-            raise AssertionError("the MLflow server did not start")
+            raise AssertionError(f"the server at {address} did not start")
         time.sleep(0.1)
