@@ -24,12 +24,16 @@ def free_port() -> int:
 
 @contextmanager
 def mlflow_server(
-    database: Path, artifacts: str, more: Mapping[str, str] | None = None, workers: int = 1
+    database: Path | str, artifacts: str, more: Mapping[str, str] | None = None, workers: int = 1
 ) -> Iterator[str]:
-    """`mlflow server` that keeps what it proxies at `artifacts` (a folder or a bucket's URI); yields its address."""
+    """`mlflow server` on an SQLite file or a database's URI; yields its address.
+
+    It keeps what it proxies at `artifacts`, a folder or a bucket's URI.
+    """
     port = free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
-    stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", artifacts]
+    backend = f"sqlite:///{database}" if isinstance(database, Path) else database
+    stores = ["--backend-store-uri", backend, "--artifacts-destination", artifacts]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(

@@ -13,8 +13,9 @@ import pytest
 from registry import download
 from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, SignatureInvalid
 from registry.fetch import fetch, verify_placed
+from registry.http_source import HttpSource
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE
-from registry.mlflow_artifacts import FolderSource, HttpSource, WholeFileSource, open_source
+from registry.mlflow_artifacts import FolderSource, WholeFileSource, open_source
 from registry.mlflow_store import MlflowStore
 from tests.publisher import Publisher
 from tests.servers import mlflow_server, s3_server
