@@ -2,11 +2,13 @@
 
     python -m benchmarks.registry [VERSIONS]
 
-PostgreSQL is a real one, started here with fsync on. The engines that are promoted are published as a release does it;
-the others, and 1,000 past promotions, are copies of their rows made in SQL, with runs, tags and numbers of their own.
+PostgreSQL is a real one, started here with fsync on; the registry is opened as the commands open it. The engines that
+are promoted are published as a release does it; the others, and 1,000 past promotions, are copies of their rows made in
+SQL, with runs, tags and numbers of their own.
 """
 
 import math
+import os
 import sys
 import tempfile
 import time
@@ -17,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.promotion import NEWEST
+from flows.commands.shared import open_store
 from registry.digest import record_tree
 from registry.mlflow_store import MlflowStore
 from registry.promotion import promote, rollback
 from registry.rules import Decision
+from registry.store import Store
 from tests.conftest import make_manifest
 from tests.postgres import Postgres, running_postgres
+from tests.servers import mlflow_server
 
 MODEL, TARGET, ALIAS = "sst2", "l4", "production-l4"
 PROMOTED, PAST = 60, 1000
@@ -67,12 +72,17 @@ PAST_EVENTS = [
 def main() -> None:
     total = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with running_postgres(durable=True) as server, tempfile.TemporaryDirectory() as folder:
-        store = MlflowStore(server.uri(server.create()), Path(folder) / "home", Path(folder) / "artifacts")
-        fill(store, server, Path(folder), total)
-        print(f"{total} versions of one model, {PAST} past promotions, PostgreSQL 18, fsync on")
+        uri, home = server.uri(server.create()), Path(folder) / "home"
+        fill(MlflowStore(uri, home, Path(folder) / "artifacts"), server, Path(folder), total)
+        print(f"{total} versions of one model, {PAST} past promotions, PostgreSQL, load {os.getloadavg()[0]:.1f}")
         print(f"{'':44}{'p50 ms':>8}{'p95 ms':>8}{'calls':>7}")
-        for name, calls in measured(store):
+        os.environ |= {"MLFLOW_TRACKING_URI": uri, "ENGINERY_HOME": str(home)}
+        for name, calls in measured(open_store()):
             report(name, calls)
+        with mlflow_server(uri, str(home / "proxied")) as address:
+            os.environ |= {"MLFLOW_TRACKING_URI": address, "ENGINERY_LEASE_DATABASE": uri}
+            for name, calls in measured_behind_a_server(open_store()):
+                report(name, calls)
 
 
 def fill(store: MlflowStore, server: Postgres, folder: Path, total: int) -> None:
@@ -110,6 +120,17 @@ def measured(store: MlflowStore) -> Iterator[tuple[str, list[float]]]:
     yield (
         "  MLflow: set_registered_model_alias",
         timed(lambda call: client.set_registered_model_alias(MODEL, "peer", call + 1)),
+    )
+
+
+def measured_behind_a_server(store: Store) -> Iterator[tuple[str, list[float]]]:
+    """The same through `mlflow server` with one worker on these cores."""
+    yield f"  mlflow server: list, the newest {NEWEST}", timed(lambda _: store.versions(MODEL, newest=NEWEST))
+    yield "  mlflow server: resolve an alias", timed(lambda _: store.resolve(MODEL, ALIAS))
+    decide = replace(DECISION, at=datetime.now(UTC))
+    yield (
+        "  mlflow server: promote",
+        timed(lambda call: promote(store, MODEL, {TARGET: PROMOTED - 19 + call}, decide, {}), 20),
     )
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE_SECONDS = 120.0
+BUCKET = "engines"
 # moto takes any keys; without a region boto3 looks for one on the network.
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -54,8 +55,8 @@ def mlflow_server(
 
 
 @contextmanager
-def s3_server(bucket: str) -> Iterator[dict[str, str]]:
-    """moto's S3 with one empty bucket; yields the environment that leads clients to it."""
+def s3_server() -> Iterator[dict[str, str]]:
+    """moto's S3 with an empty BUCKET; yields the environment that leads clients to it."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -67,7 +68,7 @@ def s3_server(bucket: str) -> Iterator[dict[str, str]]:
         client = boto3.client(
             "s3", endpoint_url=address, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
         )
-        client.create_bucket(Bucket=bucket)
+        client.create_bucket(Bucket=BUCKET)
         client.close()
         yield S3_KEYS | {"MLFLOW_S3_ENDPOINT_URL": address}
     finally:
