@@ -9,10 +9,11 @@ SQL, with runs, tags and numbers of their own.
 
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from tests.servers import mlflow_server
 MODEL, TARGET, ALIAS = "sst2", "l4", "production-l4"
 PROMOTED, PAST = 60, 1000
 GOAL_MS = 200
+DIRECT, BEHIND_A_SERVER = "direct", "behind-a-server"
 DECISION = Decision("ana", "the benchmark", datetime.now(UTC))
 
 # One more of everything that a publish writes for version 1, with numbers, digests and times of its own.
@@ -70,19 +72,25 @@ PAST_EVENTS = [
 
 
 def main() -> None:
+    if sys.argv[1:] in ([DIRECT], [BEHIND_A_SERVER]):
+        for name, calls in (measured if sys.argv[1] == DIRECT else measured_behind_a_server)(open_store()):
+            report(name, calls)
+        return
     total = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with running_postgres(durable=True) as server, tempfile.TemporaryDirectory() as folder:
         uri, home = server.uri(server.create()), Path(folder) / "home"
         fill(MlflowStore(uri, home, Path(folder) / "artifacts"), server, Path(folder), total)
         print(f"{total} versions of one model, {PAST} past promotions, PostgreSQL, load {os.getloadavg()[0]:.1f}")
-        print(f"{'':44}{'p50 ms':>8}{'p95 ms':>8}{'calls':>7}")
-        os.environ |= {"MLFLOW_TRACKING_URI": uri, "ENGINERY_HOME": str(home)}
-        for name, calls in measured(open_store()):
-            report(name, calls)
+        print(f"{'':44}{'p50 ms':>8}{'p95 ms':>8}{'calls':>7}", flush=True)
+        told = {"ENGINERY_HOME": str(home), "ENGINERY_LEASE_DATABASE": uri}
+        measure(DIRECT, told | {"MLFLOW_TRACKING_URI": uri})
         with mlflow_server(uri, str(home / "proxied")) as address:
-            os.environ |= {"MLFLOW_TRACKING_URI": address, "ENGINERY_LEASE_DATABASE": uri}
-            for name, calls in measured_behind_a_server(open_store()):
-                report(name, calls)
+            measure(BEHIND_A_SERVER, told | {"MLFLOW_TRACKING_URI": address})
+
+
+def measure(how: str, told: Mapping[str, str]) -> None:
+    """Measure in a process of its own, which has done nothing else before."""
+    subprocess.run([sys.executable, "-m", "benchmarks.registry", how], env={**os.environ, **told}, check=True)
 
 
 def fill(store: MlflowStore, server: Postgres, folder: Path, total: int) -> None:
@@ -101,9 +109,9 @@ def fill(store: MlflowStore, server: Postgres, folder: Path, total: int) -> None
     print(f"filled in {time.perf_counter() - started:.0f} s")
 
 
-def measured(store: MlflowStore) -> Iterator[tuple[str, list[float]]]:
+def measured(store: Any) -> Iterator[tuple[str, list[float]]]:
     """Name and milliseconds of each call, ours beside MLflow's."""
-    client: Any = store.client
+    client = store.client
 
     def search() -> Any:
         return client.search_model_versions(f"name = '{MODEL}'", NEWEST, ["version_number DESC"])

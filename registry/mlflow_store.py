@@ -56,6 +56,10 @@ class MlflowStore:
     ) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        if not tracking_uri.startswith(("http://", "https://")):
+            # mlflow would import them in its first call; what is imported by now, a command line can freeze.
+            import mlflow.store.model_registry.sqlalchemy_store
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
         self._uri = tracking_uri
         self.client = MlflowClient(tracking_uri, tracking_uri)
         self._state = state_directory

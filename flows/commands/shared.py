@@ -31,12 +31,11 @@ def open_store() -> Any:
     """
     from registry.mlflow_store import MlflowStore, embedded_store
 
-    # What was imported stays for good: each full collection of garbage would go over all of it, for a quarter second.
+    uri, leases = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("ENGINERY_LEASE_DATABASE")
+    store = MlflowStore(uri, home(), lease_database=leases) if uri else embedded_store(home())
+    # What was imported stays: each full collection of garbage would go over all of it, and take a quarter of a second.
     gc.freeze()
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return embedded_store(home())
-    return MlflowStore(uri, home(), lease_database=os.environ.get("ENGINERY_LEASE_DATABASE"))
+    return store
 
 
 def need_pipeline(what: str) -> None:
