@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import urlopen
 
-from registry.errors import NotFound
 from registry.manifest import MANIFEST_FILE
 from registry.mlflow_rows import COMPLETE, STATE, bundle_of, row_from
 from registry.names import check_name
 from registry.records import EngineVersion
-from registry.store import Bundle, Store
+from registry.store import Bundle, Store, no_alias
 
 if TYPE_CHECKING:
     from registry.http_source import HttpSource
@@ -83,9 +82,10 @@ class QuickStore:
 
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """See `Store.resolve`."""
-        if (version := self.aliases(model).get(alias)) is None:
-            raise NotFound(f"{model} has no alias {alias}: promote a version, or list the model's aliases")
-        return self.version(model, version)
+        there = self.aliases(model)
+        if alias not in there:
+            raise no_alias(model, alias, there)
+        return self.version(model, there[alias])
 
     def _version(self, model: str, version: int) -> _Found | None:
         answer = self._ask("model-versions/get", name=check_name(model, what="model"), version=str(version))

@@ -28,7 +28,7 @@ from registry.mlflow_repair import Repairs
 from registry.mlflow_rows import COMPLETE, STATE, bundle_of, manifest_of, row_from
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-from registry.store import Bundle, Lease, Leases, Source
+from registry.store import Bundle, Lease, Leases, Source, no_alias
 
 _PAGE = 1000
 
@@ -61,7 +61,8 @@ class MlflowStore:
             import mlflow.store.model_registry.sqlalchemy_store
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
         self._uri = tracking_uri
-        self.client = MlflowClient(tracking_uri, tracking_uri)
+        with plainly("the registry"):
+            self.client = MlflowClient(tracking_uri, tracking_uri)
         self._state = state_directory
         self._artifact_root = artifact_root
         self._history = History(self.client, self.experiment)
@@ -148,7 +149,7 @@ class MlflowStore:
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """See `Store.resolve`."""
         if (found := self._aliased(model, alias)) is None:
-            raise NotFound(f"{model} has no alias {alias}: promote a version, or list the model's aliases")
+            raise no_alias(model, alias, self.aliases(model))
         return row_from(_finished(found))
 
     def _aliased(self, model: str, alias: str) -> Any:
@@ -202,8 +203,12 @@ class MlflowStore:
         return self.leases.hold(model)
 
     def _complete(self, model: str, version: int) -> Any:
-        with plainly(f"{model} version {version}"):
-            return _finished(self.client.get_model_version(check_name(model, what="model"), str(version)))
+        check_name(model, what="model")
+        try:
+            with plainly(f"{model} version {version}"):
+                return _finished(self.client.get_model_version(model, str(version)))
+        except NotFound as error:
+            raise NotFound(f"{model} has no version {version}: `enginery list {model}` shows what there is") from error
 
     def _source(self, found: Any) -> Source:
         return open_source(found.source, self._uri, probe=MANIFEST_FILE)

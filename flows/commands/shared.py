@@ -28,10 +28,18 @@ def open_store() -> Any:
     """The registry: MLFLOW_TRACKING_URI's, or the embedded one under ENGINERY_HOME.
 
     ENGINERY_LEASE_DATABASE names the database that serialises promotion where MLflow is behind a server.
+
+    Raises:
+        BadInput: MLFLOW_TRACKING_URI is no address of a registry.
+        EngineryError: nothing answers there.
     """
+    uri, leases = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("ENGINERY_LEASE_DATABASE")
+    if uri:
+        from registry.reachable import check_reachable
+
+        check_reachable(uri)
     from registry.mlflow_store import MlflowStore, embedded_store
 
-    uri, leases = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("ENGINERY_LEASE_DATABASE")
     store = MlflowStore(uri, home(), lease_database=leases) if uri else embedded_store(home())
     # What was imported stays: each full collection of garbage would go over all of it, and take a quarter of a second.
     gc.freeze()
