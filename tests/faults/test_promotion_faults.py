@@ -5,6 +5,8 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +15,7 @@ import psutil
 import pytest
 
 pytest.importorskip("mlflow")
-from registry.promotion import history, promote, settle
+from registry.promotion import history, promote, rollback, settle
 from tests.conftest import ManifestFactory
 from tests.postgres import Postgres
 from tests.promoters import (
@@ -123,6 +125,20 @@ def test_two_promoters_that_race_with_a_rollback_take_turns(registry: Registry) 
     assert sorted(said) == [event.event for event in history(store, model)][1:]
     # A rollback that came first had nothing to go back to, and 2 may not follow 3.
     assert len(said) in (1, 2, 3)
+
+
+def test_a_clock_set_back_between_promotions_keeps_the_history_in_order(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, model, now = registry.store(), registry.model, decision("ana")
+    promote(store, model, {"l4": 1}, now, {})
+    with monkeypatch.context() as set_back:
+        set_back.setattr("time.time", lambda: 0.0)
+        promote(store, model, {"l4": 2}, replace(now, at=now.at - timedelta(days=400)), {})
+    promote(store, model, {"l4": 3}, now, {})
+    rollback(store, model, ["l4"], replace(now, at=now.at - timedelta(days=800)), {})
+    assert [event.to_version for event in history(store, model)] == [1, 2, 3, 2]
+    assert disagreement(store, model) is None
 
 
 # Two records, two aliases, two outcomes.
