@@ -234,7 +234,7 @@ class Repairable(Protocol):
 def no_alias(model: str, alias: str, there: Collection[str]) -> NotFound:
     """The error for an alias that a model does not have, with those it has."""
     found = f"it has {', '.join(sorted(there))}" if there else "it has none, or there is no such model"
-    return NotFound(f"{model} has no alias {alias}, {found}: promote a version, or name another")
+    return NotFound(f"{model} has no alias {alias} ({found}): promote a version, or name another")
 
 
 def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
