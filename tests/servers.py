@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE_SECONDS = 120.0
+BUCKET = "engines"
 # moto takes any keys; without a region boto3 looks for one on the network.
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -24,12 +25,20 @@ def free_port() -> int:
 
 @contextmanager
 def mlflow_server(
-    database: Path, artifacts: str, more: Mapping[str, str] | None = None, workers: int = 1, port: int | None = None
+    database: Path | str,
+    artifacts: str,
+    more: Mapping[str, str] | None = None,
+    workers: int = 1,
+    port: int | None = None,
 ) -> Iterator[str]:
-    """`mlflow server` that keeps what it proxies at `artifacts` (a folder or a bucket's URI); yields its address."""
+    """`mlflow server` on an SQLite file or a database's URI; yields its address.
+
+    It keeps what it proxies at `artifacts`, a folder or a bucket's URI.
+    """
     port = port or free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
-    stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", artifacts]
+    backend = f"sqlite:///{database}" if isinstance(database, Path) else database
+    stores = ["--backend-store-uri", backend, "--artifacts-destination", artifacts]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(
@@ -79,8 +88,8 @@ def prefect_server(home: Path) -> Iterator[str]:
 
 
 @contextmanager
-def s3_server(bucket: str) -> Iterator[dict[str, str]]:
-    """moto's S3 with one empty bucket; yields the environment that leads clients to it."""
+def s3_server() -> Iterator[dict[str, str]]:
+    """moto's S3 with an empty BUCKET; yields the environment that leads clients to it."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -92,7 +101,7 @@ def s3_server(bucket: str) -> Iterator[dict[str, str]]:
         client = boto3.client(
             "s3", endpoint_url=address, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
         )
-        client.create_bucket(Bucket=bucket)
+        client.create_bucket(Bucket=BUCKET)
         client.close()
         yield S3_KEYS | {"MLFLOW_S3_ENDPOINT_URL": address}
     finally:
