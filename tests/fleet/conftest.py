@@ -48,6 +48,7 @@ class Fleet:
             "PREFECT_HOME": str(self.folder / "prefect-client"),
             "PREFECT_API_URL": self.prefect,
             "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "MLFLOW_TRACKING_URI": self.mlflow,
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -87,6 +88,11 @@ class Fleet:
 
         with temporary_settings({PREFECT_API_URL: self.prefect}), get_client(sync_client=True) as client:
             yield client
+
+    def workers(self, pool: str) -> set[str]:
+        """The names of a pool's workers, dead ones too."""
+        with self.client() as client:
+            return {worker.name for worker in client.read_workers_for_work_pool(pool)}
 
     def release_runs(self, model: str) -> list[Any]:
         store = self.store()
@@ -146,11 +152,13 @@ def releasing(fleet: Fleet, tiny: TinyRecipe, *more: str, home: str = "parent", 
 @contextmanager
 def working(fleet: Fleet, target: str, home: str) -> Iterator[Process]:
     """`enginery worker` for the pool of a target, with the process group of the Prefect worker that it starts."""
-    tiny = fleet.template
+    tiny, pool = fleet.template, str(TARGETS[target]["work_pool"])
+    before = fleet.workers(pool)
     with started(
         fleet, fleet.folder / "homes" / home, tiny.folder, "worker", "--target", target, "--fleet", "fleet.yaml"
     ) as it:
         try:
+            until(lambda: fleet.workers(pool) - before)
             yield it
         finally:
             for child in descendants(it.popen.pid):
