@@ -69,6 +69,9 @@ def prefect_server(home: Path) -> Iterator[str]:
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
         "DO_NOT_TRACK": "1",
+        # A worker that misses two heartbeats is offline; tests do not wait for Prefect's three of 30 s.
+        "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "3",
+        "PREFECT_SERVER_SERVICES_FOREMAN_INACTIVITY_HEARTBEAT_MULTIPLE": "2",
     }
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(

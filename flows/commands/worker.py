@@ -34,5 +34,4 @@ def worker(
         f"{report.backend} {report.backend_version}",
         highlight=False,
     )
-    if code := run_worker(report.pool):
-        raise typer.Exit(code)
+    run_worker(report.pool)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,33 @@ TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
+class Restartable:
+    """The MLflow server, always at one address, killed and started again by its tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port, self._stack = folder, free_port(), ExitStack()
+        self.address = self.start()
+
+    def start(self) -> str:
+        where = (self._folder / "mlflow.db", str(self._folder / "artifacts"))
+        return self._stack.enter_context(mlflow_server(*where, port=self._port))
+
+    def kill(self) -> None:
+        self._stack.close()
+
+
 @dataclass(frozen=True)
 class Fleet:
-    """The servers' addresses, a template of the tiny recipe, and a folder for homes and logs."""
+    """The servers, a template of the tiny recipe, and a folder for homes and logs."""
 
     prefect: str
-    mlflow: str
+    mlflow_server: Restartable
     folder: Path
     template: TinyRecipe
+
+    @property
+    def mlflow(self) -> str:
+        return self.mlflow_server.address
 
     def environment(self, home: Path) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
@@ -48,6 +67,7 @@ class Fleet:
             "PREFECT_HOME": str(self.folder / "prefect-client"),
             "PREFECT_API_URL": self.prefect,
             "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "MLFLOW_TRACKING_URI": self.mlflow,
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -72,6 +92,12 @@ class Fleet:
         tiny.fleet.write_text(yaml.safe_dump({"targets": entries}), encoding="utf-8")
         return tiny
 
+    def change(self, tiny: TinyRecipe, target: str, **entry: Any) -> None:
+        """Other values in a target's entry of a fleet file."""
+        found = yaml.safe_load(tiny.fleet.read_text(encoding="utf-8"))
+        found["targets"][target] |= entry
+        tiny.fleet.write_text(yaml.safe_dump(found), encoding="utf-8")
+
     def flow_runs(self, release: str, target: str) -> list[Any]:
         """Every Prefect run that a release ever started for a target, oldest first."""
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
@@ -88,6 +114,11 @@ class Fleet:
         with temporary_settings({PREFECT_API_URL: self.prefect}), get_client(sync_client=True) as client:
             yield client
 
+    def workers(self, pool: str) -> set[str]:
+        """The names of a pool's workers, dead ones too."""
+        with self.client() as client:
+            return {worker.name for worker in client.read_workers_for_work_pool(pool)}
+
     def release_runs(self, model: str) -> list[Any]:
         store = self.store()
         return list(store.client.search_runs([store.experiment(model)], "tags.`enginery.kind` = 'release'"))
@@ -100,7 +131,6 @@ class Process:
     popen: subprocess.Popen[str]
     output: Path
     errors: Path
-    ended: bool = field(default=False)
 
     def wait(self, seconds: float = PATIENCE_SECONDS) -> tuple[int, dict[str, Any]]:
         """Exit code, and the JSON it printed."""
@@ -145,15 +175,17 @@ def releasing(fleet: Fleet, tiny: TinyRecipe, *more: str, home: str = "parent", 
 
 @contextmanager
 def working(fleet: Fleet, target: str, home: str) -> Iterator[Process]:
-    """`enginery worker` for the pool of a target, with the process group of the Prefect worker that it starts."""
-    tiny = fleet.template
-    with started(
-        fleet, fleet.folder / "homes" / home, tiny.folder, "worker", "--target", target, "--fleet", "fleet.yaml"
-    ) as it:
+    """`enginery worker` for the pool of a target, once it is online."""
+    pool, place = str(TARGETS[target]["work_pool"]), fleet.folder / "homes" / home
+    before = fleet.workers(pool)
+    arguments = ("worker", "--target", target, "--fleet", "fleet.yaml")
+    with started(fleet, place, fleet.template.folder, *arguments) as worker:
         try:
-            yield it
+            until(lambda: fleet.workers(pool) - before)
+            yield worker
         finally:
-            for child in descendants(it.popen.pid):
+            # Its jobs have sessions of their own.
+            for child in descendants(worker.popen.pid):
                 with suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
 
@@ -187,7 +219,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
     template.fleet.write_text(entries, encoding="utf-8")
     with ExitStack() as stack:
         prefect = stack.enter_context(prefect_server(folder / "prefect"))
-        mlflow = stack.enter_context(mlflow_server(folder / "mlflow.db", str(folder / "artifacts"), port=free_port()))
+        mlflow = Restartable(folder)
+        stack.callback(mlflow.kill)
         fleet = Fleet(prefect, mlflow, folder, template)
         deploy(fleet)
         yield fleet

@@ -1,20 +1,16 @@
 """A release on workers: what each target brings, what a lost one leaves, and what resuming makes."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
 
 from registry.mlflow_runs import STATE
 from tests.fleet.conftest import Fleet, Process, descendants, releasing, until, working
-from tests.servers import free_port, mlflow_server
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
@@ -43,7 +39,7 @@ def job_of(worker: Process) -> psutil.Process | None:
     for pid in descendants(worker.popen.pid):
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
-            if "prefect.engine" in " ".join(process.cmdline()) or "prefect.flow_engine" in " ".join(process.cmdline()):
+            if process.cmdline()[-2:] == ["-m", "prefect.engine"]:
                 return process
     return None
 
@@ -82,63 +78,58 @@ def test_a_target_without_a_worker_is_lost_and_resuming_makes_only_it(fleet: Fle
 
 
 def test_a_late_result_of_a_lost_worker_is_not_taken(fleet: Fleet) -> None:
-    tiny = fleet.recipe("late", ("rtx-4090",))
-    impatient = "import flows.fan_out\nflows.fan_out.SILENT_SECONDS = 40\nflows.fan_out.CANCEL_SECONDS = 1"
+    tiny = fleet.recipe("late", ("rtx-4090",), rtx_4090={"patience_seconds": 3})
+    impatient = "import flows.fan_out\nflows.fan_out.SILENT_SECONDS = 20\nflows.fan_out.CANCEL_SECONDS = 1"
     with working(fleet, "rtx-4090", "rtx-vanishing") as worker, releasing(fleet, tiny, before=impatient) as parent:
         release = release_of(fleet, "late")
         until(lambda: is_running(fleet, release, "rtx-4090"))
         job = until(lambda: job_of(worker))
-        job.suspend()
-        for pid in descendants(worker.popen.pid):
-            if pid != job.pid and pid not in [child.pid for child in job.children(recursive=True)]:
-                os.kill(pid, 9)
-        worker.popen.kill()
+        everything = [psutil.Process(pid) for pid in (worker.popen.pid, *descendants(worker.popen.pid))]
+        for process in everything:
+            process.suspend()
         code, first = parent.wait()
         assert (code, first["missing"]) == (1, ["rtx-4090"])
         assert "no sign of life" in first["engines"][0]["reason"]
         (late,) = fleet.flow_runs(release, "rtx-4090")
         assert late.state.name == "Cancelled"
-        job.resume()
+        # The job comes back, as after a partition of the network, and ends well as far as it knows.
+        for process in (job, *job.children(recursive=True)):
+            process.resume()
         client, run = fleet.store().client, fleet.release_runs("late")[0].info.run_id
         until(lambda: any("outcome" in f.path for f in client.list_artifacts(run, f"targets/rtx-4090/{late.id}")))
-        until(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE)
-    assert engines(fleet, "late") == []
-    with working(fleet, "rtx-4090", "rtx-new"), releasing(fleet, tiny, "--resume", release) as parent:
+        until(lambda: fleet.flow_runs(release, "rtx-4090")[0].state.is_completed())
+    with releasing(fleet, tiny, "--resume", release) as parent:
         code, second = parent.wait()
-    assert code == 0, second
-    assert engines(fleet, "late") == [("rtx-4090", "fp32", 1)]
-    runs = {str(run.id) for run in fleet.flow_runs(release, "rtx-4090")}
-    assert flow_run_of(fleet, "late", "rtx-4090") == runs - {str(late.id)}
+    assert (code, second["missing"], engines(fleet, "late")) == (1, ["rtx-4090"], [])
+    assert [run.state.name for run in fleet.flow_runs(release, "rtx-4090")] == ["Completed", "Cancelled"]
 
 
-def test_a_killed_build_is_said_at_once_and_made_by_resuming(fleet: Fleet, cpu_worker: Process) -> None:
+def test_a_killed_build_is_said_at_once(fleet: Fleet, cpu_worker: Process) -> None:
     tiny = fleet.recipe("killed", ("cpu",))
     with releasing(fleet, tiny) as parent:
         release = release_of(fleet, "killed")
         until(lambda: is_running(fleet, release, "cpu"))
         until(lambda: job_of(cpu_worker)).kill()
-        code, first = parent.wait()
-    assert (code, first["missing"], engines(fleet, "killed")) == (1, ["cpu"], [])
-    assert first["engines"][0]["reason"].startswith("Crashed")
-    with releasing(fleet, tiny, "--resume", release) as parent:
-        code, second = parent.wait()
-    assert code == 0, second
-    assert [name for _, name, _ in engines(fleet, "killed")] == ["fp32", "int8-dynamic"]
+        code, report = parent.wait()
+    assert (code, report["missing"], engines(fleet, "killed")) == (1, ["cpu"], [])
+    assert report["engines"][0]["reason"].startswith("Crashed")
 
 
 def test_a_killed_parent_goes_on_with_what_its_workers_finished(fleet: Fleet, cpu_worker: Process) -> None:
-    tiny = fleet.recipe("orphaned", ("cpu", "rtx-4090"))
+    tiny = fleet.recipe("orphaned", ("cpu", "rtx-5090"), rtx_5090={"patience_seconds": 600})
     with releasing(fleet, tiny) as parent:
         release = release_of(fleet, "orphaned")
         until(lambda: "enginery.outcome.cpu" in fleet.release_runs("orphaned")[0].data.tags)
         parent.kill()
     assert engines(fleet, "orphaned") == []
-    with working(fleet, "rtx-4090", "rtx-worker"), releasing(fleet, tiny, "--resume", release) as parent:
+    fleet.change(tiny, "rtx-5090", patience_seconds=3)
+    with releasing(fleet, tiny, "--resume", release) as parent:
         code, report = parent.wait()
-    assert code == 0, report
+    assert (code, report["missing"]) == (1, ["rtx-5090"])
+    # The first parent's child was found again, and the other's result too.
+    assert [run.state.name for run in fleet.flow_runs(release, "rtx-5090")] == ["Cancelled"]
     assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
-    assert [run.state.is_completed() for run in fleet.flow_runs(release, "rtx-4090")].count(True) == 1
-    assert [target for target, _, _ in engines(fleet, "orphaned")] == ["cpu", "cpu", "rtx-4090"]
+    assert [target for target, _, _ in engines(fleet, "orphaned")] == ["cpu", "cpu"]
 
 
 def test_the_same_release_started_twice_at_once_is_one_release(fleet: Fleet, cpu_worker: Process) -> None:
@@ -152,21 +143,16 @@ def test_the_same_release_started_twice_at_once_is_one_release(fleet: Fleet, cpu
     assert [run.data.tags[STATE] for run in fleet.release_runs("twice")] == ["complete"]
 
 
-def test_a_release_outlives_a_killed_and_restarted_mlflow(
-    fleet: Fleet, tmp_path: Path, migrated_database: Path
-) -> None:
-    (tmp_path / "mlflow.db").write_bytes(migrated_database.read_bytes())
-    port, where = free_port(), (tmp_path / "mlflow.db", str(tmp_path / "artifacts"))
-    own = replace(fleet, mlflow=f"http://127.0.0.1:{port}")
-    tiny = fleet.recipe("restarted", ("rtx-4090",))
-    with working(own, "rtx-4090", "rtx-restarted"), releasing(own, tiny) as parent:
-        with mlflow_server(*where, port=port):
-            release = release_of(own, "restarted")
-            until(lambda: is_running(own, release, "rtx-4090"))
-        with mlflow_server(*where, port=port):
-            code, report = parent.wait()
-            assert code == 0, report
-            assert engines(own, "restarted") == [("rtx-4090", "fp32", 1)]
+def test_a_release_outlives_a_killed_and_restarted_mlflow(fleet: Fleet, cpu_worker: Process) -> None:
+    tiny = fleet.recipe("restarted", ("cpu",))
+    with releasing(fleet, tiny) as parent:
+        release = release_of(fleet, "restarted")
+        until(lambda: is_running(fleet, release, "cpu"))
+        fleet.mlflow_server.kill()
+        fleet.mlflow_server.start()
+        code, report = parent.wait()
+    assert code == 0, report
+    assert [name for _, name, _ in engines(fleet, "restarted")] == ["fp32", "int8-dynamic"]
 
 
 def test_the_deployed_flow_releases_the_targets_and_precisions_that_were_chosen(
