@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import promotion, release, serving, triton
+from flows.commands import promotion, release, serving, stack, triton
 from flows.commands.shared import err
 from registry.errors import EngineryError
 
@@ -33,6 +33,7 @@ app.command("verify")(serving.verify)
 app.command("run")(serving.run)
 app.command("triton")(triton.triton)
 app.command("doctor")(release.doctor)
+app.command("deployments")(stack.deployments)
 
 
 @app.callback()

@@ -1,0 +1,75 @@
+"""What a Prefect server needs before deployments: work pools, and the automations that call lost runs crashed."""
+
+from datetime import timedelta
+
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.exceptions import ObjectAlreadyExists
+
+from flows.prefect_yaml import RELEASES_POOL, work_pools
+from flows.recipe import Fleet
+
+# A beat every 30 s is the quickest there is: three that fail to come are a crash.
+BEAT_SECONDS = 30
+SILENT_SECONDS = 3 * BEAT_SECONDS
+# From a worker's claim to the first state of the flow: an interpreter, the pull steps and the imports.
+NEVER_BEGAN_SECONDS = 110
+_BEAT = "prefect.flow-run.heartbeat"
+_OVER = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+# A run that is put back in the queue, or paused, beats no more and is not lost.
+_PUT_BACK = {f"prefect.flow-run.{state}" for state in ("Scheduled", "AwaitingRetry", "Paused", "Suspended")}
+_WAITS = {"prefect.flow-run.AwaitingConcurrencySlot"}
+
+
+def make_pools(fleet: Fleet) -> list[str]:
+    """Make the fleet's work pools and that of the releases, for processes, on the server of PREFECT_API_URL.
+
+    One that is there already is left as it is. Returns the names of all.
+
+    Raises:
+        BadInput: as `flows.prefect_yaml.work_pools`.
+    """
+    names = [RELEASES_POOL, *work_pools(fleet)]
+    with get_client(sync_client=True) as client:
+        for name in names:
+            try:
+                client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+            except ObjectAlreadyExists:
+                continue
+    return names
+
+
+def watch_runs() -> list[str]:
+    """Make, or renew, the automations that end the runs nobody ends any more; their names.
+
+    As in https://docs.prefect.io/v3/advanced/detect-zombie-flows, with a second one for runs that never began.
+    """
+    silent = _lost("Enginery: a flow run fell silent", {_BEAT}, {_BEAT} | _OVER | _PUT_BACK, SILENT_SECONDS)
+    pending = "prefect.flow-run.Pending"
+    begun = {"prefect.flow-run.Running"} | _OVER | _PUT_BACK | _WAITS
+    never = _lost("Enginery: a flow run never began", {pending}, begun, NEVER_BEGAN_SECONDS)
+    with get_client(sync_client=True) as client:
+        for automation in (silent, never):
+            for old in client.read_automations_by_name(automation.name):
+                client.delete_automation(old.id)
+            client.create_automation(automation)
+    return [silent.name, never.name]
+
+
+def _lost(name: str, after: set[str], expect: set[str], seconds: int) -> Automation:
+    trigger = EventTrigger(
+        match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        for_each={"prefect.resource.id"},
+        after=after,
+        expect=expect,
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=seconds),
+    )
+    message = f"{name.removeprefix('Enginery: ')}: nothing was heard of it for {seconds} s"
+    crash = ChangeFlowRunState(state=StateType.CRASHED, message=message)
+    return Automation(name=name, trigger=trigger, actions=[crash])
