@@ -34,6 +34,8 @@ app.command("run")(serving.run)
 app.command("triton")(triton.triton)
 app.command("doctor")(release.doctor)
 app.command("deployments")(stack.deployments)
+app.command("up")(stack.up)
+app.command("down")(stack.down)
 
 
 @app.callback()

@@ -2,19 +2,17 @@
 
 from datetime import timedelta
 
-from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
 
-from flows.prefect_yaml import RELEASES_POOL, work_pools
+from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, work_pools
 from flows.recipe import Fleet
 
-# A beat every 30 s is the quickest there is: three that fail to come are a crash.
-BEAT_SECONDS = 30
+# Three beats that fail to come are a crash.
 SILENT_SECONDS = 3 * BEAT_SECONDS
 # From a worker's claim to the first state of the flow: an interpreter, the pull steps and the imports.
 NEVER_BEGAN_SECONDS = 110
@@ -60,9 +58,11 @@ def watch_runs() -> list[str]:
     return [silent.name, never.name]
 
 
-def _lost(name: str, after: set[str], expect: set[str], seconds: int) -> Automation:
+def _lost(name: str, after: set[str], expect: set[str], seconds: int) -> AutomationCore:
     trigger = EventTrigger(
         match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        # Runs of prefect.yaml's deployments: those that people start themselves beat as seldom as they like.
+        match_related={"prefect.resource.role": ["tag"], "prefect.resource.id": ["prefect.tag.enginery"]},
         for_each={"prefect.resource.id"},
         after=after,
         expect=expect,
@@ -71,5 +71,5 @@ def _lost(name: str, after: set[str], expect: set[str], seconds: int) -> Automat
         within=timedelta(seconds=seconds),
     )
     message = f"{name.removeprefix('Enginery: ')}: nothing was heard of it for {seconds} s"
-    crash = ChangeFlowRunState(state=StateType.CRASHED, message=message)
-    return Automation(name=name, trigger=trigger, actions=[crash])
+    crash = ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=message, force=False)
+    return AutomationCore(name=name, trigger=trigger, actions=[crash])

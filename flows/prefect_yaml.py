@@ -20,6 +20,8 @@ BEGIN = "  # --- made by `enginery deployments --write` from recipes/ and its fl
 END = "  # --- made until here\n"
 # Flows that start others and wait: in a pool that builds they could wait for a place that they hold themselves.
 RELEASES_POOL = "releases"
+# How often a flow run is heard of, which prefect.yaml sets for every run; Prefect takes no less.
+BEAT_SECONDS = 30
 
 
 def work_pools(fleet: Fleet) -> dict[str, Backend]:

@@ -1,11 +1,13 @@
 """The team's servers: `deployments`, and one host that has them all to try it, `up` and `down`."""
 
+import shlex
 from typing import Annotated
 
 import typer
 
-from flows.commands.shared import FLEET, FleetFile, need_pipeline, out
+from flows.commands.shared import FLEET, FleetFile, err, need_pipeline, out
 from registry.errors import EngineryError
+from registry.home import home
 
 
 def deployments(
@@ -33,3 +35,40 @@ def deployments(
             out.print(f"work pool {name}", highlight=False)
         for name in watch_runs():
             out.print(f"automation {name}", highlight=False)
+
+
+MlflowPort = Annotated[int | None, typer.Option("--mlflow-port", min=1024, max=65535, help="5000 by default.")]
+PrefectPort = Annotated[int | None, typer.Option("--prefect-port", min=1024, max=65535, help="4200 by default.")]
+Artifacts = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts", help="Where MLflow keeps bundles: a folder, or s3://bucket/path with AWS's variables set."
+    ),
+]
+
+
+def up(
+    fleet: FleetFile = FLEET,
+    mlflow_port: MlflowPort = None,
+    prefect_port: PrefectPort = None,
+    artifacts: Artifacts = None,
+) -> None:
+    """Start a team's stack on this host, to try it: PostgreSQL, MLflow, Prefect, deployments, workers."""
+    need_pipeline("up")
+    from flows import stack
+
+    addresses = stack.up(home(), stack.Wanted(fleet, mlflow_port, prefect_port, artifacts), _say)
+    out.print(f"MLflow   {addresses.mlflow}\nPrefect  {addresses.prefect.removesuffix('/api')}", highlight=False)
+    for name, value in addresses.environment().items():
+        out.print(f"export {name}={shlex.quote(value)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def down() -> None:
+    """Stop what `up` started on this host; the data stays."""
+    from flows import stack
+
+    stack.down(home(), _say)
+
+
+def _say(line: str) -> None:
+    err.print(line, highlight=False, markup=False)
