@@ -1,7 +1,10 @@
 """What a Prefect server needs before deployments: work pools, and the automations that call lost runs crashed."""
 
+import os
 from datetime import timedelta
+from typing import Any
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
@@ -11,6 +14,7 @@ from prefect.exceptions import ObjectAlreadyExists
 
 from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, work_pools
 from flows.recipe import Fleet
+from registry.errors import BadInput, EngineryError
 
 # Three beats that fail to come are a crash.
 SILENT_SECONDS = 3 * BEAT_SECONDS
@@ -21,6 +25,21 @@ _OVER = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cance
 # A run that is put back in the queue, or paused, beats no more and is not lost.
 _PUT_BACK = {f"prefect.flow-run.{state}" for state in ("Scheduled", "AwaitingRetry", "Paused", "Suspended")}
 _WAITS = {"prefect.flow-run.AwaitingConcurrencySlot"}
+
+
+def set_up(fleet: Fleet) -> list[str]:
+    """Make pools and automations on the server of PREFECT_API_URL; the names of all.
+
+    Raises:
+        BadInput: no server is named, or as `flows.prefect_yaml.work_pools`.
+        EngineryError: the server cannot be reached, or refuses.
+    """
+    if not (server := os.environ.get("PREFECT_API_URL")):
+        raise BadInput("work pools are made on a Prefect server: set PREFECT_API_URL to its address")
+    try:
+        return [*make_pools(fleet), *watch_runs()]
+    except httpx.HTTPError as error:
+        raise EngineryError(f"the Prefect server at {server} did not make the work pools: {error}") from error
 
 
 def make_pools(fleet: Fleet) -> list[str]:
@@ -38,11 +57,13 @@ def make_pools(fleet: Fleet) -> list[str]:
                 client.create_work_pool(WorkPoolCreate(name=name, type="process"))
             except ObjectAlreadyExists:
                 continue
-    return names
+    return [f"work pool {name}" for name in names]
 
 
 def watch_runs() -> list[str]:
-    """Make, or renew, the automations that end the runs nobody ends any more; their names.
+    """Make the automations that end the runs nobody ends any more, or renew those that have changed; their names.
+
+    One that is as it should be stays: with it would go what it has heard, and with that the runs that it watches.
 
     As in https://docs.prefect.io/v3/advanced/detect-zombie-flows, with a second one for runs that never began.
     """
@@ -52,10 +73,17 @@ def watch_runs() -> list[str]:
     never = _lost("Enginery: a flow run never began", {pending}, begun, NEVER_BEGAN_SECONDS)
     with get_client(sync_client=True) as client:
         for automation in (silent, never):
-            for old in client.read_automations_by_name(automation.name):
+            there = client.read_automations_by_name(automation.name)
+            if [_meaning(each) for each in there] == [_meaning(automation)]:
+                continue
+            for old in there:
                 client.delete_automation(old.id)
             client.create_automation(automation)
-    return [silent.name, never.name]
+    return [f"automation {silent.name!r}", f"automation {never.name!r}"]
+
+
+def _meaning(automation: AutomationCore) -> dict[str, Any]:
+    return automation.model_dump(mode="json", include={"enabled", "trigger", "actions"})
 
 
 def _lost(name: str, after: set[str], expect: set[str], seconds: int) -> AutomationCore:

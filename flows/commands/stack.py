@@ -29,12 +29,10 @@ def deployments(
         raise EngineryError(f"prefect.yaml does not follow {fleet}: it {differs}; run `enginery deployments --write`")
     out.print(f"{prefect_yaml.FILE} follows {fleet} and the {len(recipes)} recipes beside it", highlight=False)
     if pools:
-        from flows.prefect_setup import make_pools, watch_runs
+        from flows.prefect_setup import set_up
 
-        for name in make_pools(machines):
-            out.print(f"work pool {name}", highlight=False)
-        for name in watch_runs():
-            out.print(f"automation {name}", highlight=False)
+        for made in set_up(machines):
+            out.print(made, highlight=False)
 
 
 MlflowPort = Annotated[int | None, typer.Option("--mlflow-port", min=1024, max=65535, help="5000 by default.")]

@@ -1,4 +1,4 @@
-"""`enginery up` and `down`, and what only a real stack shows: deployments, promotion, events, automations, lost runs."""
+"""`enginery up` and `down`, and what a real stack shows: deployments, promotion, events, automations, lost runs."""
 
 import json
 import os
