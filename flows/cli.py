@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import calibration, promotion, release, serving, triton, worker
+from flows.commands import calibration, promotion, release, serving, stack, triton, worker
 from flows.commands.shared import err
 from registry.errors import EngineryError
 
@@ -35,6 +35,9 @@ app.command("verify")(serving.verify)
 app.command("run")(serving.run)
 app.command("triton")(triton.triton)
 app.command("doctor")(release.doctor)
+app.command("deployments")(stack.deployments)
+app.command("up")(stack.up)
+app.command("down")(stack.down)
 
 
 @app.callback()

@@ -8,7 +8,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import build_target as here
-from flows.commands.shared import open_store
+from flows.choices import RecipeChoice, TargetChoice
+from flows.commands.shared import FLEET, open_store
 from flows.graphs import Graphs
 from flows.handover import receive
 from flows.on_workers import Asked, RowsFile, release_on_workers
@@ -32,9 +33,9 @@ from tasks.workspace import Workspace
 
 @flow(name="release-engines", flow_run_name="{recipe}", persist_result=False)
 def release_engines(
-    recipe: str,
-    fleet: str = "recipes/fleet.yaml",
-    targets: list[str] | None = None,
+    recipe: RecipeChoice,
+    fleet: str = str(FLEET),
+    targets: list[TargetChoice] | None = None,
     precisions: list[Precision] | None = None,
     resume: str | None = None,
 ) -> ReleaseReport:

@@ -49,6 +49,8 @@ def order() -> Order:
         calibration=one,
         reference=one,
         graphs={Precision.FP32: one, Precision.INT8_DYNAMIC: one},
+        refused={Precision.INT8: "no mix passes"},
+        remarks={Precision.FP16: "in place of int8"},
     )
 
 
