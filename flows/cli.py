@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import calibration, promotion, release, serving, triton
+from flows.commands import calibration, promotion, refresh, release, serving, triton
 from flows.commands.shared import err
 from registry.errors import EngineryError
 
@@ -23,6 +23,7 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 STOPPED = 130
 
 app.command("release")(release.release)
+app.command("refresh")(refresh.refresh)
 app.command("list")(promotion.list_engines)
 app.command("targets")(release.targets)
 app.command("calibration")(calibration.calibration)
