@@ -55,11 +55,10 @@ class Lineage:
                 yield file.read_text(encoding="utf-8")
 
     def run_ids(self, model: str, parent: str) -> dict[tuple[str, str], str]:
-        """The id of each engine's run below a release's run, by target and precision."""
+        """The id of each engine's run below a release's run, by target and precision; of several, the newest."""
         found = self._runs(model, f"tags.`mlflow.parentRunId` = '{quotable(parent)}'")
-        return {
-            (run.data.tags.get("target", ""), run.data.tags.get("precision", "")): str(run.info.run_id) for run in found
-        }
+        tags = [(run.data.tags, str(run.info.run_id)) for run in reversed(found)]
+        return {(each.get("target", ""), each.get("precision", "")): run_id for each, run_id in tags}
 
     def _runs(self, model: str, query: str) -> list[Any]:
         """Newest first."""
