@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import calibration, promotion, release, serving, stack, triton, worker
+from flows.commands import calibration, promotion, refresh, release, serving, stack, triton, worker
 from flows.commands.shared import err
 from registry.errors import EngineryError
 
@@ -24,6 +24,7 @@ STOPPED = 130
 
 app.command("release")(release.release)
 app.command("worker")(worker.worker)
+app.command("refresh")(refresh.refresh)
 app.command("list")(promotion.list_engines)
 app.command("targets")(release.targets)
 app.command("calibration")(calibration.calibration)

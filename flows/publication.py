@@ -13,6 +13,7 @@ from calibration_data.reader import Rows, read_calibration_texts
 from flows.build_target import Judged
 from flows.drift import moved_scales
 from flows.graphs import Graphs, read_choice
+from flows.lineage import source_revision
 from flows.report import Row, winner, with_aliases
 from flows.stages import Bench
 from registry.mlflow_runs import EngineEntry, ReleaseLog
@@ -86,6 +87,7 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
                 row.reason,
                 calibration.digest if calibration else None,
                 made.evaluation.digest,
+                source_revision(bench.recipe),
                 figures,
                 files,
                 choice.int8_share if choice else None,

@@ -178,6 +178,10 @@ class Recipe(Part):
     workspace_mb: Annotated[int, Field(ge=16, le=1_000_000)] = 1024
     # Calibration rows that every bundle carries to warm a server up: more only delay it; 0 where no text may leave.
     warmup_rows: Annotated[int, Field(ge=0, le=64)] = 4
+    # Whether a refresh may promote by itself what passed its gates and is proven no worse than what serves.
+    auto_promote: bool = False
+    # Whether TensorRT may only replay tactics that were timed before: the build is made twice.
+    reproducible_builds: bool = False
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:

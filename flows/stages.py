@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +31,11 @@ from registry.records import (
     SourceFiles,
 )
 from registry.signing import Signer, Trust
+from registry.targets import read_host
 from tasks.backends import BACKENDS
+from tasks.backends.contract import TimingFolder
 from tasks.benchmark import Benchmark, LatencyPlan, latency_feed, measure_latency
-from tasks.build import build_engine, build_key
+from tasks.build import REPLAYED, build_engine, build_key
 from tasks.evaluate import Evaluation, evaluate_engine
 from tasks.export import check_export, export_checkpoint, export_module, load_module
 from tasks.head import fit_head
@@ -41,6 +44,7 @@ from tasks.machine import this_machine
 from tasks.publish import own_code, toolchain
 from tasks.source import from_folder, from_hub, from_module, from_package
 from tasks.steps import Step, run_stage
+from tasks.timing_cache import shared_timing, timing_key
 from tasks.tokenize import text_encoder
 from tasks.workspace import Workspace, verify_stage
 
@@ -191,17 +195,39 @@ def make_onnx(bench: Bench, source: SourceFiles, evaluation: Rows) -> OnnxArtifa
 def engine_step(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> Step[EngineBuild]:
     """The engine of a graph for a target: from the registry where another host published it, else built."""
     profiles = tuple(profile.shape_profile() for profile in bench.recipe.profiles)
-    workspace_bytes = bench.recipe.workspace_mb * 2**20
-    key = build_key(onnx, target, profiles, workspace_bytes=workspace_bytes)
+    workspace_bytes, what = bench.recipe.workspace_mb * 2**20, f"build {target.name} {onnx.precision}"
+    strict = bench.recipe.reproducible_builds and target.backend is Backend.TENSORRT
+    key = build_key(onnx, target, profiles, workspace_bytes=workspace_bytes, options=REPLAYED if strict else ())
 
     def make(into: Path) -> EngineBuild:
         published = bench.store.find_build(key)
         if published is not None and (found := _from_registry(bench, published, into)) is not None:
             return found
-        tell = bench.progress(f"build {target.name} {onnx.precision}")
-        return build_engine(onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, on_progress=tell)
+        with _timing(bench, target, key if strict else None, into) as timing:
+            return build_engine(
+                onnx,
+                target,
+                profiles,
+                workspace_bytes=workspace_bytes,
+                into=into,
+                on_progress=bench.progress(what),
+                timing=timing,
+            )
 
     return Step("build", f"{target.name} {onnx.precision}", key, EngineBuild, make)
+
+
+def _timing(
+    bench: Bench, target: GpuTarget, replay_key: str | None, into: Path
+) -> AbstractContextManager[TimingFolder | None]:
+    """What earlier builds on this kind of GPU timed; None for what times nothing while it builds."""
+    if target.backend is not Backend.TENSORRT:
+        return nullcontext()
+    options = (("workspace_mb", str(bench.recipe.workspace_mb)), *(REPLAYED if replay_key else ()))
+    version = BACKENDS[target.backend].version()
+    key = timing_key(read_host().gpu_name, target.compute_capability, version, options)
+    say = lambda sentence: bench.report(sentence, 1)  # noqa: E731
+    return shared_timing(bench.store.timing_caches, key, replay_key, into.parent, say)
 
 
 def _from_registry(bench: Bench, published: EngineVersion, into: Path) -> EngineBuild | None:

@@ -40,6 +40,7 @@ class EngineEntry:
     reason: str
     calibration_set: str | None
     evaluation_set: str
+    source_revision: str
     figures: Mapping[str, Path] = field(default_factory=dict)
     calibration: tuple[Path, ...] = ()
     int8_share: float | None = None
@@ -119,6 +120,8 @@ class ReleaseLog:
             "profiles": json.dumps([asdict(profile) for profile in build.profiles]),
             "calibration_set": entry.calibration_set or "none",
             "evaluation_set": entry.evaluation_set,
+            "source_revision": entry.source_revision,
+            "driver": next((m.measured_on.driver for m in entry.measurements if m.subject == "engine"), None) or "none",
         }
         metrics = [
             Metric("size_mb", build.size_bytes / 1e6, now, 0),

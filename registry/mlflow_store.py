@@ -26,6 +26,7 @@ from registry.mlflow_history import History
 from registry.mlflow_publish import Publications
 from registry.mlflow_repair import Repairs
 from registry.mlflow_rows import COMPLETE, STATE, bundle_of, manifest_of, row_from
+from registry.mlflow_timing import EXPERIMENT, TimingCaches
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 from registry.store import Bundle, Lease, Leases, Source, no_alias
@@ -71,6 +72,7 @@ class MlflowStore:
             self.client, self._files, self.experiment, self._scratch, lambda model: self.leases.hold(model)
         )
         self.repairs = Repairs(self._publications)
+        self.timing_caches = TimingCaches(self.client, lambda: self._experiment(EXPERIMENT))
 
     @cached_property
     def leases(self) -> Leases:
@@ -215,13 +217,16 @@ class MlflowStore:
 
     def experiment(self, model: str) -> str:
         """The id of the model's experiment, made where there is none."""
-        if (found := self.client.get_experiment_by_name(check_name(model, what="model"))) is None:
-            place = (self._artifact_root.absolute() / model).as_uri() if self._artifact_root else None
+        return self._experiment(check_name(model, what="model"))
+
+    def _experiment(self, name: str) -> str:
+        if (found := self.client.get_experiment_by_name(name)) is None:
+            place = (self._artifact_root.absolute() / name).as_uri() if self._artifact_root else None
             with existing_is_fine():
-                return str(self.client.create_experiment(model, artifact_location=place))
-            found = self.client.get_experiment_by_name(model)
+                return str(self.client.create_experiment(name, artifact_location=place))
+            found = self.client.get_experiment_by_name(name)
         if found.lifecycle_stage != "active":
-            raise BadInput(f"the MLflow experiment {model} was deleted: restore it, its history is in it")
+            raise BadInput(f"the MLflow experiment {name} was deleted: restore it, its history is in it")
         return str(found.experiment_id)
 
     def _files(self, source: str) -> Any:

@@ -8,11 +8,13 @@ from registry.digest import check_record, digest_of, record_file
 from registry.errors import BadInput, BuildError
 from registry.records import Backend, EngineBuild, GpuTarget, OnnxArtifact, ShapeProfile
 from tasks.backends import BACKENDS
-from tasks.backends.contract import BuiltEngine
+from tasks.backends.contract import BuiltEngine, TimingFolder
 from tasks.backends.external_data import check_external_data
 from tasks.isolate import Progress, run_isolated
 
 Options = tuple[tuple[str, str], ...]
+# An engine whose tactics were all replayed is another one than an engine whose tactics were timed while it was built.
+REPLAYED: Options = (("tactics", "replayed"),)
 
 
 def build_key(
@@ -46,11 +48,13 @@ def build_engine(
     workspace_bytes: int,
     into: Path,
     on_progress: Progress,
+    timing: TimingFolder | None = None,
 ) -> EngineBuild:
     """Build for the target and put the engine's file under `into`, all of it or nothing.
 
     `on_progress(phase, fraction)` returns False to cancel. The vendor's library runs in a fresh process (ONNX
     Runtime runs here), so its crash is an error and not our end. `digest` of the result is the file's sha256.
+    `timing` is a folder of timing caches, for a backend that times tactics.
 
     Raises:
         BadInput: a profile or the graph's external data is not acceptable.
@@ -67,7 +71,7 @@ def build_engine(
     started = time.perf_counter()
     # Beside its destination, so that the move at the end is atomic.
     with TemporaryDirectory(dir=into, prefix=".building-") as scratch:
-        built = _run(onnx, target, profiles, workspace_bytes, Path(scratch), on_progress)
+        built = _run((onnx, target, profiles, workspace_bytes, Path(scratch), timing), on_progress)
         build_seconds = time.perf_counter() - started
         engine = built.path.replace(into / built.path.name)
     file = record_file(engine, root=into)
@@ -75,7 +79,14 @@ def build_engine(
         file=file.path,
         files=(file,),
         digest=file.sha256,
-        build_key=build_key(onnx, target, profiles, workspace_bytes=workspace_bytes, backend_version=version),
+        build_key=build_key(
+            onnx,
+            target,
+            profiles,
+            workspace_bytes=workspace_bytes,
+            backend_version=version,
+            options=REPLAYED if timing is not None and timing.strict else (),
+        ),
         onnx_digest=onnx.digest,
         precision=onnx.precision,
         backend=target.backend,
@@ -90,30 +101,19 @@ def build_engine(
     )
 
 
-def _run(
-    onnx: OnnxArtifact,
-    target: GpuTarget,
-    profiles: tuple[ShapeProfile, ...],
-    workspace_bytes: int,
-    into: Path,
-    on_progress: Progress,
-) -> BuiltEngine:
-    arguments = (onnx, target, profiles, workspace_bytes, into)
-    if target.backend is Backend.ONNXRUNTIME:  # a copy and a load: quicker than a new process
-        return _build(*arguments, on_progress)
-    return run_isolated(_build, *arguments, on_progress=on_progress, died=BuildError)
+Arguments = tuple[OnnxArtifact, GpuTarget, tuple[ShapeProfile, ...], int, Path, TimingFolder | None]
 
 
-def _build(
-    onnx: OnnxArtifact,
-    target: GpuTarget,
-    profiles: tuple[ShapeProfile, ...],
-    workspace_bytes: int,
-    into: Path,
-    progress: Progress,
-) -> BuiltEngine:
+def _run(arguments: Arguments, on_progress: Progress) -> BuiltEngine:
+    if arguments[1].backend is Backend.ONNXRUNTIME:  # a copy and a load: quicker than a new process
+        return _build(arguments, on_progress)
+    return run_isolated(_build, arguments, on_progress=on_progress, died=BuildError)
+
+
+def _build(arguments: Arguments, progress: Progress) -> BuiltEngine:
+    onnx, target, profiles, workspace_bytes, into, timing = arguments
     return BACKENDS[target.backend].build(
-        onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, progress=progress
+        onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, progress=progress, timing=timing
     )
 
 

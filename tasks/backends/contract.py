@@ -24,6 +24,28 @@ class BuiltEngine:
     outputs: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True)
+class TimingFolder:
+    """Where a build finds the timing caches of earlier ones, as `*.kept` files, and leaves `merged`, its own.
+
+    What it cannot use it renames to `*.refused`. With `strict` it may only replay what was timed before: from the file
+    `replay` where there is one, else from what it times first.
+    """
+
+    folder: Path
+    strict: bool = False
+
+    @property
+    def merged(self) -> Path:
+        """What the build knows after it: all that was kept, and what it timed itself."""
+        return self.folder / "merged"
+
+    @property
+    def replay(self) -> Path:
+        """What an equal build knew, alone."""
+        return self.folder / "replay"
+
+
 class Session(Protocol):
     """An engine that is loaded and can run."""
 
@@ -63,8 +85,12 @@ class BuilderBackend(Protocol):
         workspace_bytes: int,
         into: Path,
         progress: Progress,
+        timing: TimingFolder | None = None,
     ) -> BuiltEngine:
-        """Write an engine file under `into`; BuildError with the backend's own words when it refuses."""
+        """Write an engine file under `into`; BuildError with the backend's own words when it refuses.
+
+        A backend that times nothing leaves `timing` alone.
+        """
 
     def open_session(
         self,

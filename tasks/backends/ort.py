@@ -11,7 +11,7 @@ from typing import Any
 
 from registry.errors import BadInput, BuildError, EngineryError, Incompatible
 from registry.records import GpuTarget, OnnxArtifact, Precision, ShapeProfile
-from tasks.backends.contract import Array, BuiltEngine, read_verified
+from tasks.backends.contract import Array, BuiltEngine, TimingFolder, read_verified
 from tasks.backends.external_data import check_external_data
 from tasks.backends.precisions import why_unsupported
 from tasks.isolate import Progress
@@ -77,6 +77,7 @@ def build(
     workspace_bytes: int,  # noqa: ARG001  # memory is allocated as it runs
     into: Path,
     progress: Progress,
+    timing: TimingFolder | None = None,  # noqa: ARG001  # ONNX Runtime times nothing while it builds
 ) -> BuiltEngine:
     """Copy the exact graph to `into`/engine.onnx (external data is embedded), and load it once.
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from registry.errors import BadInput, BuildError, Incompatible
 from registry.records import Backend, GpuTarget, OnnxArtifact, Precision, ShapeProfile
-from tasks.backends.contract import BuiltEngine, read_verified
+from tasks.backends.contract import BuiltEngine, TimingFolder, read_verified
 from tasks.backends.device import local_compute_capability
 from tasks.backends.external_data import check_external_data
 from tasks.backends.precisions import why_unsupported
 from tasks.backends.trt_callbacks import make_monitor, process_logger
 from tasks.backends.trt_session import TrtSession, load_engine
+from tasks.backends.trt_timing import build_with_timing
 from tasks.isolate import Progress
 
 _EXTRAS = {Backend.TENSORRT: "trt", Backend.TENSORRT_RTX: "trt-rtx"}
@@ -73,8 +74,11 @@ class TensorRT:
         workspace_bytes: int,
         into: Path,
         progress: Progress,
+        timing: TimingFolder | None = None,
     ) -> BuiltEngine:
         """Write `into`/engine.plan for the target's compute capability.
+
+        TensorRT for RTX has no timing cache that works (its operations do nothing), so `timing` is left alone there.
 
         Raises:
             BadInput: a profile is not 1 <= min <= opt <= max, or the external data is not safe to read.
@@ -95,7 +99,10 @@ class TensorRT:
         _add_profiles(builder, config, network, profiles)
         monitor = make_monitor(trt, progress)
         config.progress_monitor = monitor
-        plan = builder.build_serialized_network(network, config)
+        if timing is None or self.backend is Backend.TENSORRT_RTX:
+            plan = builder.build_serialized_network(network, config)
+        else:
+            plan = build_with_timing(trt, builder, network, config, timing)
         if monitor.cancelled:
             raise BuildError(f"{onnx.path}: the build for {target.name} was cancelled")
         if plan is None:

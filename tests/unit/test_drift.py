@@ -42,7 +42,7 @@ def log_engine(log: ReleaseLog, manifest: EngineManifest, release: str, file: Pa
     build = replace(manifest.build, precision=Precision.INT8)
     parent = log.start("sst2", release, {}, {})
     run_id, _ = log.engine_run("sst2", release, parent, build)
-    log.log_engine(run_id, EngineEntry(build, (), Verdict.PASSED, "", None, "e" * 64, calibration=(file,)))
+    log.log_engine(run_id, EngineEntry(build, (), Verdict.PASSED, "", None, "e" * 64, "f" * 40, calibration=(file,)))
     log.finish_engine(run_id, version)
 
 

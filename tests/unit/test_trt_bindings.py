@@ -30,6 +30,7 @@ CLASSES = {
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
+    "cache": "ITimingCache",
 }
 RTX_ONLY_GUARD = "hasattr"
 STUBS = ("libnvinfer.so.11", "libnvinfer_plugin.so.11", "libnvonnxparser.so.11")

@@ -1,0 +1,230 @@
+"""A refresh on the real path: one release, then the world changes in one way, and exactly that is found and mended."""
+
+import datetime
+import json
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows import local_prefect
+from flows.cli import _guarded, app
+from flows.lineage import local_toolchains
+from flows.plan import find_release
+from flows.recipe import Fleet, Recipe, load_fleet, load_recipe
+from flows.refresh import Asked, Plan, Refreshed, refresh
+from flows.release import release_engines
+from flows.stages import Bench
+from flows.staleness import Toolchain
+from registry.mlflow_store import MlflowStore, embedded_store
+from registry.promotion import promote
+from registry.records import Precision
+from registry.rules import Decision
+from registry.signing import local_signer, local_trust
+from tasks.workspace import Workspace
+from tests.flows.conftest import RECIPE, TinyRecipe, write_split
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
+
+ALL = [("cpu", "fp32"), ("cpu", "int8-dynamic"), ("cpu", "int8")]
+
+
+@dataclass(frozen=True)
+class World:
+    """A registry with one release in it, and the recipe that it was made from; the current folder is the recipe's."""
+
+    home: Path
+    tiny: TinyRecipe
+
+    @property
+    def store(self) -> MlflowStore:
+        return embedded_store(self.home)
+
+    def change(self, **keys: object) -> None:
+        recipe = yaml.safe_load(self.tiny.recipe.read_text(encoding="utf-8"))
+        self.tiny.recipe.write_text(yaml.safe_dump(recipe | keys), encoding="utf-8")
+
+    def refresh(self, *, full: bool = False, dry_run: bool = False, toolchains: Any = local_toolchains) -> Refreshed:
+        asked = Asked((self.tiny.recipe,), self.tiny.fleet, dry_run, full)
+        (result,) = refresh(asked, self.store, toolchains, self._release)
+        return result
+
+    def stale(self, **how: Any) -> list[tuple[str, str]]:
+        plan = self.refresh(dry_run=True, **how).plan
+        assert plan is not None
+        return [(found.target, found.precision.value) for found in plan.stale]
+
+    def _release(self, plans: Sequence[Plan]) -> Mapping[Path, str]:
+        for plan in plans:
+            make(self.home, plan.pinned.model_copy(update={"targets": plan.targets}), load_fleet(self.tiny.fleet))
+        return {plan.recipe: "" for plan in plans}
+
+
+def make(home: Path, recipe: Recipe, fleet: Fleet) -> None:
+    """What `enginery release` does, less the printing."""
+    store = embedded_store(home)
+    pinned, name, found = find_release(recipe, fleet, store)
+    quiet = lambda _what, _done: None  # noqa: E731
+    bench = Bench(Workspace(home / "stages"), pinned, quiet, store, local_signer(home), partial(local_trust, home))
+    if found is None:
+        release_engines(bench, fleet, name)
+
+
+@pytest.fixture(scope="session")
+def first(
+    recipe_template: TinyRecipe,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_database: Path,
+    prefect_offline: None,
+) -> World:
+    """One release, made once and never changed: tests work on copies of it."""
+    folder = tmp_path_factory.mktemp("refresh")
+    shutil.copytree(recipe_template.folder, folder / "recipe")
+    (folder / "home").mkdir()
+    shutil.copy(migrated_database, folder / "home" / "mlflow.db")
+    world = World(folder / "home", TinyRecipe(folder / "recipe"))
+    world.change(targets=["cpu"], latency={"windows": 4, "iterations": 200, "warmup": 20})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world.tiny.folder)
+        make(world.home, load_recipe(world.tiny.recipe), load_fleet(world.tiny.fleet))
+    return world
+
+
+@pytest.fixture
+def world(first: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A copy whose registry points at its own artifacts: MLflow keeps absolute paths."""
+    home = tmp_path / "home"
+    shutil.copytree(first.home, home)
+    (home / "mlflow.db").unlink()
+    with closing(sqlite3.connect(first.home / "mlflow.db")) as old:
+        script = "\n".join(old.iterdump()).replace(str(first.home), str(home))
+    with closing(sqlite3.connect(home / "mlflow.db")) as new:
+        new.executescript(script)
+    shutil.copytree(first.tiny.folder, tmp_path / "recipe")
+    monkeypatch.chdir(tmp_path / "recipe")
+    return World(home, TinyRecipe(tmp_path / "recipe"))
+
+
+def test_nothing_is_stale_after_a_release(world: World) -> None:
+    result = world.refresh()
+    assert (result.state, result.plan and result.plan.stale) == ("fresh", ())
+
+
+def test_new_evaluation_data_makes_all_stale_and_a_second_refresh_finds_nothing(world: World) -> None:
+    rows = world.tiny.rows("evaluation")
+    write_split(world.tiny.folder / "rows", "evaluation", [*rows, *(f"{text} and a film" for text in rows[:16])])
+    assert world.stale() == ALL
+    before = len(world.store.versions("tiny"))
+    assert world.refresh().state == "released"
+    assert world.refresh().state == "fresh"
+    # The engines are the same bytes: what is new is what they were judged on.
+    assert len(world.store.versions("tiny")) == before
+
+
+def test_a_new_calibration_set_makes_only_int8_stale(world: World) -> None:
+    rows = world.tiny.rows("calibration")
+    write_split(world.tiny.folder / "rows", "calibration", [f"{text} and a film" for text in rows])
+    assert world.stale() == [("cpu", "int8")]
+    assert world.refresh().state == "released"
+    assert world.stale() == []
+
+
+def test_a_moved_source_makes_all_stale_until_it_is_released(world: World) -> None:
+    config = world.tiny.folder / "checkpoint" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"note": "the same weights"}), encoding="utf-8")
+    assert world.stale() == ALL
+    assert world.refresh().state == "released"
+    assert world.stale() == []
+
+
+def test_a_backend_that_a_worker_reports_in_another_version_makes_its_target_stale(world: World) -> None:
+    def reported(recipe: Recipe, fleet: Fleet) -> dict[str, Toolchain]:
+        here = local_toolchains(recipe, fleet)["cpu"]
+        return {"cpu": Toolchain("ada", f"{here.backend_version}.1", here.driver)}
+
+    result = world.refresh(dry_run=True, toolchains=reported)
+    assert result.plan is not None
+    assert [(found.target, found.precision.value) for found in result.plan.stale] == ALL
+    assert {"ada builds with" in found.reason for found in result.plan.stale} == {True}
+    assert (result.state, result.plan.targets) == ("planned", ("cpu",))
+
+
+def test_a_new_target_is_made_where_a_machine_builds_it(world: World) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    world.change(targets=["cpu", "rtx-4090"], precisions=["fp32", "int8-dynamic"])
+    assert world.stale() == [("rtx-4090", "fp32")]
+    assert world.stale(toolchains=lambda *_: {}) == []
+    result = world.refresh()
+    assert result.plan is not None
+    assert (result.state, result.plan.targets) == ("released", ("rtx-4090",))
+    assert world.stale() == []
+
+
+def test_a_dry_run_changes_nothing(world: World) -> None:
+    world.change(profiles=[{**RECIPE["profiles"][0], "batch": {"min": 1, "opt": 1, "max": 4}}])  # type: ignore[index]
+    before = (world.store.versions("tiny"), world.store.aliases("tiny"), sorted((world.home / "stages").glob("*/*")))
+    assert world.stale() == ALL
+    assert before == (
+        world.store.versions("tiny"),
+        world.store.aliases("tiny"),
+        sorted((world.home / "stages").glob("*/*")),
+    )
+
+
+def test_a_full_refresh_of_what_is_fresh_finds_everything(world: World) -> None:
+    before = world.store.versions("tiny")
+    result = world.refresh(full=True)
+    assert (result.state, result.plan and result.plan.targets) == ("released", ("cpu",))
+    assert world.store.versions("tiny") == before
+
+
+def test_a_recipe_that_cannot_be_read_sinks_no_other(world: World) -> None:
+    (world.tiny.folder / "broken.yaml").write_text("model: 7", encoding="utf-8")
+    results = refresh(Asked(None, world.tiny.fleet), world.store, local_toolchains, world._release)
+    assert [(each.recipe.name, each.state) for each in results] == [("broken.yaml", "failed"), ("recipe.yaml", "fresh")]
+    assert "broken.yaml" in results[0].reason
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_new_candidate_is_promoted_only_where_that_is_allowed_and_proven(world: World, allowed: bool) -> None:
+    store = world.store
+    serving = next(engine.version for engine in store.versions("tiny") if engine.precision is Precision.FP32)
+    decision = Decision("ada", "first", datetime.datetime.now(datetime.UTC))
+    promote(store, "tiny", {"cpu": serving}, decision, {})
+    store.delete_alias("tiny", "candidate-cpu")  # whatever is fastest now is new
+    world.change(auto_promote=allowed)
+    rows = world.tiny.rows("evaluation")
+    write_split(world.tiny.folder / "rows", "evaluation", [*rows, *(f"{text} and a film" for text in rows[:16])])
+    promotions = {promotion.version: promotion for promotion in world.refresh().promotions}
+    candidate = store.aliases("tiny")["candidate-cpu"]
+    assert promotions.keys() == {candidate} - {serving}
+    for promotion in promotions.values():
+        assert promotion.reason
+        assert allowed or not promotion.promoted
+        expected = candidate if promotion.promoted else serving
+        assert store.aliased("tiny", "production-cpu") == expected
+        if promotion.promoted:
+            assert store.events("tiny")[-1].who == "refresh-engines"
+
+
+def test_the_command_says_what_is_stale_and_mends_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENGINERY_HOME", str(world.home))
+    monkeypatch.setattr(local_prefect, "start", lambda: lambda: None)  # the test's own Prefect is up already
+    rows = world.tiny.rows("calibration")
+    write_split(world.tiny.folder / "rows", "calibration", [f"{text} and a film" for text in rows])
+    command = ["refresh", "recipe.yaml", "--fleet", "fleet.yaml", "--json"]
+    states = []
+    for more in (["--dry-run"], [], ["--dry-run"]):
+        assert _guarded(lambda more=more: app([*command, *more], standalone_mode=False)) == 0  # type: ignore[misc]
+        (said,) = json.loads(capsys.readouterr().out)
+        states.append((said["state"], [found["precision"] for found in said["stale"]]))
+    assert states == [("planned", ["int8"]), ("released", ["int8"]), ("fresh", [])]

@@ -1,0 +1,58 @@
+"""Artifacts on a real Prefect: they are there, on the flow run's page, with the right content."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow, runtime
+from prefect.client.orchestration import get_client
+
+from flows.artifacts import progress_artifacts, release_artifacts
+from flows.report import ReleaseReport, Row
+from registry.mlflow_store import MlflowStore
+from registry.records import Backend, Precision, Verdict
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
+
+ROW = Row("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "fine", Verdict.PASSED, "d" * 64, version=1)
+
+
+def shown(flow_run: str) -> dict[str, Any]:
+    wanted = {"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
+    with get_client(sync_client=True) as client:
+        answer = client.request("POST", "/artifacts/filter", json=wanted)
+    return {found["key"]: found for found in answer.json()}
+
+
+def test_a_release_shows_its_table_its_verdicts_and_its_progress(server_uri: str, tmp_path: Path) -> None:
+    store = MlflowStore(server_uri, tmp_path)
+    experiment = store.experiment("sst2")
+    parent = store.client.create_run(experiment).info.run_id
+    tags = {"mlflow.parentRunId": parent, "target": "cpu", "precision": "fp32"}
+    engine = store.client.create_run(experiment, tags=tags).info.run_id
+
+    @flow
+    def job() -> str:
+        report = progress_artifacts(lambda _what, _done: None)
+        report("build cpu fp32: copy", 0.25)
+        release_artifacts(ReleaseReport("abc123", "sst2", (ROW,), run_id=parent), store)
+        return str(runtime.flow_run.id)
+
+    found = shown(job())
+    assert found.keys() == {"release-sst2", "verdicts-sst2", "progress-build-cpu-fp32"}
+    assert '"precision": "fp32"' in found["release-sst2"]["data"]
+    assert f"[cpu fp32]({server_uri}/#/experiments/{experiment}/runs/{engine})" in found["verdicts-sst2"]["data"]
+    assert found["progress-build-cpu-fp32"]["data"] == 25.0
+
+
+def test_a_registry_that_fails_costs_the_page_and_not_the_release(
+    mlflow_store: MlflowStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    @flow
+    def job() -> str:
+        release_artifacts(ReleaseReport("abc123", "../sst2", (ROW,), run_id="r0"), mlflow_store)
+        return str(runtime.flow_run.id)
+
+    assert shown(job()) == {}
+    (said,) = [record.message for record in caplog.records if "does not show" in record.message]
+    assert said.startswith("Prefect does not show the release: model '../sst2' is not a valid name")
