@@ -19,16 +19,21 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.quantization import BATCH, Feeds, docstrings, embeddings, exported
+from benchmarks.quantization import BATCH, RECIPE, Feeds, docstrings, embeddings, exported, hidden_states
+from calibration_data.reader import Rows, draw_holdout, load_split
+from flows.plan import dataset_ref
+from flows.recipe import load_recipe
 from tasks import qdq
 from tasks.autopilot import Choice, choose
 from tasks.calibration import calibrate
-from tasks.holdout import Holdout, Score, answers
+from tasks.graph_file import write_graph
+from tasks.holdout import AccuracyGate, Holdout, Score, answers
 from tasks.linears import Floats, Graph
+from tasks.qdq import WeightFormat
 from tasks.rounding import compensating_format
-from tasks.scales import choose_scales
+from tasks.scales import ActivationScale, choose_scales
 from tasks.statistics import Z_ONE_SIDED
-from tasks.tokenize import batches
+from tasks.tokenize import TextEncoder, batches
 
 CALIBRATED, HELD = 256, 512
 
@@ -83,7 +88,7 @@ def main() -> None:
         print(f"one fp32 pass over the {len(evaluation)} evaluation rows: {one_pass:.1f} s; {HELD} holdout rows\n")
         print(f"{'limit':>8} rounding{'int8 MACs':>11}{'blocks fp32':>13}{'mixes':>7}{'s':>7}{'passes':>8}"
               f"{'held out: mean / min':>24}{'docstrings: mean / min':>24}")  # fmt: skip
-        last = last_norm(model)
+        last = hidden_states(model)
         gates = [CosineGate(tuple(feed["attention_mask"] for feed in held), limit) for limit in options.limits]
         for gate, (name, rounding) in product(gates, roundings.items()):
             started = time.perf_counter()
@@ -95,15 +100,32 @@ def main() -> None:
                   f"{len(choice.path):7}{seconds:7.1f}{seconds / one_pass:8.2f}"
                   f"{compared(model, file, scored):>24}{compared(model, file, others):>24}", flush=True)  # fmt: skip
             say(choice)
+        classify(model, encoder, scales, roundings["GPTQ"])
 
 
-def last_norm(model: Path) -> str:
-    nodes = onnx.load(model, load_external_data=False).graph.node
-    return str([node.output[0] for node in nodes if node.op_type == "LayerNormalization"][-1])
+def classify(model: Path, encoder: TextEncoder, scales: dict[str, ActivationScale], rounding: WeightFormat) -> None:
+    """The classifier itself, held to half a point: chosen on the calibration split, proven on the evaluation split."""
+    recipe = load_recipe(RECIPE)
+    ref, spec = dataset_ref(recipe), recipe.data.calibration
+    rows = load_split(ref, recipe.data.evaluation.split)
+    spare = draw_holdout(ref, spec.split, after=spec.samples, samples=10_000, seed=spec.seed, apart_from=rows.texts)
+    holdout, proof = (held_out(encoder, each, 0.005) for each in (spare, rows))
+    made, choice = choose(model, scales, {"nearest": qdq.int8_weight, "GPTQ": rounding}, holdout)
+    with tempfile.TemporaryDirectory() as folder:
+        found = proof.gate.score(answers(model, proof), answers(write_graph(made, Path(folder)), proof))
+    print(f"\nclassifier, at most 0.5 points: {choice.in_words}")
+    print(f"on the {proof.rows} evaluation rows it loses {found.loss:+.2%}, at most {found.bound:.2%} at 95 %")
+
+
+def held_out(encoder: TextEncoder, rows: Rows, limit: float) -> Holdout:
+    groups = list(batches(rows.texts, BATCH))
+    gate = AccuracyGate(tuple(rows.labels[at] for places, _ in groups for at in places), limit)
+    return Holdout(tuple(encoder.encode(texts) for _, texts in groups), gate)
 
 
 def compared(exact: Path, made: Path, feeds: Feeds) -> str:
-    one, other = embeddings(exact, feeds), embeddings(made, feeds)
+    wanted = hidden_states(exact)
+    one, other = embeddings(exact, feeds, wanted), embeddings(made, feeds, wanted)
     cosine = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     return f"{cosine.mean():.4f} / {cosine.min():.4f}"
 

@@ -145,7 +145,8 @@ def compare_networks(workspace: Path) -> None:
 def compare(folder: Path, scored: dict[str, Feeds], tools: list[str]) -> None:
     """Print one row a tool."""
     bare = measured("bare fp32 pass", folder)
-    exact = {name: embeddings(folder / "fp32.onnx", feeds) for name, feeds in scored.items()}
+    wanted = hidden_states(folder / "fp32.onnx")
+    exact = {name: embeddings(folder / "fp32.onnx", feeds, wanted) for name, feeds in scored.items()}
     heads = "".join(f"{f'{name}: mean / min':>26}" for name in scored)
     print(f"{'tool':30}{heads}{'int8 MACs':>10}{'s':>8}{'x bare':>8}{'RSS MB':>8}{'x bare':>8}")
     blank = " " * (26 * len(scored) + 10)
@@ -159,7 +160,7 @@ def compare(folder: Path, scored: dict[str, Feeds], tools: list[str]) -> None:
         line = f"{tool:30}"
         made = folder / f"{tool}.onnx"
         for name, feeds in scored.items():
-            line += f"{_cosines(embeddings(made, feeds), exact[name]) if made.is_file() else '':>26}"
+            line += f"{_cosines(embeddings(made, feeds, wanted), exact[name]) if made.is_file() else '':>26}"
         share = f"{int8_share(folder / 'fp32.onnx', made):10.1%}" if made.is_file() else f"{'':10}"
         time, memory = result["seconds"] / bare["seconds"], result["peak_mb"] / bare["peak_mb"]
         print(f"{line}{share}{result['seconds']:8.1f}{time:8.2f}{result['peak_mb']:8.0f}{memory:8.2f}", flush=True)
@@ -219,11 +220,20 @@ def save_feeds(feeds: Feeds, file: Path) -> None:
     np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for other parameters
 
 
-def embeddings(model: Path, feeds: Feeds) -> NDArray[np.float32]:
-    """What the last LayerNormalization gives, or the first output, mean-pooled over real tokens: [rows, K]."""
+def hidden_states(exact: Path) -> str:
+    """The first output where it is [rows, tokens, K], else what the last LayerNormalization gives.
+
+    Of the fp32 graph: where only quantized layers read a LayerNormalization, smoothing changes what it gives.
+    """
+    graph = onnx.load(exact, load_external_data=False).graph
+    if len(graph.output[0].type.tensor_type.shape.dim) == 3:
+        return str(graph.output[0].name)
+    return str([node.output[0] for node in graph.node if node.op_type == "LayerNormalization"][-1])
+
+
+def embeddings(model: Path, feeds: Feeds, wanted: str) -> NDArray[np.float32]:
+    """The tensor `wanted`, [rows, tokens, K], mean-pooled over real tokens: [rows, K]."""
     proto = onnx.load(model)
-    norms = [node.output[0] for node in proto.graph.node if node.op_type == "LayerNormalization"]
-    wanted = norms[-1] if norms else proto.graph.output[0].name
     if wanted not in {each.name for each in proto.graph.output}:
         proto.graph.output.append(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, None))
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])

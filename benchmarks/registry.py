@@ -2,31 +2,38 @@
 
     python -m benchmarks.registry [VERSIONS]
 
-PostgreSQL is a real one, started here with fsync on. The engines that are promoted are published as a release does it;
-the others, and 1,000 past promotions, are copies of their rows made in SQL, with runs, tags and numbers of their own.
+PostgreSQL is a real one, started here with fsync on; the registry is opened as the commands open it. The engines that
+are promoted are published as a release does it; the others, and 1,000 past promotions, are copies of their rows made in
+SQL, with runs, tags and numbers of their own.
 """
 
 import math
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from flows.commands.promotion import NEWEST
+from flows.commands.shared import open_store
 from registry.digest import record_tree
 from registry.mlflow_store import MlflowStore
 from registry.promotion import promote, rollback
 from registry.rules import Decision
+from registry.store import Store
 from tests.conftest import make_manifest
 from tests.postgres import Postgres, running_postgres
+from tests.servers import mlflow_server
 
 MODEL, TARGET, ALIAS = "sst2", "l4", "production-l4"
 PROMOTED, PAST = 60, 1000
 GOAL_MS = 200
+DIRECT, BEHIND_A_SERVER = "direct", "behind-a-server"
 DECISION = Decision("ana", "the benchmark", datetime.now(UTC))
 
 # One more of everything that a publish writes for version 1, with numbers, digests and times of its own.
@@ -65,14 +72,25 @@ PAST_EVENTS = [
 
 
 def main() -> None:
+    if sys.argv[1:] in ([DIRECT], [BEHIND_A_SERVER]):
+        for name, calls in (measured if sys.argv[1] == DIRECT else measured_behind_a_server)(open_store()):
+            report(name, calls)
+        return
     total = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with running_postgres(durable=True) as server, tempfile.TemporaryDirectory() as folder:
-        store = MlflowStore(server.uri(server.create()), Path(folder) / "home", Path(folder) / "artifacts")
-        fill(store, server, Path(folder), total)
-        print(f"{total} versions of one model, {PAST} past promotions, PostgreSQL 18, fsync on")
-        print(f"{'':44}{'p50 ms':>8}{'p95 ms':>8}{'calls':>7}")
-        for name, calls in measured(store):
-            report(name, calls)
+        uri, home = server.uri(server.create()), Path(folder) / "home"
+        fill(MlflowStore(uri, home, Path(folder) / "artifacts"), server, Path(folder), total)
+        print(f"{total} versions of one model, {PAST} past promotions, PostgreSQL, load {os.getloadavg()[0]:.1f}")
+        print(f"{'':44}{'p50 ms':>8}{'p95 ms':>8}{'calls':>7}", flush=True)
+        told = {"ENGINERY_HOME": str(home), "ENGINERY_LEASE_DATABASE": uri}
+        measure(DIRECT, told | {"MLFLOW_TRACKING_URI": uri})
+        with mlflow_server(uri, str(home / "proxied")) as address:
+            measure(BEHIND_A_SERVER, told | {"MLFLOW_TRACKING_URI": address})
+
+
+def measure(how: str, told: Mapping[str, str]) -> None:
+    """Measure in a process of its own, which has done nothing else before."""
+    subprocess.run([sys.executable, "-m", "benchmarks.registry", how], env={**os.environ, **told}, check=True)
 
 
 def fill(store: MlflowStore, server: Postgres, folder: Path, total: int) -> None:
@@ -91,9 +109,9 @@ def fill(store: MlflowStore, server: Postgres, folder: Path, total: int) -> None
     print(f"filled in {time.perf_counter() - started:.0f} s")
 
 
-def measured(store: MlflowStore) -> Iterator[tuple[str, list[float]]]:
+def measured(store: Any) -> Iterator[tuple[str, list[float]]]:
     """Name and milliseconds of each call, ours beside MLflow's."""
-    client: Any = store.client
+    client = store.client
 
     def search() -> Any:
         return client.search_model_versions(f"name = '{MODEL}'", NEWEST, ["version_number DESC"])
@@ -110,6 +128,17 @@ def measured(store: MlflowStore) -> Iterator[tuple[str, list[float]]]:
     yield (
         "  MLflow: set_registered_model_alias",
         timed(lambda call: client.set_registered_model_alias(MODEL, "peer", call + 1)),
+    )
+
+
+def measured_behind_a_server(store: Store) -> Iterator[tuple[str, list[float]]]:
+    """The same through `mlflow server` with one worker on these cores."""
+    yield f"  mlflow server: list, the newest {NEWEST}", timed(lambda _: store.versions(MODEL, newest=NEWEST))
+    yield "  mlflow server: resolve an alias", timed(lambda _: store.resolve(MODEL, ALIAS))
+    decide = replace(DECISION, at=datetime.now(UTC))
+    yield (
+        "  mlflow server: promote",
+        timed(lambda call: promote(store, MODEL, {TARGET: PROMOTED - 19 + call}, decide, {}), 20),
     )
 
 

@@ -84,7 +84,7 @@ class PeakMemory:
 def bare_stages(root: Path) -> float:
     """Wall seconds of every stage of the recipe, imports included, without Prefect and MLflow."""
     code = f"""
-import flows.stages as stages, flows.build_target as target, flows.release as release
+import flows.stages as stages, flows.graphs as graphs, flows.build_target as target, flows.release as release
 from pathlib import Path
 from flows.recipe import load_fleet, load_recipe
 from registry.signing import Signer
@@ -95,7 +95,7 @@ def done(workspace, step):
     future = Future()
     future.set_result(found(workspace, step))
     return future
-stages.run_stage, target.submit_stage = found, done
+stages.run_stage, graphs.run_stage, target.submit_stage = found, found, done
 class Nothing:
     def find_build(self, key): return None
 if __name__ == "__main__":
@@ -103,7 +103,7 @@ if __name__ == "__main__":
     workspace, nobody = Workspace(Path({str(root)!r})), Signer(Path())
     bench = stages.Bench(workspace, recipe, lambda what, done: None, Nothing(), nobody, lambda: None)
     targets = [fleet.target(name) for name in recipe.targets]
-    made = release.make_shared(bench, targets)
+    made = release.make_shared(bench, targets, release.builds_here)
     for each in targets:
         target.build_target.fn(bench, each, made.source, made.graphs, made.calibration, made.evaluation)
 """

@@ -36,13 +36,17 @@ from tasks.steps import submit_stage
 
 @dataclass(frozen=True)
 class Judged:
-    """A row of the report with what it was made from; `call_seconds` are raw call times by precision."""
+    """A row of the report with what it was made from; `call_seconds` are raw call times by precision.
+
+    `flow_run` is the Prefect run on a worker that made it, None where this process did.
+    """
 
     row: Row
     build: EngineBuild | None = None
     gates: tuple[GateResult, ...] = ()
     verdict: Verdict = Verdict.UNMEASURED
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    flow_run: str | None = None
 
 
 def builds_at_once(target: GpuTarget) -> int:

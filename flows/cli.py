@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import calibration, promotion, refresh, release, serving, triton
+from flows.commands import calibration, promotion, refresh, release, serving, stack, triton, worker
 from flows.commands.shared import err
 from registry.errors import EngineryError
 
@@ -23,6 +23,7 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 STOPPED = 130
 
 app.command("release")(release.release)
+app.command("worker")(worker.worker)
 app.command("refresh")(refresh.refresh)
 app.command("list")(promotion.list_engines)
 app.command("targets")(release.targets)
@@ -35,6 +36,9 @@ app.command("verify")(serving.verify)
 app.command("run")(serving.run)
 app.command("triton")(triton.triton)
 app.command("doctor")(release.doctor)
+app.command("deployments")(stack.deployments)
+app.command("up")(stack.up)
+app.command("down")(stack.down)
 
 
 @app.callback()

@@ -109,6 +109,7 @@ def _registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list[Findi
     try:
         store = open_store()
         engines, unfinished = len(store.versions()), store.repairs.unfinished()
+        lock = _promotion(shared=store.leases.shared)
     except (EngineryError, OSError) as error:
         return [Finding("registry", str(error), False, True, "check MLFLOW_TRACKING_URI and that its server runs")]
     at_work = [left for left in unfinished if not abandoned(left, clock().timestamp())]
@@ -117,4 +118,11 @@ def _registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list[Findi
     return [
         Finding("registry", f"{engines} published engines", True, needed=True),
         Finding("publishing", f"{len(at_work)} at work, {left} left by a crash", not left, advice=advice),
+        lock,
     ]
+
+
+def _promotion(*, shared: bool) -> Finding:
+    found = "one promoter at a time, on all hosts" if shared else "one promoter at a time on this host only"
+    advice = "set ENGINERY_LEASE_DATABASE to a PostgreSQL address, the same on every host that promotes"
+    return Finding("promotion", found, shared, advice="" if shared else advice)

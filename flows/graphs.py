@@ -77,7 +77,7 @@ def make_graphs(
     bench: Bench, material: Material, precisions: Sequence[Precision], targets: Sequence[GpuTarget], takes: Takes
 ) -> Graphs:
     """The graphs of `precisions` that at least one target takes, and of what stands in for an int8 that fails."""
-    wanted = [each for each in precisions if any(takes(each, target) for target in targets)]
+    wanted = [each for each in precisions if each is Precision.FP32 or any(takes(each, target) for target in targets)]
     made = {precision: make_graph(bench, material, precision) for precision in wanted}
     choice = read_choice(made[Precision.INT8]) if Precision.INT8 in made else None
     if choice is None:

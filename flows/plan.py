@@ -44,34 +44,43 @@ def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | str:
     return record_tree(Path(path)) if path is not None and Path(path).is_dir() else ()
 
 
-def release_id(recipe: Recipe, targets: Sequence[GpuTarget]) -> str:
-    """What a release is made of, as 12 hex digits: the same inputs on the same kind of machine, the same release."""
-    ref = dataset_ref(recipe)
-    head = [recipe.source.head.split] if recipe.source.head else []
-    splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head]
+def this_machines(targets: Sequence[GpuTarget]) -> object:
+    """What of the targets this machine makes and measures, and what it is: the machines of a release made here."""
     here = [
         (target, BACKENDS[target.backend].can_build(target), BACKENDS[target.backend].can_run(target))
         for target in targets
     ]
+    return here, this_machine()
+
+
+def release_id(recipe: Recipe, targets: Sequence[GpuTarget], machines: object) -> str:
+    """What a release is made of, as 12 hex digits: the same inputs on the same kind of machines, the same release."""
+    ref = dataset_ref(recipe)
+    head = [recipe.source.head.split] if recipe.source.head else []
+    splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head]
     data = [split_revision(ref, split) for split in splits]
     asked, table = recipe.model_dump(mode="json"), recipe.data.calibration.table
     content = source_content(recipe), file_sha256(Path(table)) if table and Path(table).is_file() else None
-    return digest_of((asked, here, content, data, toolchain(), own_code(), this_machine()))[:12]
+    return digest_of((asked, targets, machines, content, data, toolchain(), own_code()))[:12]
 
 
 def find_release(recipe: Recipe, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str, ReleaseReport | None]:
     """The pinned recipe, its release id, and the report where that release is already complete in the registry."""
     recipe = pin(recipe)
     targets = [fleet.target(name) for name in recipe.targets]
-    release = release_id(recipe, targets)
-    finished = ReleaseLog(store).finished(recipe.model, release)
+    release = release_id(recipe, targets, this_machines(targets))
+    return recipe, release, finished_release(recipe.model, release, store)
+
+
+def finished_release(model: str, release: str, store: MlflowStore) -> ReleaseReport | None:
+    """The report of a release that is complete, and whose versions are all still there; else None."""
+    finished = ReleaseLog(store).finished(model, release)
     if finished is None:
-        return recipe, release, None
+        return None
     run_id, report = finished
     rows = ROWS.validate_json(report)
-    there = {(engine.version, engine.digest) for engine in store.versions(recipe.model)}
+    there = {(engine.version, engine.digest) for engine in store.versions(model)}
     if any(row.version is not None and (row.version, row.digest) not in there for row in rows):
-        return recipe, release, None
+        return None
     found = tuple(replace(row, state="found") if row.digest else row for row in rows)
-    rows = with_aliases(found, store.aliases(recipe.model))
-    return recipe, release, ReleaseReport(release, recipe.model, rows, found=True, run_id=run_id)
+    return ReleaseReport(release, model, with_aliases(found, store.aliases(model)), found=True, run_id=run_id)

@@ -1,7 +1,8 @@
 """Progress on the terminal: one line per piece of work, with a bar and the time it took."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Lock, get_ident, main_thread
 
 from rich.console import Console
@@ -18,11 +19,16 @@ def progress_report(console: Console, *, quiet: bool) -> Iterator[Report]:
         yield _quiet
         return
     if not console.is_terminal:
-        yield _Lines(console)
+        yield lines_report(partial(console.print, highlight=False))
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         yield _Bars(progress)
+
+
+def lines_report(say: Callable[[str], None]) -> Report:
+    """A `Report` that says each new piece of work once, for logs."""
+    return _Lines(say)
 
 
 class _Bars:
@@ -54,8 +60,8 @@ class _Bars:
 class _Lines:
     """For logs: a line when a new piece of work begins."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
         self._said: set[str] = set()
 
     def __call__(self, what: str, _fraction: float) -> None:
@@ -63,7 +69,7 @@ class _Lines:
         piece = what.split(":")[0]
         if piece not in self._said:
             self._said.add(piece)
-            self._console.print(piece, highlight=False)
+            self._say(piece)
 
 
 def _quiet(_what: str, _fraction: float) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prefect import runtime
+from prefect.utilities.urls import url_for
+
 from calibration_data.reader import Rows, read_calibration_texts
 from flows.build_target import Judged
 from flows.drift import moved_scales
@@ -89,12 +92,19 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
                 files,
                 choice.int8_share if choice else None,
                 row.remark,
+                flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
             ),
         )
     if version is None and row.verdict is not Verdict.FAILED:
         version = publish_version(bench, release, nested, made, judged, calibration)
     log.finish_engine(nested, version)
     return replace(row, version=version)
+
+
+def flow_run_links(flow_run: str) -> dict[str, str]:
+    """Tags that lead from an MLflow run to the Prefect run: its id, and its page where Prefect has a server."""
+    page = url_for("flow-run", obj_id=flow_run)
+    return {"prefect_flow_run": flow_run} | ({"prefect_flow_run_url": page} if page else {})
 
 
 def publish_version(

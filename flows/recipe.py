@@ -205,12 +205,18 @@ class TargetSpec(Part):
     # What promotion asks of the target: the backend's version (or its first parts) on the serving hosts; two approvers.
     serving: Annotated[str, Field(pattern=r"^[0-9]{1,5}([.][0-9]{1,5}){0,4}$")] | None = None
     protected: bool = False
+    # How long a release on workers waits for a worker of the pool to come online; one that is busy is waited for.
+    patience_seconds: Annotated[int, Field(ge=1, le=604_800)] = 1800
 
     @model_validator(mode="after")
     def _capability(self) -> Self:
         if (self.backend is Backend.ONNXRUNTIME) != (self.compute_capability is None):
             raise ValueError('a TensorRT target needs a compute_capability such as "8.9"; a CPU target has none')
         return self
+
+    def target(self, name: str) -> GpuTarget:
+        """The same as a domain value."""
+        return GpuTarget(name, self.backend, self.compute_capability, self.gpu_name, self.work_pool)
 
 
 class Fleet(Part):
@@ -224,8 +230,7 @@ class Fleet(Part):
         Raises:
             BadInput: the fleet has none.
         """
-        spec = self._spec(name)
-        return GpuTarget(name, spec.backend, spec.compute_capability, spec.gpu_name, spec.work_pool)
+        return self.spec(name).target(name)
 
     def rules(self, name: str) -> TargetRules:
         """What promotion asks of the target of that name.
@@ -233,10 +238,15 @@ class Fleet(Part):
         Raises:
             BadInput: the fleet has none.
         """
-        spec = self._spec(name)
+        spec = self.spec(name)
         return TargetRules(spec.serving, spec.protected)
 
-    def _spec(self, name: str) -> TargetSpec:
+    def spec(self, name: str) -> TargetSpec:
+        """The entry of that name.
+
+        Raises:
+            BadInput: the fleet has none.
+        """
         if name not in self.targets:
             raise BadInput(f"the fleet has no target {name!r}: choose from {', '.join(self.targets)}, or add it there")
         return self.targets[name]

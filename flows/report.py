@@ -8,12 +8,13 @@ from typing import Any
 from pydantic import TypeAdapter
 from rich.table import Table
 
+from registry.errors import EngineryError
 from registry.records import Backend, Measurement, Precision, Verdict
 
 
 @dataclass(frozen=True)
 class Row:
-    """One target and precision; `state` is built, found, skipped or failed, and `reason` says why.
+    """One target and precision; `state` is built, found, skipped, failed or lost, and `reason` says why.
 
     `remark` is what is to be known of its graph, such as the share of it that is int8.
     """
@@ -40,18 +41,45 @@ class Row:
 
 @dataclass(frozen=True)
 class ReleaseReport:
-    """A finished release: its id, whether it was found finished, and its rows."""
+    """A finished release: its id, whether it was found finished, and its rows.
+
+    `missing` are targets that gave no result, for a reason that may pass: no worker came, or it vanished.
+    """
 
     release: str
     model: str
     rows: tuple[Row, ...]
     found: bool = False
     run_id: str = ""
+    missing: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """What the release's run says: complete, partial or failed."""
+        if self.missing:
+            return "partial"
+        return "failed" if self.failed else "complete"
 
     @property
     def failed(self) -> bool:
         """Whether nothing at all was published."""
         return not any(row.version for row in self.rows)
+
+
+class ReleaseIncomplete(EngineryError):
+    """A release that published nothing, or that lacks the engines of some of its targets."""
+
+    def __init__(self, report: ReleaseReport) -> None:
+        self.report = report
+        what = f"release {report.release} of {report.model}"
+        if report.missing:
+            sentence = (
+                f"{what} lacks {', '.join(report.missing)}: see the reasons, then "
+                f"`enginery release --resume {report.release}` makes only what is missing"
+            )
+        else:
+            sentence = f"{what} published no engine: see the reasons"
+        super().__init__(sentence)
 
 
 ROWS: TypeAdapter[tuple[Row, ...]] = TypeAdapter(tuple[Row, ...])
@@ -82,6 +110,7 @@ def as_json(report: ReleaseReport) -> dict[str, Any]:
         "release": report.release,
         "model": report.model,
         "found": report.found,
+        "missing": list(report.missing),
         "engines": [row_json(row) for row in report.rows],
     }
 

@@ -1,13 +1,13 @@
 """What a worker's machine is: checked against the targets that it claims, and reported, before it takes work."""
 
 import datetime
+import os
 import platform
 import re
-import signal
-import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from prefect.client.orchestration import get_client
 from prefect.variables import Variable
@@ -129,17 +129,21 @@ def read_reports(pool: str) -> tuple[WorkerReport, ...]:
     return tuple(sorted(found, key=lambda report: report.at, reverse=True))
 
 
-def run_worker(pool: str) -> int:
-    """`prefect worker start` for a process pool, one job at a time, as a child that gets this process' signals.
+def toolchains(reports: Sequence[WorkerReport]) -> list[tuple[str | None, ...]]:
+    """What builds and measures in a pool, whatever the number of its machines: backends, GPUs and drivers."""
+    return sorted(
+        {(each.backend.value, each.backend_version, each.gpu_name, each.driver) for each in reports},
+        key=lambda parts: [part or "" for part in parts],
+    )
 
-    One worker a GPU: builds side by side disturb each other's timings. Returns its exit code.
+
+def run_worker(pool: str) -> NoReturn:
+    """Become `prefect worker start` for a process pool, one job at a time: builds side by side disturb each other.
+
+    This process is replaced, so that whoever stops or kills it does that to the worker, and none is left behind.
     """
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "1"]
-    # A session of its own: a Ctrl-C in the terminal would reach it twice, and the second one kills the job.
-    child = subprocess.Popen(command, start_new_session=True)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda got, _frame: child.send_signal(got))
-    return child.wait()
+    os.execv(sys.executable, command)  # noqa: S606  # no shell, and the arguments are made here
 
 
 def _tags(pool: str) -> list[str]:

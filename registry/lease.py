@@ -63,7 +63,8 @@ def leases_for(tracking_uri: str, state: Path, lease_database: str | None = None
         if uri and kind == "postgresql":
             return PostgresLeases(uri)
         if uri and kind == "sqlite" and (path := make_url(uri).database):
-            return SqliteLeases(Path(path).absolute(), shared=True)
+            # Behind a server, other hosts have no file of ours.
+            return SqliteLeases(Path(path).absolute(), shared=uri == tracking_uri)
         if uri and uri == lease_database:
             raise BadInput("ENGINERY_LEASE_DATABASE is not a postgresql:// or sqlite:/// address: mend or unset it")
     return SqliteLeases(state.absolute() / "leases.db", shared=False)

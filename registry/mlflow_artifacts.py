@@ -8,8 +8,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from functools import cached_property
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,12 +26,11 @@ from mlflow.utils.rest_utils import http_request
 from mlflow.utils.server_info import SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED, fetch_server_info
 
 from registry.errors import BadInput, EngineryError, Interrupted, NotFound, TornBundle
+from registry.http_source import CHUNK_BYTES, Ask, HttpSource, first_line, read_plainly, unreadable
 from registry.store import Source
 
-_CHUNK = 2**20
 _SERVICE = "/api/2.0/mlflow-artifacts"
 _PRESIGNED_SECONDS = 3600
-Ask = Callable[[str, Mapping[str, str]], requests.Response]
 
 
 def open_source(source: str, tracking_uri: str, probe: str) -> Source:
@@ -46,7 +44,7 @@ def open_source(source: str, tracking_uri: str, probe: str) -> Source:
         if isinstance(repository, MultipartDownloadMixin):
             return HttpSource(source, _presigned(lambda path: _bucket_url(repository, path)), None)
     except MlflowException as error:
-        raise EngineryError(f"{source} cannot be read ({_first_line(error)}): check the registry's store") from error
+        raise EngineryError(f"{source} cannot be read ({first_line(error)}): check the registry's store") from error
     return WholeFileSource(repository)
 
 
@@ -70,56 +68,11 @@ class FolderSource:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise TornBundle(f"{self._folder / path} is no plain file: do not trust it")
-            while chunk := os.pread(descriptor, _CHUNK if stop is None else min(_CHUNK, stop - start), start):
+            while chunk := os.pread(descriptor, CHUNK_BYTES if stop is None else min(CHUNK_BYTES, stop - start), start):
                 start += len(chunk)
                 yield chunk
         finally:
             os.close(descriptor)
-
-
-class HttpSource:
-    """Files behind `ask`, which sends one GET for a path with the headers given.
-
-    `probe` names a small file by which it is found out whether ranges can be put together; None where they can.
-    """
-
-    def __init__(self, name: str, ask: Ask, probe: str | None) -> None:
-        self._name, self._ask, self._probe = name, ask, probe
-
-    @cached_property
-    def ranged(self) -> bool:
-        """Whether parts of one file fit together: they carry the same strong validator (RFC 9110, 15.3.7.3).
-
-        A server that first copies the file from elsewhere answers each request with a validator of its own; there a
-        range would cost it the whole file.
-        """
-        if self._probe is None:
-            return True
-        found = []
-        for _ in range(2):
-            with _network(f"{self._name}/{self._probe}"), closing(self._get(self._probe, "bytes=0-0")) as answer:
-                found.append(answer.headers.get("ETag", "") if answer.status_code == requests.codes.partial else "")
-        return found[0] == found[1] and found[0].startswith('"')
-
-    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """See `Source.read`."""
-        asked = f"bytes={start}-{stop - 1}" if stop is not None and self.ranged else None
-        with _network(f"{self._name}/{path}"), closing(self._get(path, asked)) as answer:
-            if asked and not answer.headers.get("Content-Range", "").startswith(asked.replace("=", " ") + "/"):
-                found = answer.headers.get("Content-Range", "no range")
-                raise TornBundle(f"{self._name}/{path}: asked for {asked} the server sent {found}: do not trust it")
-            yield from answer.iter_content(_CHUNK)
-
-    def _get(self, path: str, asked: str | None) -> requests.Response:
-        # Compressed bytes would have other positions and another length.
-        headers = {"Accept-Encoding": "identity"} | ({"Range": asked} if asked else {})
-        answer = self._ask(path, headers)
-        if answer.status_code == requests.codes.not_found:
-            raise NotFound(f"{self._name}/{path} is not there: publish the engine again")
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            raise TornBundle(f"{self._name}/{path} is shorter than the manifest says: publish the engine again")
-        answer.raise_for_status()
-        return answer
 
 
 class WholeFileSource:
@@ -136,7 +89,7 @@ class WholeFileSource:
             try:
                 copy = Path(self._repository.download_artifacts(path, scratch))
             except (MlflowException, OSError) as error:
-                raise NotFound(f"{path} cannot be read from the registry's store ({_first_line(error)})") from error
+                raise NotFound(f"{path} cannot be read from the registry's store ({first_line(error)})") from error
             yield from FolderSource(copy.parent).read(copy.name, start, stop)
 
 
@@ -152,17 +105,18 @@ def _is_presigning(server: str) -> bool:
     asked = MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD
     if asked.is_set():  # type: ignore[no-untyped-call]
         return bool(asked.get())  # type: ignore[no-untyped-call]
-    with _network(server):
+    with _read(server):
         info = fetch_server_info(_credentials(server)).data or {}
     return bool(info.get(SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED))
 
 
 def _get(host: str, path: str, headers: Mapping[str, str]) -> requests.Response:
     # MLflow's own: it knows the credentials, the TLS settings, the time limits and the retries after a 5xx.
-    answer: requests.Response = http_request(  # type: ignore[no-untyped-call]
-        _credentials(host), path, "GET", stream=True, extra_headers=dict(headers)
-    )
-    return answer
+    with _read(f"{host}{path}"):
+        answer: requests.Response = http_request(  # type: ignore[no-untyped-call]
+            _credentials(host), path, "GET", stream=True, extra_headers=dict(headers)
+        )
+        return answer
 
 
 def _credentials(host: str) -> Any:
@@ -173,12 +127,13 @@ def _presigned(locate: Callable[[str], tuple[str, dict[str, str]]]) -> Ask:
     known: dict[str, tuple[str, dict[str, str]]] = {}
 
     def ask(path: str, headers: Mapping[str, str]) -> requests.Response:
-        if path not in known:
-            known[path] = locate(path)
-        url, own = known[path]
-        answer: requests.Response = cloud_storage_http_request(  # type: ignore[no-untyped-call]
-            "get", url, stream=True, headers={**own, **headers}
-        )
+        with _read(path):
+            if path not in known:
+                known[path] = locate(path)
+            url, own = known[path]
+            answer: requests.Response = cloud_storage_http_request(  # type: ignore[no-untyped-call]
+                "get", url, stream=True, headers={**own, **headers}
+            )
         if not answer.ok:
             del known[path]  # it may have expired: the next try asks for a new one
         return answer
@@ -195,7 +150,7 @@ def _bucket_url(repository: Any, path: str) -> tuple[str, dict[str, str]]:
         raise BadInput(f"{repository.artifact_uri} needs {error.name}: install it on this host") from error
     except Exception as error:
         # Each cloud's client has exceptions of its own, which are there only where it is installed.
-        raise Interrupted(f"{repository.artifact_uri}/{path} cannot be read ({_first_line(error)})") from error
+        raise Interrupted(f"{repository.artifact_uri}/{path} cannot be read ({first_line(error)})") from error
     return found.url, dict(found.headers)
 
 
@@ -206,15 +161,10 @@ def _server_url(server: str, path: str) -> tuple[str, dict[str, str]]:
 
 
 @contextmanager
-def _network(what: str) -> Iterator[None]:
+def _read(what: str) -> Iterator[None]:
     try:
-        yield
-    except (requests.RequestException, MlflowException) as error:
-        code = getattr(getattr(error, "response", None), "status_code", None)
-        missing = code == requests.codes.not_found or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
-        kind = NotFound if missing else Interrupted
-        raise kind(f"{what} could not be read ({_first_line(error)}): look at the server and fetch again") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        with read_plainly(what):
+            yield
+    except MlflowException as error:
+        missing = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+        raise unreadable(what, error, missing=missing) from error

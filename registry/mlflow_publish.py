@@ -19,19 +19,14 @@ from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, EngineryError
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, write_manifest
 from registry.mlflow_errors import existing_is_fine, pages, plainly, quotable
+from registry.mlflow_rows import COMPLETE, PIN, STATE
 from registry.names import check_name
 from registry.owner import this_process
 from registry.records import EngineManifest, EngineVersion, FileRecord
 from registry.store import row_of
 
-STATE, PIN, OWNER, KIND, SEQUENCE = (
-    "publish_state",
-    "manifest_sha256",
-    "enginery.owner",
-    "enginery.kind",
-    "enginery.sequence",
-)
-COMPLETE, UPLOADING, TORN = "complete", "uploading", "torn"
+OWNER, KIND, SEQUENCE = "enginery.owner", "enginery.kind", "enginery.sequence"
+UPLOADING, TORN = "uploading", "torn"
 _PAGE = 1000
 # Columns of the row that MLflow has itself, or that would go stale in a tag.
 _NOT_TAGS = ("model", "version", "aliases", "complete")

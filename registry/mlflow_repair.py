@@ -10,7 +10,8 @@ from typing import Any
 from registry.errors import BadInput, DigestMismatch, TornBundle
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
 from registry.mlflow_errors import pages
-from registry.mlflow_publish import COMPLETE, KIND, OWNER, PIN, STATE, UPLOADING, Publications, copy_files, reached
+from registry.mlflow_publish import KIND, OWNER, UPLOADING, Publications, copy_files, reached
+from registry.mlflow_rows import COMPLETE, PIN, STATE
 from registry.names import check_name
 from registry.records import EngineManifest
 from registry.store import Unfinished, row_of

@@ -12,21 +12,27 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from registry.errors import NotFound
+from registry.mlflow_errors import pages, plainly, quotable
 from registry.mlflow_publish import OWNER
 from registry.mlflow_store import MlflowStore
 from registry.owner import this_process
 from registry.records import EngineBuild, Measurement, Verdict
 
 RELEASE, KIND, STATE, PARENT = "release", "enginery.kind", "enginery.state", "mlflow.parentRunId"
-REPORT = "release.json"
-CALIBRATION = "calibration"
+REPORT, RECIPE, CALIBRATION = "release.json", "recipe.json", "calibration"
+# On a release's run: the outcome of each target that was accepted, and the flow runs whose results no longer count.
+OUTCOME, GIVEN_UP = "enginery.outcome.", "enginery.given_up."
 # MLflow's own limit on a parameter's and a tag's length.
 LONGEST = 5000
 
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """What a nested run says of one engine; `calibration` are files on how its graph was made."""
+    """What a nested run says of one engine.
+
+    `calibration` are files on how its graph was made, `links` tags that lead to the Prefect run that made it.
+    """
 
     build: EngineBuild
     measurements: tuple[Measurement, ...]
@@ -39,6 +45,7 @@ class EngineEntry:
     calibration: tuple[Path, ...] = ()
     int8_share: float | None = None
     remark: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 class ReleaseLog:
@@ -126,7 +133,8 @@ class ReleaseLog:
             name = found.metric if found.subject == "engine" else f"{found.subject}.{found.metric}"
             bounds = {"": found.value, "_low": found.low, "_high": found.high}
             metrics += [Metric(f"{name}{end}", value, now, 0) for end, value in bounds.items() if value is not None]
-        tags = {"verdict": entry.verdict.value, "reason": entry.reason[:LONGEST], "remark": entry.remark[:LONGEST]}
+        words = {"verdict": entry.verdict.value, "reason": entry.reason[:LONGEST], "remark": entry.remark[:LONGEST]}
+        tags = words | dict(entry.links)
         self._client.log_batch(
             run_id,
             metrics=metrics,
@@ -154,15 +162,54 @@ class ReleaseLog:
             self._client.set_tag(run_id, "version", str(version))
         self._client.set_terminated(run_id)
 
-    def finish(self, run_id: str, report: str, figures: Mapping[str, Path], *, failed: bool) -> None:
-        """Close a release's run: the report and figures first, the mark that it is complete last."""
+    def finish(self, run_id: str, report: str, figures: Mapping[str, Path], *, state: str) -> None:
+        """Close a release's run as "complete", "partial" or "failed": the report and figures first, the state last."""
         self._log_figures(run_id, figures)
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / REPORT
             file.write_text(report, encoding="utf-8")
             self._client.log_artifact(run_id, str(file))
-        self._client.set_tag(run_id, STATE, "failed" if failed else "complete")
-        self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+        self._client.set_tag(run_id, STATE, state)
+        self._client.set_terminated(run_id, "FINISHED" if state == "complete" else "FAILED")
+
+    def keep_recipe(self, run_id: str, recipe: str) -> None:
+        """Keep the pinned recipe (JSON) with its release, so that the release can be resumed by its id alone."""
+        self._client.log_text(run_id, recipe, RECIPE)
+
+    def recipe_of(self, release: str) -> str:
+        """The pinned recipe of a release, of whatever model, as it was kept.
+
+        Raises:
+            NotFound: no release of that id, or one that kept none.
+        """
+        with plainly(f"release {quotable(release)}"), tempfile.TemporaryDirectory() as scratch:
+            every = pages(lambda token: self._client.search_experiments(page_token=token))
+            experiments = [found.experiment_id for found in every]
+            runs = self._client.search_runs(experiments, _parent_query(release), max_results=1)
+            names = {found.path for run in runs for found in self._client.list_artifacts(run.info.run_id)}
+            if RECIPE not in names:
+                raise NotFound(f"there is no release {release} that was made on workers: release its recipe again")
+            file = self._client.download_artifacts(runs[0].info.run_id, RECIPE, scratch)
+            return Path(file).read_text(encoding="utf-8")
+
+    def accept(self, run_id: str, target: str, key: str, outcome: str) -> None:
+        """Record a target's outcome (JSON), to be found again under `key`."""
+        self._client.set_tag(run_id, f"{OUTCOME}{target}", f"{key} {outcome}")
+
+    def accepted(self, model: str, target: str, key: str) -> str | None:
+        """The newest outcome that any release of the model accepted for that target and key, or None."""
+        tag = f"{OUTCOME}{target}"
+        runs = self._find(model, f"tags.`{KIND}` = 'release' and tags.`{tag}` LIKE '{quotable(key)} %'")
+        return str(runs[0].data.tags[tag]).partition(" ")[2] if runs else None
+
+    def give_up(self, run_id: str, flow_run: str, reason: str) -> None:
+        """Record, before anything else is done about it, that a flow run's result will not be taken any more."""
+        self._client.set_tag(run_id, f"{GIVEN_UP}{flow_run}", reason[:LONGEST])
+
+    def given_up(self, run_id: str) -> frozenset[str]:
+        """The flow runs that this release gave up."""
+        tags = self._client.get_run(run_id).data.tags
+        return frozenset(name.removeprefix(GIVEN_UP) for name in tags if name.startswith(GIVEN_UP))
 
     def abandon(self, run_id: str) -> None:
         """Mark a release's run as failed after an error."""

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,18 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
-from registry.errors import BadInput, DigestMismatch, NotFound, TornBundle
-from registry.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE, check_agrees, read_manifest
+from registry.errors import BadInput, NotFound, TornBundle
+from registry.manifest import MANIFEST_FILE, check_agrees, read_manifest
 from registry.mlflow_artifacts import open_source
 from registry.mlflow_errors import existing_is_fine, pages, plainly, quotable
 from registry.mlflow_history import History
-from registry.mlflow_publish import COMPLETE, PIN, STATE, Publications
+from registry.mlflow_publish import Publications
 from registry.mlflow_repair import Repairs
-from registry.mlflow_rows import row_from
+from registry.mlflow_rows import COMPLETE, STATE, bundle_of, manifest_of, row_from
 from registry.mlflow_timing import EXPERIMENT, TimingCaches
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-from registry.store import Bundle, Lease, Leases, Source
+from registry.store import Bundle, Lease, Leases, Source, no_alias
 
 _PAGE = 1000
 
@@ -58,8 +57,13 @@ class MlflowStore:
     ) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        if not tracking_uri.startswith(("http://", "https://")):
+            # mlflow would import them in its first call; what is imported by now, a command line can freeze.
+            import mlflow.store.model_registry.sqlalchemy_store
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
         self._uri = tracking_uri
-        self.client = MlflowClient(tracking_uri, tracking_uri)
+        with plainly("the registry"):
+            self.client = MlflowClient(tracking_uri, tracking_uri)
         self._state = state_directory
         self._artifact_root = artifact_root
         self._history = History(self.client, self.experiment)
@@ -109,12 +113,13 @@ class MlflowStore:
         """See `Store.checked`."""
         found = self._complete(model, version)
         row = row_from(found)
-        check_agrees(row, read_manifest(self._sealed(found)[0]))
+        check_agrees(row, read_manifest(manifest_of(found, self._source(found))))
         return row
 
     def manifest(self, model: str, version: int) -> EngineManifest:
         """See `Store.manifest`."""
-        return read_manifest(self._sealed(self._complete(model, version))[0])
+        found = self._complete(model, version)
+        return read_manifest(manifest_of(found, self._source(found)))
 
     def builds(self, build_key: str) -> tuple[EngineVersion, ...]:
         """See `Store.builds`."""
@@ -146,7 +151,7 @@ class MlflowStore:
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """See `Store.resolve`."""
         if (found := self._aliased(model, alias)) is None:
-            raise NotFound(f"{model} has no alias {alias}: promote a version, or list the model's aliases")
+            raise no_alias(model, alias, self.aliases(model))
         return row_from(_finished(found))
 
     def _aliased(self, model: str, alias: str) -> Any:
@@ -178,12 +183,8 @@ class MlflowStore:
 
     def open_bundle(self, model: str, version: int) -> Bundle:
         """See `Store.open_bundle`."""
-        raw, files = self._sealed(self._complete(model, version))
-        try:
-            signature = _whole(files, SIGNATURE_FILE)
-        except NotFound:
-            signature = None
-        return Bundle(raw, signature, files)
+        found = self._complete(model, version)
+        return bundle_of(found, self._source(found))
 
     def append_event(self, event: PromotionEvent) -> None:
         """See `Store.append_event`."""
@@ -204,17 +205,15 @@ class MlflowStore:
         return self.leases.hold(model)
 
     def _complete(self, model: str, version: int) -> Any:
-        with plainly(f"{model} version {version}"):
-            return _finished(self.client.get_model_version(check_name(model, what="model"), str(version)))
+        check_name(model, what="model")
+        try:
+            with plainly(f"{model} version {version}"):
+                return _finished(self.client.get_model_version(model, str(version)))
+        except NotFound as error:
+            raise NotFound(f"{model} has no version {version}: `enginery list {model}` shows what there is") from error
 
-    def _sealed(self, found: Any) -> tuple[bytes, Source]:
-        files = open_source(found.source, self._uri, probe=MANIFEST_FILE)
-        raw = _whole(files, MANIFEST_FILE)
-        # MLflow lets anyone overwrite a version's files; the row says which manifest was published.
-        if sha256(raw).hexdigest() != found.tags.get(PIN):
-            what = f"{found.name} version {found.version}"
-            raise DigestMismatch(f"{what}: its manifest was changed since: do not trust it")
-        return raw, files
+    def _source(self, found: Any) -> Source:
+        return open_source(found.source, self._uri, probe=MANIFEST_FILE)
 
     def experiment(self, model: str) -> str:
         """The id of the model's experiment, made where there is none."""
@@ -242,15 +241,6 @@ def _finished(found: Any) -> Any:
         raise TornBundle(
             f"{found.name} version {found.version} was never published to its end: publish the engine again"
         )
-    return found
-
-
-def _whole(files: Source, path: str) -> bytes:
-    found = b""
-    for chunk in files.read(path):
-        found += chunk
-        if len(found) > MAX_BYTES:
-            raise BadInput(f"{path} is larger than {MAX_BYTES} bytes: it was changed since; do not trust it")
     return found
 
 

@@ -1,11 +1,12 @@
 """What the registry must do, in domain values only: the seam that MLflow and the tests' memory plug into."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from registry.errors import NotFound
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 
 
@@ -228,6 +229,12 @@ class Repairable(Protocol):
 
     def tear(self, left: Unfinished, reason: str) -> None:
         """Set it aside for good, with the reason."""
+
+
+def no_alias(model: str, alias: str, there: Collection[str]) -> NotFound:
+    """The error for an alias that a model does not have, with those it has."""
+    found = f"it has {', '.join(sorted(there))}" if there else "it has none, or there is no such model"
+    return NotFound(f"{model} has no alias {alias} ({found}): promote a version, or name another")
 
 
 def row_of(manifest: EngineManifest, version: int) -> EngineVersion:

@@ -88,6 +88,11 @@ def local_target(engines: Sequence[EngineVersion], model: str, host: Host) -> st
     if len(fitting) == 1:
         return next(iter(fitting))
     reasons = [reason for engine in same_gpu if (reason := unsuitable(engine, host))]
+    if not serving:
+        raise Incompatible(
+            f"{model} has nothing in production: promote a version, or fetch one by --alias or --version; "
+            "`enginery list` shows what there is"
+        )
     found = "several targets fit: name one with --target" if fitting else "none fits"
     why = f" ({'; '.join(reasons)})" if reasons and not fitting else ""
     way_out = "" if fitting else "; name another with --target, or promote one for this machine"

@@ -111,6 +111,23 @@ class Graph:
         by_io = {(node.op_type, *node.input[:2], node.name): node for node in self.proto.graph.node}
         return {each: by_io[each.op, each.input, each.weight, each.node] for each in self.linears()}
 
+    def residual_adds(self, tensor: str) -> list[tuple[onnx.NodeProto, int]]:
+        """(Add, input) that take a tensor around the Conv that reads it.
+
+        There TensorRT adds an int8 tensor in the convolution itself; a float one it would have to keep beside it
+        (NVIDIA TensorRT documentation, "Q/DQ Layer-Placement Recommendations": quantize the residual input).
+        """
+        readers = self.consumers.get(tensor, [])
+        if not any(node.op_type == "Conv" for node in readers):
+            return []
+        return [
+            (node, at)
+            for node in readers
+            if node.op_type == "Add"
+            for at, name in enumerate(node.input)
+            if name == tensor
+        ]
+
     def insert_before_consumers(self, tensor: str, nodes: list[onnx.NodeProto]) -> None:
         """Put `nodes` right behind the producer of `tensor`, so that the order stays topological."""
         producer = self.producers.get(tensor)

@@ -106,7 +106,8 @@ def quantize_activations(
 ) -> None:
     """Put Q/DQ with per-tensor `scales` in front of the layers that read each tensor, in place.
 
-    Other readers of the tensor (a residual branch) and the layers of `keep`, by their index, get the float one. The
+    Other readers of the tensor and the layers of `keep`, by their index, get the float one; but a residual branch
+    around a Conv gets the quantized one, as the Conv does (one around a MatMul does not: there live the outliers). The
     type of `zero_point`, a scalar 0, is the type that the tensor is quantized to.
     """
     nodes = {each: node for each, node in graph.linear_nodes().items() if each.index not in keep}
@@ -121,6 +122,8 @@ def quantize_activations(
         output = f"{prefix}/dequantized"
         dequantize = helper.make_node("DequantizeLinear", [prefix, *parameters], [output], name=output)
         graph.insert_before_consumers(tensor, [quantize, dequantize])
+        for add, at in graph.residual_adds(tensor):
+            add.input[at] = output
         for each, node in nodes.items():
             if each.input == tensor:
                 node.input[0] = output

@@ -62,11 +62,13 @@ def _round_rows(weight: Floats, scale: Floats, upper: Floats) -> Floats:
 def compensating_format(
     linears: Sequence[Linear], scales: Mapping[str, ActivationScale], calibration: Calibration
 ) -> WeightFormat:
-    """Make the weight format that rounds each of `linears` (of the fp32 graph) for its own sample.
+    """Make the weight format that rounds each of `linears` (of the fp32 graph) for its own sample, once.
 
     Layers without a sample (Conv), or too wide for their H, are rounded to nearest.
     """
     by_index = {each.index: each for each in linears}
+    # The autopilot makes several graphs of the same weights.
+    known: dict[int, tuple[NDArray[np.int8], Floats]] = {}
 
     def store(each: Linear, weight: Floats, name: str) -> StoredWeight:
         tensor = by_index[each.index].input
@@ -75,7 +77,9 @@ def compensating_format(
         if not sample.rows or len(matrix) > WIDEST:
             return int8_weight(each, weight, name)
         scale = scales[tensor]
-        inputs = sample.values() if scale.smoothing is None else sample.values() / scale.smoothing
-        return store_int8(each, *compensated(fake_quantize(inputs, scale.scale), matrix), weight.shape, name)
+        if each.index not in known:
+            inputs = sample.values() if scale.smoothing is None else sample.values() / scale.smoothing
+            known[each.index] = compensated(fake_quantize(inputs, scale.scale), matrix)
+        return store_int8(each, *known[each.index], weight.shape, name)
 
     return store

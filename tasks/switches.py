@@ -67,6 +67,8 @@ def _add_switches(
         switch = switches[tensor] = f"enginery/int8/{len(switches)}"
         model.graph.input.append(helper.make_tensor_value_info(switch, TensorProto.BOOL, []))
         chosen = _switch_input(graph, tensor, scales[tensor], switch, zero.name)
+        for add, at in graph.residual_adds(tensor):
+            add.input[at] = chosen
         for each in members:
             nodes[each].input[1] = _switch_weight(graph, each, scales[tensor].smoothing, switch, weight_format)
             nodes[each].input[0] = chosen

@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
-from registry.digest import check_record, digest_of, record_tree
-from registry.errors import EngineryError
+from registry.digest import check_record, digest_of, record_file, record_tree, verify_tree
+from registry.errors import EngineryError, TornBundle
 from registry.records import FileRecord
 
 T = TypeVar("T")
 RECORD = "stage.json"
+# What another host sends is read whole, so not without a limit.
+LARGEST_RECORD = 16 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Nobody goes on with a release after so long; what is kept of it is only time won.
 PARTIAL_SECONDS = 7 * 86400.0
@@ -53,16 +55,48 @@ class Workspace:
             EngineryError: `make` raised it, or the disk is full.
         """
         key = digest_of((kind, inputs))
+
+        def write(scratch: Path) -> T:
+            value = make(scratch)
+            self._record(scratch, Stage(kind, key, record_tree(scratch)), value, made)
+            return value
+
+        return self._once(kind, key, made, write)
+
+    def find(self, kind: str, key: str, made: type[T]) -> T | None:
+        """The value of the finished stage of that key, or None."""
+        return self._load(self.root / kind / key, made)
+
+    def adopt(self, kind: str, key: str, made: type[T], copy: Callable[[Path], None]) -> T:
+        """The value of a stage that another host made; `copy` brings its folder, which is then checked byte for byte.
+
+        Raises:
+            TornBundle, DigestMismatch: what was brought is not the whole of that stage.
+            EngineryError: `copy` raised it, or the disk is full.
+        """
+
+        def bring(scratch: Path) -> T:
+            copy(scratch)
+            stage, value = _check_brought(scratch, made)
+            if (stage.kind, stage.key) != (kind, key):
+                raise TornBundle(f"stage {kind} {key[:12]}: {stage.kind} {stage.key[:12]} was sent: do not trust it")
+            return value
+
+        return self._once(kind, key, made, bring)[0]
+
+    def _once(self, kind: str, key: str, made: type[T], write: Callable[[Path], T]) -> tuple[T, bool]:
         folder = self.root / kind / key
         try:
             with self._lock(key):
                 found = self._load(folder, made)
                 if found is not None:
                     return found, True
-                scratch = self._scratch(kind)
+                scratch = self.scratch(kind)
                 try:
-                    value = make(scratch)
-                    self._finish(scratch, folder, Stage(kind, key, record_tree(scratch)), value, made)
+                    value = write(scratch)
+                    folder.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    scratch.rename(folder)
                 finally:
                     shutil.rmtree(scratch, ignore_errors=True)
         except OSError as error:
@@ -94,12 +128,13 @@ class Workspace:
         locks.mkdir(parents=True, exist_ok=True)
         return FileLock(locks / key)
 
-    def _scratch(self, kind: str) -> Path:
+    def scratch(self, kind: str) -> Path:
+        """An empty folder that `sweep` removes once this process has ended."""
         parent = self.root / ".tmp"
         parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f"{kind}-{os.getpid()}-", dir=parent))
 
-    def _finish(self, scratch: Path, folder: Path, stage: Stage, value: T, made: type[T]) -> None:
+    def _record(self, scratch: Path, stage: Stage, value: T, made: type[T]) -> None:
         document = {
             "stage": TypeAdapter(Stage).dump_python(stage, mode="json"),
             "value": TypeAdapter(made).dump_python(_placed(value, Path()), mode="json"),
@@ -108,9 +143,6 @@ class Workspace:
             file.write(TypeAdapter(dict[str, Any]).dump_json(document, indent=1))
             file.flush()
             os.fsync(file.fileno())
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        scratch.rename(folder)
 
     def _load(self, folder: Path, made: type[T]) -> T | None:
         """The finished value, or None where there is none or its files are not as they were."""
@@ -118,9 +150,7 @@ class Workspace:
         if not record.is_file():
             return None
         try:
-            document = TypeAdapter(dict[str, Any]).validate_json(record.read_bytes())
-            stage = TypeAdapter(Stage).validate_python(document["stage"])
-            value: T = TypeAdapter(made).validate_python(document["value"])
+            stage, value = _parse(record.read_bytes(), made)
         except (ValidationError, KeyError):
             return None
         # Sizes now, bytes when used: hashing gigabytes to learn that nothing is to be done would be the whole run.
@@ -139,6 +169,26 @@ def verify_stage(folder: Path) -> None:
     stage = TypeAdapter(Stage).validate_python(document["stage"])
     for record in stage.files:
         check_record(folder, record)
+
+
+def _parse(raw: bytes, made: type[T]) -> tuple[Stage, T]:
+    document = TypeAdapter(dict[str, Any]).validate_json(raw)
+    stage = TypeAdapter(Stage).validate_python(document["stage"])
+    value: T = TypeAdapter(made).validate_python(document["value"])
+    return stage, value
+
+
+def _check_brought(folder: Path, made: type[T]) -> tuple[Stage, T]:
+    """Record and value of a folder that came from outside, which holds exactly what its record lists."""
+    record = folder / RECORD
+    if record.is_symlink() or not record.is_file() or record.stat().st_size > LARGEST_RECORD:
+        raise TornBundle(f"{folder} has no stage record that can be read: do not trust it")
+    try:
+        stage, value = _parse(record.read_bytes(), made)
+    except (ValidationError, KeyError) as error:
+        raise TornBundle(f"{record} is no record of a stage: do not trust it") from error
+    verify_tree(folder, (*stage.files, record_file(record, root=folder)))
+    return stage, value
 
 
 def _placed(value: T, folder: Path) -> T:

@@ -30,7 +30,7 @@ from registry.records import (
 from registry.store import Store
 from tests.postgres import NoPostgres, Postgres, running_postgres
 from tests.publisher import Publisher, make_publisher
-from tests.servers import mlflow_server
+from tests.servers import BUCKET, mlflow_server, s3_server
 from tests.unit.memory_store import MemoryStore
 
 
@@ -143,6 +143,30 @@ def server_uri(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
     home = tmp_path_factory.mktemp("server")
     shutil.copy(migrated_database, home / "mlflow.db")
     with mlflow_server(home / "mlflow.db", str(home / "artifacts")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """The environment that leads clients to an S3 of this run's own."""
+    with s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def in_bucket(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def bucket_server_uri(
+    s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
+) -> Iterator[str]:
+    """An MLflow server that passes artifacts on from the bucket."""
+    home = tmp_path_factory.mktemp("bucket-server")
+    shutil.copy(migrated_database, home / "mlflow.db")
+    with mlflow_server(home / "mlflow.db", f"s3://{BUCKET}/proxied", s3) as uri:
         yield uri
 
 

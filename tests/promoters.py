@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,13 +32,21 @@ _CONTEXT.set_forkserver_preload(["tests.promoters"])
 
 @dataclass(frozen=True)
 class Registry:
-    """Where a registry is."""
+    """Where a registry is, as one host sees it; `database` is the one behind a server."""
 
     uri: str
     folder: Path
+    model: str = MODEL
+    database: str | None = None
+    home: str = "home"
 
     def store(self, kind: type[MlflowStore] = MlflowStore) -> MlflowStore:
-        return kind(self.uri, self.folder / "home", self.folder / "artifacts")
+        artifacts = None if self.database else self.folder / "artifacts"
+        return kind(self.uri, self.folder / self.home, artifacts, self.database)
+
+    def on_host(self, number: int) -> "Registry":
+        """The same registry from a host that shares no folder with the others."""
+        return replace(self, home=f"host{number}")
 
 
 def decision(who: str) -> Decision:
@@ -70,7 +78,7 @@ def barrier(parties: int) -> Any:
 def keep_promoting(registry: Registry, seed: int, start: Any, seconds: float, told: Any) -> None:
     """Promote and roll back, one target or both, for so many seconds; tell every event that was said to be done."""
     store, choose, done = registry.store(), random.Random(seed), []  # noqa: S311 - no secret
-    store.versions(MODEL)
+    store.versions(registry.model)
     start.wait()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -78,9 +86,9 @@ def keep_promoting(registry: Registry, seed: int, start: Any, seconds: float, to
         try:
             if choose.random() < 0.5:
                 versions = {target: choose.choice(VERSIONS[target]) for target in targets}
-                events = promote(store, MODEL, versions, decision(f"promoter {seed}"), {})
+                events = promote(store, registry.model, versions, decision(f"promoter {seed}"), {})
             else:
-                events = rollback(store, MODEL, targets, decision(f"promoter {seed}"), {})
+                events = rollback(store, registry.model, targets, decision(f"promoter {seed}"), {})
             done += [event.event for event in events if event.outcome == "done"]
         except BadInput:
             pass  # nothing to roll back to
@@ -94,13 +102,13 @@ def keep_promoting(registry: Registry, seed: int, start: Any, seconds: float, to
 def do_once(registry: Registry, version: int | None, start: Any, told: Any) -> None:
     """Promote `version` for l4 at the same time as others, or roll back for None; tell what came of it."""
     store = registry.store()
-    store.versions(MODEL)
+    store.versions(registry.model)
     start.wait()
     try:
         events = (
-            rollback(store, MODEL, ["l4"], decision("racer"), {})
+            rollback(store, registry.model, ["l4"], decision("racer"), {})
             if version is None
-            else promote(store, MODEL, {"l4": version}, decision("racer"), {})
+            else promote(store, registry.model, {"l4": version}, decision("racer"), {})
         )
         told.put([event.event for event in events if event.outcome == "done"])
     except (BadInput, PromotionRefused):
@@ -136,8 +144,10 @@ def promote_and_die(registry: Registry, writes: int) -> None:
     assert isinstance(store, _DyingStore)
     store.writes_left = writes
     if isinstance(store.leases, PostgresLeases):
-        store.leases = PostgresLeases(registry.uri, seconds=0.2)  # so that the test need not wait for half a minute
-    promote(store, MODEL, {"l4": 2, "h100": 5}, decision("victim"), {})
+        store.leases = PostgresLeases(
+            registry.database or registry.uri, seconds=0.2
+        )  # so that the test need not wait for half a minute
+    promote(store, registry.model, {"l4": 2, "h100": 5}, decision("victim"), {})
 
 
 class _PausingStore(MlflowStore):
@@ -152,16 +162,16 @@ class _PausingStore(MlflowStore):
 def pause_then_promote(registry: Registry, version: int, told: Any) -> None:
     """Stand still between the check and the move, with a lease that is over at once; tell the refusal."""
     store = registry.store(_PausingStore)
-    store.leases = PostgresLeases(registry.uri, seconds=0.0)
+    store.leases = PostgresLeases(registry.database or registry.uri, seconds=0.0)
     try:
-        told.put([event.event for event in promote(store, MODEL, {"l4": version}, decision("sleeper"), {})])
+        told.put([event.event for event in promote(store, registry.model, {"l4": version}, decision("sleeper"), {})])
     except PromotionRefused as refusal:
         told.put(str(refusal))
 
 
-def disagreement(store: Store) -> str | None:
+def disagreement(store: Store, model: str = MODEL) -> str | None:
     """What history and aliases contradict each other in; call it under the model's lock."""
-    events, aliases = store.events(MODEL), store.aliases(MODEL)
+    events, aliases = store.events(model), store.aliases(model)
     points_at: dict[str, int] = {}
     for event in events:
         if event.outcome == "pending":

@@ -1,4 +1,4 @@
-"""Real servers on loopback: MLflow with proxied artifacts, and S3 by moto."""
+"""Real servers on loopback: MLflow with proxied artifacts, Prefect, and S3 by moto."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE_SECONDS = 120.0
+BUCKET = "engines"
 # moto takes any keys; without a region boto3 looks for one on the network.
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -24,12 +25,20 @@ def free_port() -> int:
 
 @contextmanager
 def mlflow_server(
-    database: Path, artifacts: str, more: Mapping[str, str] | None = None, workers: int = 1
+    database: Path | str,
+    artifacts: str,
+    more: Mapping[str, str] | None = None,
+    workers: int = 1,
+    port: int | None = None,
 ) -> Iterator[str]:
-    """`mlflow server` that keeps what it proxies at `artifacts` (a folder or a bucket's URI); yields its address."""
-    port = free_port()
+    """`mlflow server` on an SQLite file or a database's URI; yields its address.
+
+    It keeps what it proxies at `artifacts`, a folder or a bucket's URI.
+    """
+    port = port or free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
-    stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", artifacts]
+    backend = f"sqlite:///{database}" if isinstance(database, Path) else database
+    stores = ["--backend-store-uri", backend, "--artifacts-destination", artifacts]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(
@@ -50,8 +59,40 @@ def mlflow_server(
 
 
 @contextmanager
-def s3_server(bucket: str) -> Iterator[dict[str, str]]:
-    """moto's S3 with one empty bucket; yields the environment that leads clients to it."""
+def prefect_server(home: Path) -> Iterator[str]:
+    """`prefect server start` on SQLite under `home`; yields the address of its API."""
+    port = free_port()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    own = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "DO_NOT_TRACK": "1",
+        # A worker that misses two heartbeats is offline; tests do not wait for Prefect's three of 30 s.
+        "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "3",
+        "PREFECT_SERVER_SERVICES_FOREMAN_INACTIVITY_HEARTBEAT_MULTIPLE": "2",
+    }
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=inherited | own,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/api/health", process)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def s3_server() -> Iterator[dict[str, str]]:
+    """moto's S3 with an empty BUCKET; yields the environment that leads clients to it."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -63,7 +104,7 @@ def s3_server(bucket: str) -> Iterator[dict[str, str]]:
         client = boto3.client(
             "s3", endpoint_url=address, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
         )
-        client.create_bucket(Bucket=bucket)
+        client.create_bucket(Bucket=BUCKET)
         client.close()
         yield S3_KEYS | {"MLFLOW_S3_ENDPOINT_URL": address}
     finally:
@@ -74,9 +115,9 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         if process.poll() is not None:
-            raise AssertionError(f"the MLflow server ended with {process.returncode}")
+            raise AssertionError(f"the server at {address} ended with {process.returncode}")
         with suppress(OSError), urllib.request.urlopen(address, timeout=5):  # noqa: S310  # loopback
             return
         if time.monotonic() > deadline:
-            raise AssertionError("the MLflow server did not start")
+            raise AssertionError(f"the server at {address} did not start")
         time.sleep(0.1)

@@ -1,7 +1,6 @@
 """Deciding what serves: `list`, `promote`, `rollback`, `history`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,8 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.shared import FLEET, FleetFile, Json, err, now, open_store, out, plain, print_json, who_decides
-from registry.errors import BadInput, NotFound
-from registry.names import CANDIDATE, PRODUCTION, candidate_alias
+from registry.errors import NotFound
 
 Targets = Annotated[
     list[str], typer.Option("--target", help="A target of the fleet such as cpu or l4; again for another; or `all`.")
@@ -70,18 +68,10 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Move production-TARGET to a version whose gates passed; several targets move together or not at all."""
-    from registry.promotion import promote as move
+    from flows.decisions import promote as move
 
-    store = _store_to_change()
-    targets = _targets(store, model, target, CANDIDATE)
-    if version is None:
-        versions = _candidates(store, model, targets)
-    elif len(targets) == 1:
-        versions = {targets[0]: version}
-    else:
-        raise BadInput(f"version {version} was built for one target: name that one, or leave --version out")
-    decision = _decision(who, why, waiver)
-    _show_events(move(store, model, versions, decision, _rules(fleet, targets)), as_json, one=_is_one(target))
+    events = move(_store_to_change(), model, target, version, _decision(who, why, waiver), fleet)
+    _show_events(events, as_json, one=_is_one(target))
 
 
 def rollback(
@@ -93,11 +83,9 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Move production-TARGET back to the version before; several targets move together or not at all."""
-    from registry.promotion import rollback as back
+    from flows.decisions import roll_back
 
-    store = _store_to_change()
-    targets = _targets(store, model, target, PRODUCTION)
-    events = back(store, model, targets, _decision(who, why, None), _rules(fleet, targets))
+    events = roll_back(_store_to_change(), model, target, _decision(who, why, None), fleet)
     _show_events(events, as_json, one=_is_one(target))
 
 
@@ -144,35 +132,6 @@ def _is_one(given: Sequence[str]) -> bool:
     return len(given) == 1 and given[0] != ALL
 
 
-def _targets(store: Any, model: str, given: Sequence[str], prefix: str) -> list[str]:
-    """The targets named, or all that have an alias with this prefix."""
-    if ALL not in given:
-        return list(given)
-    if list(given) != [ALL]:
-        raise BadInput("`--target all` stands for every target: name no other beside it")
-    found = sorted(alias.removeprefix(prefix) for alias in store.aliases(model) if alias.startswith(prefix))
-    if not found:
-        raise BadInput(f"{model} has no {prefix.removesuffix('-')} for any target: see `enginery list {model}`")
-    return found
-
-
-def _candidates(store: Any, model: str, targets: Sequence[str]) -> dict[str, int]:
-    aliases = store.aliases(model)
-    if missing := [target for target in targets if candidate_alias(target) not in aliases]:
-        raise BadInput(
-            f"{model} has no candidate for {', '.join(missing)}: no engine of it passed its gates; name a --version"
-        )
-    return {target: aliases[candidate_alias(target)] for target in targets}
-
-
-def _rules(fleet: Path, targets: Sequence[str]) -> dict[str, Any]:
-    from flows.recipe import load_fleet
-
-    # Without the fleet nobody knows which targets are protected: its absence is an error, not the absence of rules.
-    loaded = load_fleet(fleet)
-    return {target: loaded.rules(target) for target in targets}
-
-
 def _decision(who: str, why: str, waiver: str | None) -> Any:
     from registry.rules import Decision
 
@@ -187,11 +146,7 @@ def _show_events(events: Sequence[Any], as_json: bool, *, one: bool) -> None:
     if as_json:
         print_json(plain(events[0]) if one else [plain(event) for event in events])
         return
+    from flows.decisions import in_words
+
     for event in events:
-        before = "nothing" if event.from_version is None else f"version {event.from_version}"
-        told = f"{before} -> version {event.to_version} ({event.outcome})"
-        if event.action == "approve":
-            told = f"version {event.to_version} approved by {event.who}; it moves when someone else promotes it too"
-        out.print(
-            f"{event.model} {event.alias}: {told}; {event.evidence}", highlight=False, markup=False, soft_wrap=True
-        )
+        out.print(f"{event.model} {in_words(event)}; {event.evidence}", highlight=False, markup=False, soft_wrap=True)

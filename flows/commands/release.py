@@ -1,6 +1,7 @@
 """Making engines: `release`, and what this machine is able to do: `targets`, `doctor`."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,26 +11,36 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.shared import FLEET, FleetFile, Json, err, need_pipeline, now, open_store, out, plain, print_json
-from registry.errors import EngineryError
+from registry.errors import BadInput
 from registry.home import home
 
 
 def release(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, such as recipes/quickstart.yaml.")],
+    recipe: Annotated[Path | None, typer.Argument(help="The recipe, such as recipes/quickstart.yaml.")] = None,
     fleet: FleetFile = FLEET,
+    on_workers: Annotated[bool, typer.Option("--on-workers", help="Have the targets' work pools build.")] = False,
+    resume: Annotated[str | None, typer.Option(help="Id of a release on workers: make only what it lacks.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make, measure, judge and publish every engine of a recipe that this machine can build.
+    """Make, measure, judge and publish every engine of a recipe that this machine, or the fleet's workers, can build.
 
     What is already made is found by its key: a second release of the same recipe builds nothing.
     """
     need_pipeline("release")
     from flows.recipe import load_fleet, load_recipe
-    from flows.report import as_json as report_json
-    from flows.report import notes, release_table
 
-    asked, machines = load_recipe(recipe), load_fleet(fleet)
-    result = _release(asked, machines, quiet=as_json)
+    if (recipe is None) == (resume is None):
+        raise BadInput("name a recipe, or with --resume a release that was made on workers: one of the two")
+    if on_workers or resume is not None or recipe is None:
+        _show(_release_on_workers(recipe, fleet, resume, quiet=as_json), as_json=as_json)
+    else:
+        _show(_release(load_recipe(recipe), load_fleet(fleet), quiet=as_json), as_json=as_json)
+
+
+def _show(result: Any, *, as_json: bool) -> None:
+    from flows.report import ReleaseIncomplete, notes, release_table
+    from flows.report import as_json as report_json
+
     if as_json:
         print_json(report_json(result))
     else:
@@ -44,15 +55,36 @@ def release(
             "* scored by the exact ONNX graph on this machine's CPU; the engine itself has not run.", soft_wrap=True
         )
         _say_where_the_ui_is()
-    if result.failed:
-        raise EngineryError(f"release {result.release} of {result.model} published no engine: see the reasons above")
+    if result.state != "complete":
+        raise ReleaseIncomplete(result)
+
+
+def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> Any:
+    if "PREFECT_API_URL" not in os.environ:
+        raise BadInput("workers are reached through a Prefect server: set PREFECT_API_URL to its address")
+    from flows import local_prefect
+    from tasks.interrupt import remember_ctrl_c
+
+    remember_ctrl_c()
+    local_prefect.configure(home())
+    from prefect import flow
+
+    from flows.on_workers import Asked, release_on_workers
+    from flows.progress import progress_report
+    from flows.report import ReleaseIncomplete
+
+    # The same job as the deployment's, with its progress on this terminal.
+    job = flow(name="release-engines", validate_parameters=False, persist_result=False)(release_on_workers)
+    with progress_report(err, quiet=quiet) as report:
+        try:
+            return job(Asked(recipe, fleet, resume=resume), report, _said(quiet))
+        except ReleaseIncomplete as incomplete:
+            return incomplete.report
 
 
 def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
     from flows import local_prefect
     from flows.plan import find_release
-    from registry.reconcile import reconcile
-    from registry.signing import local_signer, local_trust
     from tasks.interrupt import remember_ctrl_c
     from tasks.workspace import Workspace
 
@@ -66,19 +98,19 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
     if found is not None:
         return found
     prefect_is_up = prefect_is_up or local_prefect.start()
-    signer, trust = local_signer(home()), partial(local_trust, home())
-    for settled in reconcile(store.repairs, trust, clock=now, model=pinned.model):
-        if not quiet:
-            err.print(f"{settled.outcome}: {settled.model} run {settled.run_id}: {settled.reason}", highlight=False)
     # Torch, Prefect and matplotlib: six seconds that a release found finished does not wait for.
     from flows.progress import progress_report
-    from flows.release import release_engines
-    from flows.stages import Bench
+    from flows.release import open_bench, release_engines
 
     with progress_report(err, quiet=quiet) as report:
+        bench = open_bench(pinned, store, workspace, report, _said(quiet), now)
         report("start Prefect", 0)
         prefect_is_up()
-        return release_engines(Bench(workspace, pinned, report, store, signer, trust), fleet, release)
+        return release_engines(bench, fleet, release)
+
+
+def _said(quiet: bool) -> Callable[[str], None]:
+    return (lambda _: None) if quiet else partial(err.print, highlight=False)
 
 
 def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:

@@ -1,6 +1,7 @@
 """What the subcommands share: consoles, common options, the registry they talk to, and JSON."""
 
 import datetime
+import gc
 import getpass
 import json
 import os
@@ -27,13 +28,22 @@ def open_store() -> Any:
     """The registry: MLFLOW_TRACKING_URI's, or the embedded one under ENGINERY_HOME.
 
     ENGINERY_LEASE_DATABASE names the database that serialises promotion where MLflow is behind a server.
+
+    Raises:
+        BadInput: MLFLOW_TRACKING_URI is no address of a registry.
+        EngineryError: nothing answers there.
     """
+    uri, leases = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("ENGINERY_LEASE_DATABASE")
+    if uri:
+        from registry.reachable import check_reachable
+
+        check_reachable(uri)
     from registry.mlflow_store import MlflowStore, embedded_store
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return embedded_store(home())
-    return MlflowStore(uri, home(), lease_database=os.environ.get("ENGINERY_LEASE_DATABASE"))
+    store = MlflowStore(uri, home(), lease_database=leases) if uri else embedded_store(home())
+    # What was imported stays: each full collection of garbage would go over all of it, and take a quarter of a second.
+    gc.freeze()
+    return store
 
 
 def need_pipeline(what: str) -> None:

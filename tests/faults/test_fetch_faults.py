@@ -323,10 +323,11 @@ def test_a_disk_that_fills_up_is_one_sentence_and_its_room_is_given_back(
     assert_goes_on(registry, models, publisher, 2)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="mounting a tmpfs needs root")
-def test_a_disk_too_small_is_refused_before_the_engine_is_read(
-    registry: MlflowStore, publisher: Publisher, tmp_path: Path
-) -> None:
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own that the engine does not fit on."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -335,11 +336,28 @@ def test_a_disk_too_small_is_refused_before_the_engine_is_read(
     if mounted.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
     try:
-        with pytest.raises(EngineryError, match="bytes free"):
-            fetch(registry, "sst2", version=1, into=small, policy=publisher.policy)
-        assert visible(small) == []
+        yield small
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_disk_too_small_is_refused_before_the_engine_is_read(
+    registry: MlflowStore, publisher: Publisher, small: Path
+) -> None:
+    with pytest.raises(EngineryError, match="bytes free"):
+        fetch(registry, "sst2", version=1, into=small, policy=publisher.policy)
+    assert visible(small) == []
+
+
+def test_a_disk_that_others_fill_in_mid_download_gets_its_room_back(
+    registry: MlflowStore, publisher: Publisher, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.download._check_room", lambda *_: None)  # there was room when it was looked at
+    before = shutil.disk_usage(small).free
+    with pytest.raises(EngineryError, match="No space left on device"):
+        fetch(registry, "sst2", version=1, into=small, policy=publisher.policy)
+    assert visible(small) == []
+    assert before - shutil.disk_usage(small).free < 20_000
 
 
 class Flaky(BaseHTTPRequestHandler):

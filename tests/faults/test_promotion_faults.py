@@ -3,16 +3,21 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
 
 pytest.importorskip("mlflow")
-from registry.promotion import history, promote, settle
+from registry.promotion import history, promote, rollback, settle
 from tests.conftest import ManifestFactory
+from tests.postgres import Postgres
 from tests.promoters import (
     MODEL,
     VERSIONS,
@@ -27,6 +32,7 @@ from tests.promoters import (
     results,
     running,
 )
+from tests.servers import mlflow_server
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -40,7 +46,7 @@ def filled(registry: Registry, manifest_factory: ManifestFactory) -> Registry:
     store = registry.store()
     for target, versions in VERSIONS.items():
         for version in versions:
-            made = manifest_factory(bytes([version]), target=target, sequence=version)
+            made = manifest_factory(bytes([version]), model=registry.model, target=target, sequence=version)
             assert store.publish(*made).version == version
     return registry
 
@@ -56,64 +62,112 @@ def on_sqlite(migrated_database: Path, manifest_factory: ManifestFactory, tmp_pa
     return filled(Registry(f"sqlite:///{tmp_path}/mlflow.db", tmp_path), manifest_factory)
 
 
+@pytest.fixture(scope="module")
+def server_on_postgres(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """An MLflow server's address, and that of the database behind it."""
+    database = postgres.uri(postgres.create("migrated"))
+    with mlflow_server(database, str(tmp_path_factory.mktemp("artifacts"))) as uri:
+        yield uri, database
+
+
+@pytest.fixture
+def on_server(server_on_postgres: tuple[str, str], manifest_factory: ManifestFactory, tmp_path: Path) -> Registry:
+    uri, database = server_on_postgres
+    return filled(Registry(uri, tmp_path, f"sst2-{uuid4().hex[:8]}", database), manifest_factory)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def registry(request: pytest.FixtureRequest) -> Registry:
     chosen: Registry = request.getfixturevalue(f"on_{request.param}")
     return chosen
 
 
-def test_eight_promoters_lose_nothing_and_history_and_alias_agree_at_every_instant(registry: Registry) -> None:
-    store, told, start = registry.store(), results(), barrier(PROMOTERS + 1)
+BEHIND_A_SERVER_TOO = ["sqlite", "postgres", pytest.param("server", marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("registry", BEHIND_A_SERVER_TOO, indirect=True)
+def test_eight_promoters_on_two_hosts_lose_nothing_and_history_and_alias_agree_at_every_instant(
+    registry: Registry,
+) -> None:
+    store, told, start, model = registry.store(), results(), barrier(PROMOTERS + 1), registry.model
     looks, said = 0, []
     with ExitStack() as processes:
         for seed in range(PROMOTERS):
-            processes.enter_context(running(keep_promoting, registry, seed, start, STRESS_SECONDS, told))
+            host = registry.on_host(seed % 2)
+            processes.enter_context(running(keep_promoting, host, seed, start, STRESS_SECONDS, told))
         start.wait(PATIENCE_SECONDS)
         end = time.monotonic() + STRESS_SECONDS
         while time.monotonic() < end:
-            with store.lock(MODEL):
-                assert disagreement(store) is None
+            with store.lock(model):
+                assert disagreement(store, model) is None
             looks += 1
             time.sleep(0.05)
         for _ in range(PROMOTERS):
             said += told.get(timeout=PATIENCE_SECONDS)
-    assert disagreement(store) is None
-    done = [event.event for event in history(store, MODEL) if event.outcome == "done"]
+    assert disagreement(store, model) is None
+    done = [event.event for event in history(store, model) if event.outcome == "done"]
     assert sorted(said) == sorted(done)
-    assert {event.outcome for event in history(store, MODEL)} == {"done"}
+    assert {event.outcome for event in history(store, model)} == {"done"}
     assert done
     assert looks
     print(f"{len(done)} moves by {PROMOTERS} processes in {STRESS_SECONDS:.0f} s, looked at {looks} times")  # noqa: T201
 
 
+@pytest.mark.parametrize("registry", BEHIND_A_SERVER_TOO, indirect=True)
 def test_two_promoters_that_race_with_a_rollback_take_turns(registry: Registry) -> None:
-    store, told, start = registry.store(), results(), barrier(3)
-    promote(store, MODEL, {"l4": 1}, decision("first"), {})
+    store, told, start, model = registry.store(), results(), barrier(3), registry.model
+    promote(store, model, {"l4": 1}, decision("first"), {})
     with ExitStack() as processes:
-        for version in (2, 3, None):
-            processes.enter_context(running(do_once, registry, version, start, told))
+        for host, version in enumerate((2, 3, None)):
+            processes.enter_context(running(do_once, registry.on_host(host), version, start, told))
         said = [event for _ in range(3) for event in told.get(timeout=PATIENCE_SECONDS)]
-    assert disagreement(store) is None
-    assert sorted(said) == [event.event for event in history(store, MODEL)][1:]
+    assert disagreement(store, model) is None
+    assert sorted(said) == [event.event for event in history(store, model)][1:]
     # A rollback that came first had nothing to go back to, and 2 may not follow 3.
     assert len(said) in (1, 2, 3)
+
+
+def test_a_clock_set_back_between_promotions_keeps_the_history_in_order(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, model, now = registry.store(), registry.model, decision("ana")
+    promote(store, model, {"l4": 1}, now, {})
+    with monkeypatch.context() as set_back:
+        set_back.setattr("time.time", lambda: 0.0)
+        promote(store, model, {"l4": 2}, replace(now, at=now.at - timedelta(days=400)), {})
+    promote(store, model, {"l4": 3}, now, {})
+    rollback(store, model, ["l4"], replace(now, at=now.at - timedelta(days=800)), {})
+    assert [event.to_version for event in history(store, model)] == [1, 2, 3, 2]
+    assert disagreement(store, model) is None
 
 
 # Two records, two aliases, two outcomes.
 @pytest.mark.parametrize("writes", range(6))
 def test_killed_at_any_write_the_next_one_settles_it_whole(registry: Registry, writes: int) -> None:
-    store = registry.store()
-    promote(store, MODEL, {"l4": 1, "h100": 4}, decision("first"), {})
-    with running(promote_and_die, registry, writes) as victim:
+    die_and_settle(registry, writes)
+
+
+@pytest.mark.parametrize("writes", [3, 5])
+@pytest.mark.long
+def test_a_host_that_died_between_the_aliases_is_settled_by_another_behind_a_server(
+    on_server: Registry, writes: int
+) -> None:
+    die_and_settle(on_server, writes)
+
+
+def die_and_settle(registry: Registry, writes: int) -> None:
+    store, model = registry.store(), registry.model
+    promote(store, model, {"l4": 1, "h100": 4}, decision("first"), {})
+    with running(promote_and_die, registry.on_host(1), writes) as victim:
         victim.join(PATIENCE_SECONDS)
         assert victim.exitcode == -signal.SIGKILL
-    settle(store, MODEL)
-    assert disagreement(store) is None
+    settle(store, model)
+    assert disagreement(store, model) is None
     moved = writes >= 4  # both aliases
     now = {"production-l4": 2, "production-h100": 5} if moved else {"production-l4": 1, "production-h100": 4}
-    assert store.aliases(MODEL) == now
-    promote(store, MODEL, {"l4": 3}, decision("next"), {})
-    assert disagreement(store) is None
+    assert store.aliases(model) == now
+    promote(store, model, {"l4": 3}, decision("next"), {})
+    assert disagreement(store, model) is None
 
 
 def test_a_promoter_that_slept_through_a_take_over_moves_nothing(on_postgres: Registry) -> None:

@@ -76,7 +76,7 @@ def assert_only_whole_versions(
     return versions
 
 
-def die(*_: object) -> None:
+def die(*_: object, **__: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -130,8 +130,16 @@ def test_only_calibrated_engines_name_a_calibration_set(released: Released) -> N
     assert calibrated == {Precision.INT8}
 
 
-def test_the_calibration_table_and_its_figure_lie_beside_calibrated_engines_only(released: Released) -> None:
-    client, wanted = released.store.client, {"calibration/calibration.json", "figures/calibration.png"}
+def test_the_calibration_table_the_choice_and_their_figures_lie_beside_calibrated_engines_only(
+    released: Released,
+) -> None:
+    files = (
+        "calibration/calibration.json",
+        "calibration/autopilot.json",
+        "figures/calibration.png",
+        "figures/int8.png",
+    )
+    client, wanted = released.store.client, set(files)
     runs = client.search_runs([released.store.experiment("tiny")], "tags.`enginery.kind` = 'engine'")
     found = {
         run.data.tags["target"] + " " + run.data.tags["precision"]: _files(client, run.info.run_id) for run in runs
@@ -139,6 +147,12 @@ def test_the_calibration_table_and_its_figure_lie_beside_calibrated_engines_only
     calibrated = {name for name, files in found.items() if wanted <= files}
     assert calibrated == {"cpu int8", "rtx-4090 int8"}
     assert all(name in calibrated or not wanted & files for name, files in found.items())
+
+
+def test_every_int8_row_says_how_its_graph_was_chosen(released: Released) -> None:
+    remarks = {row.precision: row.remark for row in released.report.rows}
+    assert "holdout rows" in remarks[Precision.INT8]
+    assert not any(remark for precision, remark in remarks.items() if precision is not Precision.INT8)
 
 
 def _files(client: Any, run_id: str) -> set[str]:

@@ -12,7 +12,7 @@ from registry.errors import BadInput, DigestMismatch, EngineryError, NotFound
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED, check_agrees, read_manifest, write_manifest
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-from registry.store import Bundle, Lease, row_of
+from registry.store import Bundle, Lease, no_alias, row_of
 
 
 class MemorySource:
@@ -113,7 +113,7 @@ class MemoryStore:
 
     def resolve(self, model: str, alias: str) -> EngineVersion:
         if (version := self.aliases(model).get(alias)) is None:
-            raise NotFound(f"{model} has no alias {alias}")
+            raise no_alias(model, alias, self.aliases(model))
         return self.version(model, version)
 
     def set_alias(self, model: str, alias: str, version: int) -> None:

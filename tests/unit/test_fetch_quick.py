@@ -1,4 +1,4 @@
-"""A fetch that finds everything in place asks an MLflow server without importing mlflow, and is told the same."""
+"""A fetch asks a plain MLflow server without importing mlflow, and gets the same."""
 
 import subprocess
 import sys
@@ -8,15 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from registry.errors import BadName, NotFound, TornBundle
-from registry.fetch import fetch
+from registry.errors import BadName, DigestMismatch, NotFound, TornBundle
 from registry.mlflow_rest import QuickStore, is_plain
 from registry.mlflow_store import MlflowStore
 from registry.store import Store
 from tests.publisher import Publisher
 
 ROOT = Path(__file__).parents[2]
-IN_PLACE = """
+FETCH = """
 import sys
 from pathlib import Path
 from registry.fetch import Policy, fetch
@@ -26,8 +25,8 @@ from tests.publisher import HOST
 
 uri, model, key, into = sys.argv[1:]
 policy = Policy(Trust(Path(key)), HOST)
-assert fetch(QuickStore(uri, exit), model, alias="production-l4", into=Path(into), policy=policy).reused
-print(sorted({"mlflow", "sqlalchemy", "model_signing", "pandas", "torch", "prefect"} & set(sys.modules)))
+print(fetch(QuickStore(uri, exit), model, alias="production-l4", into=Path(into), policy=policy).reused)
+print(*sorted({"mlflow", "sqlalchemy", "requests", "model_signing", "pandas", "torch", "prefect"} & set(sys.modules)))
 """
 
 
@@ -65,20 +64,64 @@ def test_what_it_cannot_answer_the_whole_store_does(server_uri: str, whole: Mlfl
     with pytest.raises(NotFound):
         quick.version(model, 9)
     whole.client.set_model_version_tag(model, "1", "publish_state", "uploading")
-    with pytest.raises(TornBundle):
-        quick.version(model, 1)
+    for ask in (quick.version, quick.open_bundle):
+        with pytest.raises(TornBundle):
+            ask(model, 1)
     assert QuickStore("http://127.0.0.1:9", lambda: whole).aliases(model) == {"production-l4": 1}
 
 
-def test_a_fetch_in_place_imports_neither_mlflow_nor_what_signs(
-    server_uri: str, whole: MlflowStore, model: str, publisher: Publisher, tmp_path: Path
+def test_files_are_those_of_the_whole_store(server_uri: str, whole: MlflowStore, model: str) -> None:
+    quick, other = QuickStore(server_uri, refuses).open_bundle(model, 1), whole.open_bundle(model, 1)
+    assert (quick.manifest, quick.signature) == (other.manifest, other.signature)
+    assert quick.files.ranged
+    assert other.files.ranged
+    for asked in (("engine.plan",), ("engine.plan", 1, 3), ("tokenizer/vocab.txt", 0, 2)):
+        assert b"".join(quick.files.read(*asked)) == b"".join(other.files.read(*asked))
+    with pytest.raises(NotFound):
+        b"".join(quick.files.read("none"))
+
+
+def test_files_that_are_not_the_servers_own_are_the_whole_stores(
+    server_uri: str, whole: MlflowStore, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch(whole, model, alias="production-l4", into=tmp_path / "models", policy=publisher.policy)
-    told = (server_uri, model, str(publisher.trust.public_key), str(tmp_path / "models"))
-    done = subprocess.run(
-        [sys.executable, "-c", IN_PLACE, *told], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout.strip() == "[]"
+    found = whole.client.get_model_version(model, "1")
+    whole.client.create_model_version(model, "s3://elsewhere/bundle", run_id=str(found.run_id), tags=found.tags)
+    asked: list[int] = []
+    monkeypatch.setattr(whole, "open_bundle", lambda _, version: asked.append(version))
+    quick = QuickStore(server_uri, lambda: whole)
+    quick.open_bundle(model, 2)
+    assert asked == [2]
+    monkeypatch.setattr("registry.mlflow_rest._server_info", lambda _: {"multipart_downloads_enabled": True})
+    quick.open_bundle(model, 1)
+    monkeypatch.setattr("registry.mlflow_rest._server_info", lambda _: None)
+    quick.open_bundle(model, 1)
+    assert asked == [2, 1, 1]
+
+
+def test_a_manifest_overwritten_after_publishing_is_refused(
+    server_uri: str, whole: MlflowStore, model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(b"{}")
+    run = str(whole.client.get_model_version(model, "1").run_id)
+    whole.client.log_artifact(run, str(tmp_path / "manifest.json"), "bundle")
+    with pytest.raises(DigestMismatch, match="its manifest was changed"):
+        QuickStore(server_uri, refuses).open_bundle(model, 1)
+
+
+def test_a_fetch_never_imports_mlflow_and_one_in_place_nothing_that_signs(
+    server_uri: str, model: str, publisher: Publisher, tmp_path: Path
+) -> None:
+    def imports(reused: bool) -> str:
+        told = (server_uri, model, str(publisher.trust.public_key), str(tmp_path / "models"))
+        done = subprocess.run(
+            [sys.executable, "-c", FETCH, *told], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
+        )
+        said, imported = done.stdout.splitlines()
+        assert said == str(reused)
+        return imported
+
+    assert imports(reused=False) == "model_signing requests"
+    assert imports(reused=True) == ""
 
 
 @pytest.mark.parametrize(
@@ -90,6 +133,9 @@ def test_a_fetch_in_place_imports_neither_mlflow_nor_what_signs(
         ("sqlite:///x", None, False),
         ("", None, False),
         ("http://h", "MLFLOW_TRACKING_TOKEN", False),
+        ("http://h", "MLFLOW_HTTP_REQUEST_TIMEOUT", False),
+        ("http://h", "MLFLOW_WORKSPACE", False),
+        ("http://h", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", False),
         ("https://h", "MLFLOW_TRACKING_SERVER_CERT_PATH", False),
     ],
 )

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import pytest
 from registry import download
 from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, SignatureInvalid
 from registry.fetch import fetch, verify_placed
+from registry.http_source import HttpSource
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE
-from registry.mlflow_artifacts import FolderSource, HttpSource, WholeFileSource, open_source
+from registry.mlflow_artifacts import FolderSource, WholeFileSource, open_source
 from registry.mlflow_store import MlflowStore
 from tests.publisher import Publisher
-from tests.servers import mlflow_server, s3_server
+from tests.servers import BUCKET
 
-BUCKET = "engines"
 ENGINE = os.urandom(300_000)
 
 
@@ -28,18 +27,6 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "SEGMENT_BYTES", 64 * 1024)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
-    with s3_server(BUCKET) as environment:
-        yield environment
-
-
-@pytest.fixture
-def in_bucket(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in s3.items():
-        monkeypatch.setenv(name, value)
 
 
 @dataclass(frozen=True)
@@ -64,16 +51,6 @@ def server(server_uri: str, tmp_path: Path) -> Place:
 def bucket(mlflow_store: MlflowStore, in_bucket: None, model: str) -> Place:
     mlflow_store.client.create_experiment(model, artifact_location=f"s3://{BUCKET}/{uuid4().hex}")
     return Place(mlflow_store, ranged=True)
-
-
-@pytest.fixture(scope="module")
-def bucket_server_uri(
-    s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
-) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("bucket-server")
-    shutil.copy(migrated_database, home / "mlflow.db")
-    with mlflow_server(home / "mlflow.db", f"s3://{BUCKET}/proxied", s3) as uri:
-        yield uri
 
 
 @pytest.fixture

@@ -205,6 +205,7 @@ def test_a_registry_behind_a_server_needs_a_database_for_its_leases(tmp_path: Pa
         pass
     assert (tmp_path / "leases.db").is_file()
     assert leases_for("http://mlflow:5000", tmp_path, "postgresql+psycopg://db/enginery").shared
+    assert not leases_for("http://mlflow:5000", tmp_path, f"sqlite:///{tmp_path}/leases.db").shared
     assert leases_for(f"sqlite:///{tmp_path}/mlflow.db", tmp_path).shared
     assert isinstance(leases_for("postgresql+psycopg://db/mlflow", tmp_path), PostgresLeases)
 

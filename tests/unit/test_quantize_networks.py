@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from registry.records import OnnxArtifact, Precision
 from tasks.calibration_rows import Feed
+from tasks.calibration_table import TABLE_FILE, read_table, scales_for
+from tasks.int8 import int8_graph
+from tasks.linears import Graph, groups
 from tasks.quantize import quantize
 from tasks.request import Int8Plan
 from tests.unit.encoder_graphs import artifact, cosine
@@ -82,6 +85,17 @@ def test_any_order_of_the_rows_gives_the_same_graph(network: str, tmp_path: Path
     assert len(digests) == 1
 
 
+def test_a_residual_branch_is_int8_around_conv_and_float_around_matmul(tmp_path: Path) -> None:
+    for network, int8 in {"conv": 1, "bert": 0, "vit": 0}.items():
+        _, made = make(network, tmp_path / network)
+        graph = onnx.load(made.path).graph
+        dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        constants = {tensor.name for tensor in graph.initializer}
+        adds = [node for node in graph.node if node.op_type == "Add" and not constants & set(node.input)]
+        assert len(adds) >= 1
+        assert sum(bool(dequantized & set(node.input)) for node in adds) == int8
+
+
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_the_parsed_network_has_every_layer_behind_int8(network: str, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
@@ -95,6 +109,24 @@ def test_the_parsed_network_has_every_layer_behind_int8(network: str, tmp_path: 
     # What is left float multiplies two activations: scores and values of attention.
     attention = {"bert": 4, "vit": 4, "conv": 0}[network]
     assert len(int8) - len(quantized) == attention
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_tensorrt_for_rtx_builds_a_mix_and_its_kept_layers_are_float(network: str, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    source, whole = make(network, tmp_path / "whole")
+    scales = scales_for(read_table(whole.directory / TABLE_FILE), Graph(onnx.load(source.path)))
+    kept = {tensor: len(members) for tensor, members in groups(Graph(onnx.load(source.path)).linears()).items()}
+    tensor = list(kept)[1]
+    mixed = int8_graph(onnx.load(source.path), {name: scale for name, scale in scales.items() if name != tensor})
+    made = artifact(tmp_path / "mixed", mixed)
+    _, parsed, _keep = parse(trt, made.path)
+    producers = {parsed.get_layer(at).get_output(0).name: parsed.get_layer(at) for at in range(parsed.num_layers)}
+    layers = [parsed.get_layer(at) for at in range(parsed.num_layers)]
+    int8 = [each for each in layers if each.type in (trt.LayerType.MATRIX_MULTIPLY, trt.LayerType.CONVOLUTION)]
+    assert sum(is_int8(trt, producers, each) for each in int8) == NETWORKS[network][2] - kept[tensor]
+    assert builds(trt, made, "SM89")
 
 
 def is_int8(trt: Any, producers: dict[str, Any], layer: Any) -> bool:
@@ -132,7 +164,10 @@ def parse(trt: Any, file: Path) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_tensorrt_for_rtx_builds_it(network: str, capability: str, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    _, made = make(network, tmp_path)
+    assert builds(trt, make(network, tmp_path)[1], capability)
+
+
+def builds(trt: Any, made: OnnxArtifact, capability: str) -> bool:
     builder, parsed, _keep = parse(trt, made.path)
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
@@ -142,4 +177,4 @@ def test_tensorrt_for_rtx_builds_it(network: str, capability: str, tmp_path: Pat
         rest = [16 if isinstance(axis, str) else axis for axis in each.shape[1:]]
         profile.set_shape(each.name, (1, *rest), (2, *rest), (4, *rest))
     config.add_optimization_profile(profile)
-    assert builder.build_serialized_network(parsed, config) is not None
+    return builder.build_serialized_network(parsed, config) is not None

@@ -250,6 +250,19 @@ def test_doctor_counts_what_a_crash_left_and_mends_it(
     assert (after.ok, after.found, after.advice) == (True, "0 at work, 0 left by a crash", "")
 
 
+@pytest.mark.parametrize(
+    ("database", "shared"), [(None, False), ("sqlite:///leases.db", False), ("postgresql+psycopg://db/leases", True)]
+)
+def test_doctor_says_whether_the_lock_holds_on_other_hosts(
+    database: str | None, shared: bool, server_uri: str, tmp_path: Path
+) -> None:
+    store = MlflowStore(server_uri, tmp_path / "home", lease_database=database)
+    found = {finding.what: finding for finding in examine(tmp_path / "home", lambda: store, now)}["promotion"]
+    assert found.ok is shared
+    assert ("ENGINERY_LEASE_DATABASE" in found.advice) is not shared
+    assert not found.needed
+
+
 def test_process_is_known_to_have_ended_only_on_its_own_host() -> None:
     code = "from registry.owner import this_process; print(this_process())"
     root = Path(__file__).parents[2]

@@ -125,7 +125,7 @@ def test_a_disk_that_fills_at_the_last_step_leaves_nothing(
     assert visible(workspace.root) == []
 
 
-@pytest.mark.parametrize("step", ["_lock", "_scratch"])
+@pytest.mark.parametrize("step", ["_lock", "scratch"])
 def test_a_disk_that_is_full_from_the_start_is_said_so(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -1,0 +1,37 @@
+"""Taking work for the fleet: `worker`."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from flows.commands.shared import FLEET, FleetFile, err, need_pipeline, now
+from registry.errors import BadInput
+from registry.home import home
+
+
+def worker(
+    target: Annotated[str, typer.Option(help="A target of the pool to work for, such as l4.")],
+    fleet: FleetFile = FLEET,
+) -> None:
+    """Take the work of a target's pool, one job at a time, after this machine was checked and reported."""
+    need_pipeline("worker")
+    from flows.recipe import load_fleet
+
+    machines = load_fleet(fleet)
+    machines.target(target)
+    if "PREFECT_API_URL" not in os.environ:
+        raise BadInput("a worker gets its work from a Prefect server: set PREFECT_API_URL to its address")
+    # Jobs run in folders of their own, and stages must outlive them.
+    os.environ["ENGINERY_HOME"] = str(home())
+    from flows.worker import describe_worker, run_worker, write_report
+
+    report = describe_worker(machines, target, at=now())
+    write_report(report)
+    gpu = report.gpu_name or "no GPU of its own"
+    err.print(
+        f"{report.host} works for pool {report.pool} ({', '.join(report.targets)}): {gpu}, "
+        f"{report.backend} {report.backend_version}",
+        highlight=False,
+    )
+    run_worker(report.pool)

@@ -1,0 +1,103 @@
+"""What a Prefect server needs before deployments: work pools, and the automations that call lost runs crashed."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectAlreadyExists
+
+from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, work_pools
+from flows.recipe import Fleet
+from registry.errors import BadInput, EngineryError
+
+# Three beats that fail to come are a crash.
+SILENT_SECONDS = 3 * BEAT_SECONDS
+# From a worker's claim to the first state of the flow: an interpreter, the pull steps and the imports.
+NEVER_BEGAN_SECONDS = 110
+_BEAT = "prefect.flow-run.heartbeat"
+_OVER = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+# A run that is put back in the queue, or paused, beats no more and is not lost.
+_PUT_BACK = {f"prefect.flow-run.{state}" for state in ("Scheduled", "AwaitingRetry", "Paused", "Suspended")}
+_WAITS = {"prefect.flow-run.AwaitingConcurrencySlot"}
+
+
+def set_up(fleet: Fleet) -> list[str]:
+    """Make pools and automations on the server of PREFECT_API_URL; the names of all.
+
+    Raises:
+        BadInput: no server is named, or as `flows.prefect_yaml.work_pools`.
+        EngineryError: the server cannot be reached, or refuses.
+    """
+    if not (server := os.environ.get("PREFECT_API_URL")):
+        raise BadInput("work pools are made on a Prefect server: set PREFECT_API_URL to its address")
+    try:
+        return [*make_pools(fleet), *watch_runs()]
+    except httpx.HTTPError as error:
+        raise EngineryError(f"the Prefect server at {server} did not make the work pools: {error}") from error
+
+
+def make_pools(fleet: Fleet) -> list[str]:
+    """Make the fleet's work pools and that of the releases, for processes, on the server of PREFECT_API_URL.
+
+    One that is there already is left as it is. Returns the names of all.
+
+    Raises:
+        BadInput: as `flows.prefect_yaml.work_pools`.
+    """
+    names = [RELEASES_POOL, *work_pools(fleet)]
+    with get_client(sync_client=True) as client:
+        for name in names:
+            try:
+                client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+            except ObjectAlreadyExists:
+                continue
+    return [f"work pool {name}" for name in names]
+
+
+def watch_runs() -> list[str]:
+    """Make the automations that end the runs nobody ends any more, or renew those that have changed; their names.
+
+    One that is as it should be stays: with it would go what it has heard, and with that the runs that it watches.
+
+    As in https://docs.prefect.io/v3/advanced/detect-zombie-flows, with a second one for runs that never began.
+    """
+    silent = _lost("Enginery: a flow run fell silent", {_BEAT}, {_BEAT} | _OVER | _PUT_BACK, SILENT_SECONDS)
+    pending = "prefect.flow-run.Pending"
+    begun = {"prefect.flow-run.Running"} | _OVER | _PUT_BACK | _WAITS
+    never = _lost("Enginery: a flow run never began", {pending}, begun, NEVER_BEGAN_SECONDS)
+    with get_client(sync_client=True) as client:
+        for automation in (silent, never):
+            there = client.read_automations_by_name(automation.name)
+            if [_meaning(each) for each in there] == [_meaning(automation)]:
+                continue
+            for old in there:
+                client.delete_automation(old.id)
+            client.create_automation(automation)
+    return [f"automation {silent.name!r}", f"automation {never.name!r}"]
+
+
+def _meaning(automation: AutomationCore) -> dict[str, Any]:
+    return automation.model_dump(mode="json", include={"enabled", "trigger", "actions"})
+
+
+def _lost(name: str, after: set[str], expect: set[str], seconds: int) -> AutomationCore:
+    trigger = EventTrigger(
+        match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        # Runs of prefect.yaml's deployments: those that people start themselves beat as seldom as they like.
+        match_related={"prefect.resource.role": ["tag"], "prefect.resource.id": ["prefect.tag.enginery"]},
+        for_each={"prefect.resource.id"},
+        after=after,
+        expect=expect,
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=seconds),
+    )
+    message = f"{name.removeprefix('Enginery: ')}: nothing was heard of it for {seconds} s"
+    crash = ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=message, force=False)
+    return AutomationCore(name=name, trigger=trigger, actions=[crash])

@@ -1,0 +1,128 @@
+"""A whole team stack on one host: `up` starts what does not run, `down` stops what `up` started; the data stays."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from flows import stack_postgres
+from flows.prefect_yaml import FILE
+from flows.recipe import load_fleet
+from flows.stack_processes import Processes, Service
+from flows.stack_services import HOST, Addresses, inherited, mlflow_server, prefect_server, workers
+from registry.errors import BadInput
+
+MLFLOW_PORT, PREFECT_PORT = 5000, 4200
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a stack is started with; None is what it was started with last, or the default."""
+
+    fleet: Path
+    mlflow_port: int | None = None
+    prefect_port: int | None = None
+    artifacts: str | None = None
+
+
+def up(home: Path, wanted: Wanted, say: Say) -> Addresses:
+    """Start PostgreSQL, MLflow, Prefect, the deployments and the workers, as far as they do not run.
+
+    Raises:
+        BadInput: no checkout here, a port that is taken, no PostgreSQL, or other options than what runs has.
+        EngineryError: a service did not start; what runs stays, for another `up` or a `down`.
+    """
+    if not FILE.exists():
+        raise BadInput(f"there is no {FILE} here: run this in the checkout")
+    fleet = load_fleet(wanted.fleet)
+    with _alone(home):
+        processes = _processes(home)
+        options = _options(processes, wanted, home)
+        processes.remember(options)
+        cluster = stack_postgres.make_cluster(home / "stack" / "postgres")
+        mlflow_port, prefect_port = int(options["mlflow_port"]), int(options["prefect_port"])
+        addresses = Addresses(
+            f"http://{HOST}:{mlflow_port}", f"http://{HOST}:{prefect_port}/api", cluster.uri("mlflow", "psycopg")
+        )
+        _start(processes, [cluster.service(inherited())], say)
+        cluster.make_databases()
+        servers = [
+            mlflow_server(cluster, mlflow_port, options["artifacts"]),
+            prefect_server(cluster, prefect_port, home / "stack" / "prefect"),
+        ]
+        _start(processes, servers, say)
+        _deploy(processes, addresses, wanted.fleet, say)
+        _start(processes, workers(fleet, addresses, home, Path.cwd()), say)
+    return addresses
+
+
+def down(home: Path, say: Say) -> None:
+    """Stop everything that `up` started, the last first; data and logs stay.
+
+    Raises:
+        BadInput: the state file cannot be read, or an `up` is at work.
+    """
+    with _alone(home):
+        processes = _processes(home)
+        for name in reversed(list(processes.state.services)):
+            began = time.monotonic()
+            processes.stop(name, signal.SIGINT if name == stack_postgres.NAME else signal.SIGTERM)
+            say(f"{name} is down ({time.monotonic() - began:.1f} s)")
+        processes.sweep()
+
+
+def _start(processes: Processes, services: list[Service], say: Say) -> None:
+    began = time.monotonic()
+    new = [service for service in services if not processes.is_running(service.name)]
+    for service in new:
+        processes.start(service)
+    for service in services:
+        processes.wait(service)
+        state = f"is up ({time.monotonic() - began:.1f} s)" if service in new else "was up"
+        say(f"{service.name} {state}")
+
+
+def _deploy(processes: Processes, addresses: Addresses, fleet: Path, say: Say) -> None:
+    began = time.monotonic()
+    environment = inherited() | addresses.environment()
+    ours = (sys.executable, "-c", "from flows.cli import main; main()", "deployments", "--pools", "--fleet", str(fleet))
+    processes.run("pools", ours, environment)
+    processes.run("deploy", (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"), environment)
+    say(f"work pools, automations and deployments are made ({time.monotonic() - began:.1f} s)")
+
+
+def _options(processes: Processes, wanted: Wanted, home: Path) -> dict[str, str]:
+    last = processes.options
+    asked = {
+        "mlflow_port": wanted.mlflow_port and str(wanted.mlflow_port),
+        "prefect_port": wanted.prefect_port and str(wanted.prefect_port),
+        "artifacts": wanted.artifacts,
+    }
+    defaults = {"mlflow_port": str(MLFLOW_PORT), "prefect_port": str(PREFECT_PORT)}
+    defaults["artifacts"] = str(home / "stack" / "artifacts")
+    options = {name: given or last.get(name) or defaults[name] for name, given in asked.items()}
+    runs = [name for name in processes.state.services if processes.is_running(name)]
+    if runs and last and options != last:
+        changed = ", ".join(f"{name} {last.get(name)}" for name in options if options[name] != last.get(name))
+        raise BadInput(f"the stack runs with {changed}: `enginery down` first, then start it with the new options")
+    return options
+
+
+def _processes(home: Path) -> Processes:
+    return Processes(home / "stack.json", home / "logs")
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(home / "stack.lock", timeout=0):  # a kernel lock: it falls with its process
+            yield
+    except Timeout:
+        raise BadInput(f"another `enginery up` or `down` is at work on {home}: wait for it") from None

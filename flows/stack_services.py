@@ -1,0 +1,123 @@
+"""The stack's servers and workers: their commands, environments, and how one knows that they are well."""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, work_pools
+from flows.recipe import Fleet
+from flows.stack_postgres import Cluster
+from flows.stack_processes import Service
+from tasks.backends import BACKENDS
+
+HOST = "127.0.0.1"
+# Two refreshes may each wait for a release in this pool, and a promotion waits for nobody.
+RELEASES_AT_ONCE = 4
+_PATIENCE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """What clients of the stack export."""
+
+    mlflow: str
+    prefect: str
+    leases: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables, by name."""
+        return {
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "PREFECT_API_URL": self.prefect,
+            "ENGINERY_LEASE_DATABASE": self.leases,
+        }
+
+
+def inherited() -> dict[str, str]:
+    """This process' environment without the settings of another Prefect or MLflow server; keys for S3 stay."""
+    ours = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name not in ours}
+
+
+def mlflow_server(cluster: Cluster, port: int, artifacts: str) -> Service:
+    """MLflow on PostgreSQL; it passes artifacts on to `artifacts`, a folder or a bucket's URI."""
+    command = (sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "2")
+    stores = ("--backend-store-uri", cluster.uri("mlflow", "psycopg"), "--artifacts-destination", artifacts)
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    well = partial(_answers, f"http://{HOST}:{port}/health")
+    return Service("mlflow", command + stores, inherited() | quiet, well, port=port)
+
+
+def prefect_server(cluster: Cluster, port: int, folder: Path) -> Service:
+    """Prefect on PostgreSQL; what it keeps in files is in `folder`."""
+    command = (sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port))
+    settings = {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": cluster.uri("prefect", "asyncpg"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # In memory, the default, a restart forgets who holds which slot: running flows are stopped at the next renewal.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
+    well = partial(_answers, f"http://{HOST}:{port}/api/health")
+    return Service("prefect", command, inherited() | settings, well, port=port)
+
+
+def workers(fleet: Fleet, addresses: Addresses, home: Path, checkout: Path) -> list[Service]:
+    """A worker for the releases, and one for each pool of which this host can build every target."""
+    environment = inherited() | addresses.environment()
+    environment |= {
+        "ENGINERY_HOME": str(home),
+        "ENGINERY_CHECKOUT": str(checkout),
+        "PREFECT_HOME": str(home / "stack" / "worker"),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS),
+    }
+    pools = [(RELEASES_POOL, RELEASES_AT_ONCE), *((pool, 1) for pool in work_pools(fleet) if builds_here(fleet, pool))]
+    return [
+        Service(f"worker-{pool}", worker_command(pool, limit), environment, Listening(addresses.prefect, pool))
+        for pool, limit in pools
+    ]
+
+
+def builds_here(fleet: Fleet, pool: str) -> bool:
+    """Whether this host can build for every target of a pool."""
+    targets = [target for target in map(fleet.target, fleet.targets) if target.work_pool == pool]
+    return all(BACKENDS[target.backend].can_build(target) is None for target in targets)
+
+
+def worker_command(pool: str, limit: int) -> tuple[str, ...]:
+    """What starts a worker of a pool, for so many flow runs at once."""
+    base = (sys.executable, "-m", "prefect", "worker", "start", "--type", "process")
+    return (*base, "--pool", pool, "--limit", str(limit), "--name", f"{pool} on {socket.gethostname()}")
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Whether a worker of a pool is heard of by the server."""
+
+    api: str
+    pool: str
+
+    def __call__(self) -> bool:
+        """Ask the server."""
+        try:
+            answer = requests.post(
+                f"{self.api}/work_pools/{self.pool}/workers/filter", json={}, timeout=_PATIENCE_SECONDS
+            )
+            workers: list[Mapping[str, Any]] = answer.json() if answer.ok else []
+        except (requests.RequestException, ValueError):
+            return False
+        return any(worker.get("status") == "ONLINE" for worker in workers)
+
+
+def _answers(address: str) -> bool:
+    try:
+        return requests.get(address, timeout=_PATIENCE_SECONDS).ok
+    except requests.RequestException:
+        return False

@@ -1,0 +1,70 @@
+"""Files of MLflow runs that hosts hand to each other: named by what is in them, and verified on arrival."""
+
+import hashlib
+import time
+from pathlib import Path
+
+from mlflow.tracking import MlflowClient
+
+from registry.errors import DigestMismatch, Interrupted
+from registry.mlflow_artifacts import open_source
+from registry.mlflow_errors import plainly
+from registry.mlflow_store import MlflowStore
+
+# A server that is restarted is back by then; MLflow's client has its own retries besides.
+_PAUSES_SECONDS = (2.0, 10.0)
+
+
+class RunFiles:
+    """Uploads files to runs, and downloads them by URI, size and sha256."""
+
+    def __init__(self, store: MlflowStore) -> None:
+        self._client: MlflowClient = store.client
+
+    def put(self, run_id: str, file: Path, folder: str) -> str:
+        """Log `file` under `folder` of the run's artifacts, and give its URI.
+
+        Its name must say its content: a file of that name and size that is there already is left as it is.
+
+        Raises:
+            EngineryError: MLflow refuses, or its store is full.
+        """
+        with plainly(f"upload of {folder}/{file.name}"):
+            run = self._client.get_run(run_id)
+            there = {found.path: found.file_size for found in self._client.list_artifacts(run_id, folder)}
+            if there.get(f"{folder}/{file.name}") != file.stat().st_size:
+                self._client.log_artifact(run_id, str(file), folder)
+        return f"{run.info.artifact_uri}/{folder}/{file.name}"
+
+    def get(self, uri: str, sha256: str, size_bytes: int, into: Path) -> None:
+        """Copy the file at `uri` to the path `into`; no more bytes than announced are read.
+
+        Raises:
+            DigestMismatch: its bytes are others.
+            NotFound: it is not there.
+            Interrupted: the store failed again and again.
+        """
+        for pause in (*_PAUSES_SECONDS, None):
+            try:
+                return self._get(uri, sha256, size_bytes, into)
+            except Interrupted:
+                if pause is None:
+                    raise
+                time.sleep(pause)
+        return None
+
+    def _get(self, uri: str, sha256: str, size_bytes: int, into: Path) -> None:
+        folder, _, name = uri.rpartition("/")
+        found, size = hashlib.sha256(), 0
+        with into.open("wb") as file:
+            for chunk in open_source(folder, self._client.tracking_uri, probe=name).read(name):
+                size += len(chunk)
+                if size > size_bytes:
+                    break
+                found.update(chunk)
+                file.write(chunk)
+        if size != size_bytes or found.hexdigest() != sha256:
+            raise DigestMismatch(
+                f"{uri}: sha256 is {found.hexdigest()} ({size} bytes), {sha256} ({size_bytes} bytes) was announced; "
+                "the upload was torn or changed: delete it, and release again"
+            )

@@ -1,0 +1,139 @@
+"""A publish killed on its way to a server or to a bucket: what is whole is finished, the rest is set aside."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+from mlflow.tracking import MlflowClient
+
+from registry.mlflow_store import MlflowStore
+from registry.reconcile import Outcome, reconcile
+from registry.signing import local_trust
+from tests.faults.test_publish_faults import (
+    assert_only_whole_versions,
+    children,
+    die,
+    now,
+    publish_as_a_release_does,
+)
+from tests.servers import BUCKET
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+# The engine of `publish_as_a_release_does`, in a request's body.
+ENGINE = b"plan" * 10
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry whose artifacts are not in a folder of this machine, and a model in it."""
+
+    uri: str
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    model: str = field(default_factory=lambda: f"sst2-{uuid4().hex[:8]}")
+
+    def store(self) -> MlflowStore:
+        return MlflowStore(self.uri, self.home)
+
+
+@pytest.fixture
+def server(server_uri: str, tmp_path: Path) -> Registry:
+    return Registry(server_uri, tmp_path / "home")
+
+
+@pytest.fixture
+def bucket(migrated_database: Path, s3: dict[str, str], in_bucket: None, tmp_path: Path) -> Registry:
+    (tmp_path / "mlflow.db").write_bytes(migrated_database.read_bytes())
+    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "home", s3)
+    registry.store().client.create_experiment(registry.model, artifact_location=f"s3://{BUCKET}/{registry.model}")
+    return registry
+
+
+@pytest.fixture
+def server_before_bucket(bucket_server_uri: str, s3: dict[str, str], in_bucket: None, tmp_path: Path) -> Registry:
+    return Registry(bucket_server_uri, tmp_path / "home", s3)
+
+
+@pytest.fixture(params=["server", "bucket", "server_before_bucket"])
+def registry(request: pytest.FixtureRequest) -> Registry:
+    chosen: Registry = request.getfixturevalue(request.param)
+    return chosen
+
+
+def amid_the_engine() -> None:
+    send: Any = HTTPConnection.send
+
+    def half(connection: Any, data: Any) -> None:
+        if isinstance(data, bytes) and ENGINE in data:
+            send(connection, data[: len(data) // 2])
+            die()
+        send(connection, data)
+
+    HTTPConnection.send = half  # type: ignore[method-assign, assignment]
+
+
+def before_the_signature() -> None:
+    for repository in (HttpArtifactRepository, S3ArtifactRepository):
+        upload: Any = repository.log_artifact
+
+        def dying(self: Any, file: str, folder: str | None = None, upload: Any = upload) -> None:
+            if file.endswith("model.sig"):
+                die()
+            upload(self, file, folder)
+
+        repository.log_artifact = dying  # type: ignore[method-assign]
+
+
+def before_the_version() -> None:
+    MlflowClient.create_model_version = die  # type: ignore[method-assign, assignment]
+
+
+def before_it_is_complete() -> None:
+    make: Any = MlflowClient.create_model_version
+
+    def make_and_die(*arguments: Any, **named: Any) -> None:
+        make(*arguments, **named)
+        die()
+
+    MlflowClient.create_model_version = make_and_die  # type: ignore[method-assign, assignment]
+
+
+def publish_and_die(registry: Registry, scratch: Path, strike: Callable[[], None]) -> None:
+    os.environ.update(registry.environment)
+    strike()
+    publish_as_a_release_does(registry.store(), registry.home, scratch, registry.model)
+
+
+@pytest.mark.parametrize(
+    ("strike", "outcome"),
+    [
+        (amid_the_engine, Outcome.TORN),
+        (before_the_signature, Outcome.TORN),
+        (before_the_version, Outcome.FINISHED),
+        (before_it_is_complete, Outcome.FINISHED),
+    ],
+)
+def test_a_publish_killed_half_way_is_finished_or_set_aside(
+    strike: Callable[[], None], outcome: Outcome, registry: Registry, tmp_path: Path
+) -> None:
+    process = children.Process(target=publish_and_die, args=(registry, tmp_path / "bundle", strike))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    store, model = registry.store(), registry.model
+    assert store.versions(model) == ()
+    (settled,) = reconcile(store.repairs, lambda: local_trust(registry.home), clock=now, model=model)
+    assert settled.outcome is outcome, settled.reason
+    assert len(store.versions(model)) == (outcome is Outcome.FINISHED)
+    published = publish_as_a_release_does(store, registry.home, tmp_path / "bundle", model)
+    assert assert_only_whole_versions(store, registry.home, tmp_path / "seen", model) == (published,)
+    assert store.repairs.unfinished(model) == ()

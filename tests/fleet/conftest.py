@@ -1,0 +1,249 @@
+"""A fleet on one host: real Prefect and MLflow servers, work pools, deployments, workers with homes of their own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from registry.mlflow_store import MlflowStore
+from tests.flows.conftest import RECIPE, TinyRecipe, write_tiny_recipe
+from tests.servers import free_port, mlflow_server, prefect_server
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 180.0
+POOLS = ("cpu", "rtx", "nobody", "release")
+# `nobody` has a deployment, and no worker ever; `release` is for the flow that waits for the others.
+TARGETS: dict[str, dict[str, Any]] = {
+    "cpu": {"backend": "onnxruntime", "work_pool": "cpu"},
+    "rtx-4090": {"backend": "tensorrt_rtx", "compute_capability": "8.9", "work_pool": "rtx"},
+    "rtx-5090": {"backend": "tensorrt_rtx", "compute_capability": "12.0", "work_pool": "nobody", "patience_seconds": 3},
+}
+
+
+class Restartable:
+    """The MLflow server, always at one address, killed and started again by its tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port, self._stack = folder, free_port(), ExitStack()
+        self.address = self.start()
+
+    def start(self) -> str:
+        where = (self._folder / "mlflow.db", str(self._folder / "artifacts"))
+        return self._stack.enter_context(mlflow_server(*where, port=self._port))
+
+    def kill(self) -> None:
+        self._stack.close()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The servers, a template of the tiny recipe, and a folder for homes and logs."""
+
+    prefect: str
+    mlflow_server: Restartable
+    folder: Path
+    template: TinyRecipe
+
+    @property
+    def mlflow(self) -> str:
+        return self.mlflow_server.address
+
+    def environment(self, home: Path) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+        return inherited | {
+            "ENGINERY_HOME": str(home),
+            "PYTHONPATH": str(ROOT),
+            "PREFECT_HOME": str(self.folder / "prefect-client"),
+            "PREFECT_API_URL": self.prefect,
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+
+    def store(self) -> MlflowStore:
+        return MlflowStore(self.mlflow, self.folder / "store")
+
+    def recipe(self, model: str, targets: tuple[str, ...], **fleet: dict[str, Any]) -> TinyRecipe:
+        """A recipe of the test's own for `targets`, whose fleet entries `fleet` changes."""
+        tiny = TinyRecipe(self.folder / model)
+        shutil.copytree(self.template.folder, tiny.folder)
+        # Absolute: a worker runs in a folder of its own.
+        places = {
+            "source": {"path": str(tiny.folder / "checkpoint")},
+            "data": RECIPE["data"] | {"path": str(tiny.folder / "rows")},  # type: ignore[operator]
+        }
+        own = {"model": model, "targets": list(targets), "precisions": ["fp32", "int8-dynamic"]}
+        recipe = RECIPE | places | own
+        tiny.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        entries = {name: TARGETS[name] | fleet.get(name.replace("-", "_"), {}) for name in TARGETS}
+        tiny.fleet.write_text(yaml.safe_dump({"targets": entries}), encoding="utf-8")
+        return tiny
+
+    def change(self, tiny: TinyRecipe, target: str, **entry: Any) -> None:
+        """Other values in a target's entry of a fleet file."""
+        found = yaml.safe_load(tiny.fleet.read_text(encoding="utf-8"))
+        found["targets"][target] |= entry
+        tiny.fleet.write_text(yaml.safe_dump(found), encoding="utf-8")
+
+    def flow_runs(self, release: str, target: str) -> list[Any]:
+        """Every Prefect run that a release ever started for a target, oldest first."""
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+
+        wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"release:{release}", f"target:{target}"]))
+        with self.client() as client:
+            return sorted(client.read_flow_runs(flow_run_filter=wanted), key=lambda run: str(run.created))
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        from prefect.client.orchestration import get_client
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: self.prefect}), get_client(sync_client=True) as client:
+            yield client
+
+    def workers(self, pool: str) -> set[str]:
+        """The names of a pool's workers, dead ones too."""
+        with self.client() as client:
+            return {worker.name for worker in client.read_workers_for_work_pool(pool)}
+
+    def release_runs(self, model: str) -> list[Any]:
+        store = self.store()
+        return list(store.client.search_runs([store.experiment(model)], "tags.`enginery.kind` = 'release'"))
+
+
+@dataclass
+class Process:
+    """A command in a session of its own; its output is read when it has ended."""
+
+    popen: subprocess.Popen[str]
+    output: Path
+    errors: Path
+
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> tuple[int, dict[str, Any]]:
+        """Exit code, and the JSON it printed."""
+        code = self.popen.wait(seconds)
+        printed = self.output.read_text(encoding="utf-8")
+        return code, json.loads(printed) if printed else {"errors": self.errors.read_text(encoding="utf-8")}
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
+
+@contextmanager
+def started(fleet: Fleet, home: Path, cwd: Path, *arguments: str, before: str = "") -> Iterator[Process]:
+    """`enginery …`, with the Python statements `before` it; its whole process group ends with the block."""
+    number = len(list(fleet.folder.glob("*.out")))
+    output, errors = fleet.folder / f"{number}.out", fleet.folder / f"{number}.err"
+    with output.open("w") as out, errors.open("w") as err:
+        popen = subprocess.Popen(
+            [sys.executable, "-c", f"{before}\nfrom flows.cli import main; main()", *arguments],
+            cwd=cwd,
+            env=fleet.environment(home),
+            stdout=out,
+            stderr=err,
+            text=True,
+            start_new_session=True,
+        )
+    process = Process(popen, output, errors)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def releasing(fleet: Fleet, tiny: TinyRecipe, *more: str, home: str = "parent", before: str = "") -> Any:
+    """`enginery release --on-workers` of a recipe, or `--resume` of a release."""
+    asked = more if "--resume" in more else ("recipe.yaml", "--on-workers", *more)
+    place = fleet.folder / "homes" / home
+    return started(fleet, place, tiny.folder, "release", *asked, "--fleet", "fleet.yaml", "--json", before=before)
+
+
+@contextmanager
+def working(fleet: Fleet, target: str, home: str) -> Iterator[Process]:
+    """`enginery worker` for the pool of a target, once it is online."""
+    pool, place = str(TARGETS[target]["work_pool"]), fleet.folder / "homes" / home
+    before = fleet.workers(pool)
+    arguments = ("worker", "--target", target, "--fleet", "fleet.yaml")
+    with started(fleet, place, fleet.template.folder, *arguments) as worker:
+        try:
+            until(lambda: fleet.workers(pool) - before)
+            yield worker
+        finally:
+            # Its jobs have sessions of their own.
+            for child in descendants(worker.popen.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below `pid`, youngest last."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    return []
+
+
+def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
+    """What `condition` gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Fleet]:
+    """Both servers, three process pools, and their deployments."""
+    folder = tmp_path_factory.mktemp("fleet")
+    (folder / "prefect").mkdir()
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    template = write_tiny_recipe(folder / "template")
+    entries = yaml.safe_dump({"targets": TARGETS})
+    template.fleet.write_text(entries, encoding="utf-8")
+    with ExitStack() as stack:
+        prefect = stack.enter_context(prefect_server(folder / "prefect"))
+        mlflow = Restartable(folder)
+        stack.callback(mlflow.kill)
+        fleet = Fleet(prefect, mlflow, folder, template)
+        deploy(fleet)
+        yield fleet
+
+
+def deploy(fleet: Fleet) -> None:
+    """Work pools and deployments, as prefect.yaml makes them."""
+    code = f"""
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from flows import deployments
+with get_client(sync_client=True) as client:
+    for pool in {POOLS!r}:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+    for flow in (deployments.build_target, deployments.release_engines):
+        of = client.create_flow(flow)
+        for pool in {POOLS!r}:
+            client.create_deployment(
+                flow_id=of, name=pool, work_pool_name=pool, path={str(ROOT)!r},
+                entrypoint=f"flows/deployments.py:{{flow.fn.__name__}}",
+                pull_steps=[{{"prefect.deployments.steps.set_working_directory": {{"directory": {str(ROOT)!r}}}}}],
+            )
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], env=fleet.environment(fleet.folder / "homes" / "none"), check=True, cwd=ROOT
+    )

@@ -1,0 +1,289 @@
+"""`enginery up` and `down`, and what a real stack shows: deployments, promotion, events, automations, lost runs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from registry.errors import BadInput
+from registry.mlflow_store import MlflowStore
+from registry.records import Verdict
+from tests.conftest import ManifestFactory
+from tests.fleet.checkouts import Checkout, make_checkout
+from tests.servers import BUCKET, free_port, s3_server
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+SLEEPER = """
+pull: [{prefect.deployments.steps.set_working_directory: {directory: "{{ $ENGINERY_CHECKOUT }}"}}]
+deployments:
+  - name: sleeper
+    entrypoint: sleeper.py:sleeper
+    tags: [enginery]
+    work_pool: {name: releases, job_variables: {env: {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: "30"}}}
+    concurrency_limit: {limit: 1, collision_strategy: ENQUEUE, grace_period_seconds: 60}
+  - name: t4
+    entrypoint: swap.py:swap_engine
+    work_pool: {name: gpu-t4}
+"""
+SLEEPER_FLOW = """
+import os, time
+from pathlib import Path
+from prefect import flow
+
+@flow
+def sleeper(into: str):
+    Path(into).write_text(str(os.getpid()))
+    time.sleep(600)
+"""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack that runs: its checkout, its ENGINERY_HOME, and what `up` said to export."""
+
+    checkout: Checkout
+    home: Path
+    environment: dict[str, str]
+
+    @property
+    def pids(self) -> dict[str, int]:
+        state = json.loads((self.home / "stack.json").read_text(encoding="utf-8"))
+        return {name: record["pid"] for name, record in state["services"].items()}
+
+    def api(self, path: str, **asked: Any) -> Any:
+        answer = requests.post(f"{self.environment['PREFECT_API_URL']}{path}", json=asked, timeout=30)
+        assert answer.ok, answer.text
+        return answer.json()
+
+    def read(self, path: str) -> Any:
+        return requests.get(f"{self.environment['PREFECT_API_URL']}{path}", timeout=30).json()
+
+    def start(self, deployment: str, **parameters: Any) -> requests.Response:
+        found = self.read(f"/deployments/name/{deployment}")
+        address = f"{self.environment['PREFECT_API_URL']}/deployments/{found['id']}/create_flow_run"
+        return requests.post(address, json={"parameters": parameters, "state": {"type": "SCHEDULED"}}, timeout=30)
+
+    def end_of(self, started: requests.Response) -> Any:
+        """The final state of a flow run."""
+        assert started.ok, started.text
+        path = f"/flow_runs/{started.json()['id']}"
+        ends = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return wait(lambda: (state := self.read(path)["state"])["type"] in ends and state, f"the end of {path}")
+
+    def engine_events(self) -> list[Any]:
+        """Enginery's events, the oldest first."""
+        answer = self.api("/events/filter", filter={"event": {"prefix": ["enginery."]}}, limit=50)
+        return list(reversed(answer["events"]))
+
+
+def wait(said: Callable[[], Any], what: str, seconds: float = 200) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := said():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"{what} did not come in {seconds} s")
+
+
+def marked(home: Path) -> list[int]:
+    """Every process that carries the stack's mark."""
+    mark = f"ENGINERY_STACK={json.loads((home / 'stack.json').read_text(encoding='utf-8'))['mark']}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal() and mark in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Short paths that PostgreSQL's own user may enter, gone with the module."""
+    made = []
+
+    def home(name: str) -> Path:
+        path = Path(tempfile.mkdtemp(prefix=f"enginery-{name}-"))
+        path.chmod(0o755)
+        made.append(path)
+        return path
+
+    yield home
+    for path in made:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The shipped recipes and fleet, and two deployments of the tests' own."""
+    made = make_checkout(tmp_path_factory.mktemp("checkout"))
+    (made.folder / "sleeper.yaml").write_text(SLEEPER, encoding="utf-8")
+    (made.folder / "sleeper.py").write_text(SLEEPER_FLOW, encoding="utf-8")
+    example = Path(__file__).parents[2] / "docs" / "automations" / "swap.py"
+    (made.folder / "swap.py").write_bytes(example.read_bytes())
+    return made
+
+
+@pytest.fixture(scope="module")
+def stack(checkout: Checkout, homes: Callable[[str], Path]) -> Iterator[Stack]:
+    """The whole stack with its artifacts in S3."""
+    home = homes("up")
+    with s3_server() as keys:
+        environment = keys | {"ENGINERY_HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "2"}
+        ports = ["--mlflow-port", str(free_port()), "--prefect-port", str(free_port())]
+        try:
+            said = checkout.enginery("up", *ports, "--artifacts", f"s3://{BUCKET}/bundles", environment=environment)
+            exported = [line.removeprefix("export ") for line in said.splitlines() if line.startswith("export ")]
+            exports = dict(line.split("=", 1) for line in exported)
+            values = {name: value.strip("'") for name, value in exports.items()}
+            started = Stack(checkout, home, environment | values)
+            checkout.run(
+                *("-m", "prefect", "--no-prompt", "deploy", "--prefect-file", "sleeper.yaml", "--all"),
+                environment=started.environment,
+            )
+            yield started
+        finally:
+            checkout.enginery("down", environment=environment)
+        assert marked(home) == []
+        assert (home / "stack" / "postgres" / "data" / "PG_VERSION").exists()
+
+
+def test_every_deployment_is_there_and_a_choice_that_is_none_is_refused(stack: Stack) -> None:
+    there = {each["name"]: each for each in stack.api("/deployments/filter", limit=100)}
+    wanted = yaml.safe_load((stack.checkout.folder / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    assert {each["name"] for each in wanted} <= set(there)
+    schema = there["promote"]["parameter_openapi_schema"]["properties"]["targets"]["items"]
+    assert schema["enum"][:2] == ["cpu", "rtx-3090"]
+    answer = stack.start("promote-engine/promote", model="m", targets=["gpu-of-nobody"], why="w", who="w")
+    assert answer.status_code in (409, 422)
+    assert "gpu-of-nobody" in answer.text
+    pools = {pool["name"]: pool["status"] for pool in stack.api("/work_pools/filter", limit=100)}
+    assert {pools[name] for name in ("releases", "cpu", "rtx")} == {"READY"}
+    assert pools["gpu-l4"] == "NOT_READY"  # nobody here can build for it
+
+
+def test_a_promotion_moves_the_alias_tells_prefect_and_starts_a_deployment(
+    stack: Stack, tmp_path: Path, manifest_factory: ManifestFactory
+) -> None:
+    store = MlflowStore(stack.environment["MLFLOW_TRACKING_URI"], tmp_path / "store")
+    for number, verdict in enumerate((Verdict.PASSED, Verdict.FAILED), start=1):
+        store.publish(*manifest_factory(bytes([number]), sequence=number, target="l4", verdict=verdict))
+    swap = stack.read("/deployments/name/swap-engine/t4")["id"]
+    _make_automations(stack, swap, tmp_path)
+    asked = {"model": "sst2", "targets": ["l4"], "why": "a test", "who": "ana"}
+    state = stack.end_of(promoting := stack.start("promote-engine/promote", **asked, version=1))
+    assert state["type"] == "COMPLETED", state["message"]
+    assert store.aliases("sst2")["production-l4"] == 1
+    (event,) = store.events("sst2")
+    assert event.flow_run == promoting.json()["id"]
+
+    refused = stack.end_of(stack.start("promote-engine/promote", **asked, version=2))
+    assert (refused["type"], refused["message"]) == ("FAILED", refused["message"])
+    assert refused["message"].startswith("sst2 version 2 is failed for l4")
+
+    told = wait(lambda: len(events := stack.engine_events()) == 2 and events, "two events")
+    assert [each["event"] for each in told] == ["enginery.engine.promoted", "enginery.engine.refused"]
+    assert told[0]["resource"]["prefect.resource.id"] == "enginery.engine.sst2.l4"
+    assert told[0]["payload"]["to"] == 1
+    assert told[0]["related"][0]["prefect.resource.id"] == f"prefect.flow-run.{event.flow_run}"
+    assert told[1]["payload"]["reason"] == refused["message"]
+
+    swaps = {"deployments": {"id": {"any_": [swap]}}}
+    (run,) = wait(lambda: stack.api("/flow_runs/filter", **swaps), "the deployment that the promotion starts")
+    assert run["parameters"] == {"model": "sst2", "target": "l4"}
+    told_by_command = stack.checkout.enginery(
+        "promote", "sst2", "--target", "l4", "--version", "1", environment=stack.environment
+    )
+    assert "unchanged" in told_by_command
+
+
+def _make_automations(stack: Stack, deployment: str, folder: Path) -> None:
+    """The examples of docs/automations, with ids of this server in them."""
+    examples = Path(__file__).parents[2] / "docs" / "automations"
+    slug = stack.read("/block_types/slug/slack-webhook")
+    schema = stack.api("/block_schemas/filter", block_schemas={"block_type_id": {"any_": [slug["id"]]}})[0]
+    block = stack.api(
+        "/block_documents/",
+        name="team",
+        data={"url": "https://example.invalid/hook"},
+        block_schema_id=schema["id"],
+        block_type_id=slug["id"],
+    )
+    for file, found in (("notify-on-refusal.yaml", block["id"]), ("swap-on-promotion.yaml", deployment)):
+        text = (examples / file).read_text(encoding="utf-8").replace("00000000-0000-0000-0000-000000000000", found)
+        (folder / file).write_text(text, encoding="utf-8")
+        stack.checkout.run(
+            *("-m", "prefect", "automation", "create", "--from-file", str(folder / file)),
+            environment=stack.environment,
+        )
+
+
+def test_the_slot_of_a_run_whose_worker_and_process_were_killed_comes_free_in_two_minutes(
+    stack: Stack, tmp_path: Path
+) -> None:
+    into = tmp_path / "pid"
+    started = stack.start("sleeper/sleeper", into=str(into))
+    pid = int(wait(lambda: into.exists() and into.read_text(encoding="utf-8"), "the flow's process"))
+    limit = stack.read("/deployments/name/sleeper/sleeper")["global_concurrency_limit"]
+    assert limit["active_slots"] == 1
+    os.kill(stack.pids["worker-releases"], signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    # What died comes back, and what lives is left alone.
+    os.killpg(stack.pids["mlflow"], signal.SIGKILL)
+    before = stack.pids
+    said = stack.checkout.enginery("up", environment=stack.environment)
+    after = stack.pids
+    assert {name for name in before if before[name] != after[name]} == {"worker-releases", "mlflow"}, said
+    assert requests.get(f"{stack.environment['MLFLOW_TRACKING_URI']}/health", timeout=10).ok
+
+    state = stack.end_of(started)
+    assert state["type"] == "CRASHED"
+    assert "nothing was heard of it" in state["message"]
+    wait(lambda: stack.read("/deployments/name/sleeper/sleeper")["global_concurrency_limit"]["active_slots"] == 0, "it")
+    assert time.monotonic() - began < 120
+
+
+def test_other_options_are_refused_while_it_runs(stack: Stack) -> None:
+    from flows import stack as stacks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(stack.checkout.folder)
+        with pytest.raises(BadInput, match="`enginery down` first"):
+            stacks.up(stack.home, stacks.Wanted(Path("recipes/fleet.yaml"), mlflow_port=free_port()), print)
+
+
+def test_an_up_that_is_killed_half_way_leaves_nothing_after_a_down(
+    checkout: Checkout, homes: Callable[[str], Path]
+) -> None:
+    home = homes("half")
+    environment = {"ENGINERY_HOME": str(home)}
+    ports = ["--mlflow-port", str(free_port()), "--prefect-port", str(free_port())]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from flows.cli import main; main()", "up", *ports],
+        cwd=checkout.folder,
+        env=checkout.environment(environment),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    state = home / "stack.json"
+    wait(lambda: state.exists() and '"prefect":' in state.read_text(encoding="utf-8"), "the Prefect server's start")
+    process.kill()
+    process.wait()
+    assert len(marked(home)) > 3
+    checkout.enginery("down", environment=environment)
+    assert marked(home) == []
+    assert json.loads(state.read_text(encoding="utf-8"))["services"] == {}

@@ -1,0 +1,41 @@
+"""What workers say of themselves, kept as Prefect variables that anyone may edit."""
+
+from dataclasses import replace
+
+import pytest
+from prefect.variables import Variable
+
+from flows.worker import WorkerReport, read_reports, write_report
+from registry.records import Backend
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
+
+REPORT = WorkerReport(
+    "gpu-l4",
+    "Host.Example_1",
+    ("l4",),
+    Backend.TENSORRT,
+    "11.4.0.106",
+    "a" * 64,
+    "2026-11-24T10:00:00+00:00",
+    "NVIDIA L4",
+    "8.9",
+    "580.95.05",
+)
+
+
+def test_the_last_report_of_each_host_of_a_pool_is_read_newest_first() -> None:
+    newer = replace(REPORT, backend_version="11.5", at="2026-11-24T11:00:00+00:00")
+    neighbour = replace(REPORT, host="other", at="2026-11-24T10:30:00+00:00")
+    for report in (REPORT, newer, neighbour, replace(REPORT, pool="gpu-l4-other")):
+        write_report(report)
+    assert read_reports("gpu-l4") == (newer, neighbour)
+    assert read_reports("nobody") == ()
+
+
+def test_a_variable_that_is_no_report_is_passed_over() -> None:
+    tags = ["enginery_worker", "pool:gpu-edited"]
+    write_report(replace(REPORT, pool="gpu-edited"))
+    Variable.set("edited", {"pool": "gpu-edited", "host": 1}, tags=tags)
+    Variable.set("words", "not a report", tags=tags)
+    assert read_reports("gpu-edited") == (replace(REPORT, pool="gpu-edited"),)
