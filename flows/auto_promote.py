@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration_data.reader import load_split
+from flows.decisions import promote
 from flows.plan import dataset_ref
-from flows.recipe import Fleet, Recipe
+from flows.recipe import Fleet, Recipe, load_fleet
 from registry.digest import file_sha256
 from registry.errors import EngineryError
 from registry.names import candidate_alias, production_alias
-from registry.promotion import promote
 from registry.records import EngineManifest, Verdict
 from registry.rules import Decision
 from registry.store import Store
@@ -38,7 +38,7 @@ class Promotion:
 def promote_proven(
     store: Store,
     recipe: Recipe,
-    fleet: Fleet,
+    fleet: Path,
     before: Mapping[str, int],
     decided: tuple[str, datetime.datetime, str | None],
     stages: Path,
@@ -48,6 +48,7 @@ def promote_proven(
     `decided` is why, when, and the flow run that decides. `stages` is where raw answers may still lie.
     """
     why, at, flow_run = decided
+    machines = load_fleet(fleet)
     now = store.aliases(recipe.model)
     results = []
     for target in recipe.targets:
@@ -55,10 +56,10 @@ def promote_proven(
         if candidate is None or candidate in (before.get(candidate_alias(target)), now.get(production_alias(target))):
             continue
         try:
-            refusal, evidence = _look(store, recipe, fleet, target, candidate, stages)
+            refusal, evidence = _look(store, recipe, machines, target, candidate, stages)
             if refusal is None:
                 decision = Decision(WHO, f"{why}; {evidence}", at, flow_run=flow_run)
-                promote(store, recipe.model, {target: candidate}, decision, {target: fleet.rules(target)})
+                promote(store, recipe.model, [target], candidate, decision, fleet)
         except EngineryError as error:
             refusal = str(error)
         results.append(Promotion(target, candidate, refusal is None, refusal or evidence))

@@ -69,8 +69,8 @@ def refused(model: str, target: str, version: int | None, who: str, why: str, re
     return EngineEvent(REFUSED, model, target, payload)
 
 
-def stale(model: str, target: str, version: int, reasons: Sequence[str]) -> EngineEvent:
-    """An engine in production that would come out otherwise if it were made today, and why."""
+def stale(model: str, target: str, version: int | None, reasons: Sequence[str]) -> EngineEvent:
+    """An engine that would come out otherwise if it were made today, and why; None: there is no version of it yet."""
     payload = {"version": version, "reasons": [reason[:LONGEST_REASON] for reason in reasons[:20]]}
     return EngineEvent(STALE, model, target, payload)
 

@@ -1,6 +1,5 @@
 """refresh-engines: what has gone stale is found, released again, and promoted where that is allowed and proven."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 
+from flows import events
 from flows.artifacts import refresh_artifacts
 from flows.auto_promote import Promotion, promote_proven
+from flows.choices import RecipeChoice
 from flows.commands.shared import now, open_store
 from flows.lineage import read_engines, read_facts, read_tried
 from flows.plan import pin
@@ -79,7 +79,7 @@ Release = Callable[[Sequence[Plan]], Mapping[Path, str]]
 
 @flow(name="refresh-engines", persist_result=False)
 def refresh_engines(
-    recipes: list[str] | None = None,
+    recipes: list[RecipeChoice] | None = None,
     fleet: str = "recipes/fleet.yaml",
     dry_run: bool = False,
     full: bool = False,
@@ -116,13 +116,14 @@ def refresh(asked: Asked, store: MlflowStore, toolchains: Toolchains, release: R
         except EngineryError as error:
             results[path] = Refreshed(path, "failed", reason=str(error))
             continue
-        announce(plan.stale)
+        if not asked.dry_run:
+            _announce(plan.stale)
         results[path] = Refreshed(path, "planned" if plan.targets else "fresh", plan)
         plans += [plan] if plan.targets else []
     if not asked.dry_run and plans:
         for path, failure in release(plans).items():
             plan = next(plan for plan in plans if plan.recipe == path)
-            results[path] = _conclude(plan, fleet, store, before[path], failure)
+            results[path] = _conclude(plan, asked.fleet, store, before[path], failure)
     return list(results.values())
 
 
@@ -202,19 +203,14 @@ def release_deployed(plans: Sequence[Plan], fleet: str) -> dict[Path, str]:
     return {plan.recipe: results.get(plan.recipe, gone) for plan in plans}
 
 
-def announce(stale: Sequence[Stale]) -> None:
-    """Tell Prefect's automations what has gone stale; without a server there is nobody to tell."""
-    if "PREFECT_API_URL" not in os.environ:
-        return
-    for found in stale:
-        emit_event(
-            event="enginery.engine.stale",
-            resource={"prefect.resource.id": f"enginery.engine.{found.model}.{found.target}"},
-            payload={"precision": found.precision.value, "version": found.version, "reason": found.reason},
-        )
+def _announce(stale: Sequence[Stale]) -> None:
+    events.emit(
+        events.stale(found.model, found.target, found.version, [f"{found.precision}: {found.reason}"])
+        for found in stale
+    )
 
 
-def _conclude(plan: Plan, fleet: Fleet, store: MlflowStore, before: Mapping[str, int], failure: str) -> Refreshed:
+def _conclude(plan: Plan, fleet: Path, store: MlflowStore, before: Mapping[str, int], failure: str) -> Refreshed:
     # Also where the release failed for some targets: each candidate is looked at by itself.
     reasons = dict.fromkeys(f"{found.target} {found.precision}: {found.reason}" for found in plan.stale)
     why = f"refreshed, since {'; '.join(reasons)}"[:1000] if reasons else "refreshed in full"

@@ -15,7 +15,7 @@ import pytest
 from calibration_data.reader import load_split
 from flows.auto_promote import Promotion, promote_proven
 from flows.plan import dataset_ref
-from flows.recipe import Fleet, Recipe
+from flows.recipe import Recipe
 from registry.digest import file_sha256
 from registry.promotion import nominate
 from registry.records import Machine, Measurement, Verdict
@@ -51,9 +51,10 @@ def recipe(tmp_path: Path) -> Recipe:
     )
 
 
-def fleet(**more: object) -> Fleet:
+def fleet(folder: Path, **more: object) -> Path:
     target = {"backend": "tensorrt", "compute_capability": "8.9", **more}
-    return Fleet.model_validate_json(json.dumps({"targets": {"l4": target}}))
+    (folder / "fleet.yaml").write_text(json.dumps({"targets": {"l4": target}}), encoding="utf-8")
+    return folder / "fleet.yaml"
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def run(
     store: MemoryStore, recipe: Recipe, tmp_path: Path, *, before: dict[str, int] | None = None, **target: object
 ) -> Promotion:
     decided = ("refreshed", AT, "run-9")
-    (found,) = promote_proven(store, recipe, fleet(**target), before or {}, decided, tmp_path / "stages")
+    (found,) = promote_proven(store, recipe, fleet(tmp_path, **target), before or {}, decided, tmp_path / "stages")
     assert found.promoted == (store.aliases("sst2").get("production-l4") == found.version)
     return found
 
@@ -203,5 +204,5 @@ def test_a_candidate_that_is_not_new_is_not_looked_at(
     promote(memory_store, "l4", first if before == "candidate-l4" else second)
     nominate(memory_store, "sst2", "l4", second)
     aliases = {"candidate-l4": second} if before == "candidate-l4" else {}
-    found = promote_proven(memory_store, recipe, fleet(), aliases, ("refreshed", AT, None), tmp_path / "stages")
+    found = promote_proven(memory_store, recipe, fleet(tmp_path), aliases, ("refreshed", AT, None), tmp_path / "stages")
     assert found == ()
