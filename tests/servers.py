@@ -24,12 +24,20 @@ def free_port() -> int:
 
 @contextmanager
 def mlflow_server(
-    database: Path, artifacts: str, more: Mapping[str, str] | None = None, workers: int = 1, port: int | None = None
+    database: Path | str,
+    artifacts: str,
+    more: Mapping[str, str] | None = None,
+    workers: int = 1,
+    port: int | None = None,
 ) -> Iterator[str]:
-    """`mlflow server` that keeps what it proxies at `artifacts` (a folder or a bucket's URI); yields its address."""
+    """`mlflow server` that keeps what it proxies at `artifacts` (a folder or a bucket's URI); yields its address.
+
+    `database` is a SQLite file, or the URI of a database.
+    """
     port = port or free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
-    stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", artifacts]
+    backend = database if isinstance(database, str) else f"sqlite:///{database}"
+    stores = ["--backend-store-uri", backend, "--artifacts-destination", artifacts]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(
@@ -50,8 +58,8 @@ def mlflow_server(
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """`prefect server start` on SQLite under `home`; yields the address of its API."""
+def prefect_server(home: Path, more: Mapping[str, str] | None = None) -> Iterator[str]:
+    """`prefect server start` on SQLite under `home`, unless `more` names a database; yields the address of its API."""
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     own = {
@@ -64,7 +72,7 @@ def prefect_server(home: Path) -> Iterator[str]:
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=inherited | own,
+            env=inherited | own | dict(more or {}),
             stdout=log,
             stderr=log,
             start_new_session=True,
