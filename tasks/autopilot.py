@@ -211,11 +211,13 @@ def _knapsack(blocks: Sequence[Block], prefix: AbstractSet[str]) -> frozenset[st
     macs = np.array([block.macs for block in blocks], dtype=np.float64)
     damage = np.array([block.damage or 0.0 for block in blocks])
     needed = sum(block.damage or 0.0 for block in blocks if block.tensor in prefix)
+    if needed <= 1e-6 * damage.sum():  # nothing that the solver could tell from zero
+        return None
     found = optimize.milp(
         macs / macs.sum(),
         integrality=np.ones(len(blocks)),
         bounds=optimize.Bounds(0, 1),
-        constraints=optimize.LinearConstraint(damage[None, :] / needed, lb=1.0) if needed > 0 else (),
+        constraints=optimize.LinearConstraint(damage[None, :] / needed, lb=1.0),
     )
     if found.x is None:
         return None

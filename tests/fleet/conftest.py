@@ -51,13 +51,9 @@ class Fleet:
     """The servers, a template of the tiny recipe, and a folder for homes and logs."""
 
     prefect: str
-    mlflow_server: Restartable
+    mlflow: str
     folder: Path
     template: TinyRecipe
-
-    @property
-    def mlflow(self) -> str:
-        return self.mlflow_server.address
 
     def environment(self, home: Path) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
@@ -208,8 +204,15 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> An
     return found
 
 
+@dataclass(frozen=True)
+class RestartableFleet(Fleet):
+    """A fleet whose MLflow server a test may kill and start again."""
+
+    mlflow_server: Restartable
+
+
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[RestartableFleet]:
     """Both servers, three process pools, and their deployments."""
     folder = tmp_path_factory.mktemp("fleet")
     (folder / "prefect").mkdir()
@@ -221,7 +224,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
         prefect = stack.enter_context(prefect_server(folder / "prefect"))
         mlflow = Restartable(folder)
         stack.callback(mlflow.kill)
-        fleet = Fleet(prefect, mlflow, folder, template)
+        fleet = RestartableFleet(prefect, mlflow.address, folder, template, mlflow)
         deploy(fleet)
         yield fleet
 

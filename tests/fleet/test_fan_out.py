@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from registry.mlflow_runs import STATE
-from tests.fleet.conftest import Fleet, Process, descendants, releasing, until, working
+from tests.fleet.conftest import Fleet, Process, RestartableFleet, descendants, releasing, until, working
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
@@ -143,7 +143,7 @@ def test_the_same_release_started_twice_at_once_is_one_release(fleet: Fleet, cpu
     assert [run.data.tags[STATE] for run in fleet.release_runs("twice")] == ["complete"]
 
 
-def test_a_release_outlives_a_killed_and_restarted_mlflow(fleet: Fleet, cpu_worker: Process) -> None:
+def test_a_release_outlives_a_killed_and_restarted_mlflow(fleet: RestartableFleet, cpu_worker: Process) -> None:
     tiny = fleet.recipe("restarted", ("cpu",))
     with releasing(fleet, tiny) as parent:
         release = release_of(fleet, "restarted")
