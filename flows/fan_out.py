@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
 from flows.build_target import Judged
@@ -95,6 +95,9 @@ def fan_out(office: Office, errands: Mapping[str, Errand]) -> FannedOut:
                 pool = errand.target.work_pool
                 reason = f"Prefect has no deployment build-target/{pool}: run `prefect deploy --all`"
                 results[name] = _lost(office, errand, "lost", reason)
+            except PrefectHTTPStatusError as error:
+                reason = f"Prefect refused the order: {str(error).splitlines()[0]}"
+                results[name] = _lost(office, errand, "failed", reason)
         _wait(client, office, waiting, results)
         settle(client, [child.flow_run for child in waiting.values() if child.abandoned])
     missing = sorted(name for name, result in results.items() if not result.accepted)

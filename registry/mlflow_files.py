@@ -15,8 +15,8 @@ from registry.mlflow_artifacts import open_source
 from registry.mlflow_store import MlflowStore
 
 T = TypeVar("T")
-# A server that is restarted is back by then; MLflow's client has its own retries besides.
-_PAUSES_SECONDS = (2.0, 10.0)
+# A server that is restarted is back by then. MLflow's client has retries of its own, but not in every call.
+_PAUSES_SECONDS = (2.0, 5.0, 15.0, 30.0, 60.0)
 
 
 class RunFiles:

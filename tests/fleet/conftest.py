@@ -28,6 +28,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "cpu": {"backend": "onnxruntime", "work_pool": "cpu"},
     "rtx-4090": {"backend": "tensorrt_rtx", "compute_capability": "8.9", "work_pool": "rtx"},
     "rtx-5090": {"backend": "tensorrt_rtx", "compute_capability": "12.0", "work_pool": "nobody", "patience_seconds": 3},
+    "rtx-3090": {"backend": "tensorrt_rtx", "compute_capability": "8.6", "work_pool": "undeployed"},
 }
 
 

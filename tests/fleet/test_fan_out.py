@@ -104,15 +104,16 @@ def test_a_late_result_of_a_lost_worker_is_not_taken(fleet: Fleet) -> None:
     assert [run.state.name for run in fleet.flow_runs(release, "rtx-4090")] == ["Completed", "Cancelled"]
 
 
-def test_a_killed_build_is_said_at_once(fleet: Fleet, cpu_worker: Process) -> None:
-    tiny = fleet.recipe("killed", ("cpu",))
+def test_a_killed_build_and_a_missing_deployment_are_said_at_once(fleet: Fleet, cpu_worker: Process) -> None:
+    tiny = fleet.recipe("killed", ("cpu", "rtx-3090"))
     with releasing(fleet, tiny) as parent:
         release = release_of(fleet, "killed")
         until(lambda: is_running(fleet, release, "cpu"))
         until(lambda: job_of(cpu_worker)).kill()
         code, report = parent.wait()
-    assert (code, report["missing"], engines(fleet, "killed")) == (1, ["cpu"], [])
+    assert (code, report["missing"], engines(fleet, "killed")) == (1, ["cpu", "rtx-3090"], [])
     assert report["engines"][0]["reason"].startswith("Crashed")
+    assert "no deployment build-target/undeployed" in report["engines"][-1]["reason"]
 
 
 def test_a_killed_parent_goes_on_with_what_its_workers_finished(fleet: Fleet, cpu_worker: Process) -> None:
@@ -151,7 +152,7 @@ def test_a_release_outlives_a_killed_and_restarted_mlflow(fleet: RestartableFlee
         fleet.mlflow_server.kill()
         fleet.mlflow_server.start()
         code, report = parent.wait()
-    assert code == 0, report
+    assert code == 0, [row["reason"] for row in report["engines"]]
     assert [name for _, name, _ in engines(fleet, "restarted")] == ["fp32", "int8-dynamic"]
 
 

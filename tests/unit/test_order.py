@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
+from flows.deployments import build_target, release_engines
 from flows.handover import Parcel, send
 from flows.on_workers import narrow
 from flows.order import Entry, Order, Outcome, read_outcome, take_outcome, write_outcome
@@ -58,6 +61,20 @@ def test_an_order_is_the_same_after_prefect_has_carried_it() -> None:
     carried = order().model_dump(mode="json")
     assert Order.model_validate(carried) == order()
     assert order().target == load_fleet(ROOT / "recipes" / "fleet.yaml").target("cpu")
+
+
+def test_prefect_takes_an_order_by_the_schema_that_its_deployment_enforces() -> None:
+    schema = parameter_schema(build_target.fn).model_dump_for_openapi()
+    carried = {"order": order().model_dump(mode="json")}
+    validate(carried, schema, raise_on_error=True)
+    assert build_target.validate_parameters(carried) == {"order": order()}
+
+
+def test_the_form_of_a_release_offers_the_precisions() -> None:
+    schema = parameter_schema(release_engines.fn).model_dump_for_openapi()
+    asked = {"recipe": "recipes/quickstart.yaml", "targets": ["cpu"], "precisions": ["int8"]}
+    validate(asked, schema, raise_on_error=True)
+    assert schema["definitions"]["Precision"]["enum"] == [precision.value for precision in Precision]
 
 
 @pytest.mark.parametrize(
