@@ -14,7 +14,7 @@ from flows import stack_postgres
 from flows.prefect_yaml import FILE
 from flows.recipe import load_fleet
 from flows.stack_processes import Processes, Service
-from flows.stack_services import HOST, Addresses, inherited, mlflow_server, prefect_server, workers
+from flows.stack_services import HOST, Addresses, client, inherited, mlflow_server, prefect_server, workers
 from registry.errors import BadInput
 
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
@@ -57,7 +57,7 @@ def up(home: Path, wanted: Wanted, say: Say) -> Addresses:
             prefect_server(cluster, prefect_port, home / "stack" / "prefect"),
         ]
         _start(processes, servers, say)
-        _deploy(processes, addresses, wanted.fleet, say)
+        _deploy(processes, client(addresses, home), wanted.fleet, say)
         _start(processes, workers(fleet, addresses, home, Path.cwd()), say)
     return addresses
 
@@ -88,9 +88,8 @@ def _start(processes: Processes, services: list[Service], say: Say) -> None:
         say(f"{service.name} {state}")
 
 
-def _deploy(processes: Processes, addresses: Addresses, fleet: Path, say: Say) -> None:
+def _deploy(processes: Processes, environment: dict[str, str], fleet: Path, say: Say) -> None:
     began = time.monotonic()
-    environment = inherited() | addresses.environment()
     ours = (sys.executable, "-m", "flows.cli", "deployments", "--pools", "--fleet", str(fleet))
     processes.run("pools", ours, environment)
     processes.run("deploy", (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"), environment)
@@ -98,20 +97,30 @@ def _deploy(processes: Processes, addresses: Addresses, fleet: Path, say: Say) -
 
 
 def _options(processes: Processes, wanted: Wanted, home: Path) -> dict[str, str]:
-    last = processes.options
+    last, artifacts = processes.options, wanted.artifacts
+    if artifacts and "://" not in artifacts:
+        artifacts = str(Path(artifacts).absolute())
     asked = {
-        "mlflow_port": wanted.mlflow_port and str(wanted.mlflow_port),
-        "prefect_port": wanted.prefect_port and str(wanted.prefect_port),
-        "artifacts": wanted.artifacts,
+        "mlflow_port": str(wanted.mlflow_port or ""),
+        "prefect_port": str(wanted.prefect_port or ""),
+        "artifacts": artifacts,
     }
     defaults = {"mlflow_port": str(MLFLOW_PORT), "prefect_port": str(PREFECT_PORT)}
     defaults["artifacts"] = str(home / "stack" / "artifacts")
     options = {name: given or last.get(name) or defaults[name] for name, given in asked.items()}
-    runs = [name for name in processes.state.services if processes.is_running(name)]
-    if runs and last and options != last:
-        changed = ", ".join(f"{name} {last.get(name)}" for name in options if options[name] != last.get(name))
-        raise BadInput(f"the stack runs with {changed}: `enginery down` first, then start it with the new options")
+    if changed := [
+        name for name in options if options[name] != last.get(name, options[name]) and _held(processes, name)
+    ]:
+        runs_with = ", ".join(f"--{name.replace('_', '-')} {last[name]}" for name in changed)
+        raise BadInput(f"the stack runs with {runs_with}: `enginery down` first, then start it with the new options")
     return options
+
+
+def _held(processes: Processes, option: str) -> bool:
+    """Whether something runs that was started with the option; workers know every address."""
+    names = [name for name in processes.state.services if processes.is_running(name)]
+    server = "prefect" if option == "prefect_port" else "mlflow"
+    return any(name == server or name.startswith("worker-") for name in names)
 
 
 def _processes(home: Path) -> Processes:

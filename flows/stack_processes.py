@@ -25,6 +25,8 @@ from registry.errors import BadInput, EngineryError
 MARK = "ENGINERY_STACK"
 STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.1
+# Enough for the last line of a log that grew for weeks.
+_LAST_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,8 @@ class Processes:
             time.sleep(_POLL_SECONDS)
 
     def _last_words(self, name: str) -> str:
-        lines = self.log(name).read_text(encoding="utf-8", errors="replace").split("\n")
-        said = [" ".join(line.split()) for line in lines if line.strip()]
+        written = self.log(name).read_bytes()[-_LAST_BYTES:].decode(errors="replace")
+        said = [" ".join(line.split()) for line in written.split("\n") if line.strip()]
         return f"{said[-1][:300] if said else 'it said nothing'} (see {self.log(name)})"
 
     def _save(self) -> None:

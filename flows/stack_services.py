@@ -46,6 +46,11 @@ def inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name not in ours}
 
 
+def client(addresses: Addresses, home: Path) -> dict[str, str]:
+    """The environment of whoever talks to the servers, with Prefect's files apart from the user's."""
+    return inherited() | addresses.environment() | {"PREFECT_HOME": str(home / "stack" / "client")}
+
+
 def mlflow_server(cluster: Cluster, port: int, artifacts: str) -> Service:
     """MLflow on PostgreSQL; it passes artifacts on to `artifacts`, a folder or a bucket's URI."""
     command = (sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "2")
@@ -71,11 +76,9 @@ def prefect_server(cluster: Cluster, port: int, folder: Path) -> Service:
 
 def workers(fleet: Fleet, addresses: Addresses, home: Path, checkout: Path) -> list[Service]:
     """A worker for the releases, and one for each pool of which this host can build every target."""
-    environment = inherited() | addresses.environment()
-    environment |= {
+    environment = client(addresses, home) | {
         "ENGINERY_HOME": str(home),
         "ENGINERY_CHECKOUT": str(checkout),
-        "PREFECT_HOME": str(home / "stack" / "worker"),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": "3",  # a few workers may ask more often than every 10 s
     }

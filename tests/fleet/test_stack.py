@@ -220,10 +220,13 @@ def test_an_up_that_is_killed_half_way_leaves_nothing_after_a_down(
         stderr=subprocess.DEVNULL,
     )
     state = home / "stack.json"
-    wait(lambda: state.exists() and '"prefect":' in state.read_text(encoding="utf-8"), "the Prefect server's start")
-    process.kill()
-    process.wait()
-    assert len(marked(home)) >= 3
-    checkout.enginery("down", environment=environment)
+    try:
+        wait(lambda: state.exists() and '"prefect":' in state.read_text(encoding="utf-8"), "the Prefect server's start")
+        process.kill()
+        process.wait()
+        assert len(marked(home)) >= 3
+    finally:
+        process.kill()
+        checkout.enginery("down", environment=environment)
     assert marked(home) == []
     assert json.loads(state.read_text(encoding="utf-8"))["services"] == {}

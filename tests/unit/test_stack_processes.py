@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,6 +188,20 @@ def test_two_commands_at_once_are_refused(tmp_path: Path) -> None:
 
     with FileLock(tmp_path / "stack.lock"), pytest.raises(BadInput, match="at work"):
         stack.down(tmp_path, print)
+
+
+def test_options_change_until_something_runs_with_them(processes: Processes, folder: Path) -> None:
+    def wanted(**options: Any) -> dict[str, str]:
+        return stack._options(again(folder), stack.Wanted(Path("fleet.yaml"), **options), folder)
+
+    assert wanted() == {"mlflow_port": "5000", "prefect_port": "4200", "artifacts": f"{folder}/stack/artifacts"}
+    processes.remember(wanted(mlflow_port=5001, artifacts="s3://bucket/path"))
+    processes.start(service(STUBBORN, name="postgres"))
+    assert wanted(mlflow_port=5002) == wanted() | {"mlflow_port": "5002"}
+    processes.start(service(STUBBORN, name="mlflow"))
+    assert wanted(prefect_port=4201, artifacts="s3://bucket/path")["prefect_port"] == "4201"
+    with pytest.raises(BadInput, match="runs with --mlflow-port 5001: `enginery down` first"):
+        wanted(mlflow_port=5002)
 
 
 def test_up_needs_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
