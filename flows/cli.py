@@ -68,3 +68,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     if code == STOPPED:
         err.print("stopped; what was finished is kept: run the same command again to go on", soft_wrap=True)
     return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()

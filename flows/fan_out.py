@@ -8,19 +8,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
-from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Cancelling
 from pydantic import ValidationError
 
 from flows.build_target import Judged
+from flows.flow_runs import HEARTBEAT_SECONDS, POLL_SECONDS, Watched, cancel, read_states, settle, why_lost
 from flows.order import Order, OutcomeRef, read_outcome, take_outcome
 from flows.publication import Made
 from flows.report import Row
@@ -30,14 +28,6 @@ from registry.mlflow_files import RunFiles
 from registry.mlflow_runs import ReleaseLog
 from registry.records import GpuTarget
 from tasks.interrupt import check_stopped
-
-POLL_SECONDS = 3.0
-# Prefect's shortest heartbeat; three that fail to come are no accident.
-HEARTBEAT_SECONDS, SILENT_SECONDS = 30, 100.0
-# A run that a worker took and did not begin, after the worker itself is known to be gone.
-STARTING_SECONDS = 15.0
-# A worker that lives stops a cancelled run in this time.
-CANCEL_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -66,13 +56,10 @@ class Office:
 
 
 @dataclass
-class Child:
-    """A flow run that is waited for; `sign` is the last sign of life and `seen` when it came (monotonic seconds)."""
+class Child(Watched):
+    """The flow run of an errand; `abandoned` once it was given up while it might be at work."""
 
-    errand: Errand
-    flow_run: str
-    sign: object = None
-    seen: float = field(default_factory=time.monotonic)
+    errand: Errand = field(kw_only=True)
     abandoned: bool = False
 
 
@@ -102,13 +89,14 @@ def fan_out(office: Office, errands: Mapping[str, Errand]) -> FannedOut:
                 results[name] = Result(judged, accepted=True)
                 continue
             try:
-                waiting[name] = Child(errand, _start(client, office, errand))
+                flow_run = _start(client, office, errand)
+                waiting[name] = Child(flow_run, errand.target, errand.patience_seconds, errand=errand)
             except ObjectNotFound:
                 pool = errand.target.work_pool
                 reason = f"Prefect has no deployment build-target/{pool}: run `prefect deploy --all`"
                 results[name] = _lost(office, errand, "lost", reason)
         _wait(client, office, waiting, results)
-        _settle(client, [child.flow_run for child in waiting.values() if child.abandoned])
+        settle(client, [child.flow_run for child in waiting.values() if child.abandoned])
     missing = sorted(name for name, result in results.items() if not result.accepted)
     return FannedOut(tuple(entry for name in errands for entry in results[name].judged), tuple(missing))
 
@@ -119,7 +107,7 @@ def _wait(client: SyncPrefectClient, office: Office, waiting: Mapping[str, Child
         check_stopped()
         office.bench.report(f"wait for {', '.join(open_ones)}", 1 - len(open_ones) / len(waiting))
         try:
-            states = _states(client, [child.flow_run for child in open_ones.values()])
+            states = read_states(client, [child.flow_run for child in open_ones.values()])
             for name, child in open_ones.items():
                 if (result := _look(client, office, child, states.get(child.flow_run))) is not None:
                     results[name] = result
@@ -134,15 +122,14 @@ def _look(client: SyncPrefectClient, office: Office, child: Child, state: State 
     """What came of a child; None while it is to be waited for."""
     if state is not None and state.is_final():
         return _end(office, child, state)
-    reason = "its flow run was deleted" if state is None else _silence(client, child, state)
+    reason = "its flow run was deleted" if state is None else why_lost(client, child, state)
     if reason is None:
         return None
     # First the record, then the rest: what the worker brings from now on is not taken, whoever asks.
     office.log.give_up(office.run_id, child.flow_run, reason)
     child.abandoned = True
     if state is not None:
-        began = not (state.is_scheduled() or state.is_pending())
-        client.set_flow_run_state(child.flow_run, Cancelling() if began else Cancelled(message=reason), force=True)
+        cancel(client, child.flow_run, state, reason)
     return _lost(office, child.errand, "lost", reason)
 
 
@@ -202,7 +189,8 @@ def _start(client: SyncPrefectClient, office: Office, errand: Errand) -> str:
             return str(found.id)
         # The workers changed since it was ordered: nobody waits for it any more.
         office.log.give_up(office.run_id, str(found.id), "ordered anew")
-        client.set_flow_run_state(found.id, Cancelling(message="ordered anew"))
+        if found.state is not None and not found.state.is_final():
+            cancel(client, str(found.id), found.state, "ordered anew")
     run: Any = run_deployment(
         f"build-target/{target.work_pool}",
         parameters={"order": errand.order.model_dump(mode="json")},
@@ -220,65 +208,6 @@ def _is_promising(run: FlowRun) -> bool:
     return run.state is not None and (
         run.state.is_completed() or not (run.state.is_final() or run.state.is_cancelling())
     )
-
-
-def _silence(client: SyncPrefectClient, child: Child, state: State) -> str | None:
-    """Why a child is given up, in words; None while there is a sign of life, or it is not yet time."""
-    target, now = child.errand.target, time.monotonic()
-    waits = state.is_scheduled() or state.is_pending()
-    beat = None if waits else _heartbeat(client, child.flow_run)
-    sign = (state.type, beat)
-    lives = sign != child.sign or (beat is None and _is_online(client, target.work_pool))
-    if lives:
-        child.sign, child.seen = sign, now
-        return None
-    silent = now - child.seen
-    if state.is_scheduled() and silent > child.errand.patience_seconds:
-        return (
-            f"no worker of pool {target.work_pool} was online for {child.errand.patience_seconds:.0f} s: "
-            f"start one with `enginery worker --target {target.name}`"
-        )
-    if state.is_pending() and silent > STARTING_SECONDS:
-        return f"a worker of pool {target.work_pool} took the job and went offline before it began: look at its log"
-    if not waits and silent > SILENT_SECONDS:
-        return f"its worker gave no sign of life for {silent:.0f} s: look at the worker of pool {target.work_pool}"
-    return None
-
-
-def _heartbeat(client: SyncPrefectClient, flow_run: str) -> object:
-    """The id of the run's last heartbeat, or None: clocks differ between hosts, ids do not."""
-    wanted = EventFilter(
-        event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
-        resource=EventResourceFilter(id=[f"prefect.flow-run.{flow_run}"]),
-    )
-    return next((event.id for event in client.read_events(wanted, limit=1).events), None)
-
-
-def _is_online(client: SyncPrefectClient, pool: str) -> bool:
-    try:
-        if client.read_work_pool(pool).is_paused:
-            return False
-        return any(worker.status.value == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
-    except ObjectNotFound:
-        return False
-
-
-def _states(client: SyncPrefectClient, flow_runs: list[str]) -> dict[str, State | None]:
-    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(run) for run in flow_runs]))
-    return {str(run.id): run.state for run in client.read_flow_runs(flow_run_filter=wanted)}
-
-
-def _settle(client: SyncPrefectClient, flow_runs: list[str]) -> None:
-    """Runs that were given up end as cancelled, also where no worker is left to end them."""
-    deadline = time.monotonic() + CANCEL_SECONDS
-    while flow_runs:
-        states = _states(client, flow_runs)
-        flow_runs = [run for run in flow_runs if (state := states.get(run)) is not None and not state.is_final()]
-        if flow_runs and time.monotonic() > deadline:
-            for run in flow_runs:
-                client.set_flow_run_state(run, Cancelled(message="given up by its release"), force=True)
-            return
-        time.sleep(POLL_SECONDS if flow_runs else 0)
 
 
 def _lost(office: Office, errand: Errand, state: str, reason: str) -> Result:

@@ -91,7 +91,7 @@ def _start(processes: Processes, services: list[Service], say: Say) -> None:
 def _deploy(processes: Processes, addresses: Addresses, fleet: Path, say: Say) -> None:
     began = time.monotonic()
     environment = inherited() | addresses.environment()
-    ours = (sys.executable, "-c", "from flows.cli import main; main()", "deployments", "--pools", "--fleet", str(fleet))
+    ours = (sys.executable, "-m", "flows.cli", "deployments", "--pools", "--fleet", str(fleet))
     processes.run("pools", ours, environment)
     processes.run("deploy", (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"), environment)
     say(f"work pools, automations and deployments are made ({time.monotonic() - began:.1f} s)")

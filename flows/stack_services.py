@@ -77,6 +77,7 @@ def workers(fleet: Fleet, addresses: Addresses, home: Path, checkout: Path) -> l
         "ENGINERY_CHECKOUT": str(checkout),
         "PREFECT_HOME": str(home / "stack" / "worker"),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS),
+        "PREFECT_WORKER_QUERY_SECONDS": "3",  # a few workers may ask more often than every 10 s
     }
     pools = [(RELEASES_POOL, RELEASES_AT_ONCE), *((pool, 1) for pool in work_pools(fleet) if builds_here(fleet, pool))]
     return [

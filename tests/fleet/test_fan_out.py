@@ -79,7 +79,7 @@ def test_a_target_without_a_worker_is_lost_and_resuming_makes_only_it(fleet: Fle
 
 def test_a_late_result_of_a_lost_worker_is_not_taken(fleet: Fleet) -> None:
     tiny = fleet.recipe("late", ("rtx-4090",), rtx_4090={"patience_seconds": 3})
-    impatient = "import flows.fan_out\nflows.fan_out.SILENT_SECONDS = 20\nflows.fan_out.CANCEL_SECONDS = 1"
+    impatient = "import flows.flow_runs as runs\nruns.SILENT_SECONDS, runs.CANCEL_SECONDS = 20, 1"
     with working(fleet, "rtx-4090", "rtx-vanishing") as worker, releasing(fleet, tiny, before=impatient) as parent:
         release = release_of(fleet, "late")
         until(lambda: is_running(fleet, release, "rtx-4090"))

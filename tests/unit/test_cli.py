@@ -119,6 +119,24 @@ def test_a_recipe_that_is_not_there_is_one_sentence(enginery: Enginery, tmp_path
     assert_one_sentence(enginery("release", tmp_path / "none.yaml", "--fleet", FLEET), "none.yaml", "cannot be read")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("release",), ("name a recipe", "--resume")),
+        (("release", "recipe.yaml", "--resume", "0123456789ab"), ("one of the two",)),
+        (("release", "recipe.yaml", "--on-workers"), ("set PREFECT_API_URL",)),
+        (("release", "--resume", "0123456789ab"), ("set PREFECT_API_URL",)),
+        (("worker", "--target", "nobody", "--fleet", FLEET), ("no target 'nobody'",)),
+        (("worker", "--target", "cpu", "--fleet", FLEET), ("set PREFECT_API_URL",)),
+    ],
+)
+def test_what_needs_a_fleet_is_said_in_one_sentence(
+    arguments: tuple[object, ...], words: tuple[str, ...], enginery: Enginery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert_one_sentence(enginery(*arguments), *words)
+
+
 def test_debug_gives_the_traceback(enginery: Enginery, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"none\.yaml"):
         enginery("--debug", "release", tmp_path / "none.yaml", "--fleet", FLEET)

@@ -149,6 +149,25 @@ def test_away_from_a_checkout_it_says_where_to_go(tmp_path: Path) -> None:
         shipped(tmp_path / "fleet.yaml")
 
 
+def test_the_command_says_how_it_differs_and_mends_it(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.cli import _guarded, app
+
+    monkeypatch.setenv("ENGINERY_DEBUG", "")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+    def command(*options: str) -> int:
+        return _guarded(lambda: app(["deployments", *options], standalone_mode=False))
+
+    shutil.copy(checkout.fleet_file.parent / "quickstart.yaml", checkout.fleet_file.parent / "mine.yaml")
+    assert command() == 1
+    assert "lacks release-engines/mine; run `enginery deployments --write`" in capsys.readouterr().err
+    assert (command("--write"), command("--check")) == (0, 0)
+    assert command("--pools") == 2
+    assert "PREFECT_API_URL" in capsys.readouterr().err
+
+
 def test_a_form_offers_the_fleets_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("prefect")
     from prefect.utilities.callables import parameter_schema

@@ -1,0 +1,148 @@
+"""Prefect and MLflow servers, and recipes of the tiny model, for the fleet's benchmarks.
+
+Both are on one PostgreSQL with fsync on, the system's where there is one. Prefect needs its extension pg_trgm, which
+the wheel does not have: where there is only that, Prefect is on SQLite, and the output says so.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import yaml
+
+from tests.fleet.conftest import ROOT, Fleet, until
+from tests.flows.conftest import RECIPE, TinyRecipe, write_tiny_recipe
+from tests.postgres import SOCKET_PORT, Postgres, running_postgres
+from tests.servers import free_port, mlflow_server, prefect_server
+
+# As the tests' fleet, but for the query interval: they shorten it, a benchmark must not.
+PREFECT_QUERY_SECONDS = 10.0
+# By its module: a script's own folder is put first on the path, and this one has a registry.py.
+ENTRYPOINT = "benchmarks.slow_target.build_target"
+
+
+@dataclass(frozen=True)
+class BenchFleet(Fleet):
+    """The tests' fleet, on PostgreSQL, and with a worker's query interval of its own choice (seconds)."""
+
+    postgres: Postgres
+    databases: Mapping[str, str]
+    servers: Mapping[str, psutil.Process]
+    query_seconds: float = PREFECT_QUERY_SECONDS
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """For the processes of one host, whose ENGINERY_HOME is `home`."""
+        return super().environment(home) | {"PREFECT_WORKER_QUERY_SECONDS": str(self.query_seconds)}
+
+    def database_bytes(self, server: str) -> int:
+        """The size of a server's database, as PostgreSQL says; SQLite's files with their log."""
+        if server not in self.databases:
+            return sum(file.stat().st_size for file in (self.folder / "prefect").glob("prefect.db*"))
+        where = f"host={self.postgres.folder} port={SOCKET_PORT} user=postgres dbname={self.databases[server]}"
+        with psycopg.connect(where) as connection:
+            row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+        return int(row[0]) if row else 0
+
+    def cpu_seconds(self, server: str) -> float:
+        """Processor time of a server and its workers so far, PostgreSQL's own left out."""
+        root = self.servers[server]
+        times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+        return float(sum(each.user + each.system for each in times))
+
+
+@contextmanager
+def bench_fleet(folder: Path, query_seconds: float = PREFECT_QUERY_SECONDS) -> Iterator[BenchFleet]:
+    """Both servers, fresh, and gone with the block."""
+    template = write_tiny_recipe(folder / "template")
+    (folder / "prefect").mkdir()
+    with ExitStack() as stack:
+        postgres = stack.enter_context(running_postgres(durable=True, system=True))
+        databases = {server: postgres.create() for server in _on(postgres)}
+        before = _children()
+        prefect = stack.enter_context(prefect_server(folder / "prefect", _connection(postgres, databases)))
+        (prefect_process,) = _children() - before
+        before, backend = _children(), postgres.uri(databases["MLflow"])
+        mlflow = stack.enter_context(mlflow_server(backend, str(folder / "artifacts"), port=free_port()))
+        (mlflow_process,) = _children() - before
+        servers = {"Prefect": prefect_process, "MLflow": mlflow_process}
+        yield BenchFleet(prefect, mlflow, folder, template, postgres, databases, servers, query_seconds)
+
+
+def deploy(fleet: BenchFleet, pool: str, entrypoint: str, parameters: dict[str, Any]) -> None:
+    """A process pool, and the build-target deployment on it that runs `entrypoint` with `parameters` besides."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    with fleet.client() as client:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        client.create_deployment(
+            flow_id=client.create_flow_from_name("build-target"),
+            name=pool,
+            work_pool_name=pool,
+            path=str(ROOT),
+            entrypoint=entrypoint,
+            parameters=parameters,
+            pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
+        )
+
+
+def write_recipe(fleet: BenchFleet, model: str, targets: Mapping[str, dict[str, Any]]) -> TinyRecipe:
+    """A recipe of the tiny model for `targets` in fp32: one engine a target."""
+    tiny = TinyRecipe(fleet.folder / model)
+    tiny.folder.mkdir()
+    data: Any = RECIPE["data"]
+    places = {
+        # Absolute: a worker runs in a folder of its own.
+        "source": {"path": str(fleet.template.folder / "checkpoint")},
+        "data": data | {"path": str(fleet.template.folder / "rows")},
+    }
+    own = {"model": model, "targets": list(targets), "precisions": ["fp32"]}
+    tiny.recipe.write_text(yaml.safe_dump(RECIPE | places | own), encoding="utf-8")
+    write_fleet(tiny, targets)
+    return tiny
+
+
+def write_fleet(tiny: TinyRecipe, targets: Mapping[str, dict[str, Any]]) -> None:
+    tiny.fleet.write_text(yaml.safe_dump({"targets": dict(targets)}), encoding="utf-8")
+
+
+def wait_for_workers(fleet: BenchFleet, pool: str, number: int) -> None:
+    """Until that many workers of a pool are online."""
+    with fleet.client() as client:
+        until(lambda: len(client.read_workers_for_work_pool(pool)) >= number)
+
+
+def load() -> str:
+    """The load average of the last minute and the cores, to stand beside a figure."""
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
+def middle_and_worst(seconds: Sequence[float]) -> str:
+    """Median (the upper one of two) and largest, as text."""
+    found = sorted(seconds)
+    return f"{found[len(found) // 2]:6.1f} s p50 {found[-1]:7.1f} s worst"
+
+
+def _on(postgres: Postgres) -> tuple[str, ...]:
+    """The servers that this PostgreSQL can serve."""
+    with psycopg.connect(f"host={postgres.folder} port={SOCKET_PORT} user=postgres dbname=postgres") as connection:
+        found = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'pg_trgm'").fetchone()
+    if found:
+        return ("MLflow", "Prefect")
+    print("no pg_trgm in this PostgreSQL: Prefect is on SQLite")
+    return ("MLflow",)
+
+
+def _connection(postgres: Postgres, databases: Mapping[str, str]) -> dict[str, str]:
+    if "Prefect" not in databases:
+        return {}
+    uri = postgres.uri(databases["Prefect"]).replace("+psycopg", "+asyncpg")
+    return {"PREFECT_API_DATABASE_CONNECTION_URL": uri}
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children())

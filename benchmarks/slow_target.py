@@ -1,0 +1,65 @@
+"""The deployed build-target with a fixed time added, and a clock in the parent that waits for it.
+
+The tiny model's engine is built in a second, a real one in a minute or more: a fan-out of seconds says nothing.
+"""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import httpx
+import requests
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows import deployments, fan_out, on_workers
+from flows.order import Order
+from registry.mlflow_runs import ReleaseLog
+
+
+@flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
+def build_target(order: Order, build_seconds: float) -> State:
+    """The deployed flow, after `build_seconds` more."""
+    time.sleep(build_seconds)
+    state: State = deployments.build_target.fn(order)
+    return state
+
+
+def record_fan_out(into: str) -> None:
+    """Have this process write to the file `into` when its fan-out began and ended, and what it asked the servers.
+
+    Times are seconds since the epoch, `accepted` one a target.
+    """
+    accepted: dict[str, float] = {}
+    asked: Counter[str] = Counter()
+    accept, wait_for_all = ReleaseLog.accept, fan_out.fan_out
+
+    def timed_accept(log: ReleaseLog, run_id: str, target: str, key: str, outcome: str) -> None:
+        accept(log, run_id, target, key, outcome)
+        accepted[target] = time.time()
+
+    def timed_fan_out(*arguments: Any) -> Any:
+        before, began = Counter(asked), time.time()
+        result = wait_for_all(*arguments)
+        seen = {"began": began, "ended": time.time(), "accepted": accepted, "asked": asked - before}
+        Path(into).write_text(json.dumps(seen), encoding="utf-8")
+        return result
+
+    _count(httpx.Client, "Prefect", asked)
+    _count(requests.Session, "MLflow", asked)
+    patch.object(ReleaseLog, "accept", timed_accept).start()
+    patch.object(on_workers, "fan_out", timed_fan_out).start()
+
+
+def _count(client: Any, server: str, asked: Counter[str]) -> None:
+    """Count each request that goes out: Prefect's client uses httpx, MLflow's uses requests."""
+    send = client.send
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        asked[server] += 1
+        return send(*arguments, **more)
+
+    client.send = counted

@@ -1,0 +1,100 @@
+"""What Prefect says of the flow runs that a release waits for: states, signs of life, and the end of lost ones."""
+
+import time
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Cancelling
+
+from registry.records import GpuTarget
+
+POLL_SECONDS = 3.0
+# Prefect's shortest heartbeat; three that fail to come are no accident.
+HEARTBEAT_SECONDS, SILENT_SECONDS = 30, 100.0
+# A run that a worker took and did not begin, after the worker itself is known to be gone.
+STARTING_SECONDS = 15.0
+# A worker that lives stops a cancelled run in this time.
+CANCEL_SECONDS = 30.0
+
+
+@dataclass
+class Watched:
+    """A flow run that is waited for; `sign` is the last sign of life and `seen` when it came (monotonic seconds)."""
+
+    flow_run: str
+    target: GpuTarget
+    patience_seconds: float
+    sign: object = None
+    seen: float = field(default_factory=time.monotonic)
+
+
+def why_lost(client: SyncPrefectClient, child: Watched, state: State) -> str | None:
+    """Why a run is to be given up, in words; None while there is a sign of life, or it is not yet time."""
+    target, now = child.target, time.monotonic()
+    waits = state.is_scheduled() or state.is_pending()
+    beat = None if waits else _heartbeat(client, child.flow_run)
+    sign = (state.type, beat)
+    lives = sign != child.sign or (beat is None and _is_online(client, target.work_pool))
+    if lives:
+        child.sign, child.seen = sign, now
+        return None
+    silent = now - child.seen
+    if state.is_scheduled() and silent > child.patience_seconds:
+        return (
+            f"no worker of pool {target.work_pool} was online for {child.patience_seconds:.0f} s: "
+            f"start one with `enginery worker --target {target.name}`"
+        )
+    if state.is_pending() and silent > STARTING_SECONDS:
+        return f"a worker of pool {target.work_pool} took the job and went offline before it began: look at its log"
+    if not waits and silent > SILENT_SECONDS:
+        return f"its worker gave no sign of life for {silent:.0f} s: look at the worker of pool {target.work_pool}"
+    return None
+
+
+def _heartbeat(client: SyncPrefectClient, flow_run: str) -> object:
+    """The id of the run's last heartbeat, or None: clocks differ between hosts, ids do not."""
+    wanted = EventFilter(
+        event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
+        resource=EventResourceFilter(id=[f"prefect.flow-run.{flow_run}"]),
+    )
+    return next((event.id for event in client.read_events(wanted, limit=1).events), None)
+
+
+def _is_online(client: SyncPrefectClient, pool: str) -> bool:
+    try:
+        if client.read_work_pool(pool).is_paused:
+            return False
+        return any(worker.status.value == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
+    except ObjectNotFound:
+        return False
+
+
+def read_states(client: SyncPrefectClient, flow_runs: list[str]) -> dict[str, State | None]:
+    """The state of each run by its id; one that was deleted is left out."""
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(run) for run in flow_runs]))
+    return {str(run.id): run.state for run in client.read_flow_runs(flow_run_filter=wanted)}
+
+
+def settle(client: SyncPrefectClient, flow_runs: list[str]) -> None:
+    """Runs that were given up end as cancelled, also where no worker is left to end them."""
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while flow_runs:
+        states = read_states(client, flow_runs)
+        flow_runs = [run for run in flow_runs if (state := states.get(run)) is not None and not state.is_final()]
+        if flow_runs and time.monotonic() > deadline:
+            for run in flow_runs:
+                client.set_flow_run_state(run, Cancelled(message="given up by its release"), force=True)
+            return
+        time.sleep(POLL_SECONDS if flow_runs else 0)
+
+
+def cancel(client: SyncPrefectClient, flow_run: str, state: State, reason: str) -> None:
+    """A queued run is cancelled at once; one at work is asked to stop, which needs its worker (see `settle`)."""
+    queued = state.is_scheduled() or state.is_pending()
+    ending: State = Cancelled(message=reason) if queued else Cancelling(message=reason)
+    client.set_flow_run_state(flow_run, ending)
