@@ -63,7 +63,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What became of a recipe: `state` is fresh, planned, released or failed; `reason` says why it failed."""
+    """What became of a recipe: `state` is fresh, planned, waiting, released or failed, and `reason` why it failed.
+
+    What waits is stale, and no machine that is known builds it.
+    """
 
     recipe: Path
     state: str
@@ -118,7 +121,8 @@ def refresh(asked: Asked, store: MlflowStore, toolchains: Toolchains, release: R
             continue
         if not asked.dry_run:
             _announce(plan.stale)
-        results[path] = Refreshed(path, "planned" if plan.targets else "fresh", plan)
+        state = "planned" if plan.targets else "waiting" if plan.unbuilt else "fresh"
+        results[path] = Refreshed(path, state, plan)
         plans += [plan] if plan.targets else []
     if not asked.dry_run and plans:
         for path, failure in release(plans).items():

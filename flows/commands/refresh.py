@@ -84,7 +84,7 @@ def _show(results: Sequence[Any]) -> None:
 def in_words(refreshed: Any) -> str:
     """What became of a recipe, as one line."""
     plan, said = refreshed.plan, [refreshed.state]
-    if plan is not None and refreshed.state != "fresh":
+    if plan is not None and plan.targets:
         said.append(f"targets {', '.join(plan.targets)}")
     if plan is not None and plan.unbuilt:
         said.append(f"no machine builds {', '.join(plan.unbuilt)}")

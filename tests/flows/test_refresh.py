@@ -13,21 +13,24 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
 
 from flows import local_prefect
 from flows.cli import _guarded, app
 from flows.lineage import local_toolchains
 from flows.plan import find_release
 from flows.recipe import Fleet, Recipe, load_fleet, load_recipe
-from flows.refresh import Asked, Plan, Refreshed, refresh
+from flows.refresh import Asked, Plan, Refreshed, refresh, refresh_engines
 from flows.release import release_engines
 from flows.stages import Bench
 from flows.staleness import Toolchain
+from flows.worker import WorkerReport, write_report
 from registry.mlflow_store import MlflowStore, embedded_store
 from registry.promotion import promote
-from registry.records import Precision
+from registry.records import Backend, Precision
 from registry.rules import Decision
 from registry.signing import local_signer, local_trust
+from tasks.backends import BACKENDS
 from tasks.workspace import Workspace
 from tests.flows.conftest import RECIPE, TinyRecipe, write_split
 
@@ -136,6 +139,7 @@ def test_a_new_calibration_set_makes_only_int8_stale(world: World) -> None:
     assert world.stale() == []
 
 
+@pytest.mark.long
 def test_a_moved_source_makes_all_stale_until_it_is_released(world: World) -> None:
     config = world.tiny.folder / "checkpoint" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"note": "the same weights"}), encoding="utf-8")
@@ -192,6 +196,7 @@ def test_a_recipe_that_cannot_be_read_sinks_no_other(world: World) -> None:
     assert "broken.yaml" in results[0].reason
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_new_candidate_is_promoted_only_where_that_is_allowed_and_proven(world: World, allowed: bool) -> None:
     store = world.store
@@ -214,6 +219,32 @@ def test_a_new_candidate_is_promoted_only_where_that_is_allowed_and_proven(world
             assert store.events("tiny")[-1].who == "refresh-engines"
 
 
+def test_what_no_known_machine_builds_waits(world: World) -> None:
+    world.change(profiles=[{**RECIPE["profiles"][0], "batch": {"min": 1, "opt": 1, "max": 4}}])  # type: ignore[index]
+    result = world.refresh(toolchains=lambda *_: {})
+    assert result.plan is not None
+    assert (result.state, result.plan.targets, result.plan.unbuilt) == ("waiting", (), ("cpu",))
+
+
+def test_the_flow_shows_its_plan_and_fails_where_a_release_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINERY_HOME", str(world.home))
+    world.change(profiles=[{**RECIPE["profiles"][0], "batch": {"min": 1, "opt": 1, "max": 4}}])  # type: ignore[index]
+    version = BACKENDS[Backend.ONNXRUNTIME].version()
+    write_report(WorkerReport("default", "ada", ("cpu",), Backend.ONNXRUNTIME, version, "c" * 64, "2026-11-24T00:00"))
+    (result,) = refresh_engines(["recipe.yaml"], "fleet.yaml", dry_run=True)
+    assert (result.state, result.plan and result.plan.targets) == ("planned", ("cpu",))
+    with get_client(sync_client=True) as client:
+        shown = client.request("GET", "/artifacts/{key}/latest", path_params={"key": "refresh"}).json()
+    rows = json.loads(shown["data"])
+    assert [(row["target"], row["precision"], row["why"]) for row in rows] == [
+        (target, precision, "the recipe has other optimization profiles") for target, precision in ALL
+    ]
+    state = refresh_engines(["recipe.yaml"], "fleet.yaml", return_state=True)
+    assert state.is_failed()
+    assert "Prefect has no deployment release-engines/recipe" in str(state.message)
+
+
+@pytest.mark.long
 def test_the_command_says_what_is_stale_and_mends_it(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
