@@ -8,6 +8,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import build_target as here
+from flows.artifacts import progress_artifacts
 from flows.choices import RecipeChoice, TargetChoice
 from flows.commands.shared import FLEET, open_store
 from flows.graphs import Graphs
@@ -56,7 +57,7 @@ def release_engines(
         tuple(precisions) if precisions else None,
         resume,
     )
-    return release_on_workers(asked, lines_report(log.info), log.warning)
+    return release_on_workers(asked, progress_artifacts(lines_report(log.info)), log.warning)
 
 
 @flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
@@ -70,7 +71,7 @@ def build_target(order: Order) -> State:
     store, workspace = open_store(), Workspace(home() / "stages")
     workspace.sweep()
     files, run = RunFiles(store), str(runtime.flow_run.id)
-    report = lines_report(get_run_logger().info)
+    report = progress_artifacts(lines_report(get_run_logger().info))
     # Workers hold no signing key: who publishes signs.
     bench = Bench(workspace, order.recipe, report, store, Signer(Path()), lambda: local_trust(home()))
     made = receive_order(files, workspace, order)

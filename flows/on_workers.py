@@ -12,6 +12,7 @@ from prefect.concurrency.sync import concurrency
 from pydantic import TypeAdapter, ValidationError
 
 from calibration_data.reader import Rows
+from flows.artifacts import release_artifacts
 from flows.commands.shared import open_store
 from flows.fan_out import Errand, Office, fan_out
 from flows.handover import Parcel, send
@@ -87,6 +88,7 @@ def release_on_workers(asked: Asked, report: Report, say: Callable[[str], None])
             if (found := finished_release(recipe.model, release, store)) is not None:
                 return found
             result = publish_release(bench, log, release, run_id, made, results.judged, results.missing)
+    release_artifacts(result, store)
     if result.state != "complete":
         raise ReleaseIncomplete(result)
     return result
