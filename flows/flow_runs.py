@@ -20,6 +20,8 @@ HEARTBEAT_SECONDS, SILENT_SECONDS = 30, 100.0
 STARTING_SECONDS = 15.0
 # A worker that lives stops a cancelled run in this time.
 CANCEL_SECONDS = 30.0
+# Prefect's answer holds so many flow runs at most (PREFECT_SERVER_API_DEFAULT_LIMIT); one left out would look deleted.
+LONGEST_ANSWER = 200
 
 
 @dataclass
@@ -76,8 +78,12 @@ def _is_online(client: SyncPrefectClient, pool: str) -> bool:
 
 def read_states(client: SyncPrefectClient, flow_runs: list[str]) -> dict[str, State | None]:
     """The state of each run by its id; one that was deleted is left out."""
-    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(run) for run in flow_runs]))
-    return {str(run.id): run.state for run in client.read_flow_runs(flow_run_filter=wanted)}
+    states: dict[str, State | None] = {}
+    for first in range(0, len(flow_runs), LONGEST_ANSWER):
+        ids = [UUID(run) for run in flow_runs[first : first + LONGEST_ANSWER]]
+        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
+        states |= {str(run.id): run.state for run in found}
+    return states
 
 
 def settle(client: SyncPrefectClient, flow_runs: list[str]) -> None:
