@@ -20,7 +20,9 @@ from registry.errors import BadInput, EngineryError
 SILENT_SECONDS = 3 * BEAT_SECONDS
 # From a worker's claim to the first state of the flow: an interpreter, the pull steps and the imports.
 NEVER_BEGAN_SECONDS = 110
-_BEAT = "prefect.flow-run.heartbeat"
+_PENDING, _RUNNING = "prefect.flow-run.Pending", "prefect.flow-run.Running"
+# The first beat goes through a thread that connects first: a run that is killed in its first seconds never sends it.
+_SIGNS = {_RUNNING, "prefect.flow-run.heartbeat"}
 _OVER = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 # A run that is put back in the queue, or paused, beats no more and is not lost.
 _PUT_BACK = {f"prefect.flow-run.{state}" for state in ("Scheduled", "AwaitingRetry", "Paused", "Suspended")}
@@ -67,10 +69,9 @@ def watch_runs() -> list[str]:
 
     As in https://docs.prefect.io/v3/advanced/detect-zombie-flows, with a second one for runs that never began.
     """
-    silent = _lost("Enginery: a flow run fell silent", {_BEAT}, {_BEAT} | _OVER | _PUT_BACK, SILENT_SECONDS)
-    pending = "prefect.flow-run.Pending"
-    begun = {"prefect.flow-run.Running"} | _OVER | _PUT_BACK | _WAITS
-    never = _lost("Enginery: a flow run never began", {pending}, begun, NEVER_BEGAN_SECONDS)
+    silent = _lost("Enginery: a flow run fell silent", _SIGNS, _SIGNS | _OVER | _PUT_BACK, SILENT_SECONDS)
+    begun = {_RUNNING} | _OVER | _PUT_BACK | _WAITS
+    never = _lost("Enginery: a flow run never began", {_PENDING}, begun, NEVER_BEGAN_SECONDS)
     with get_client(sync_client=True) as client:
         for automation in (silent, never):
             there = client.read_automations_by_name(automation.name)
