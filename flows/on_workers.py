@@ -173,7 +173,7 @@ def _errands(office: Office, fleet: Fleet, release: str) -> dict[str, Errand]:
 def outcome_key(order: Order, made: Made, target: GpuTarget) -> str:
     """What a target's outcome is made of: equal keys, the same engines, measured alike on the same machines."""
     recipe = order.recipe.model_dump(
-        mode="json", include={"precisions", "profiles", "gates", "latency", "workspace_mb"}
+        mode="json", include={"precisions", "profiles", "gates", "latency", "workspace_mb", "reproducible_builds"}
     )
     graphs = {precision: made.graphs.made[precision].digest for precision in order.graphs}, order.refused, order.remarks
     rows = (made.evaluation.digest, made.calibration.digest, order.recipe.data.max_length)
