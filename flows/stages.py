@@ -37,8 +37,6 @@ from tasks.backends.contract import TimingFolder
 from tasks.benchmark import Benchmark, LatencyPlan, latency_feed, measure_latency
 from tasks.build import REPLAYED, build_engine, build_key
 from tasks.evaluate import Evaluation, evaluate_engine
-from tasks.export import check_export, export_checkpoint, export_module, load_module
-from tasks.head import fit_head
 from tasks.isolate import run_isolated
 from tasks.machine import this_machine
 from tasks.publish import own_code, toolchain
@@ -111,6 +109,8 @@ def make_source(bench: Bench) -> SourceFiles:
 
 
 def _with_head(bench: Bench, encoder: SourceFiles) -> SourceFiles:
+    from tasks.head import fit_head  # torch, as in make_onnx
+
     head, data, ref = bench.recipe.source.head, bench.recipe.data, dataset_ref(bench.recipe)
     if head is None:
         return encoder
@@ -176,6 +176,8 @@ def make_calibration_set(bench: Bench, evaluation: Rows) -> CalibrationSet:
 
 def make_onnx(bench: Bench, source: SourceFiles, evaluation: Rows) -> OnnxArtifact:
     """The exported fp32 graph, checked against PyTorch on real rows before anything else happens."""
+    # Two seconds of imports, which a worker that builds from a graph does not wait for.
+    from tasks.export import check_export, export_checkpoint, export_module, load_module
 
     def make(into: Path) -> OnnxArtifact:
         bench.report("export", 0)
