@@ -84,7 +84,8 @@ def watch_runs() -> list[str]:
 
 
 def _meaning(automation: AutomationCore) -> dict[str, Any]:
-    return automation.model_dump(mode="json", include={"enabled", "trigger", "actions"})
+    # Not as JSON: a set becomes a list there, in whatever order.
+    return automation.model_dump(include={"enabled", "trigger", "actions"})
 
 
 def _lost(name: str, after: set[str], expect: set[str], seconds: int) -> AutomationCore:
