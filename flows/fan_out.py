@@ -29,6 +29,9 @@ from registry.mlflow_runs import ReleaseLog
 from registry.records import GpuTarget
 from tasks.interrupt import check_stopped
 
+# The automations of `enginery deployments --pools` watch what carries it (prefect.yaml gives it to deployments).
+WATCHED = "enginery"
+
 
 @dataclass(frozen=True)
 class Errand:
@@ -198,7 +201,7 @@ def _start(client: SyncPrefectClient, office: Office, errand: Errand) -> str:
         f"build-target/{target.work_pool}",
         parameters={"order": errand.order.model_dump(mode="json")},
         timeout=0,
-        tags=[*tags, order],
+        tags=[*tags, order, WATCHED],
         flow_run_name=f"{target.name} of {release}",
         # Two parents that start at once share one child; the number lets a failed one be followed by another.
         idempotency_key=f"{release}-{target.name}-{errand.key[:16]}-{len(earlier)}",

@@ -1,6 +1,7 @@
 """Taking work for the fleet: `worker`."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,8 @@ def worker(
         raise BadInput("a worker gets its work from a Prefect server: set PREFECT_API_URL to its address")
     # Jobs run in folders of their own, and stages must outlive them.
     os.environ["ENGINERY_HOME"] = str(home())
+    # Where prefect.yaml's pull step finds code, recipes and fleet.
+    os.environ.setdefault("ENGINERY_CHECKOUT", str(Path.cwd()))
     from flows.worker import describe_worker, run_worker, write_report
 
     report = describe_worker(machines, target, at=now())

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ENTRYPOINTS = Path(__file__).parent / "entrypoints"
 CODE = ("flows", "tasks", "registry", "calibration_data", "recipes")
 CPU_FLEET = "targets:\n  cpu: {backend: onnxruntime, work_pool: cpu}\n"
 
@@ -49,9 +48,6 @@ def make_checkout(folder: Path, fleet: str | None = None) -> Checkout:
     for name in CODE:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "prefect.yaml", folder)
-    for stand_in in ENTRYPOINTS.glob("*.py"):
-        if not (folder / "flows" / stand_in.name).exists():
-            shutil.copy(stand_in, folder / "flows")
     checkout = Checkout(folder)
     if fleet is not None:
         (folder / "recipes" / "fleet.yaml").write_text(fleet, encoding="utf-8")
