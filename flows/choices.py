@@ -13,12 +13,10 @@ from flows.commands.shared import FLEET
 from flows.decisions import ALL
 from flows.recipe import load_fleet
 
-RECIPES = FLEET.parent
 
-
-def recipe_files(folder: Path = RECIPES) -> list[Path]:
-    """The recipes of a folder, in the order of their names; none where there is no such folder."""
-    return sorted(path for path in folder.glob("*.yaml") if path.name != FLEET.name)
+def recipes_beside(fleet: Path) -> list[Path]:
+    """The recipes in the folder of a fleet file, in the order of their names; none where there is no such folder."""
+    return sorted(path for path in fleet.parent.glob("*.yaml") if path.name != fleet.name)
 
 
 def _menu(choices: list[str]) -> dict[str, Any]:
@@ -26,7 +24,7 @@ def _menu(choices: list[str]) -> dict[str, Any]:
     return {"enum": choices} if choices else {}
 
 
-_RECIPES = [str(path) for path in recipe_files()]
+_RECIPES = [str(path) for path in recipes_beside(FLEET)]
 _TARGETS = list(load_fleet(FLEET).targets) if FLEET.exists() else []
 
 RecipeChoice = Annotated[str, Field(json_schema_extra=_menu(_RECIPES))]

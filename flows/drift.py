@@ -1,10 +1,10 @@
 """Scales that moved since the release before: the same model on other rows, or other rows on the same model."""
 
 from flows.graphs import Graphs
-from registry.errors import BadInput
+from registry.errors import EngineryError
 from registry.mlflow_runs import ReleaseLog
 from registry.records import Precision
-from tasks.calibration_table import DRIFT_MOST, TABLE_FILE, CalibrationTable, Drift, drift, from_json, read_table
+from tasks.calibration_table import DRIFT_MOST, TABLE_FILE, Drift, drift, from_json, read_table
 
 
 def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:
@@ -14,19 +14,16 @@ def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> d
         file = graph.directory / TABLE_FILE
         if not file.is_file():
             continue
-        query = f"tags.precision = '{precision}' and tags.release != '{release}'"
-        before = log.calibration_file(model, TABLE_FILE, query=query)
-        if before is not None and (words := _compared(before, read_table(file))):
-            found[precision] = words
+        now = read_table(file)
+        try:
+            before = log.last_calibration_file(model, TABLE_FILE, precision, apart_from=release)
+            moved = drift(from_json(before), now) if before is not None else ()
+        except EngineryError as error:  # no reason to publish nothing
+            found[precision] = f"scales not compared with the last release's: {error}"
+        else:
+            if moved:
+                found[precision] = f"since the last release {in_words(moved, len(now.ranges))}"
     return found
-
-
-def _compared(before: bytes, now: CalibrationTable) -> str:
-    try:
-        moved = drift(from_json(before), now)
-    except BadInput as error:
-        return f"scales not compared with the last release's: {error}"
-    return f"since the last release {in_words(moved, len(now.ranges))}" if moved else ""
 
 
 def in_words(moved: tuple[Drift, ...], tensors: int) -> str:

@@ -18,8 +18,9 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
 from flows.build_target import Judged
-from flows.flow_runs import HEARTBEAT_SECONDS, POLL_SECONDS, Watched, cancel, read_states, settle, why_lost
+from flows.flow_runs import POLL_SECONDS, Watched, cancel, read_states, settle, why_lost
 from flows.order import Order, OutcomeRef, read_outcome, take_outcome
+from flows.prefect_yaml import BEAT_SECONDS, WATCHED_TAG
 from flows.publication import Made
 from flows.report import Row
 from flows.stages import Bench
@@ -28,9 +29,6 @@ from registry.mlflow_files import RunFiles
 from registry.mlflow_runs import ReleaseLog
 from registry.records import GpuTarget
 from tasks.interrupt import check_stopped
-
-# The automations of `enginery deployments --pools` watch what carries it (prefect.yaml gives it to deployments).
-WATCHED = "enginery"
 
 
 @dataclass(frozen=True)
@@ -201,11 +199,11 @@ def _start(client: SyncPrefectClient, office: Office, errand: Errand) -> str:
         f"build-target/{target.work_pool}",
         parameters={"order": errand.order.model_dump(mode="json")},
         timeout=0,
-        tags=[*tags, order, WATCHED],
+        tags=[*tags, order, WATCHED_TAG],
         flow_run_name=f"{target.name} of {release}",
         # Two parents that start at once share one child; the number lets a failed one be followed by another.
         idempotency_key=f"{release}-{target.name}-{errand.key[:16]}-{len(earlier)}",
-        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}},
+        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS)}},
     )
     return str(run.id)
 

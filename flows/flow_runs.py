@@ -11,11 +11,12 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFi
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
+from flows.prefect_yaml import BEAT_SECONDS
 from registry.records import GpuTarget
 
 POLL_SECONDS = 3.0
-# Prefect's shortest heartbeat; three that fail to come are no accident.
-HEARTBEAT_SECONDS, SILENT_SECONDS = 30, 100.0
+# Three heartbeats that fail to come are no accident; the automations of flows/prefect_setup.py act first.
+SILENT_SECONDS = 3 * BEAT_SECONDS + 10.0
 # A run that a worker took and did not begin, after the worker itself is known to be gone.
 STARTING_SECONDS = 15.0
 # A worker that lives stops a cancelled run in this time.

@@ -86,16 +86,24 @@ def make_graphs(
     if choice.passed:
         return Graphs(made, remarks={Precision.INT8: choice.in_words})
     del made[Precision.INT8]
-    for target in [each for each in targets if takes(Precision.INT8, each)]:
-        for precision in [each for each in INSTEAD_OF_INT8 if takes(each, target)]:
-            graph = made.get(precision) or make_graph(bench, material, precision)
+    instead = _stand_ins(bench, material, [each for each in targets if takes(Precision.INT8, each)], takes)
+    remarks = dict.fromkeys(instead, f"in place of int8: {choice.in_words}")
+    reason = f"{choice.in_words}; instead: {', '.join(instead) or 'nothing, since nothing else passes either'}"
+    return Graphs(made | instead, {Precision.INT8: reason}, remarks)
+
+
+def _stand_ins(
+    bench: Bench, material: Material, targets: Sequence[GpuTarget], takes: Takes
+) -> dict[Precision, OnnxArtifact]:
+    """For each target the first of INSTEAD_OF_INT8 that it takes and that passes on the holdout."""
+    found: dict[Precision, OnnxArtifact] = {}
+    for precision in INSTEAD_OF_INT8:
+        if any(takes(precision, target) for target in targets):
+            graph = make_graph(bench, material, precision)
             if passes_holdout(material, graph):
-                made[precision] = graph
-                break
-    instead = [each.value for each in INSTEAD_OF_INT8 if each in made]
-    reason = f"{choice.in_words}; instead: {', '.join(instead) or 'nothing, for neither does anything else'}"
-    remarks = {each: f"in place of int8: {choice.in_words}" for each in INSTEAD_OF_INT8 if each in made}
-    return Graphs(made, {Precision.INT8: reason}, remarks)
+                found[precision] = graph
+                targets = [target for target in targets if not takes(precision, target)]
+    return found
 
 
 def make_graph(bench: Bench, material: Material, precision: Precision) -> OnnxArtifact:
@@ -103,13 +111,15 @@ def make_graph(bench: Bench, material: Material, precision: Precision) -> OnnxAr
     onnx, calibration = material.onnx, material.calibration
     if precision is Precision.FP32:
         return onnx
+    # What the calibration is made of: the rows, and what makes tokens of them.
+    rows = (calibration.digest, material.source.digest, bench.recipe.data.max_length)
     calibrated = precision in CALIBRATED
     holdout = material.holdout if precision is Precision.INT8 else None
     table = _table(bench) if precision is Precision.INT8 else None
 
     def make(into: Path) -> OnnxArtifact:
         verify_stage(onnx.directory)
-        checkpoint = bench.workspace.partial("calibration", (onnx.digest, calibration.digest))
+        checkpoint = bench.workspace.partial("calibration", (onnx.digest, rows, versions("onnxruntime")))
         return quantize(
             onnx,
             precision,
@@ -123,7 +133,7 @@ def make_graph(bench: Bench, material: Material, precision: Precision) -> OnnxAr
     key = (
         onnx.digest,
         precision,
-        calibration.digest if calibrated else None,
+        rows if calibrated else None,
         holdout.digest if holdout else None,
         table,
         versions("onnx", "onnxruntime", "nvidia-modelopt"),

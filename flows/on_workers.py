@@ -1,6 +1,5 @@
 """A release whose shared stages are made here, and whose engines are made by the workers of each target's pool."""
 
-import datetime
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration_data.reader import Rows
 from flows.artifacts import release_artifacts
-from flows.commands.shared import open_store
+from flows.commands.shared import now, open_store
 from flows.fan_out import Errand, Office, fan_out
 from flows.handover import Parcel, send
 from flows.order import Order
@@ -74,8 +73,7 @@ def release_on_workers(asked: Asked, report: Report, say: Callable[[str], None])
     recipe, release = _identify(asked, fleet, store)
     if (found := finished_release(recipe.model, release, store)) is not None:
         return found
-    clock = lambda: datetime.datetime.now(datetime.UTC)  # noqa: E731
-    bench, log = open_bench(recipe, store, workspace, report, say, clock), ReleaseLog(store)
+    bench, log = open_bench(recipe, store, workspace, report, say, now), ReleaseLog(store)
     with one_at_a_time(recipe.model):
         run_id = start_release(bench, log, release)
         log.keep_recipe(run_id, recipe.model_dump_json())

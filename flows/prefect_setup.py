@@ -12,7 +12,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
 
-from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, work_pools
+from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, WATCHED_TAG, work_pools
 from flows.recipe import Fleet
 from registry.errors import BadInput, EngineryError
 
@@ -92,7 +92,7 @@ def _lost(name: str, after: set[str], expect: set[str], seconds: int) -> Automat
     trigger = EventTrigger(
         match={"prefect.resource.id": ["prefect.flow-run.*"]},
         # Runs of prefect.yaml's deployments: those that people start themselves beat as seldom as they like.
-        match_related={"prefect.resource.role": ["tag"], "prefect.resource.id": ["prefect.tag.enginery"]},
+        match_related={"prefect.resource.role": ["tag"], "prefect.resource.id": [f"prefect.tag.{WATCHED_TAG}"]},
         for_each={"prefect.resource.id"},
         after=after,
         expect=expect,

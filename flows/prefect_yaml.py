@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from flows.choices import recipe_files
+from flows.choices import recipes_beside
 from flows.commands.shared import FLEET
 from flows.recipe import Fleet, load_recipe
 from registry.durable import replace_file
@@ -22,6 +22,8 @@ END = "  # --- made until here\n"
 RELEASES_POOL = "releases"
 # How often a flow run is heard of, which prefect.yaml sets for every run; Prefect takes no less.
 BEAT_SECONDS = 30
+# What the automations of flows/prefect_setup.py watch carries it; prefect.yaml gives it to every deployment.
+WATCHED_TAG = "enginery"
 
 
 def work_pools(fleet: Fleet) -> dict[str, Backend]:
@@ -105,7 +107,7 @@ def shipped(fleet_file: Path) -> list[Path]:
     Raises:
         BadInput: there are none.
     """
-    if not (found := recipe_files(fleet_file.parent)):
+    if not (found := recipes_beside(fleet_file)):
         raise BadInput(f"no recipe lies beside {fleet_file}: run this in the checkout, or name the --fleet")
     return [Path(os.path.relpath(path)) for path in found]
 

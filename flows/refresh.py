@@ -20,10 +20,11 @@ from flows.choices import RecipeChoice
 from flows.commands.shared import now, open_store
 from flows.lineage import read_engines, read_facts, read_tried
 from flows.plan import pin
+from flows.prefect_yaml import shipped
 from flows.recipe import Fleet, Recipe, load_fleet, load_recipe
 from flows.staleness import Stale, Toolchain, find_stale
 from flows.worker import read_reports
-from registry.errors import BadInput, EngineryError
+from registry.errors import EngineryError
 from registry.home import home
 from registry.mlflow_store import MlflowStore
 from tasks.interrupt import check_stopped
@@ -112,7 +113,7 @@ def refresh(asked: Asked, store: MlflowStore, toolchains: Toolchains, release: R
     fleet, results = load_fleet(asked.fleet), {}
     plans: list[Plan] = []
     before: dict[Path, Mapping[str, int]] = {}
-    for path in asked.recipes or recipes_beside(asked.fleet):
+    for path in asked.recipes or shipped(asked.fleet):
         try:
             plan = make_plan(path, fleet, store, toolchains, full=asked.full)
             before[path] = store.aliases(plan.pinned.model)
@@ -129,18 +130,6 @@ def refresh(asked: Asked, store: MlflowStore, toolchains: Toolchains, release: R
             plan = next(plan for plan in plans if plan.recipe == path)
             results[path] = _conclude(plan, asked.fleet, store, before[path], failure)
     return list(results.values())
-
-
-def recipes_beside(fleet: Path) -> tuple[Path, ...]:
-    """Every recipe in the folder of the fleet file.
-
-    Raises:
-        BadInput: there is none.
-    """
-    found = tuple(sorted(path for path in fleet.parent.glob("*.yaml") if path.name != fleet.name))
-    if not found:
-        raise BadInput(f"{fleet.parent} holds no recipe beside {fleet.name}: name the recipes to refresh")
-    return found
 
 
 def make_plan(path: Path, fleet: Fleet, store: MlflowStore, toolchains: Toolchains, *, full: bool) -> Plan:

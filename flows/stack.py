@@ -1,6 +1,5 @@
 """A whole team stack on one host: `up` starts what does not run, `down` stops what `up` started; the data stays."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +71,7 @@ def down(home: Path, say: Say) -> None:
         processes = _processes(home)
         for name in reversed(list(processes.state.services)):
             began = time.monotonic()
-            processes.stop(name, signal.SIGINT if name == stack_postgres.NAME else signal.SIGTERM)
+            processes.stop(name)
             say(f"{name} is down ({time.monotonic() - began:.1f} s)")
         processes.sweep()
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from registry.durable import replace_file
 from registry.errors import BadInput, EngineryError
+from registry.owner import start_of
 
 MARK = "ENGINERY_STACK"
 STOP_SECONDS = 20.0
@@ -44,12 +45,13 @@ class Service:
 
 
 class _Record(BaseModel):
-    """One started process: its id, and its start in clock ticks after boot, since ids come round again."""
+    """One started process: its id and its start, since ids come round again, and the signal that ends it in order."""
 
     model_config = ConfigDict(extra="forbid")
 
     pid: int
-    started: int
+    started: str
+    stop_signal: int
 
 
 class State(BaseModel):
@@ -87,7 +89,7 @@ class Processes:
     def is_running(self, name: str) -> bool:
         """Whether the process that was started under this name lives."""
         record = self.state.services.get(name)
-        return record is not None and _started(record.pid) == record.started
+        return record is not None and record.started != "" and start_of(record.pid) == record.started
 
     def log(self, name: str) -> Path:
         """The file that everything under this name is written to."""
@@ -121,7 +123,8 @@ class Processes:
                 )
             except OSError as error:
                 raise EngineryError(f"{service.name} cannot be started: {error}") from error
-        self.state.services[service.name] = _Record(pid=process.pid, started=_started(process.pid) or 0)
+        record = _Record(pid=process.pid, started=start_of(process.pid), stop_signal=service.stop_signal)
+        self.state.services[service.name] = record
         self._save()
 
     def wait(self, service: Service) -> None:
@@ -160,12 +163,13 @@ class Processes:
         if done.returncode:
             raise EngineryError(f"{name} failed: {self._last_words(name)}")
 
-    def stop(self, name: str, stop_signal: int = signal.SIGTERM) -> None:
+    def stop(self, name: str) -> None:
         """End a service in order, and then whatever it left, in its process group or out of it."""
         if self.is_running(name):
-            leader = self.state.services[name].pid
+            record = self.state.services[name]
+            leader = record.pid
             with suppress(ProcessLookupError):
-                os.kill(leader, stop_signal)
+                os.kill(leader, record.stop_signal)
             deadline = time.monotonic() + STOP_SECONDS
             while self.is_running(name) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
@@ -204,7 +208,8 @@ def _read(file: Path) -> State:
     except FileNotFoundError:
         return State(mark=secrets.token_hex(16), options={}, services={})
     except (OSError, ValidationError) as error:
-        raise BadInput(f"{file} cannot be read: {error}; stop the stack's processes by hand and remove it") from error
+        said = str(error).splitlines()[0]
+        raise BadInput(f"{file} cannot be read: {said}; stop the stack's processes by hand and remove it") from error
 
 
 def _check_port(service: Service) -> None:
@@ -218,16 +223,6 @@ def _check_port(service: Service) -> None:
             raise BadInput(
                 f"port {service.port} is taken by another program: name a free one with --{service.name}-port"
             ) from error
-
-
-def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks after boot; None where there is none, or only its remains."""
-    try:
-        # The name, in brackets, may hold anything; after it come the state, and 19 fields on the start (man 5 proc).
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def _marked(mark: str, *, exact: bool) -> list[int]:

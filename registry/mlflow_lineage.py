@@ -1,14 +1,12 @@
 """What the newest engines of a model were made from, as their runs say; read for deciding what has gone stale."""
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from registry.mlflow_errors import pages, plainly, quotable
-from registry.mlflow_runs import KIND, REPORT, STATE
+from registry.mlflow_runs import KIND, STATE, read_report
 from registry.mlflow_store import MlflowStore
 from registry.names import check_name
 
@@ -47,12 +45,8 @@ class Lineage:
     def reports(self, model: str, *, newest: int) -> Iterator[str]:
         """The reports (JSON) of the newest releases that came to an end, newest first, read one by one."""
         for run in self._runs(model, f"tags.`{KIND}` = 'release' and tags.`{STATE}` != ''")[:newest]:
-            with tempfile.TemporaryDirectory() as scratch:
-                try:
-                    file = Path(self._client.download_artifacts(run.info.run_id, REPORT, scratch))
-                except Exception:  # noqa: BLE001, S112 - each artifact store raises its own; such a run says nothing
-                    continue
-                yield file.read_text(encoding="utf-8")
+            if (report := read_report(self._client, run.info.run_id)) is not None:
+                yield report
 
     def run_ids(self, model: str, parent: str) -> dict[tuple[str, str], str]:
         """The id of each engine's run below a release's run, by target and precision; of several, the newest."""

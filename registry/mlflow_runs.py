@@ -4,7 +4,6 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from registry.mlflow_errors import pages, plainly, quotable
 from registry.mlflow_publish import OWNER
 from registry.mlflow_store import MlflowStore
 from registry.owner import this_process
-from registry.records import EngineBuild, Measurement, Verdict
+from registry.records import EngineBuild, Measurement, Precision, Verdict
 
 RELEASE, KIND, STATE, PARENT = "release", "enginery.kind", "enginery.state", "mlflow.parentRunId"
 REPORT, RECIPE, CALIBRATION = "release.json", "recipe.json", "calibration"
@@ -59,12 +58,8 @@ class ReleaseLog:
         """(run id, the report's JSON) of a finished release, or None."""
         runs = self._find(model, f"tags.`{STATE}` = 'complete' and {_parent_query(release)}")
         for run in runs:
-            with tempfile.TemporaryDirectory() as scratch:
-                try:
-                    file = Path(self._client.download_artifacts(run.info.run_id, REPORT, scratch))
-                except Exception:  # noqa: BLE001, S112 - each artifact store raises its own; such a run is no answer
-                    continue
-                return str(run.info.run_id), file.read_text(encoding="utf-8")
+            if (report := read_report(self._client, run.info.run_id)) is not None:
+                return str(run.info.run_id), report
         return None
 
     def start(self, model: str, release: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> str:
@@ -146,14 +141,30 @@ class ReleaseLog:
         for file in entry.calibration:
             self._client.log_artifact(run_id, str(file), CALIBRATION)
 
-    def calibration_file(self, model: str, name: str, *, query: str) -> bytes | None:
-        """A file on how the newest finished engine's graph that fits `query` (MLflow's syntax) was made, or None."""
-        finished = f"tags.`{KIND}` = 'engine' and attributes.status = 'FINISHED' and {query}"
-        for run in self._find(model, finished):
-            with tempfile.TemporaryDirectory() as scratch, suppress(Exception):  # each artifact store raises its own
-                return Path(
-                    self._client.download_artifacts(run.info.run_id, f"{CALIBRATION}/{name}", scratch)
-                ).read_bytes()
+    def calibration_file(self, model: str, name: str, *, version: int) -> bytes | None:
+        """A file on how the graph of a version was made; None where its run has none.
+
+        Raises:
+            EngineryError: it is there, and cannot be read.
+        """
+        return self._calibration_file(model, name, f"tags.version = '{version}'")
+
+    def last_calibration_file(self, model: str, name: str, precision: Precision, *, apart_from: str) -> bytes | None:
+        """The same file of the newest finished engine of a precision that another release than `apart_from` made.
+
+        Raises:
+            EngineryError: it is there, and cannot be read.
+        """
+        return self._calibration_file(
+            model, name, f"tags.precision = '{precision}' and tags.{RELEASE} != '{quotable(apart_from)}'"
+        )
+
+    def _calibration_file(self, model: str, name: str, query: str) -> bytes | None:
+        finished, path = f"tags.`{KIND}` = 'engine' and attributes.status = 'FINISHED'", f"{CALIBRATION}/{name}"
+        with plainly(f"{path} of {model}"), tempfile.TemporaryDirectory() as scratch:
+            for run in self._find(model, f"{finished} and {query}"):
+                if any(file.path == path for file in self._client.list_artifacts(run.info.run_id, CALIBRATION)):
+                    return Path(self._client.download_artifacts(run.info.run_id, path, scratch)).read_bytes()
         return None
 
     def finish_engine(self, run_id: str, version: int | None) -> None:
@@ -222,6 +233,15 @@ class ReleaseLog:
     def _find(self, model: str, query: str) -> Sequence[Any]:
         found: Sequence[Any] = self._client.search_runs([self._experiment_of(model)], query, max_results=100)
         return found
+
+
+def read_report(client: MlflowClient, run_id: str) -> str | None:
+    """The report (JSON) of a release's run; None where it cannot be read: such a run says nothing."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            return Path(client.download_artifacts(run_id, REPORT, scratch)).read_text(encoding="utf-8")
+        except Exception:  # noqa: BLE001 - each artifact store raises its own
+            return None
 
 
 def _parent_query(release: str) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 def this_process() -> str:
     """Host, process id and start of this process; two processes never share it, not even after a reboot."""
     pid = os.getpid()
-    return f"{_host()} {pid} {_started(pid)}"
+    return f"{_host()} {pid} {start_of(pid)}"
 
 
 def has_ended(owner: str) -> bool:
     """Whether the process is known to have ended. One of another host, or of another container, is not known of."""
     host, _, process = owner.partition(" ")
     pid, _, started = process.partition(" ")
-    return host == _host() and pid.isdecimal() and _started(int(pid)) != started
+    return host == _host() and pid.isdecimal() and start_of(int(pid)) != started
 
 
 def _host() -> str:
@@ -27,11 +27,12 @@ def _host() -> str:
     return f"{platform.node() or '-'}/{namespace}".replace(" ", "-")
 
 
-def _started(pid: int) -> str:
-    """Clock ticks between boot and the start of a process, or words where /proc does not tell; "" for none."""
+def start_of(pid: int) -> str:
+    """Clock ticks between boot and the start of a process, or words where /proc does not tell; "" where it ended."""
     try:
-        # The name, in brackets, may hold anything; the 20th field after it is the start (man 5 proc).
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        # The name, in brackets, may hold anything; behind it come the state and, 19 fields on, the start (man 5 proc).
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
         if Path("/proc/self/stat").exists():
             return ""

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,8 +117,9 @@ class Workspace:
     def sweep(self) -> int:
         """Remove what a killed process left in `.tmp/`, and what nobody went on from; the number of folders removed."""
         for file in (self.root / ".partial").glob("*"):
-            if file.stat().st_mtime < time.time() - PARTIAL_SECONDS:
-                file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process ended it, or sweeps too
+                if file.stat().st_mtime < time.time() - PARTIAL_SECONDS:
+                    file.unlink()
         stale = [folder for folder in (self.root / ".tmp").glob("*-*") if not _alive(folder)]
         for folder in stale:
             shutil.rmtree(folder, ignore_errors=True)

@@ -39,52 +39,45 @@ def mlflow_server(
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
     backend = f"sqlite:///{database}" if isinstance(database, Path) else database
     stores = ["--backend-store-uri", backend, "--artifacts-destination", artifacts]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *options, *stores],
-        env=inherited | quiet | dict(more or {}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        # Its workers outlive the one process that a signal reaches.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    address = f"http://127.0.0.1:{port}"
+    with _served(["mlflow", "server", *options, *stores], quiet | dict(more or {}), f"{address}/health"):
+        yield address
 
 
 @contextmanager
 def prefect_server(home: Path, more: Mapping[str, str] | None = None) -> Iterator[str]:
     """`prefect server start` on SQLite under `home`, unless `more` names a database; yields the address of its API."""
     port = free_port()
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    address = f"http://127.0.0.1:{port}/api"
     own = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_API_URL": address,
+        "PREFECT_SERVER_UI_API_URL": address,
         "DO_NOT_TRACK": "1",
         # A worker that misses two heartbeats is offline; tests do not wait for Prefect's three of 30 s.
         "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "3",
         "PREFECT_SERVER_SERVICES_FOREMAN_INACTIVITY_HEARTBEAT_MULTIPLE": "2",
     }
-    with (home / "server.log").open("wb") as log:
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with _served(command, own | dict(more or {}), f"{address}/health", home / "server.log"):
+        yield address
+
+
+@contextmanager
+def _served(module: list[str], own: Mapping[str, str], health: str, log: Path = Path(os.devnull)) -> Iterator[None]:
+    """`python -m MODULE…` without settings of anybody's servers, once it is healthy; gone with the block."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    with log.open("wb") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=inherited | own | dict(more or {}),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            [sys.executable, "-m", *module], env=inherited | dict(own), stdout=said, stderr=said, start_new_session=True
         )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/api/health", process)
-        yield f"http://127.0.0.1:{port}/api"
+        _wait_for(health, process)
+        yield
     finally:
+        # Its workers outlive the one process that a signal reaches.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

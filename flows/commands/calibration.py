@@ -25,15 +25,15 @@ def calibration(
     from registry.mlflow_runs import ReleaseLog
     from tasks.autopilot import CHOICE_FILE
     from tasks.autopilot import from_json as read_choice
-    from tasks.calibration_table import TABLE_FILE, drift, from_json
+    from tasks.calibration_table import drift, from_json
 
     store = open_store()
     store.version(model, version)  # an unknown one is said to be unknown
     log = ReleaseLog(store)
-    raw = _file(log, model, version, TABLE_FILE)
-    table, mix = from_json(raw), log.calibration_file(model, CHOICE_FILE, query=_of(version))
+    raw = _table(log, model, version)
+    table, mix = from_json(raw), log.calibration_file(model, CHOICE_FILE, version=version)
     choice = read_choice(mix) if mix is not None else None
-    moved = None if against is None else drift(from_json(_file(log, model, against, TABLE_FILE)), table)
+    moved = None if against is None else drift(from_json(_table(log, model, against)), table)
     if save is not None:
         _keep(raw, save)
     if as_json:
@@ -49,8 +49,10 @@ def calibration(
         out.print(f"kept in {save}", highlight=False, soft_wrap=True)
 
 
-def _file(log: Any, model: str, version: int, name: str) -> bytes:
-    raw: bytes | None = log.calibration_file(model, name, query=_of(version))
+def _table(log: Any, model: str, version: int) -> bytes:
+    from tasks.calibration_table import TABLE_FILE
+
+    raw: bytes | None = log.calibration_file(model, TABLE_FILE, version=version)
     if raw is None:
         raise NotFound(f"{model} version {version} has no calibration table: name an int8 version of `enginery list`")
     return raw
@@ -61,10 +63,6 @@ def _keep(raw: bytes, file: Path) -> None:
         file.write_bytes(raw)
     except OSError as error:
         raise BadInput(f"{file} cannot be written: {error.strerror}; name another file") from error
-
-
-def _of(version: int) -> str:
-    return f"tags.version = '{version}'"
 
 
 def _worst(table: Any) -> Table:

@@ -1,4 +1,4 @@
-"""A fetch killed, starved or lied to at any step shows nothing half-made, and the next one goes on."""
+"""A fetch killed or starved at any step shows nothing half-made, and the next one goes on."""
 
 import os
 import resource
@@ -6,9 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -17,21 +15,15 @@ from typing import Any, ClassVar
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, Replayed, SignatureInvalid, TornBundle
+from registry.errors import EngineryError, Interrupted
 from registry.fetch import Policy, fetch, verify_placed
 from registry.mlflow_store import MlflowStore
 from registry.placed import read_record
-from registry.signing import Signer, Trust
-from registry.store import Store
-from tests.publisher import HOST, Publisher, make_publisher
+from tests.faults.fetching import ENGINE, assert_goes_on, visible
+from tests.publisher import HOST, Publisher
 from tests.unit.memory_store import MemorySource, MemoryStore
 
-ENGINE = os.urandom(200_000)
 # Every way in which a fetch changes the disk, or waits for it.
 STEPS = {
     os: ("open", "pwrite", "write", "ftruncate", "fsync", "preadv", "fchmod"),
@@ -67,50 +59,6 @@ def dies_at(nth: int, fetching: Callable[[], object]) -> bool:
         return True
     assert os.WEXITSTATUS(status) == 0
     return False
-
-
-@pytest.fixture
-def in_memory(memory_store: MemoryStore, manifest_factory: Any, publisher: Publisher) -> MemoryStore:
-    """Two releases without a database, which a fork would share with its parent."""
-    for number in (1, 2):
-        publisher.publish(memory_store, manifest_factory(ENGINE + bytes([number]), sequence=number))
-    return memory_store
-
-
-@pytest.fixture
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.download.SEGMENT_BYTES", 64 * 1024)
-
-
-@pytest.fixture
-def registry(mlflow_store: MlflowStore, manifest_factory: Any, publisher: Publisher) -> MlflowStore:
-    """Two releases on SQLite and a folder."""
-    for number in (1, 2):
-        publisher.publish(mlflow_store, manifest_factory(ENGINE + bytes([number]), sequence=number))
-    return mlflow_store
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Iterator[Path]:
-    # In memory where the machine has such a place: hundreds of fetches wait for each of their writes to be durable.
-    memory = Path("/dev/shm")  # noqa: S108  # a folder of its own is made there
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
-        yield Path(folder) / "models"
-
-
-def visible(models: Path) -> list[str]:
-    return sorted(path.name for path in (models / "sst2").glob("*") if not path.name.startswith("."))
-
-
-def hidden(models: Path) -> list[str]:
-    return sorted(path.name for path in (models / "sst2").glob(".*"))
-
-
-def assert_goes_on(store: Store, models: Path, publisher: Publisher, version: int = 1) -> None:
-    """The next fetch succeeds, and leaves nothing behind of what went wrong."""
-    fetched = fetch(store, "sst2", version=version, into=models, policy=publisher.policy)
-    assert verify_placed(fetched.path, publisher.trust).sequence == version
-    assert hidden(models) == [".placed.json"]
 
 
 @pytest.mark.long
@@ -169,141 +117,6 @@ def test_what_arrived_before_a_kill_is_not_read_again(
     monkeypatch.setattr(MemorySource, "read", read)
     assert_goes_on(in_memory, models, publisher)
     assert asked.count("engine.plan") == 4 - there
-
-
-def stored(registry: MlflowStore, tmp_path: Path) -> Path:
-    """The bundle of version 1 in the registry's own folder."""
-    run = registry.client.get_run(str(registry.client.get_model_version("sst2", "1").run_id))
-    return Path(run.info.artifact_uri.removeprefix("file://")) / "bundle"
-
-
-def replace_by(content: bytes) -> Callable[[Path], object]:
-    return lambda bundle: (bundle / "engine.plan").write_bytes(content)
-
-
-def put_pipe(bundle: Path) -> None:
-    (bundle / "engine.plan").unlink()
-    os.mkfifo(bundle / "engine.plan")
-
-
-SPOILED: dict[str, tuple[Callable[[Path], object], type[EngineryError]]] = {
-    "flipped": (replace_by(ENGINE[:-1] + bytes([ENGINE[-1] ^ 1]) + b"\1"), DigestMismatch),
-    "truncated": (replace_by(ENGINE[:1000]), TornBundle),
-    "emptied": (replace_by(b""), TornBundle),
-    "longer": (replace_by(ENGINE + b"\1!"), TornBundle),
-    "removed": (lambda bundle: (bundle / "engine.plan").unlink(), NotFound),
-    "a pipe": (put_pipe, TornBundle),
-    "another manifest": (lambda bundle: (bundle / "manifest.json").write_bytes(b"{}"), DigestMismatch),
-    "huge manifest": (lambda bundle: os.truncate(bundle / "manifest.json", 2**30), EngineryError),
-    "another signature": (lambda bundle: (bundle / "model.sig").write_bytes(b"{}"), SignatureInvalid),
-    "no signature": (lambda bundle: (bundle / "model.sig").unlink(), SignatureInvalid),
-}
-
-
-@pytest.mark.parametrize(("spoil", "error"), SPOILED.values(), ids=SPOILED.keys())
-def test_what_was_spoiled_in_the_registry_is_refused_and_mended_by_what_comes_back(
-    spoil: Callable[[Path], object],
-    error: type[EngineryError],
-    registry: MlflowStore,
-    publisher: Publisher,
-    tmp_path: Path,
-    models: Path,
-) -> None:
-    bundle = stored(registry, tmp_path)
-    shutil.copytree(bundle, tmp_path / "kept")
-    spoil(bundle)
-    with pytest.raises(error):
-        fetch(registry, "sst2", version=1, into=models, policy=publisher.policy)
-    assert visible(models) == []
-    shutil.rmtree(bundle)
-    shutil.copytree(tmp_path / "kept", bundle)
-    assert_goes_on(registry, models, publisher)
-
-
-def test_what_is_beside_a_bundle_or_shares_its_bytes_in_the_registry_does_not_reach_a_host(
-    registry: MlflowStore, publisher: Publisher, tmp_path: Path, models: Path
-) -> None:
-    bundle = stored(registry, tmp_path)
-    (bundle / "evil.so").write_bytes(b"")
-    (bundle / ".hidden").write_bytes(b"")
-    os.link(bundle / "engine.plan", tmp_path / "outside")
-    fetched = fetch(registry, "sst2", version=1, into=models, policy=publisher.policy)
-    with (tmp_path / "outside").open("r+b") as shared:
-        shared.write(b"changed")
-    verify_placed(fetched.path, publisher.trust)
-
-
-def test_a_replayed_old_release_is_refused_whatever_the_clock_says(
-    registry: MlflowStore, publisher: Publisher, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registry.set_alias("sst2", "production-l4", 2)
-    fetch(registry, "sst2", alias="production-l4", into=models, policy=publisher.policy)
-    registry.set_alias("sst2", "production-l4", 1)
-    monkeypatch.setattr("time.time", lambda: 0.0)
-    with pytest.raises(Replayed):
-        fetch(registry, "sst2", alias="production-l4", into=models, policy=publisher.policy)
-    assert visible(models) == ["2"]
-
-
-def test_a_clock_set_back_changes_nothing(
-    registry: MlflowStore, publisher: Publisher, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.time", lambda: 0.0)
-    assert_goes_on(registry, models, publisher)
-    for path in (models / "sst2" / "1").rglob("*"):
-        os.utime(path, (0, 0))
-    assert fetch(registry, "sst2", version=1, into=models, policy=publisher.policy).reused
-
-
-def test_a_signature_of_somebody_else_is_refused(
-    registry: MlflowStore, publisher: Publisher, tmp_path: Path, models: Path
-) -> None:
-    stranger = make_publisher(tmp_path / "stranger")
-    with pytest.raises(SignatureInvalid):
-        fetch(registry, "sst2", version=1, into=models, policy=stranger.policy)
-    assert visible(models) == []
-    assert_goes_on(registry, models, publisher)
-
-
-def certified(folder: Path, begins: datetime, days: int) -> Publisher:
-    """A publisher whose certificate begins then, and is its own root."""
-    folder.mkdir()
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "publisher")])
-    usage = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(begins)
-        .not_valid_after(begins + timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
-        .add_extension(
-            x509.KeyUsage(True, key_cert_sign=True, crl_sign=False, encipher_only=False, decipher_only=False, **usage),
-            critical=True,
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, plain))
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
-    return Publisher(Signer(folder / "key.pem", folder / "cert.pem"), Trust(roots=(folder / "cert.pem",)))
-
-
-def test_a_certificate_that_expired_is_refused(
-    mlflow_store: MlflowStore, manifest_factory: Any, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = datetime.now(UTC)
-    expired = certified(tmp_path / "expired", now - timedelta(days=30), days=20)
-    valid = certified(tmp_path / "valid", now - timedelta(days=1), days=20)
-    monkeypatch.setattr("registry.signing.check_certificate", lambda _: None)  # it was valid when it signed
-    expired.publish(mlflow_store, manifest_factory(b"one"))
-    valid.publish(mlflow_store, manifest_factory(b"two", sequence=2))
-    with pytest.raises(SignatureInvalid, match="expired"):
-        fetch(mlflow_store, "sst2", version=1, into=models, policy=expired.policy)
-    assert visible(models) == []
-    assert fetch(mlflow_store, "sst2", version=2, into=models, policy=valid.policy).version == 2
 
 
 def test_a_disk_that_fills_up_is_one_sentence_and_its_room_is_given_back(

@@ -3,10 +3,14 @@
 import os
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -101,6 +105,34 @@ def write_tiny_recipe(folder: Path) -> TinyRecipe:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     (folder / "fleet.yaml").write_text(yaml.safe_dump(FLEET), encoding="utf-8")
     return TinyRecipe(folder)
+
+
+def release_into(home: Path, recipe: Any, fleet: Any) -> Any:
+    """What `enginery release` does with a parsed recipe and fleet, less the printing; the report."""
+    # Prefect is imported by these, and reads its settings when it is.
+    from flows.plan import find_release
+    from flows.release import release_engines
+    from flows.stages import Bench
+    from registry.mlflow_store import embedded_store
+    from registry.signing import local_signer, local_trust
+    from tasks.workspace import Workspace
+
+    store = embedded_store(home)
+    pinned, name, found = find_release(recipe, fleet, store)
+    quiet = lambda _what, _done: None  # noqa: E731
+    bench = Bench(Workspace(home / "stages"), pinned, quiet, store, local_signer(home), partial(local_trust, home))
+    return found or release_engines(bench, fleet, name)
+
+
+def copy_home(first: Path, home: Path) -> Path:
+    """A copy whose registry points at its own artifacts: MLflow keeps absolute paths."""
+    shutil.copytree(first, home)
+    (home / "mlflow.db").unlink()
+    with closing(sqlite3.connect(first / "mlflow.db")) as old:
+        script = "\n".join(old.iterdump()).replace(str(first), str(home))
+    with closing(sqlite3.connect(home / "mlflow.db")) as new:
+        new.executescript(script)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -176,6 +176,20 @@ def test_what_is_no_table_is_refused(
         make_graph(broken, material, Precision.INT8)
 
 
+def test_rows_cut_elsewhere_are_calibrated_anew(
+    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+) -> None:
+    material = collect(bench)
+    make_graph(bench, material, Precision.INT8)
+    told.clear()
+    make_graph(bench, material, Precision.INT8)
+    assert not any("calibrate" in what for what in told)
+    recipe = bench.recipe
+    shorter = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": 8})})
+    make_graph(replace(bench, recipe=shorter), material, Precision.INT8)
+    assert any("calibrate" in what for what in told)
+
+
 def test_nothing_is_left_of_a_calibration_that_ended(bench: Bench) -> None:
     make_graph(bench, collect(bench), Precision.INT8)
     assert list((bench.workspace.root / ".partial").iterdir()) == []

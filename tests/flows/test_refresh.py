@@ -3,11 +3,8 @@
 import datetime
 import json
 import shutil
-import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +15,16 @@ from prefect.client.orchestration import get_client
 from flows import local_prefect
 from flows.cli import _guarded, app
 from flows.lineage import local_toolchains
-from flows.plan import find_release
 from flows.recipe import Fleet, Recipe, load_fleet, load_recipe
 from flows.refresh import Asked, Plan, Refreshed, refresh, refresh_engines
-from flows.release import release_engines
-from flows.stages import Bench
 from flows.staleness import Toolchain
 from flows.worker import WorkerReport, write_report
 from registry.mlflow_store import MlflowStore, embedded_store
 from registry.promotion import promote
 from registry.records import Backend, Precision
 from registry.rules import Decision
-from registry.signing import local_signer, local_trust
 from tasks.backends import BACKENDS
-from tasks.workspace import Workspace
-from tests.flows.conftest import RECIPE, TinyRecipe, write_split
+from tests.flows.conftest import RECIPE, TinyRecipe, copy_home, release_into, write_split
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 
@@ -66,18 +58,10 @@ class World:
 
     def _release(self, plans: Sequence[Plan]) -> Mapping[Path, str]:
         for plan in plans:
-            make(self.home, plan.pinned.model_copy(update={"targets": plan.targets}), load_fleet(self.tiny.fleet))
+            release_into(
+                self.home, plan.pinned.model_copy(update={"targets": plan.targets}), load_fleet(self.tiny.fleet)
+            )
         return {plan.recipe: "" for plan in plans}
-
-
-def make(home: Path, recipe: Recipe, fleet: Fleet) -> None:
-    """What `enginery release` does, less the printing."""
-    store = embedded_store(home)
-    pinned, name, found = find_release(recipe, fleet, store)
-    quiet = lambda _what, _done: None  # noqa: E731
-    bench = Bench(Workspace(home / "stages"), pinned, quiet, store, local_signer(home), partial(local_trust, home))
-    if found is None:
-        release_engines(bench, fleet, name)
 
 
 @pytest.fixture(scope="session")
@@ -96,20 +80,13 @@ def first(
     world.change(targets=["cpu"], latency={"windows": 4, "iterations": 200, "warmup": 20})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world.tiny.folder)
-        make(world.home, load_recipe(world.tiny.recipe), load_fleet(world.tiny.fleet))
+        release_into(world.home, load_recipe(world.tiny.recipe), load_fleet(world.tiny.fleet))
     return world
 
 
 @pytest.fixture
 def world(first: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A copy whose registry points at its own artifacts: MLflow keeps absolute paths."""
-    home = tmp_path / "home"
-    shutil.copytree(first.home, home)
-    (home / "mlflow.db").unlink()
-    with closing(sqlite3.connect(first.home / "mlflow.db")) as old:
-        script = "\n".join(old.iterdump()).replace(str(first.home), str(home))
-    with closing(sqlite3.connect(home / "mlflow.db")) as new:
-        new.executescript(script)
+    home = copy_home(first.home, tmp_path / "home")
     shutil.copytree(first.tiny.folder, tmp_path / "recipe")
     monkeypatch.chdir(tmp_path / "recipe")
     return World(home, TinyRecipe(tmp_path / "recipe"))

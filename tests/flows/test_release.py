@@ -2,20 +2,14 @@
 
 import datetime
 import shutil
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.plan import find_release
 from flows.recipe import load_fleet, load_recipe
-from flows.release import release_engines
 from flows.report import ReleaseReport
-from flows.stages import Bench
 from registry.errors import PromotionRefused
 from registry.fetch import Policy, fetch
 from registry.manifest import verify_bundle
@@ -23,10 +17,9 @@ from registry.mlflow_store import MlflowStore, embedded_store
 from registry.promotion import promote
 from registry.records import Precision, Verdict
 from registry.rules import Decision
-from registry.signing import local_signer, local_trust
+from registry.signing import local_trust
 from tasks.answer import answer
-from tasks.workspace import Workspace
-from tests.flows.conftest import LABELS, TinyRecipe, write_split
+from tests.flows.conftest import LABELS, TinyRecipe, copy_home, release_into, write_split
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
@@ -45,13 +38,8 @@ class Released:
 
 
 def release(home: Path, tiny: TinyRecipe) -> ReleaseReport:
-    """What `enginery release` does, less the printing."""
-    store = embedded_store(home)
-    recipe, name, found = find_release(load_recipe(tiny.recipe), load_fleet(tiny.fleet), store)
-    workspace = Workspace(home / "stages")
-    quiet = lambda _what, _done: None  # noqa: E731
-    bench = Bench(workspace, recipe, quiet, store, local_signer(home), partial(local_trust, home))
-    return found or release_engines(bench, load_fleet(tiny.fleet), name)
+    report: ReleaseReport = release_into(home, load_recipe(tiny.recipe), load_fleet(tiny.fleet))
+    return report
 
 
 def stages(home: Path, kind: str = "*") -> dict[str, int]:
@@ -80,14 +68,7 @@ def first_release(
 
 @pytest.fixture
 def released(first_release: Released, tmp_path: Path) -> Released:
-    """A copy whose registry points at its own artifacts: MLflow keeps absolute paths."""
-    home = tmp_path / "home"
-    shutil.copytree(first_release.home, home)
-    (home / "mlflow.db").unlink()
-    with closing(sqlite3.connect(first_release.home / "mlflow.db")) as old:
-        script = "\n".join(old.iterdump()).replace(str(first_release.home), str(home))
-    with closing(sqlite3.connect(home / "mlflow.db")) as new:
-        new.executescript(script)
+    home = copy_home(first_release.home, tmp_path / "home")
     return Released(home, first_release.report)
 
 

@@ -111,6 +111,19 @@ def test_a_switchboard_answers_as_the_graph_of_the_same_mix(network: Network, ke
         assert ErrorGate(0).damage(0, exact, board.run(feed, int8)) < (2e-4 if int8 else 1e-10)
 
 
+def test_weights_that_constant_nodes_make_are_switched_too(bert: Network) -> None:
+    model = bert.loaded
+    weights = {each.weight for each in Graph(model).linears()}
+    for tensor in [each for each in model.graph.initializer if each.name in weights]:
+        model.graph.initializer.remove(tensor)
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    board = Switchboard(model, bert.scales, qdq.int8_weight)
+    whole = run(int8_graph(bert.loaded, bert.scales), bert.held)
+    for feed, plain, int8 in zip(bert.held, run(bert.loaded, bert.held), whole, strict=True):
+        assert ErrorGate(0).damage(0, plain, board.run(feed, set())) < 1e-10
+        assert ErrorGate(0).damage(0, int8, board.run(feed, set(board.blocks))) < 2e-4
+
+
 def test_the_block_that_does_the_harm_is_the_one_that_stays_fp32(bert: Network) -> None:
     harmful = list(bert.scales)[-1]
     coarse = replace(bert.scales[harmful], scale=bert.scales[harmful].scale * 40)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.choices import recipe_files
+from flows.choices import recipes_beside
 from flows.prefect_yaml import BEGIN, END, RELEASES_POOL, difference, generate, shipped, work_pools, write
 from flows.recipe import Fleet, load_fleet
 from registry.errors import BadInput
@@ -56,7 +56,7 @@ def test_every_recipe_and_every_pool_has_its_deployment(checkout: Checkout) -> N
     made = checkout.deployments()
     releases = {name.rpartition("/")[2] for name in made if ":release_engines/" in name}
     builds = {name.rpartition("/")[2] for name in made if ":build_target/" in name}
-    assert releases == {path.stem for path in recipe_files(ROOT / "recipes")}
+    assert releases == {path.stem for path in recipes_beside(ROOT / "recipes" / "fleet.yaml")}
     assert builds == {target.work_pool for target in checkout.fleet.targets.values()}
     assert {name.rpartition(":")[2] for name in made} >= {
         "promote_engine/promote",

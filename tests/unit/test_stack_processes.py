@@ -114,7 +114,7 @@ def test_processes_of_others_are_left_alone(processes: Processes, folder: Path) 
         state = {
             "mark": processes.state.mark,
             "options": {},
-            "services": {"server": {"pid": stranger.pid, "started": 1}},
+            "services": {"server": {"pid": stranger.pid, "started": "1", "stop_signal": int(signal.SIGTERM)}},
         }
         (folder / "stack.json").write_text(json.dumps(state), encoding="utf-8")
         later = again(folder)

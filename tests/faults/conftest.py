@@ -1,0 +1,42 @@
+"""Registries with two releases of one engine, and a folder to fetch them to."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.mlflow_store import MlflowStore
+from tests.faults.fetching import ENGINE
+from tests.publisher import Publisher
+from tests.unit.memory_store import MemoryStore
+
+
+@pytest.fixture
+def in_memory(memory_store: MemoryStore, manifest_factory: Any, publisher: Publisher) -> MemoryStore:
+    """Two releases without a database, which a fork would share with its parent."""
+    for number in (1, 2):
+        publisher.publish(memory_store, manifest_factory(ENGINE + bytes([number]), sequence=number))
+    return memory_store
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.download.SEGMENT_BYTES", 64 * 1024)
+
+
+@pytest.fixture
+def registry(mlflow_store: MlflowStore, manifest_factory: Any, publisher: Publisher) -> MlflowStore:
+    """Two releases on SQLite and a folder."""
+    for number in (1, 2):
+        publisher.publish(mlflow_store, manifest_factory(ENGINE + bytes([number]), sequence=number))
+    return mlflow_store
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Iterator[Path]:
+    # In memory where the machine has such a place: hundreds of fetches wait for each of their writes to be durable.
+    memory = Path("/dev/shm")  # noqa: S108  # a folder of its own is made there
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
+        yield Path(folder) / "models"
