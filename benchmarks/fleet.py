@@ -1,7 +1,7 @@
 """Fan-out to 8 targets with 2 workers: wall time over the ideal, and Prefect's hop latency apart. Or scale, simulated.
 
-    python -m benchmarks.fleet [--build-seconds 45] [--query-seconds 10]
-    python -m benchmarks.fleet --scale 50 100
+    python -m benchmarks.fleet [--build-seconds 45]
+    python -m benchmarks.fleet --scale 50 100 200 500 [--at-once 2]
 
 Real are Prefect and MLflow servers (benchmarks/fleet_stack.py says on what), the workers (`enginery worker`, one job
 at a time, a process a job) and the parent (`enginery release --on-workers`). The model is tiny and its engines are
@@ -22,7 +22,6 @@ from typing import Any
 from benchmarks.fleet_scale import scale
 from benchmarks.fleet_stack import (
     ENTRYPOINT,
-    PREFECT_QUERY_SECONDS,
     BenchFleet,
     bench_fleet,
     deploy,
@@ -32,6 +31,7 @@ from benchmarks.fleet_stack import (
     write_fleet,
     write_recipe,
 )
+from flows.worker import QUERY_SECONDS
 from tests.fleet.conftest import releasing, working
 
 GOAL = 1.3
@@ -68,24 +68,24 @@ class Hops:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build-seconds", type=float, default=45.0)
-    parser.add_argument("--query-seconds", type=float, default=PREFECT_QUERY_SECONDS)
     parser.add_argument("--scale", type=int, nargs="+", metavar="ENGINES")
+    parser.add_argument("--at-once", type=int, default=2, help="with --scale: releases at a time")
     asked = parser.parse_args()
     # Ended by anybody, it ends what it started.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with (
         tempfile.TemporaryDirectory(prefix="enginery-fleet-", ignore_cleanup_errors=True) as folder,
-        bench_fleet(Path(folder), asked.query_seconds) as fleet,
+        bench_fleet(Path(folder)) as fleet,
     ):
         if asked.scale:
-            scale(fleet, asked.scale)
+            scale(fleet, asked.scale, asked.at_once)
         else:
             fan_out(fleet, asked.build_seconds)
 
 
 def fan_out(fleet: BenchFleet, build_seconds: float) -> None:
     """One release of 8 targets on 2 workers, and its figures."""
-    deploy(fleet, "rtx", ENTRYPOINT, {"build_seconds": build_seconds})
+    deploy(fleet, "build-target", "rtx", "rtx", ENTRYPOINT, {"build_seconds": build_seconds})
     write_fleet(fleet.template, TARGETS)
     tiny, clock = write_recipe(fleet, "fan-out", TARGETS), fleet.folder / "clock.json"
     before = f"from benchmarks.slow_target import record_fan_out; record_fan_out({str(clock)!r})"
@@ -101,7 +101,7 @@ def fan_out(fleet: BenchFleet, build_seconds: float) -> None:
         raise SystemExit(f"the release failed with exit status {code}: {report}")
     seen = json.loads(clock.read_text(encoding="utf-8"))
     hops = [_hops(fleet, report["release"], name, seen["accepted"][name]) for name in TARGETS]
-    print(f"{at_start} before, {at_end} after; a worker asks for work every {fleet.query_seconds:.0f} s")
+    print(f"{at_start} before, {at_end} after; a worker asks for work every {QUERY_SECONDS} s")
     _print(hops, seen, build_seconds, report)
 
 

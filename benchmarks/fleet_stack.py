@@ -6,7 +6,7 @@ the wheel does not have: where there is only that, Prefect is on SQLite, and the
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,23 @@ from tests.flows.conftest import RECIPE, TinyRecipe, write_tiny_recipe
 from tests.postgres import SOCKET_PORT, Postgres, running_postgres
 from tests.servers import free_port, mlflow_server, prefect_server
 
-# As the tests' fleet, but for the query interval: they shorten it, a benchmark must not.
-PREFECT_QUERY_SECONDS = 10.0
 # By its module: a script's own folder is put first on the path, and this one has a registry.py.
 ENTRYPOINT = "benchmarks.slow_target.build_target"
+RELEASE_ENTRYPOINT = "benchmarks.slow_target.release_engines"
 
 
 @dataclass(frozen=True)
 class BenchFleet(Fleet):
-    """The tests' fleet, on PostgreSQL, and with a worker's query interval of its own choice (seconds)."""
+    """The tests' fleet, on PostgreSQL, and with workers that ask for work as seldom as they do for a user."""
 
     postgres: Postgres
     databases: Mapping[str, str]
     servers: Mapping[str, psutil.Process]
-    query_seconds: float = PREFECT_QUERY_SECONDS
 
     def environment(self, home: Path) -> dict[str, str]:
         """For the processes of one host, whose ENGINERY_HOME is `home`."""
-        return super().environment(home) | {"PREFECT_WORKER_QUERY_SECONDS": str(self.query_seconds)}
+        tests = super().environment(home)
+        return {name: value for name, value in tests.items() if name != "PREFECT_WORKER_QUERY_SECONDS"}
 
     def database_bytes(self, server: str) -> int:
         """The size of a server's database, as PostgreSQL says; SQLite's files with their log."""
@@ -48,15 +47,14 @@ class BenchFleet(Fleet):
             row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
         return int(row[0]) if row else 0
 
-    def cpu_seconds(self, server: str) -> float:
-        """Processor time of a server and its workers so far, PostgreSQL's own left out."""
-        root = self.servers[server]
+    def cpu_seconds(self, root: psutil.Process) -> float:
+        """Processor time of a process and those below it so far, ended children that it waited for in it."""
         times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
-        return float(sum(each.user + each.system for each in times))
+        return float(sum(each.user + each.system + each.children_user + each.children_system for each in times))
 
 
 @contextmanager
-def bench_fleet(folder: Path, query_seconds: float = PREFECT_QUERY_SECONDS) -> Iterator[BenchFleet]:
+def bench_fleet(folder: Path) -> Iterator[BenchFleet]:
     """Both servers, fresh, and gone with the block."""
     template = write_tiny_recipe(folder / "template")
     (folder / "prefect").mkdir()
@@ -70,18 +68,20 @@ def bench_fleet(folder: Path, query_seconds: float = PREFECT_QUERY_SECONDS) -> I
         mlflow = stack.enter_context(mlflow_server(backend, str(folder / "artifacts"), port=free_port()))
         (mlflow_process,) = _children() - before
         servers = {"Prefect": prefect_process, "MLflow": mlflow_process}
-        yield BenchFleet(prefect, mlflow, folder, template, postgres, databases, servers, query_seconds)
+        yield BenchFleet(prefect, mlflow, folder, template, postgres, databases, servers)
 
 
-def deploy(fleet: BenchFleet, pool: str, entrypoint: str, parameters: dict[str, Any]) -> None:
-    """A process pool, and the build-target deployment on it that runs `entrypoint` with `parameters` besides."""
+def deploy(fleet: BenchFleet, flow: str, name: str, pool: str, entrypoint: str, parameters: dict[str, Any]) -> None:
+    """A deployment `flow`/`name` that runs `entrypoint` with `parameters` besides, and its process pool."""
     from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
 
     with fleet.client() as client:
-        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        with suppress(ObjectAlreadyExists):
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
         client.create_deployment(
-            flow_id=client.create_flow_from_name("build-target"),
-            name=pool,
+            flow_id=client.create_flow_from_name(flow),
+            name=name,
             work_pool_name=pool,
             path=str(ROOT),
             entrypoint=entrypoint,

@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State
 
 from flows import deployments, fan_out, on_workers
 from flows.order import Order
+from flows.report import ReleaseReport
 from registry.mlflow_runs import ReleaseLog
 
 
@@ -26,6 +27,14 @@ def build_target(order: Order, build_seconds: float) -> State:
     time.sleep(build_seconds)
     state: State = deployments.build_target.fn(order)
     return state
+
+
+@flow(name="release-engines", flow_run_name="{recipe}", persist_result=False)
+def release_engines(recipe: str, fleet: str, targets: list[str]) -> ReleaseReport:
+    """The deployed flow, which leaves what `record_fan_out` saw beside the recipe as a `.clock` file."""
+    record_fan_out(str(Path(recipe).with_suffix(".clock")))
+    report: ReleaseReport = deployments.release_engines.fn(recipe, fleet, targets)
+    return report
 
 
 def record_fan_out(into: str) -> None:

@@ -19,16 +19,18 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed, Pending, Running
 
 from flows.build_target import Judged
-from flows.commands.shared import open_store
+from flows.commands.shared import now, open_store
 from flows.handover import receive
 from flows.order import Order, Outcome, OutcomeRef, make_entry, outcome_folder, write_outcome
 from flows.report import Row
+from flows.worker import WorkerReport, write_report
 from registry.digest import record_file
 from registry.home import home
 from registry.mlflow_files import RunFiles
-from registry.records import EngineBuild, OnnxArtifact, Precision
+from registry.records import Backend, EngineBuild, OnnxArtifact, Precision
 from tasks.backends import BACKENDS
 from tasks.gates import Limits, judge, overall
+from tasks.publish import own_code
 from tasks.workspace import Workspace
 
 ASK_SECONDS = 2.0
@@ -39,6 +41,7 @@ def main() -> None:
     pool, slots, build_seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     files, workspace = RunFiles(open_store()), Workspace(home() / "stages")
     taken: set[str] = set()
+    write_report(describe(pool))
     with get_client(sync_client=True) as client, ThreadPoolExecutor(slots) as threads:
         work: list[Future[None]] = []
         while True:
@@ -49,6 +52,13 @@ def main() -> None:
                     taken.add(str(found.flow_run.id))
                     work.append(threads.submit(serve, client, found.flow_run, build_seconds, files, workspace))
             time.sleep(ASK_SECONDS)
+
+
+def describe(pool: str) -> WorkerReport:
+    """What a worker of the pool would say of its machine."""
+    backend = Backend.TENSORRT_RTX
+    at = now().isoformat(timespec="seconds")
+    return WorkerReport(pool, "stub", (), backend, BACKENDS[backend].version(), own_code(), at)
 
 
 def serve(client: SyncPrefectClient, run: FlowRun, build_seconds: float, files: RunFiles, workspace: Workspace) -> None:

@@ -5,8 +5,9 @@ to look; a worker that was given up may still set one, and nobody reads it.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import httpx
@@ -18,7 +19,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
 from flows.build_target import Judged
-from flows.flow_runs import POLL_SECONDS, Watched, cancel, read_states, settle, why_lost
+from flows.flow_runs import POLL_SECONDS, Watched, cancel, is_online, read_states, settle, why_lost
 from flows.order import Order, OutcomeRef, read_outcome, take_outcome
 from flows.prefect_yaml import BEAT_SECONDS, WATCHED_TAG
 from flows.publication import Made
@@ -110,10 +111,12 @@ def _wait(client: SyncPrefectClient, office: Office, waiting: Mapping[str, Child
     while open_ones := {name: child for name, child in waiting.items() if name not in results}:
         check_stopped()
         office.bench.report(f"wait for {', '.join(open_ones)}", 1 - len(open_ones) / len(waiting))
+        # Once a round and pool: a release may wait for a hundred runs in the queue of one pool.
+        online = cache(partial(is_online, client))
         try:
             states = read_states(client, [child.flow_run for child in open_ones.values()])
             for name, child in open_ones.items():
-                if (result := _look(client, office, child, states.get(child.flow_run))) is not None:
+                if (result := _look(client, office, child, states.get(child.flow_run), online)) is not None:
                     results[name] = result
         except httpx.HTTPError:
             # Prefect is away: what its workers do meanwhile is not known, and counts against none of them.
@@ -122,11 +125,13 @@ def _wait(client: SyncPrefectClient, office: Office, waiting: Mapping[str, Child
         time.sleep(POLL_SECONDS)
 
 
-def _look(client: SyncPrefectClient, office: Office, child: Child, state: State | None) -> Result | None:
+def _look(
+    client: SyncPrefectClient, office: Office, child: Child, state: State | None, online: Callable[[str], bool]
+) -> Result | None:
     """What came of a child; None while it is to be waited for."""
     if state is not None and state.is_final():
         return _end(office, child, state)
-    reason = "its flow run was deleted" if state is None else why_lost(client, child, state)
+    reason = "its flow run was deleted" if state is None else why_lost(client, child, state, online)
     if reason is None:
         return None
     # First the record, then the rest: what the worker brings from now on is not taken, whoever asks.

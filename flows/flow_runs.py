@@ -1,6 +1,7 @@
 """What Prefect says of the flow runs that a release waits for: states, signs of life, and the end of lost ones."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -36,13 +37,16 @@ class Watched:
     seen: float = field(default_factory=time.monotonic)
 
 
-def why_lost(client: SyncPrefectClient, child: Watched, state: State) -> str | None:
-    """Why a run is to be given up, in words; None while there is a sign of life, or it is not yet time."""
+def why_lost(client: SyncPrefectClient, child: Watched, state: State, online: Callable[[str], bool]) -> str | None:
+    """Why a run is to be given up, in words; None while there is a sign of life, or it is not yet time.
+
+    `online` says of a work pool whether it has a worker that lives.
+    """
     target, now = child.target, time.monotonic()
     waits = state.is_scheduled() or state.is_pending()
     beat = None if waits else _heartbeat(client, child.flow_run)
     sign = (state.type, beat)
-    lives = sign != child.sign or (beat is None and _is_online(client, target.work_pool))
+    lives = sign != child.sign or (beat is None and online(target.work_pool))
     if lives:
         child.sign, child.seen = sign, now
         return None
@@ -68,7 +72,8 @@ def _heartbeat(client: SyncPrefectClient, flow_run: str) -> object:
     return next((event.id for event in client.read_events(wanted, limit=1).events), None)
 
 
-def _is_online(client: SyncPrefectClient, pool: str) -> bool:
+def is_online(client: SyncPrefectClient, pool: str) -> bool:
+    """Whether a work pool is there, is not paused, and has a worker that Prefect hears of."""
     try:
         if client.read_work_pool(pool).is_paused:
             return False

@@ -86,22 +86,21 @@ def read_engines(store: MlflowStore, facts: Facts) -> tuple[Engine, ...]:
     """The newest engine of each target and precision of a model.
 
     Raises:
-        EngineryError: a version's manifest is not what was published, or the registry does not answer.
+        EngineryError: the registry does not answer.
     """
-    lineage, there = Lineage(store), {engine.version for engine in store.versions(facts.model)}
+    lineage, formats = Lineage(store), {each.version: each.format_version for each in store.versions(facts.model)}
     targets = dict.fromkeys(target for target, _ in facts.wanted)
     known = set(Precision)
     return tuple(
-        _engine(store, facts.model, target, run, there)
+        _engine(target, run, formats)
         for target in targets
         for run in lineage.engine_runs(facts.model, target)
         if run.precision in known
     )
 
 
-def _engine(store: MlflowStore, model: str, target: str, run: EngineRun, there: set[int]) -> Engine:
+def _engine(target: str, run: EngineRun, formats: Mapping[int, int]) -> Engine:
     made = run.parameters
-    in_registry = run.version is None or run.version in there
     return Engine(
         target=target,
         precision=Precision(run.precision),
@@ -112,19 +111,13 @@ def _engine(store: MlflowStore, model: str, target: str, run: EngineRun, there: 
         profiles=made.get("profiles", ""),
         backend_version=made.get("backend_version", ""),
         driver=_unless_none(made.get("driver")),
-        format_version=_format(store, model, run.version) if run.version and in_registry else None,
-        in_registry=in_registry,
+        format_version=formats.get(run.version) if run.version else None,
+        in_registry=run.version is None or run.version in formats,
     )
 
 
 def _unless_none(text: str | None) -> str | None:
     return None if text in (None, "", "none") else text
-
-
-def _format(store: MlflowStore, model: str, version: int) -> int | None:
-    # Not `store.manifest`: it refuses every other format than its own, which is just what is looked for here.
-    found = json.loads(store.open_bundle(model, version).manifest).get("format_version")
-    return found if isinstance(found, int) else None
 
 
 def read_tried(store: MlflowStore, model: str, missing: Iterable[Combination]) -> frozenset[Combination]:

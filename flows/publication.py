@@ -16,6 +16,7 @@ from flows.graphs import Graphs, read_choice
 from flows.lineage import source_revision
 from flows.report import Row, winner, with_aliases
 from flows.stages import Bench
+from registry.manifest import FORMAT_VERSION
 from registry.mlflow_runs import EngineEntry, ReleaseLog
 from registry.promotion import nominate
 from registry.records import CalibrationSet, OnnxArtifact, SourceFiles, Verdict
@@ -65,7 +66,7 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
             engine.version
             for engine in bench.store.builds(build.build_key)
             if (engine.model, engine.digest, engine.target) == (model, build.digest, build.target.name)
-            and engine.verdict is row.verdict
+            and (engine.verdict, engine.format_version) == (row.verdict, FORMAT_VERSION)
         ),
         None,
     )

@@ -22,6 +22,8 @@ from tasks.backends import BACKENDS
 from tasks.publish import own_code
 
 VARIABLE = "enginery_worker"
+# Prefect's own 10 s were half of what a free worker waits for its next job; a hundred workers ask 20 times a second so.
+QUERY_SECONDS = 5
 
 
 @dataclass(frozen=True)

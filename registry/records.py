@@ -238,7 +238,10 @@ class EngineManifest:
 
 @dataclass(frozen=True)
 class EngineVersion:
-    """A row of the registry: one published engine. `metrics` are (name, value) pairs of the engine's run."""
+    """A row of the registry: one published engine.
+
+    `metrics` are (name, value) pairs of the engine's run, `format_version` is its manifest's.
+    """
 
     model: str
     version: int
@@ -258,6 +261,7 @@ class EngineVersion:
     compute_capability: str | None
     backend_version: str
     minimum_driver: str | None
+    format_version: int
     complete: bool
 
 

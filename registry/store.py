@@ -268,5 +268,6 @@ def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
         compute_capability=build.target.compute_capability,
         backend_version=build.backend_version,
         minimum_driver=manifest.minimum_driver,
+        format_version=manifest.format_version,
         complete=True,
     )

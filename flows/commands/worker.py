@@ -27,7 +27,9 @@ def worker(
     os.environ["ENGINERY_HOME"] = str(home())
     # Where prefect.yaml's pull step finds code, recipes and fleet.
     os.environ.setdefault("ENGINERY_CHECKOUT", str(Path.cwd()))
-    from flows.worker import describe_worker, run_worker, write_report
+    from flows.worker import QUERY_SECONDS, describe_worker, run_worker, write_report
+
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", str(QUERY_SECONDS))
 
     report = describe_worker(machines, target, at=now())
     write_report(report)

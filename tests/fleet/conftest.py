@@ -173,7 +173,8 @@ def releasing(fleet: Fleet, tiny: TinyRecipe, *more: str, home: str = "parent", 
 @contextmanager
 def working(fleet: Fleet, target: str, home: str) -> Iterator[Process]:
     """`enginery worker` for the pool of a target, once it is online."""
-    pool, place = str(TARGETS[target]["work_pool"]), fleet.folder / "homes" / home
+    entries = yaml.safe_load(fleet.template.fleet.read_text(encoding="utf-8"))["targets"]
+    pool, place = entries[target]["work_pool"], fleet.folder / "homes" / home
     before = fleet.workers(pool)
     arguments = ("worker", "--target", target, "--fleet", "fleet.yaml")
     with started(fleet, place, fleet.template.folder, *arguments) as worker:

@@ -116,6 +116,17 @@ def test_a_new_calibration_set_makes_only_int8_stale(world: World) -> None:
     assert world.stale() == []
 
 
+def test_an_engine_of_an_older_manifest_format_is_published_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (old,) = (engine for engine in world.store.versions("tiny") if engine.precision is Precision.FP32)
+    world.store.client.set_model_version_tag("tiny", str(old.version), "format_version", str(old.format_version - 1))
+    monkeypatch.setattr("flows.plan.own_code", lambda: "a later one")  # which writes the later format
+    assert world.stale() == [("cpu", "fp32")]
+    assert world.refresh().state == "released"
+    assert world.stale() == []
+    published = [engine.digest for engine in world.store.versions("tiny") if engine.precision is Precision.FP32]
+    assert published == [old.digest, old.digest]
+
+
 @pytest.mark.long
 def test_a_moved_source_makes_all_stale_until_it_is_released(world: World) -> None:
     config = world.tiny.folder / "checkpoint" / "config.json"

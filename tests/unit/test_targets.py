@@ -37,6 +37,7 @@ def engine(target: str, capability: str | None, *aliases: str) -> EngineVersion:
         compute_capability=capability,
         backend_version="10.13.3.9",
         minimum_driver="580" if capability else None,
+        format_version=1,
         complete=True,
     )
 
