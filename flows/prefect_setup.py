@@ -1,10 +1,8 @@
 """What a Prefect server needs before deployments: work pools, and the automations that call lost runs crashed."""
 
-import os
 from datetime import timedelta
 from typing import Any
 
-import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
@@ -12,9 +10,9 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
 
+from flows.prefect_reachable import prefect_answers
 from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, WATCHED_TAG, work_pools
 from flows.recipe import Fleet
-from registry.errors import BadInput, EngineryError
 
 # Three beats that fail to come are a crash.
 SILENT_SECONDS = 3 * BEAT_SECONDS
@@ -33,15 +31,10 @@ def set_up(fleet: Fleet) -> list[str]:
     """Make pools and automations on the server of PREFECT_API_URL; the names of all.
 
     Raises:
-        BadInput: no server is named, or as `flows.prefect_yaml.work_pools`.
-        EngineryError: the server cannot be reached, or refuses.
+        BadInput, EngineryError: as `prefect_answers`, or as `flows.prefect_yaml.work_pools`.
     """
-    if not (server := os.environ.get("PREFECT_API_URL")):
-        raise BadInput("work pools are made on a Prefect server: set PREFECT_API_URL to its address")
-    try:
+    with prefect_answers("work pools are made on"):
         return [*make_pools(fleet), *watch_runs()]
-    except httpx.HTTPError as error:
-        raise EngineryError(f"the Prefect server at {server} did not make the work pools: {error}") from error
 
 
 def make_pools(fleet: Fleet) -> list[str]:

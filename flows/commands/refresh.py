@@ -32,13 +32,16 @@ def refresh(
 
     local_prefect.configure(home())
     from flows.lineage import local_toolchains
+    from flows.prefect_reachable import prefect_answers
     from flows.refresh import Asked, pool_toolchains, release_deployed
     from flows.refresh import as_json as refresh_json
     from flows.refresh import refresh as refresh_all
 
     asked = Asked(tuple(recipe) if recipe else None, fleet, dry_run, full)
     if "PREFECT_API_URL" in os.environ:
-        results = refresh_all(asked, open_store(), pool_toolchains, lambda plans: release_deployed(plans, str(fleet)))
+        with prefect_answers("the recipes' deployments are run by"):
+            store = open_store()
+            results = refresh_all(asked, store, pool_toolchains, lambda plans: release_deployed(plans, str(fleet)))
     else:
         release = _release_here(fleet, quiet=as_json)
         results = refresh_all(asked, open_store(), local_toolchains, release)

@@ -60,13 +60,17 @@ def _show(result: Any, *, as_json: bool) -> None:
 
 
 def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> Any:
-    if "PREFECT_API_URL" not in os.environ:
-        raise BadInput("workers are reached through a Prefect server: set PREFECT_API_URL to its address")
     from flows import local_prefect
+    from flows.prefect_reachable import prefect_answers
     from tasks.interrupt import remember_ctrl_c
 
     remember_ctrl_c()
     local_prefect.configure(home())
+    with prefect_answers("workers are reached through"):
+        return _through_workers(recipe, fleet, resume, quiet=quiet)
+
+
+def _through_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> Any:
     from prefect import flow
 
     from flows.on_workers import Asked, release_on_workers

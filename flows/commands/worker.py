@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from flows.commands.shared import FLEET, FleetFile, err, need_pipeline, now
-from registry.errors import BadInput
 from registry.home import home
 
 
@@ -17,26 +16,25 @@ def worker(
 ) -> None:
     """Take the work of a target's pool, one job at a time, after this machine was checked and reported."""
     need_pipeline("worker")
+    from flows.prefect_reachable import prefect_answers
     from flows.recipe import load_fleet
 
     machines = load_fleet(fleet)
     machines.target(target)
-    if "PREFECT_API_URL" not in os.environ:
-        raise BadInput("a worker gets its work from a Prefect server: set PREFECT_API_URL to its address")
     # Jobs run in folders of their own, and stages must outlive them.
     os.environ["ENGINERY_HOME"] = str(home())
     # Where prefect.yaml's pull step finds code, recipes and fleet.
     os.environ.setdefault("ENGINERY_CHECKOUT", str(Path.cwd()))
-    from flows.worker import QUERY_SECONDS, describe_worker, run_worker, write_report
+    with prefect_answers("a worker gets its work from"):
+        from flows.worker import QUERY_SECONDS, describe_worker, run_worker, write_report
 
-    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", str(QUERY_SECONDS))
-
-    report = describe_worker(machines, target, at=now())
-    write_report(report)
+        report = describe_worker(machines, target, at=now())
+        write_report(report)
     gpu = report.gpu_name or "no GPU of its own"
     err.print(
         f"{report.host} works for pool {report.pool} ({', '.join(report.targets)}): {gpu}, "
         f"{report.backend} {report.backend_version}",
         highlight=False,
     )
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", str(QUERY_SECONDS))
     run_worker(report.pool)
