@@ -118,13 +118,16 @@ def _said(quiet: bool) -> Callable[[str], None]:
 
 
 def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
-    """Show the fleet's targets, and which of them this machine can build and measure."""
+    """Show the fleet's targets, and which of them this machine can build and measure.
+
+    With PREFECT_API_URL also the workers of each target's pool: is one online, and what they said of themselves.
+    """
     need_pipeline("targets")
     from flows.recipe import load_fleet
     from tasks.backends import BACKENDS
 
     machines = load_fleet(fleet)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in machines.targets:
         target = machines.target(name)
         backend = BACKENDS[target.backend]
@@ -142,10 +145,15 @@ def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
                 "why_not_measure": runs,
             }
         )
+    on_fleet = "PREFECT_API_URL" in os.environ
+    if on_fleet:
+        _add_workers(rows)
     if as_json:
         print_json(rows)
         return
     table = Table("target", "backend", "compute capability", "builds here", "measures here")
+    if on_fleet:
+        table.add_column("workers")
     for row in rows:
         table.add_row(
             str(row["target"]),
@@ -153,8 +161,33 @@ def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
             str(row["compute_capability"] or ""),
             "yes" if row["builds"] else f"no: {row['why_not_build']}",
             "yes" if row["measures"] else "no: " + ("same" if not row["builds"] else str(row["why_not_measure"])),
+            *([_workers_in_words(row)] if on_fleet else []),
         )
     out.print(table)
+
+
+def _add_workers(rows: list[dict[str, Any]]) -> None:
+    from flows.prefect_reachable import prefect_answers
+
+    with prefect_answers("workers are known to"):
+        from prefect.client.orchestration import get_client
+
+        from flows.flow_runs import is_online
+        from flows.worker import read_reports
+
+        with get_client(sync_client=True) as client:
+            for row in rows:
+                row["online"] = is_online(client, row["work_pool"])
+                row["workers"] = [plain(report) for report in read_reports(row["work_pool"])]
+
+
+def _workers_in_words(row: dict[str, Any]) -> str:
+    said = [
+        ", ".join(filter(None, [each["host"], each["backend_version"], each["gpu_name"], each["driver"]]))
+        for each in row["workers"]
+    ]
+    state = "online" if row["online"] else f"none online: enginery worker --target {row['target']}"
+    return escape("\n".join([state, *said]))
 
 
 def doctor(

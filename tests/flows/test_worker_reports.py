@@ -1,10 +1,16 @@
 """What workers say of themselves, kept as Prefect variables that anyone may edit."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.variables import Variable
 
+from flows.commands.release import targets
 from flows.worker import WorkerReport, read_reports, write_report
 from registry.records import Backend
 
@@ -39,3 +45,20 @@ def test_a_variable_that_is_no_report_is_passed_over() -> None:
     Variable.set("edited", {"pool": "gpu-edited", "host": 1}, tags=tags)
     Variable.set("words", "not a report", tags=tags)
     assert read_reports("gpu-edited") == (replace(REPORT, pool="gpu-edited"),)
+
+
+def test_targets_shows_what_the_workers_of_each_pool_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_report(replace(REPORT, pool="gpu-shown"))
+    spec = {"backend": "tensorrt", "compute_capability": "8.9"}
+    fleet = {"targets": {"l4": {**spec, "work_pool": "gpu-shown"}, "t4": {**spec, "work_pool": "gpu-nobody"}}}
+    (tmp_path / "fleet.yaml").write_text(yaml.safe_dump(fleet), encoding="utf-8")
+    with get_client(sync_client=True) as client:
+        monkeypatch.setenv("PREFECT_API_URL", str(client.api_url))
+        client.create_work_pool(WorkPoolCreate(name="gpu-shown", type="process"))
+        client.send_worker_heartbeat("gpu-shown", "one", heartbeat_interval_seconds=30)
+        targets(tmp_path / "fleet.yaml", as_json=True)
+    l4, t4 = json.loads(capsys.readouterr().out)
+    assert (l4["online"], [each["driver"] for each in l4["workers"]]) == (True, ["580.95.05"])
+    assert (t4["online"], t4["workers"]) == (False, [])
