@@ -6,6 +6,8 @@ ENGINERY := $(BIN)/enginery
 INSTALLED := $(VENV)/.installed
 # A real tritonserver for tests/tritonserver, in a venv of its own: its wheel needs numpy<2.
 TRITON := .venv-triton
+# Twice as many as CI has cores: the long tests wait for servers, heartbeats and kills most of their time.
+SPREAD := -n 4 --dist loadfile --no-loadscope-reorder
 # Where the sample release keeps its state and its fetched engine.
 export ENGINERY_HOME ?= .enginery
 
@@ -36,14 +38,14 @@ quickstart: $(INSTALLED)
 	$(ENGINERY) run debian-sections "racing game with karts and penguins"
 
 test: $(INSTALLED) $(TRITON)/.installed
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/pytest $(SPREAD) -m "not long"
 
 check: $(INSTALLED) $(TRITON)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --durations=15
+	$(BIN)/pytest $(SPREAD) --cov --cov-report=term --durations=15
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.release
