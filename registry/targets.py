@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 import pynvml
 
 from registry.errors import BadInput, Incompatible, NotFound, TornBundle
+from registry.local_gpu import nvml_gpu
 from registry.names import PRODUCTION, production_alias
 from registry.records import Backend, EngineVersion
 from registry.store import Store
@@ -44,9 +45,10 @@ class Host:
 
 
 def read_host(tensorrt: str | None = None) -> Host:
-    """This machine: its first GPU by NVML, and the `tensorrt` declared for it, or else the installed package's.
+    """This machine: the GPU that CUDA takes first, and the `tensorrt` declared for it, or else the installed package's.
 
-    A server that brings its own TensorRT, like a container, has to be declared.
+    A server that brings its own TensorRT, like a container, has to be declared. CUDA_VISIBLE_DEVICES chooses the GPU,
+    and where it hides all of them there is none.
 
     Raises:
         BadInput: `tensorrt` is no version.
@@ -55,8 +57,7 @@ def read_host(tensorrt: str | None = None) -> Host:
         raise BadInput(f"--tensorrt {tensorrt[:40]!r} is no version: give the one that will load engines, like 10.13")
     versions = (tensorrt or _installed(Backend.TENSORRT), tensorrt or _installed(Backend.TENSORRT_RTX))
     try:
-        pynvml.nvmlInit()
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        gpu = nvml_gpu()
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu)
         name, driver = pynvml.nvmlDeviceGetName(gpu), pynvml.nvmlSystemGetDriverVersion()
         cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pynvml
 
+from registry.local_gpu import nvml_gpu
 from registry.records import Machine
 
 
 def this_machine() -> Machine:
-    """The CPU of this machine, and its first GPU and driver where NVML finds one."""
+    """The CPU of this machine, and the GPU that CUDA takes first, with its driver."""
     gpu, driver = _gpu()
     return Machine(_cpu_model(), _cores(), gpu, driver)
 
@@ -29,7 +30,6 @@ def _cpu_model() -> str:
 
 def _gpu() -> tuple[str | None, str | None]:
     try:
-        pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)), pynvml.nvmlSystemGetDriverVersion()
+        return pynvml.nvmlDeviceGetName(nvml_gpu()), pynvml.nvmlSystemGetDriverVersion()
     except pynvml.NVMLError:
         return None, None

@@ -15,7 +15,7 @@ from tasks.backends.contract import BuiltEngine, TimingFolder, read_verified
 from tasks.backends.device import local_compute_capability
 from tasks.backends.external_data import check_external_data
 from tasks.backends.precisions import why_unsupported
-from tasks.backends.trt_callbacks import make_monitor, process_logger
+from tasks.backends.trt_callbacks import make_monitor, process_logger, start
 from tasks.backends.trt_session import TrtSession, load_engine
 from tasks.backends.trt_timing import build_with_timing
 from tasks.isolate import Progress
@@ -83,14 +83,14 @@ class TensorRT:
         Raises:
             BadInput: a profile is not 1 <= min <= opt <= max, or the external data is not safe to read.
             BuildError: the parser or the builder refuses, in its own words, or it was cancelled.
+            Incompatible: the library is not here, or does not start on this machine.
         """
         if reason := self.supports(onnx.precision, target):
             raise BuildError(reason)
         check_external_data(onnx.path)
         trt = self._module()
         logger = process_logger(trt)
-        logger.take_errors()
-        builder = trt.Builder(logger)
+        builder = start(trt, trt.Builder, logger)
         network = builder.create_network(0)
         _parse(trt, network, logger, onnx.path)
         config = builder.create_builder_config()

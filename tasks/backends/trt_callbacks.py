@@ -1,4 +1,4 @@
-"""Python objects that TensorRT calls back from its own threads; `trt` is the vendor's module.
+"""Python objects that TensorRT calls back from its own threads, and its start; `trt` is the vendor's module.
 
 Their base classes live in that module, so they are made by functions and not declared at import.
 """
@@ -7,6 +7,7 @@ import logging
 from functools import cache
 from typing import Any
 
+from registry.errors import Incompatible
 from tasks.isolate import Progress
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,22 @@ def process_logger(trt: Any) -> Any:
             return "; ".join(errors) or "it gave no reason"
 
     return Log()
+
+
+def start(trt: Any, kind: Any, logger: Any) -> Any:
+    """A `kind`, trt.Builder or trt.Runtime.
+
+    Where CUDA does not start, TensorRT says so in its log only, and gives an object with nothing inside: the first use
+    of it ends this process by SIGSEGV (seen with 11.4's lean runtime).
+
+    Raises:
+        Incompatible: TensorRT does not start on this machine.
+    """
+    logger.take_errors()
+    made = kind(logger)
+    if logger.errors:
+        raise Incompatible(f"{trt.__name__} {trt.__version__} does not start on this machine: {logger.take_errors()}")
+    return made
 
 
 def make_monitor(trt: Any, progress: Progress) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 
 from registry.errors import BadInput, Incompatible, MeasurementError
 from tasks.backends.contract import Array
-from tasks.backends.trt_callbacks import process_logger
+from tasks.backends.trt_callbacks import process_logger, start
 
 # trt.DataType members and torch's dtypes; outputs that numpy has no type for come back as float32.
 _TORCH_DTYPES = {
@@ -100,10 +100,10 @@ def load_engine(trt: Any, engine_bytes: bytes, *, name: str) -> TrtSession:
     """Deserialise an engine that was verified; `engine_host_code_allowed` stays off.
 
     Raises:
-        Incompatible: TensorRT refuses it.
+        Incompatible: TensorRT refuses it, or does not start here.
     """
     logger = process_logger(trt)
-    runtime = trt.Runtime(logger)
+    runtime = start(trt, trt.Runtime, logger)
     engine = runtime.deserialize_cuda_engine(engine_bytes)
     if engine is None:
         raise Incompatible(f"{name}: {trt.__name__} {trt.__version__} cannot load it: {logger.take_errors()}")

@@ -8,7 +8,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from registry import targets
+from registry import local_gpu, targets
 from registry.errors import BadInput, Incompatible
 from registry.records import Backend, EngineVersion, Precision, Verdict
 from registry.targets import Host, check_compatible, local_target, production_engines, read_host, unsuitable
@@ -136,13 +136,16 @@ def on(monkeypatch: pytest.MonkeyPatch, **nvml: Any) -> None:
     fake = {
         "NVMLError": pynvml.NVMLError,
         "nvmlInit": lambda: None,
+        "nvmlDeviceGetCount": lambda: 1,
         "nvmlDeviceGetHandleByIndex": lambda index: f"gpu{index}",
         "nvmlDeviceGetCudaComputeCapability": lambda handle: {"gpu0": (12, 0)}[handle],
         "nvmlDeviceGetName": lambda handle: {"gpu0": "NVIDIA RTX PRO 6000"}[handle],
         "nvmlSystemGetDriverVersion": lambda: "580.95.05",
         "nvmlSystemGetCudaDriverVersion_v2": lambda: 13010,
     }
-    monkeypatch.setattr(targets, "pynvml", SimpleNamespace(**(fake | nvml)))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for module in (targets, local_gpu):
+        monkeypatch.setattr(module, "pynvml", SimpleNamespace(**(fake | nvml)))
 
 
 def test_the_host_is_what_nvml_says_of_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
