@@ -19,8 +19,8 @@ POLL_SECONDS = 3.0
 SILENT_SECONDS = 3 * BEAT_SECONDS + 10.0
 # A run that a worker took and did not begin, after the worker itself is known to be gone.
 STARTING_SECONDS = 15.0
-# A worker that lives stops a cancelled run in this time.
-CANCEL_SECONDS = 30.0
+# A worker that lives hears at once that a run is cancelled, and stops it; with the silence before it, two minutes.
+CANCEL_SECONDS = 10.0
 # Prefect's answer holds so many flow runs at most (PREFECT_SERVER_API_DEFAULT_LIMIT); one left out would look deleted.
 LONGEST_ANSWER = 200
 
@@ -42,7 +42,8 @@ def why_lost(client: SyncPrefectClient, child: Watched, state: State) -> str | N
     waits = state.is_scheduled() or state.is_pending()
     beat = None if waits else _heartbeat(client, child.flow_run)
     sign = (state.type, beat)
-    lives = sign != child.sign or (beat is None and _is_online(client, target.work_pool))
+    # Of a run that began, another worker of its pool says nothing: it beats itself, or it is lost.
+    lives = sign != child.sign or (waits and _is_online(client, target.work_pool))
     if lives:
         child.sign, child.seen = sign, now
         return None
