@@ -1,6 +1,7 @@
 """What Prefect says of the flow runs that a release waits for: states, signs of life, and the end of lost ones."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -88,17 +89,18 @@ def read_states(client: SyncPrefectClient, flow_runs: list[str]) -> dict[str, St
     return states
 
 
-def settle(client: SyncPrefectClient, flow_runs: list[str]) -> None:
-    """Runs that were given up end as cancelled, also where no worker is left to end them."""
+def settle(client: SyncPrefectClient, given_up: Sequence[Watched]) -> None:
+    """Runs that were given up end as cancelled: by their worker, or here where no worker of their pool is left."""
     deadline = time.monotonic() + CANCEL_SECONDS
-    while flow_runs:
-        states = read_states(client, flow_runs)
-        flow_runs = [run for run in flow_runs if (state := states.get(run)) is not None and not state.is_final()]
-        if flow_runs and time.monotonic() > deadline:
-            for run in flow_runs:
-                client.set_flow_run_state(run, Cancelled(message="given up by its release"), force=True)
-            return
-        time.sleep(POLL_SECONDS if flow_runs else 0)
+    while given_up:
+        states = read_states(client, [child.flow_run for child in given_up])
+        given_up = [run for run in given_up if (state := states.get(run.flow_run)) is not None and not state.is_final()]
+        is_late = time.monotonic() > deadline
+        alone = [run for run in given_up if is_late or not _is_online(client, run.target.work_pool)]
+        for run in alone:
+            client.set_flow_run_state(run.flow_run, Cancelled(message="given up by its release"), force=True)
+        given_up = [run for run in given_up if run not in alone]
+        time.sleep(POLL_SECONDS if given_up else 0)
 
 
 def cancel(client: SyncPrefectClient, flow_run: str, state: State, reason: str) -> None:

@@ -63,10 +63,12 @@ def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *,
     if "PREFECT_API_URL" not in os.environ:
         raise BadInput("workers are reached through a Prefect server: set PREFECT_API_URL to its address")
     from flows import local_prefect
+    from flows.prefect_yaml import be_patient
     from tasks.interrupt import remember_ctrl_c
 
     remember_ctrl_c()
     local_prefect.configure(home())
+    be_patient()
     from prefect import flow
 
     from flows.on_workers import Asked, release_on_workers

@@ -27,7 +27,10 @@ def worker(
     os.environ["ENGINERY_HOME"] = str(home())
     # Where prefect.yaml's pull step finds code, recipes and fleet.
     os.environ.setdefault("ENGINERY_CHECKOUT", str(Path.cwd()))
+    from flows.prefect_yaml import be_patient
     from flows.worker import describe_worker, run_worker, write_report
+
+    be_patient()
 
     report = describe_worker(machines, target, at=now())
     write_report(report)
