@@ -23,12 +23,13 @@ from tests.servers import free_port, mlflow_server, prefect_server
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 180.0
-POOLS = ("cpu", "mortal", "rtx", "nobody", "release")
+POOLS = ("cpu", "mortal", "mortal-too", "rtx", "nobody", "release")
 # `nobody` has a deployment, and no worker ever; `release` is for the flow that waits for the others. Tests kill the
-# workers of `mortal`.
+# workers of `mortal` and `mortal-too`.
 TARGETS: dict[str, dict[str, Any]] = {
     "cpu": {"backend": "onnxruntime", "work_pool": "cpu"},
     "mortal": {"backend": "onnxruntime", "work_pool": "mortal"},
+    "mortal-too": {"backend": "onnxruntime", "work_pool": "mortal-too"},
     "rtx-4090": {"backend": "tensorrt_rtx", "compute_capability": "8.9", "work_pool": "rtx"},
     "rtx-5090": {"backend": "tensorrt_rtx", "compute_capability": "12.0", "work_pool": "nobody", "patience_seconds": 3},
     "rtx-3090": {"backend": "tensorrt_rtx", "compute_capability": "8.6", "work_pool": "undeployed"},
