@@ -20,7 +20,7 @@ from registry.mlflow_runs import STATE
 from registry.records import Verdict
 from tests.fleet.conftest import Fleet, Process, RestartableFleet, deploy, releasing, serving, until, working
 from tests.fleet.held_builds import BEGUN, DONE, Door
-from tests.fleet.runs import engines, job_of, release_of
+from tests.fleet.runs import job_of, release_of
 from tests.flows.conftest import TinyRecipe
 from tests.postgres import NoPostgres, Postgres, running_postgres
 
@@ -162,7 +162,6 @@ def test_killed_workers_are_said_in_two_minutes_and_resuming_builds_the_rest(fle
         code, first = parent.wait()
         seconds = time.monotonic() - killed
     (lost,) = fleet.flow_runs(release, "mortal")
-    say(f"killed worker and job: said after {seconds:.1f} s")
     assert (code, first["missing"], lost.state.name) == (1, ["mortal"], "Cancelled")
     assert "no sign of life" in first["engines"][0]["reason"]
     assert seconds < TWO_MINUTES
@@ -189,7 +188,6 @@ def kill_the_worker_alone(fleet: Fleet, into: Path) -> None:
         builds.open()
         code, first = parent.wait()
         seconds = time.monotonic() - killed
-    say(f"killed worker alone: said after {seconds:.1f} s")
     assert (code, first["missing"]) == (1, ["mortal-too"])
     assert first["engines"][0]["reason"].startswith("Crashed")
     assert seconds < TWO_MINUTES
@@ -211,11 +209,8 @@ def test_a_release_outlives_a_killed_and_restarted_prefect_server(
         until_held(builds)
         fleet.prefect_server.kill()
         builds.open()
-        began = time.monotonic()
         fleet.prefect_server.start()
-        say(f"Prefect was away for {time.monotonic() - began:.1f} s")
         code, report = parent.wait()
-        say(f"Prefect killed: {time.monotonic() - began:.1f} s")
     assert code == 0, report
     assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
     assert builds.builds(BEGUN) == BOTH
@@ -237,9 +232,7 @@ def test_a_release_outlives_a_crash_of_the_database_of_both_servers(
             time.sleep(6)  # the job ends meanwhile, and the parent asks
         finally:
             database.start()
-        began = time.monotonic()
         code, report = parent.wait()
-        say(f"PostgreSQL back: {time.monotonic() - began:.1f} s")
     assert code == 0, report
     assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
     assert builds.builds(BEGUN) == BOTH
@@ -261,7 +254,6 @@ def test_a_full_store_is_said_publishes_nothing_and_resuming_goes_on_once_there_
             began = time.monotonic()
             code, uploading = parent.wait()
             seconds = time.monotonic() - began
-        say(f"job met a full store: said after {seconds:.1f} s")
         assert (code, seconds < TWO_MINUTES) == (1, True)
         assert "is not kept by the artifact store" in uploading["engines"][0]["reason"]
         disk.resize(ROOMY)
@@ -296,8 +288,7 @@ def test_two_releases_of_one_model_at_once_are_both_whole_and_published_one_afte
     assert len({report["release"] for _, report in ends}) == 2
     # The fp32 engine is the same in both: whoever came second found it.
     assert sorted(precisions(fleet, "shared", tmp_path)) == ["fp32", "int8", "int8-dynamic"]
-    assert builds_of(fleet, "shared") == ["fp32", "int8", "int8-dynamic"]
-    say(str(engines(fleet, "shared")))
+    assert sorted(Door(fleet.folder / "doors" / "shared").builds(DONE)) == ["fp32", "int8", "int8-dynamic"]
     store = fleet.store()
     assert store.resolve("shared", "candidate-cpu").verdict is Verdict.PASSED
     assert [run.data.tags[STATE] for run in fleet.release_runs("shared")] == ["complete", "complete"]
@@ -312,12 +303,3 @@ def test_two_releases_of_one_model_at_once_are_both_whole_and_published_one_afte
     ]
     (_, ended), (began, _) = sorted(spans)
     assert ended <= began
-
-
-def builds_of(fleet: Fleet, model: str) -> list[str]:
-    """The precisions whose engines were built, sorted."""
-    return sorted(Door(fleet.folder / "doors" / model).builds(DONE))
-
-
-def say(line: str) -> None:
-    sys.stderr.write(line + "\n")
