@@ -129,19 +129,14 @@ def middle_and_worst(seconds: Sequence[float]) -> str:
 
 def _on(postgres: Postgres) -> tuple[str, ...]:
     """The servers that this PostgreSQL can serve."""
-    with psycopg.connect(f"host={postgres.folder} port={SOCKET_PORT} user=postgres dbname=postgres") as connection:
-        found = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'pg_trgm'").fetchone()
-    if found:
+    if postgres.offers("pg_trgm"):
         return ("MLflow", "Prefect")
     print("no pg_trgm in this PostgreSQL: Prefect is on SQLite")
     return ("MLflow",)
 
 
 def _connection(postgres: Postgres, databases: Mapping[str, str]) -> dict[str, str]:
-    if "Prefect" not in databases:
-        return {}
-    uri = postgres.uri(databases["Prefect"]).replace("+psycopg", "+asyncpg")
-    return {"PREFECT_API_DATABASE_CONNECTION_URL": uri}
+    return postgres.for_prefect(databases["Prefect"]) if "Prefect" in databases else {}
 
 
 def _children() -> set[psutil.Process]:

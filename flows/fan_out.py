@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from flows.build_target import Judged
 from flows.flow_runs import POLL_SECONDS, Watched, cancel, is_online, read_states, settle, why_lost
 from flows.order import Order, OutcomeRef, read_outcome, take_outcome
-from flows.prefect_yaml import BEAT_SECONDS, WATCHED_TAG
+from flows.prefect_yaml import RUN_ENVIRONMENT, WATCHED_TAG
 from flows.publication import Made
 from flows.report import Row
 from flows.stages import Bench
@@ -101,7 +101,7 @@ def fan_out(office: Office, errands: Mapping[str, Errand]) -> FannedOut:
                 reason = f"Prefect refused the order: {str(error).splitlines()[0]}"
                 results[name] = _lost(office, errand, "failed", reason)
         _wait(client, office, waiting, results)
-        settle(client, [child.flow_run for child in waiting.values() if child.abandoned])
+        settle(client, [child for child in waiting.values() if child.abandoned])
     missing = sorted(name for name, result in results.items() if not result.accepted)
     return FannedOut(tuple(entry for name in errands for entry in results[name].judged), tuple(missing))
 
@@ -208,7 +208,7 @@ def _start(client: SyncPrefectClient, office: Office, errand: Errand) -> str:
         flow_run_name=f"{target.name} of {release}",
         # Two parents that start at once share one child; the number lets a failed one be followed by another.
         idempotency_key=f"{release}-{target.name}-{errand.key[:16]}-{len(earlier)}",
-        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS)}},
+        job_variables={"env": RUN_ENVIRONMENT},
     )
     return str(run.id)
 

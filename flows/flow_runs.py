@@ -1,7 +1,7 @@
 """What Prefect says of the flow runs that a release waits for: states, signs of life, and the end of lost ones."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -20,8 +20,8 @@ POLL_SECONDS = 3.0
 SILENT_SECONDS = 3 * BEAT_SECONDS + 10.0
 # A run that a worker took and did not begin, after the worker itself is known to be gone.
 STARTING_SECONDS = 15.0
-# A worker that lives stops a cancelled run in this time.
-CANCEL_SECONDS = 30.0
+# A worker that lives hears at once that a run is cancelled, and stops it; with the silence before it, two minutes.
+CANCEL_SECONDS = 10.0
 # Prefect's answer holds so many flow runs at most (PREFECT_SERVER_API_DEFAULT_LIMIT); one left out would look deleted.
 LONGEST_ANSWER = 200
 
@@ -46,7 +46,8 @@ def why_lost(client: SyncPrefectClient, child: Watched, state: State, online: Ca
     waits = state.is_scheduled() or state.is_pending()
     beat = None if waits else _heartbeat(client, child.flow_run)
     sign = (state.type, beat)
-    lives = sign != child.sign or (beat is None and online(target.work_pool))
+    # Of a run that began, another worker of its pool says nothing: it beats itself, or it is lost.
+    lives = sign != child.sign or (waits and online(target.work_pool))
     if lives:
         child.sign, child.seen = sign, now
         return None
@@ -92,17 +93,18 @@ def read_states(client: SyncPrefectClient, flow_runs: list[str]) -> dict[str, St
     return states
 
 
-def settle(client: SyncPrefectClient, flow_runs: list[str]) -> None:
-    """Runs that were given up end as cancelled, also where no worker is left to end them."""
+def settle(client: SyncPrefectClient, given_up: Sequence[Watched]) -> None:
+    """Runs that were given up end as cancelled: by their worker, or here where no worker of their pool is left."""
     deadline = time.monotonic() + CANCEL_SECONDS
-    while flow_runs:
-        states = read_states(client, flow_runs)
-        flow_runs = [run for run in flow_runs if (state := states.get(run)) is not None and not state.is_final()]
-        if flow_runs and time.monotonic() > deadline:
-            for run in flow_runs:
-                client.set_flow_run_state(run, Cancelled(message="given up by its release"), force=True)
-            return
-        time.sleep(POLL_SECONDS if flow_runs else 0)
+    while given_up:
+        states = read_states(client, [child.flow_run for child in given_up])
+        given_up = [run for run in given_up if (state := states.get(run.flow_run)) is not None and not state.is_final()]
+        is_late = time.monotonic() > deadline
+        alone = [run for run in given_up if is_late or not is_online(client, run.target.work_pool)]
+        for run in alone:
+            client.set_flow_run_state(run.flow_run, Cancelled(message="given up by its release"), force=True)
+        given_up = [run for run in given_up if run not in alone]
+        time.sleep(POLL_SECONDS if given_up else 0)
 
 
 def cancel(client: SyncPrefectClient, flow_run: str, state: State, reason: str) -> None:

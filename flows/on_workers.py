@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists
 from pydantic import TypeAdapter, ValidationError
 
 from calibration_data.reader import Rows
@@ -117,7 +118,8 @@ def narrow(recipe: Recipe, targets: Sequence[str] | None, precisions: Sequence[P
 def one_at_a_time(model: str) -> Iterator[None]:
     """One release of a model writes to the registry at a time, among all that this Prefect server knows of."""
     name = f"enginery-release-{model}"
-    with get_client(sync_client=True) as client:
+    # Prefect looks whether it is there and then makes it: another release of the model may have been in between.
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.upsert_global_concurrency_limit_by_name(name, 1)
     with concurrency(name, lease_duration=LEASE_SECONDS, strict=True):
         yield

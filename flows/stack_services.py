@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, work_pools
+from flows.prefect_yaml import RELEASES_POOL, RUN_ENVIRONMENT, work_pools
 from flows.recipe import Fleet, load_fleet
 from flows.stack_postgres import Cluster
 from flows.stack_processes import Service
@@ -77,12 +77,15 @@ def prefect_server(cluster: Cluster, port: int, folder: Path) -> Service:
 def workers(fleet_file: Path, addresses: Addresses, home: Path, checkout: Path) -> list[Service]:
     """A worker for the releases, and one for each pool of which this host can build every target."""
     fleet = load_fleet(fleet_file)
-    environment = client(addresses, home) | {
-        "ENGINERY_HOME": str(home),
-        "ENGINERY_CHECKOUT": str(checkout),
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS),
-        "PREFECT_WORKER_QUERY_SECONDS": "3",  # a few workers may ask more often than every 10 s
-    }
+    environment = (
+        client(addresses, home)
+        | RUN_ENVIRONMENT
+        | {
+            "ENGINERY_HOME": str(home),
+            "ENGINERY_CHECKOUT": str(checkout),
+            "PREFECT_WORKER_QUERY_SECONDS": "3",  # a few workers may ask more often than every 10 s
+        }
+    )
     base = (sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", RELEASES_POOL)
     releases = (*base, "--limit", str(RELEASES_AT_ONCE), "--name", f"releases on {socket.gethostname()}")
     commands: dict[str, tuple[str, ...]] = {RELEASES_POOL: releases}

@@ -13,6 +13,7 @@ from requests import RequestException
 from registry.errors import DigestMismatch, Interrupted
 from registry.mlflow_artifacts import open_source
 from registry.mlflow_store import MlflowStore
+from registry.mlflow_uploads import upload_to_run
 
 T = TypeVar("T")
 # A server that is restarted is back by then. MLflow's client has retries of its own, but not in every call.
@@ -31,7 +32,8 @@ class RunFiles:
         Its name must say its content: a file of that name and size that is there already is left as it is.
 
         Raises:
-            Interrupted: MLflow, or its store, failed again and again.
+            Interrupted: MLflow failed again and again.
+            StoreFailed: its artifact store did.
         """
         return _patiently(lambda: self._put(run_id, file, folder))
 
@@ -50,7 +52,7 @@ class RunFiles:
             run = self._client.get_run(run_id)
             there = {found.path: found.file_size for found in self._client.list_artifacts(run_id, folder)}
             if there.get(f"{folder}/{file.name}") != file.stat().st_size:
-                self._client.log_artifact(run_id, str(file), folder)
+                upload_to_run(self._client, run_id, file, folder)
         except (MlflowException, RequestException) as error:
             raise Interrupted(
                 f"{folder}/{file.name} could not be uploaded ({str(error)[:300]}): look at the MLflow server and its "

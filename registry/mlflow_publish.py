@@ -20,6 +20,7 @@ from registry.errors import BadInput, EngineryError
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, write_manifest
 from registry.mlflow_errors import existing_is_fine, pages, plainly, quotable
 from registry.mlflow_rows import COMPLETE, PIN, STATE
+from registry.mlflow_uploads import upload
 from registry.names import check_name
 from registry.owner import this_process
 from registry.records import EngineManifest, EngineVersion, FileRecord
@@ -97,15 +98,15 @@ class Publications:
         blobs = self.files(source)
         for record in manifest.files:
             folder = PurePosixPath(record.path).parent.as_posix()
-            blobs.log_artifact(str(directory / record.path), None if folder == "." else folder)
+            upload(blobs, directory / record.path, None if folder == "." else folder)
         self._read_back(blobs, manifest.files)
         with self.scratch() as scratch:
             (scratch / MANIFEST_FILE).write_bytes(raw)
             seal = [FileRecord(MANIFEST_FILE, sha256(raw).hexdigest(), len(raw))]
-            blobs.log_artifact(str(scratch / MANIFEST_FILE))
+            upload(blobs, scratch / MANIFEST_FILE)
         if (directory / SIGNATURE_FILE).is_file():
             seal.append(record_file(directory / SIGNATURE_FILE, root=directory))
-            blobs.log_artifact(str(directory / SIGNATURE_FILE))
+            upload(blobs, directory / SIGNATURE_FILE)
         self._read_back(blobs, seal)
 
     def _read_back(self, blobs: Any, records: tuple[FileRecord, ...] | list[FileRecord]) -> None:

@@ -15,6 +15,7 @@ from registry.errors import NotFound
 from registry.mlflow_errors import pages, plainly, quotable
 from registry.mlflow_publish import OWNER
 from registry.mlflow_store import MlflowStore
+from registry.mlflow_uploads import upload_to_run
 from registry.owner import this_process
 from registry.records import EngineBuild, Measurement, Precision, Verdict
 
@@ -139,7 +140,7 @@ class ReleaseLog:
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])])
         self._log_figures(run_id, entry.figures)
         for file in entry.calibration:
-            self._client.log_artifact(run_id, str(file), CALIBRATION)
+            upload_to_run(self._client, run_id, file, CALIBRATION)
 
     def calibration_file(self, model: str, name: str, *, version: int) -> bytes | None:
         """A file on how the graph of a version was made; None where its run has none.
@@ -176,16 +177,13 @@ class ReleaseLog:
     def finish(self, run_id: str, report: str, figures: Mapping[str, Path], *, state: str) -> None:
         """Close a release's run as "complete", "partial" or "failed": the report and figures first, the state last."""
         self._log_figures(run_id, figures)
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / REPORT
-            file.write_text(report, encoding="utf-8")
-            self._client.log_artifact(run_id, str(file))
+        self._log_text(run_id, REPORT, report)
         self._client.set_tag(run_id, STATE, state)
         self._client.set_terminated(run_id, "FINISHED" if state == "complete" else "FAILED")
 
     def keep_recipe(self, run_id: str, recipe: str) -> None:
         """Keep the pinned recipe (JSON) with its release, so that the release can be resumed by its id alone."""
-        self._client.log_text(run_id, recipe, RECIPE)
+        self._log_text(run_id, RECIPE, recipe)
 
     def recipe_of(self, release: str) -> str:
         """The pinned recipe of a release, of whatever model, as it was kept.
@@ -226,9 +224,15 @@ class ReleaseLog:
         """Mark a release's run as failed after an error."""
         self._client.set_terminated(run_id, "FAILED")
 
+    def _log_text(self, run_id: str, name: str, text: str) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / name
+            file.write_text(text, encoding="utf-8")
+            upload_to_run(self._client, run_id, file)
+
     def _log_figures(self, run_id: str, figures: Mapping[str, Path]) -> None:
         for file in figures.values():
-            self._client.log_artifact(run_id, str(file), "figures")
+            upload_to_run(self._client, run_id, file, "figures")
 
     def _find(self, model: str, query: str) -> Sequence[Any]:
         found: Sequence[Any] = self._client.search_runs([self._experiment_of(model)], query, max_results=100)

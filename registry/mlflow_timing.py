@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from registry.errors import DigestMismatch, EngineryError
 from registry.mlflow_artifacts import open_source
 from registry.mlflow_errors import pages, plainly, quotable
+from registry.mlflow_uploads import upload_to_run
 
 # No model has this name: a model's has no '/'.
 EXPERIMENT = "enginery/timing-caches"
@@ -72,7 +73,7 @@ class TimingCaches:
         with plainly("timing cache"), tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / FILE).write_bytes(content)
             run = self._client.create_run(self._experiment(), run_name=f"timing-{key[:12]}", tags=tags)
-            self._client.log_artifact(run.info.run_id, str(Path(scratch) / FILE))
+            upload_to_run(self._client, run.info.run_id, Path(scratch) / FILE)
             self._client.set_terminated(run.info.run_id)
             for run_id in replaces:
                 self._client.delete_run(run_id)

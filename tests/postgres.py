@@ -22,15 +22,20 @@ class NoPostgres(Exception):
 
 @dataclass(frozen=True)
 class Postgres:
-    """A running server; `folder` holds its socket."""
+    """A running server; `folder` holds its socket and its data."""
 
     folder: Path
     binaries: Path
+    settings: str
     _names: Iterator[int]
 
     def uri(self, database: str) -> str:
         """The address of one of its databases, for MLflow and SQLAlchemy (psycopg 3)."""
         return f"postgresql+psycopg://postgres@/{database}?host={self.folder}&port={SOCKET_PORT}"
+
+    def for_prefect(self, database: str) -> dict[str, str]:
+        """The settings of a Prefect server on one of its databases."""
+        return {"PREFECT_API_DATABASE_CONNECTION_URL": self.uri(database).replace("+psycopg", "+asyncpg")}
 
     def create(self, template: str = "template1") -> str:
         """A fresh database, copied from a template; its name."""
@@ -45,6 +50,26 @@ class Postgres:
         where = f"host={self.folder} port={SOCKET_PORT} user=postgres dbname={database}"
         with psycopg.connect(where, autocommit=True) as connection:
             connection.execute(statement.encode())
+
+    def offers(self, extension: str) -> bool:
+        """Whether databases here can have an extension."""
+        import psycopg
+
+        with psycopg.connect(f"host={self.folder} port={SOCKET_PORT} user=postgres dbname=postgres") as connection:
+            found = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", (extension,)).fetchone()
+        return found is not None
+
+    def start(self) -> None:
+        """Start the server, which recovers what a crash left."""
+        _run(self.binaries / "pg_ctl", "-w", "-D", self._data, "-o", self.settings, "-l", self.folder / "log", "start")
+
+    def crash(self) -> None:
+        """End every process of the server at once, without a checkpoint."""
+        _run(self.binaries / "pg_ctl", "-w", "-m", "immediate", "-D", self._data, "stop")
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
 
 
 @contextmanager
@@ -62,15 +87,15 @@ def running_postgres(*, durable: bool = False, system: bool = False) -> Iterator
         binaries = (_system_binaries() if system else None) or _binaries(folder)
         if os.geteuid() == 0:
             shutil.chown(folder, UNPRIVILEGED)
-        data = folder / "data"
-        _run(binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        _run(binaries / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         settings = f"-h '' -k {folder} -p {SOCKET_PORT} -c max_connections=200"
         settings += "" if durable else " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
-        _run(binaries / "pg_ctl", "-w", "-D", data, "-o", settings, "-l", folder / "log", "start")
+        server = Postgres(folder, binaries, settings, count())
+        server.start()
         try:
-            yield Postgres(folder, binaries, count())
+            yield server
         finally:
-            _run(binaries / "pg_ctl", "-w", "-m", "immediate", "-D", data, "stop")
+            server.crash()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

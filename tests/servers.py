@@ -46,9 +46,9 @@ def mlflow_server(
 
 
 @contextmanager
-def prefect_server(home: Path, more: Mapping[str, str] | None = None) -> Iterator[str]:
+def prefect_server(home: Path, more: Mapping[str, str] | None = None, port: int | None = None) -> Iterator[str]:
     """`prefect server start` on SQLite under `home`, unless `more` names a database; yields the address of its API."""
-    port = free_port()
+    port = port or free_port()
     address = f"http://127.0.0.1:{port}/api"
     own = {
         "PREFECT_HOME": str(home),

@@ -62,10 +62,12 @@ def _show(result: Any, *, as_json: bool) -> None:
 def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> Any:
     from flows import local_prefect
     from flows.prefect_reachable import prefect_answers
+    from flows.prefect_yaml import be_patient
     from tasks.interrupt import remember_ctrl_c
 
     remember_ctrl_c()
     local_prefect.configure(home())
+    be_patient()
     with prefect_answers("workers are reached through"):
         return _through_workers(recipe, fleet, resume, quiet=quiet)
 

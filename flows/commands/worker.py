@@ -17,6 +17,7 @@ def worker(
     """Take the work of a target's pool, one job at a time, after this machine was checked and reported."""
     need_pipeline("worker")
     from flows.prefect_reachable import prefect_answers
+    from flows.prefect_yaml import be_patient
     from flows.recipe import load_fleet
 
     machines = load_fleet(fleet)
@@ -25,6 +26,7 @@ def worker(
     os.environ["ENGINERY_HOME"] = str(home())
     # Where prefect.yaml's pull step finds code, recipes and fleet.
     os.environ.setdefault("ENGINERY_CHECKOUT", str(Path.cwd()))
+    be_patient()
     with prefect_answers("a worker gets its work from"):
         from flows.worker import QUERY_SECONDS, describe_worker, run_worker, write_report
 

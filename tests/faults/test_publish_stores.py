@@ -10,10 +10,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
-from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 from mlflow.tracking import MlflowClient
 
+from registry import mlflow_publish
 from registry.mlflow_store import MlflowStore
 from registry.reconcile import Outcome, reconcile
 from registry.signing import local_trust
@@ -82,15 +81,14 @@ def amid_the_engine() -> None:
 
 
 def before_the_signature() -> None:
-    for repository in (HttpArtifactRepository, S3ArtifactRepository):
-        upload: Any = repository.log_artifact
+    upload: Any = mlflow_publish.upload
 
-        def dying(self: Any, file: str, folder: str | None = None, upload: Any = upload) -> None:
-            if file.endswith("model.sig"):
-                die()
-            upload(self, file, folder)
+    def dying(repository: Any, file: Path, folder: str | None = None) -> None:
+        if file.name == "model.sig":
+            die()
+        upload(repository, file, folder)
 
-        repository.log_artifact = dying  # type: ignore[method-assign]
+    mlflow_publish.upload = dying
 
 
 def before_the_version() -> None:

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from tests.servers import free_port, mlflow_server, prefect_server
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 180.0
-POOLS = ("cpu", "rtx", "nobody", "release")
-# `nobody` has a deployment, and no worker ever; `release` is for the flow that waits for the others.
+POOLS = ("cpu", "mortal", "mortal-too", "rtx", "nobody", "release")
+# `nobody` has a deployment, and no worker ever; `release` is for the flow that waits for the others. Tests kill the
+# workers of `mortal` and `mortal-too`.
 TARGETS: dict[str, dict[str, Any]] = {
     "cpu": {"backend": "onnxruntime", "work_pool": "cpu"},
+    "mortal": {"backend": "onnxruntime", "work_pool": "mortal"},
+    "mortal-too": {"backend": "onnxruntime", "work_pool": "mortal-too"},
     "rtx-4090": {"backend": "tensorrt_rtx", "compute_capability": "8.9", "work_pool": "rtx"},
     "rtx-5090": {"backend": "tensorrt_rtx", "compute_capability": "12.0", "work_pool": "nobody", "patience_seconds": 3},
     "rtx-3090": {"backend": "tensorrt_rtx", "compute_capability": "8.6", "work_pool": "undeployed"},
@@ -33,15 +37,14 @@ TARGETS: dict[str, dict[str, Any]] = {
 
 
 class Restartable:
-    """The MLflow server, always at one address, killed and started again by its tests."""
+    """A server, always at one address, killed -9 and started again by its tests."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._port, self._stack = folder, free_port(), ExitStack()
+    def __init__(self, serve: Callable[[], AbstractContextManager[str]]) -> None:
+        self._serve, self._stack = serve, ExitStack()
         self.address = self.start()
 
     def start(self) -> str:
-        where = (self._folder / "mlflow.db", str(self._folder / "artifacts"))
-        return self._stack.enter_context(mlflow_server(*where, port=self._port))
+        return self._stack.enter_context(self._serve())
 
     def kill(self) -> None:
         self._stack.close()
@@ -73,9 +76,17 @@ class Fleet:
     def store(self) -> MlflowStore:
         return MlflowStore(self.mlflow, self.folder / "store")
 
-    def recipe(self, model: str, targets: tuple[str, ...], **fleet: dict[str, Any]) -> TinyRecipe:
-        """A recipe of the test's own for `targets`, whose fleet entries `fleet` changes."""
-        tiny = TinyRecipe(self.folder / model)
+    def recipe(
+        self,
+        model: str,
+        targets: tuple[str, ...],
+        more: Mapping[str, Any] | None = None,
+        *,
+        folder: str | None = None,
+        **fleet: dict[str, Any],
+    ) -> TinyRecipe:
+        """A recipe of the test's own for `targets`, with `more` entries; `fleet` changes those of its fleet file."""
+        tiny = TinyRecipe(self.folder / (folder or model))
         shutil.copytree(self.template.folder, tiny.folder)
         # Absolute: a worker runs in a folder of its own.
         places = {
@@ -83,7 +94,7 @@ class Fleet:
             "data": RECIPE["data"] | {"path": str(tiny.folder / "rows")},  # type: ignore[operator]
         }
         own = {"model": model, "targets": list(targets), "precisions": ["fp32", "int8-dynamic"]}
-        recipe = RECIPE | places | own
+        recipe = RECIPE | places | own | dict(more or {})
         tiny.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
         entries = {name: TARGETS[name] | fleet.get(name.replace("-", "_"), {}) for name in TARGETS}
         tiny.fleet.write_text(yaml.safe_dump({"targets": entries}), encoding="utf-8")
@@ -208,44 +219,55 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> An
 
 @dataclass(frozen=True)
 class RestartableFleet(Fleet):
-    """A fleet whose MLflow server a test may kill and start again."""
+    """A fleet whose servers a test may kill and start again."""
 
     mlflow_server: Restartable
+    prefect_server: Restartable
+
+
+@contextmanager
+def serving(
+    folder: Path, registry: Path | str, artifacts: Path, prefect_settings: Mapping[str, str] | None = None
+) -> Iterator[RestartableFleet]:
+    """Both servers, nothing deployed yet; `registry` is MLflow's database, an SQLite file or a URI."""
+    template = write_tiny_recipe(folder / "template")
+    template.fleet.write_text(yaml.safe_dump({"targets": TARGETS}), encoding="utf-8")
+    (folder / "prefect").mkdir()
+    with ExitStack() as stack:
+        prefect = Restartable(partial(prefect_server, folder / "prefect", prefect_settings, port=free_port()))
+        stack.callback(prefect.kill)
+        mlflow = Restartable(partial(mlflow_server, registry, str(artifacts), port=free_port()))
+        stack.callback(mlflow.kill)
+        yield RestartableFleet(prefect.address, mlflow.address, folder, template, mlflow, prefect)
 
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[RestartableFleet]:
-    """Both servers, three process pools, and their deployments."""
+    """Both servers, process pools, and their deployments."""
     folder = tmp_path_factory.mktemp("fleet")
-    (folder / "prefect").mkdir()
     shutil.copy(migrated_database, folder / "mlflow.db")
-    template = write_tiny_recipe(folder / "template")
-    entries = yaml.safe_dump({"targets": TARGETS})
-    template.fleet.write_text(entries, encoding="utf-8")
-    with ExitStack() as stack:
-        prefect = stack.enter_context(prefect_server(folder / "prefect"))
-        mlflow = Restartable(folder)
-        stack.callback(mlflow.kill)
-        fleet = RestartableFleet(prefect, mlflow.address, folder, template, mlflow)
+    with serving(folder, folder / "mlflow.db", folder / "artifacts") as fleet:
         deploy(fleet)
         yield fleet
 
 
-def deploy(fleet: Fleet) -> None:
-    """Work pools and deployments, as prefect.yaml makes them."""
+def deploy(fleet: Fleet, build_target: str = "flows/deployments.py:build_target", **parameters: str) -> None:
+    """Work pools and deployments, as prefect.yaml makes them; `parameters` are those of the flow `build_target`."""
     code = f"""
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from flows import deployments
 with get_client(sync_client=True) as client:
     for pool in {POOLS!r}:
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-    for flow in (deployments.build_target, deployments.release_engines):
-        of = client.create_flow(flow)
+    for flow, entrypoint, parameters in (
+        ("build-target", {build_target!r}, {parameters!r}),
+        ("release-engines", "flows/deployments.py:release_engines", {{}}),
+    ):
+        of = client.create_flow_from_name(flow)
         for pool in {POOLS!r}:
             client.create_deployment(
                 flow_id=of, name=pool, work_pool_name=pool, path={str(ROOT)!r},
-                entrypoint=f"flows/deployments.py:{{flow.fn.__name__}}",
+                entrypoint=entrypoint, parameters=parameters,
                 pull_steps=[{{"prefect.deployments.steps.set_working_directory": {{"directory": {str(ROOT)!r}}}}}],
             )
 """

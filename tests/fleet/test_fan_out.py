@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 
 import psutil
 import pytest
 
 from registry.mlflow_runs import STATE
 from tests.fleet.conftest import Fleet, Process, RestartableFleet, descendants, releasing, until, working
+from tests.fleet.runs import engines, flow_run_of, is_running, job_of, release_of
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
@@ -20,37 +20,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 def cpu_worker(fleet: Fleet) -> Iterator[Process]:
     with working(fleet, "cpu", "cpu-worker") as worker:
         yield worker
-
-
-def engines(fleet: Fleet, model: str) -> list[tuple[str, str, int]]:
-    """(target, precision, version) of all that is published; a version is never of two engines."""
-    return [(each.target, each.precision.value, each.version) for each in fleet.store().versions(model)]
-
-
-def flow_run_of(fleet: Fleet, model: str, target: str) -> set[str]:
-    """The Prefect runs that the engines of a target say they were made by."""
-    store = fleet.store()
-    query = f"tags.`enginery.kind` = 'engine' and tags.target = '{target}'"
-    return {run.data.tags["prefect_flow_run"] for run in store.client.search_runs([store.experiment(model)], query)}
-
-
-def job_of(worker: Process) -> psutil.Process | None:
-    """The process in which a worker runs its flow."""
-    for pid in descendants(worker.popen.pid):
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            if process.cmdline()[-2:] == ["-m", "prefect.engine"]:
-                return process
-    return None
-
-
-def is_running(fleet: Fleet, release: str, target: str) -> bool:
-    return any(run.state.is_running() for run in fleet.flow_runs(release, target))
-
-
-def release_of(fleet: Fleet, model: str) -> str:
-    """The id of the only release of a model, once it has begun."""
-    return str(until(lambda: fleet.release_runs(model))[0].data.tags["release"])
 
 
 def test_a_target_without_a_worker_is_lost_and_resuming_makes_only_it(fleet: Fleet, cpu_worker: Process) -> None:

@@ -8,7 +8,17 @@ import pytest
 import yaml
 
 from flows.choices import recipes_beside
-from flows.prefect_yaml import BEGIN, END, RELEASES_POOL, difference, generate, shipped, work_pools, write
+from flows.prefect_yaml import (
+    BEGIN,
+    END,
+    RELEASES_POOL,
+    RUN_ENVIRONMENT,
+    difference,
+    generate,
+    shipped,
+    work_pools,
+    write,
+)
 from flows.recipe import Fleet, load_fleet
 from registry.errors import BadInput
 
@@ -74,7 +84,7 @@ def test_flows_that_wait_for_builds_are_in_no_pool_that_builds(checkout: Checkou
 
 def test_every_run_beats_and_a_second_trigger_waits(checkout: Checkout) -> None:
     for name, entry in checkout.deployments().items():
-        assert entry["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30", name
+        assert entry["work_pool"]["job_variables"]["env"].items() >= RUN_ENVIRONMENT.items(), name
         assert "enginery" in entry["tags"], name  # the automations look at these runs only
         if ":release_engines/" in name:
             limit = {"limit": 1, "collision_strategy": "ENQUEUE", "grace_period_seconds": 60}
