@@ -81,14 +81,15 @@ def amid_the_engine() -> None:
 
 
 def before_the_signature() -> None:
-    upload: Any = mlflow_publish.upload
+    publishing: Any = mlflow_publish
+    upload = publishing.upload
 
     def dying(repository: Any, file: Path, folder: str | None = None) -> None:
         if file.name == "model.sig":
             die()
         upload(repository, file, folder)
 
-    mlflow_publish.upload = dying
+    publishing.upload = dying
 
 
 def before_the_version() -> None:

@@ -38,7 +38,8 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpArtifactReposito
     Store.kept.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        yield HttpArtifactRepository(f"http://127.0.0.1:{server.server_port}/artifacts")
+        address = f"http://127.0.0.1:{server.server_port}/artifacts"
+        yield HttpArtifactRepository(address)  # type: ignore[no-untyped-call]
         server.shutdown()
 
 
