@@ -10,8 +10,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests import RequestException
 
-from registry.errors import DigestMismatch, Interrupted
+from registry.errors import DigestMismatch, EngineryError, Interrupted
 from registry.mlflow_artifacts import open_source
+from registry.mlflow_errors import refusal
 from registry.mlflow_store import MlflowStore
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class RunFiles:
 
         Raises:
             Interrupted: MLflow, or its store, failed again and again.
+            EngineryError: the server's basic auth turned the user down.
         """
         return _patiently(lambda: self._put(run_id, file, folder))
 
@@ -52,6 +54,8 @@ class RunFiles:
             if there.get(f"{folder}/{file.name}") != file.stat().st_size:
                 self._client.log_artifact(run_id, str(file), folder)
         except (MlflowException, RequestException) as error:
+            if turned_down := refusal(error):
+                raise EngineryError(f"{folder}/{file.name} could not be uploaded: {turned_down}") from error
             raise Interrupted(
                 f"{folder}/{file.name} could not be uploaded ({str(error)[:300]}): look at the MLflow server and its "
                 "store, and release again"
