@@ -3,8 +3,10 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from registry.errors import BadInput, EngineryError
+from registry.reachable import tls_failure
 
 _SECONDS = 10.0
 _REFUSED = (401, 403)
@@ -24,11 +26,10 @@ def prefect_answers(what: str) -> Iterator[None]:
         )
     # A second, which only who needs a server pays.
     import httpx
-    from prefect.client.orchestration import get_client
 
     place = server.rpartition("@")[2].removeprefix("http://").removeprefix("https://")
     try:
-        with get_client(sync_client=True, httpx_settings={"timeout": _SECONDS}) as client:
+        with _client() as client:
             client.request("GET", "/admin/version")
         yield
     except httpx.HTTPStatusError as error:
@@ -42,7 +43,22 @@ def prefect_answers(what: str) -> Iterator[None]:
             "is PREFECT_API_URL the address of its API, ending in /api, and is it of this Prefect's version?"
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        if untrusted := tls_failure(error):
+            raise EngineryError(
+                f"the Prefect server at {place} is not trusted ({untrusted}): set SSL_CERT_FILE to the certificates of "
+                "your authority, or have the server's own renewed"
+            ) from error
         raise EngineryError(
             f"no Prefect server answers at {place} ({error}): start it, or set PREFECT_API_URL to another; what was "
             "finished is kept, and the same command goes on"
         ) from error
+
+
+def _client() -> Any:
+    from prefect.client.orchestration import get_client
+
+    try:
+        return get_client(sync_client=True, httpx_settings={"timeout": _SECONDS})
+    except OSError as error:
+        # Prefect reads the certificates even where the address is plain http.
+        raise BadInput(f"SSL_CERT_FILE cannot be read ({error.strerror or error}): mend it") from error

@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import FORBIDDEN
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 
 from registry.errors import BadInput, EngineryError, NotFound
+
+_REFUSALS = {
+    401: "the server does not know this user and password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    403: "this user may read and not change that: be a user who may (MLFLOW_TRACKING_USERNAME), or ask for the right",
+}
 
 
 @contextmanager
@@ -15,9 +21,22 @@ def plainly(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        sentence = str(error).splitlines()[0] if str(error) else type(error).__name__
+        sentence = refusal(error) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
         kind = NotFound if error.error_code == "RESOURCE_DOES_NOT_EXIST" else EngineryError
         raise kind(f"MLflow, {what}: {sentence}") from error
+
+
+def refusal(error: Exception) -> str | None:
+    """What to do where the server's basic auth turned a request down; None where it did not."""
+    response = getattr(error, "response", None)  # of requests: files are sent without mlflow's own errors
+    if response is not None:
+        status, said = response.status_code, response.text
+    elif isinstance(error, MlflowException):
+        status, said = error.get_http_status_code(), str(error)  # type: ignore[no-untyped-call]
+    else:
+        return None
+    # A proxy's 403, or one for a host name that is not allowed, has other words and other causes.
+    return _REFUSALS.get(status) if status != FORBIDDEN or "Permission denied" in said else None
 
 
 def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:

@@ -10,8 +10,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests import RequestException
 
-from registry.errors import DigestMismatch, Interrupted
+from registry.errors import DigestMismatch, EngineryError, Interrupted
 from registry.mlflow_artifacts import open_source
+from registry.mlflow_errors import refusal
 from registry.mlflow_store import MlflowStore
 from registry.mlflow_uploads import upload_to_run
 
@@ -34,6 +35,7 @@ class RunFiles:
         Raises:
             Interrupted: MLflow failed again and again.
             StoreFailed: its artifact store did.
+            EngineryError: the server's basic auth turned the user down.
         """
         return _patiently(lambda: self._put(run_id, file, folder))
 
@@ -54,6 +56,8 @@ class RunFiles:
             if there.get(f"{folder}/{file.name}") != file.stat().st_size:
                 upload_to_run(self._client, run_id, file, folder)
         except (MlflowException, RequestException) as error:
+            if turned_down := refusal(error):
+                raise EngineryError(f"{folder}/{file.name} could not be uploaded: {turned_down}") from error
             raise Interrupted(
                 f"{folder}/{file.name} could not be uploaded ({str(error)[:300]}): look at the MLflow server and its "
                 "store, and release again"

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, EngineryError
 from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, write_manifest
-from registry.mlflow_errors import existing_is_fine, pages, plainly, quotable
+from registry.mlflow_errors import existing_is_fine, pages, plainly, quotable, refusal
 from registry.mlflow_rows import COMPLETE, PIN, STATE
 from registry.mlflow_uploads import upload
 from registry.names import check_name
@@ -201,6 +201,8 @@ def reached(what: str) -> Iterator[None]:
             yield
     except OSError as error:
         # Artifact stores raise requests' exceptions, which are OSErrors, and those of the local disk.
+        if turned_down := refusal(error):
+            raise EngineryError(f"{what}: {turned_down}") from error
         sentence = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EngineryError(
             f"{what}: {sentence}; what was uploaded is not visible: check the registry and the disk, and run it again"

@@ -55,6 +55,7 @@ class ReleaseLog:
         self._client: MlflowClient = store.client
         self._experiment_of = store.experiment
 
+    @plainly("runs of releases")
     def finished(self, model: str, release: str) -> tuple[str, str] | None:
         """(run id, the report's JSON) of a finished release, or None."""
         runs = self._find(model, f"tags.`{STATE}` = 'complete' and {_parent_query(release)}")
@@ -63,6 +64,7 @@ class ReleaseLog:
                 return str(run.info.run_id), report
         return None
 
+    @plainly("runs of releases")
     def start(self, model: str, release: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """The run of a release: the one that a killed process left, or a new one."""
         if runs := self._find(model, _parent_query(release)):
@@ -77,6 +79,7 @@ class ReleaseLog:
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         return run_id
 
+    @plainly("runs of releases")
     def engine_run(self, model: str, release: str, parent: str, build: EngineBuild) -> tuple[str, bool]:
         """The nested run of an engine, and whether it was finished before; a torn one is set aside as killed."""
         query = f"tags.`{KIND}` = 'engine' and tags.{RELEASE} = '{release}' and tags.build_key = '{build.build_key}'"
@@ -99,6 +102,7 @@ class ReleaseLog:
         run = self._client.create_run(self._experiment_of(model), run_name=name, tags=tags)
         return str(run.info.run_id), False
 
+    @plainly("runs of releases")
     def log_engine(self, run_id: str, entry: EngineEntry) -> None:
         """Parameters, metrics (the ONNX graph's under its name), dataset, tags and files of an engine."""
         build, now = entry.build, int(time.time() * 1000)
@@ -168,12 +172,14 @@ class ReleaseLog:
                     return Path(self._client.download_artifacts(run.info.run_id, path, scratch)).read_bytes()
         return None
 
+    @plainly("runs of releases")
     def finish_engine(self, run_id: str, version: int | None) -> None:
         """Close an engine's run, with the version it became."""
         if version is not None:
             self._client.set_tag(run_id, "version", str(version))
         self._client.set_terminated(run_id)
 
+    @plainly("runs of releases")
     def finish(self, run_id: str, report: str, figures: Mapping[str, Path], *, state: str) -> None:
         """Close a release's run as "complete", "partial" or "failed": the report and figures first, the state last."""
         self._log_figures(run_id, figures)
@@ -181,6 +187,7 @@ class ReleaseLog:
         self._client.set_tag(run_id, STATE, state)
         self._client.set_terminated(run_id, "FINISHED" if state == "complete" else "FAILED")
 
+    @plainly("runs of releases")
     def keep_recipe(self, run_id: str, recipe: str) -> None:
         """Keep the pinned recipe (JSON) with its release, so that the release can be resumed by its id alone."""
         self._log_text(run_id, RECIPE, recipe)
@@ -201,25 +208,30 @@ class ReleaseLog:
             file = self._client.download_artifacts(runs[0].info.run_id, RECIPE, scratch)
             return Path(file).read_text(encoding="utf-8")
 
+    @plainly("runs of releases")
     def accept(self, run_id: str, target: str, key: str, outcome: str) -> None:
         """Record a target's outcome (JSON), to be found again under `key`."""
         self._client.set_tag(run_id, f"{OUTCOME}{target}", f"{key} {outcome}")
 
+    @plainly("runs of releases")
     def accepted(self, model: str, target: str, key: str) -> str | None:
         """The newest outcome that any release of the model accepted for that target and key, or None."""
         tag = f"{OUTCOME}{target}"
         runs = self._find(model, f"tags.`{KIND}` = 'release' and tags.`{tag}` LIKE '{quotable(key)} %'")
         return str(runs[0].data.tags[tag]).partition(" ")[2] if runs else None
 
+    @plainly("runs of releases")
     def give_up(self, run_id: str, flow_run: str, reason: str) -> None:
         """Record, before anything else is done about it, that a flow run's result will not be taken any more."""
         self._client.set_tag(run_id, f"{GIVEN_UP}{flow_run}", reason[:LONGEST])
 
+    @plainly("runs of releases")
     def given_up(self, run_id: str) -> frozenset[str]:
         """The flow runs that this release gave up."""
         tags = self._client.get_run(run_id).data.tags
         return frozenset(name.removeprefix(GIVEN_UP) for name in tags if name.startswith(GIVEN_UP))
 
+    @plainly("runs of releases")
     def abandon(self, run_id: str) -> None:
         """Mark a release's run as failed after an error."""
         self._client.set_terminated(run_id, "FAILED")

@@ -217,7 +217,8 @@ class MlflowStore:
 
     def experiment(self, model: str) -> str:
         """The id of the model's experiment, made where there is none."""
-        return self._experiment(check_name(model, what="model"))
+        with plainly(f"experiment of {model}"):
+            return self._experiment(check_name(model, what="model"))
 
     def _experiment(self, name: str) -> str:
         if (found := self.client.get_experiment_by_name(name)) is None:

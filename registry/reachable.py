@@ -1,5 +1,8 @@
 """Whether a registry answers, asked before mlflow asks: that tries again for minutes, without a word."""
 
+import os
+import re
+
 from registry.errors import BadInput, EngineryError
 
 _SERVERS, _DATABASES = ("http", "https"), ("postgresql", "mysql", "mssql")
@@ -20,21 +23,35 @@ def check_reachable(uri: str) -> None:
         _connect(uri)
 
 
+def tls_failure(error: Exception) -> str | None:
+    """What OpenSSL said, where an HTTP client's error is about TLS; else None."""
+    found = re.search(r"\[(?:SSL|X509)[^]]*\] (.+?)\.? \(_(?:ssl|x509)\.c", str(error))
+    return found[1] if found else None
+
+
 def _ask(uri: str) -> None:
     import requests
 
+    place = uri.rpartition("@")[2].removeprefix("http://").removeprefix("https://")
+    # As mlflow will ask: through the same proxies, and by the same certificates.
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    verify = False if insecure else os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
     try:
-        # Through the proxies that mlflow will use. A TLS error is an answer: mlflow has settings of its own for it.
-        requests.get(f"{uri.rstrip('/')}/health", timeout=_SECONDS, stream=True).close()
-    except requests.exceptions.SSLError:
-        return
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_SECONDS, stream=True, verify=verify).close()
+    except requests.exceptions.SSLError as error:
+        raise EngineryError(
+            f"the MLflow server at {place} is not trusted ({tls_failure(error) or 'TLS failed'}): set "
+            "REQUESTS_CA_BUNDLE to the certificates of your authority, or have the server's own renewed"
+        ) from error
     except (requests.ConnectionError, requests.Timeout) as error:
-        place = uri.rpartition("@")[2].removeprefix("http://").removeprefix("https://")
         raise EngineryError(
             f"no MLflow server answers at {place}: start it, or set MLFLOW_TRACKING_URI to another"
         ) from error
     except requests.RequestException as error:
-        raise BadInput(f"MLFLOW_TRACKING_URI is no address ({error}): mend it") from error
+        # Its own text repeats the address, and with it a password.
+        raise BadInput(f"MLFLOW_TRACKING_URI is no address ({type(error).__name__}): mend it") from error
+    except OSError as error:
+        raise BadInput(f"{error}: mend REQUESTS_CA_BUNDLE or MLFLOW_TRACKING_SERVER_CERT_PATH") from error
 
 
 def _connect(uri: str) -> None:

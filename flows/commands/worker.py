@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.shared import FLEET, FleetFile, err, need_pipeline, now
-from registry.home import home
+from registry.home import writable_home
 
 
 def worker(
@@ -23,7 +23,7 @@ def worker(
     machines = load_fleet(fleet)
     machines.target(target)
     # Jobs run in folders of their own, and stages must outlive them.
-    os.environ["ENGINERY_HOME"] = str(home())
+    os.environ["ENGINERY_HOME"] = str(writable_home())
     # Where prefect.yaml's pull step finds code, recipes and fleet.
     os.environ.setdefault("ENGINERY_CHECKOUT", str(Path.cwd()))
     be_patient()

@@ -175,6 +175,13 @@ def test_a_home_that_is_a_file_is_one_sentence(command: tuple[str, ...], enginer
     assert (tmp_path / "home").read_text(encoding="utf-8") == "not a folder"
 
 
+def test_a_worker_whose_home_cannot_be_written_says_so_before_it_asks_for_work(
+    enginery: Enginery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINERY_HOME", "/proc/nobody-may-write-here")  # not even root
+    assert_one_sentence(enginery("worker", "--target", "cpu", "--fleet", str(FLEET)), "may not write", "/proc/nobody")
+
+
 @pytest.mark.parametrize("arguments", [("nosuch",), ("promote", "sst2"), ("list", "--colour")], ids=" ".join)
 def test_a_wrong_call_shows_the_usage_and_exits_2(arguments: tuple[str, ...], enginery: Enginery) -> None:
     ran = enginery(*arguments)

@@ -83,3 +83,15 @@ def test_without_an_address_it_is_said_who_needs_one(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with pytest.raises(BadInput, match="it needs a Prefect server: set PREFECT_API_URL"), prefect_answers("it needs"):
         pytest.fail("it was let in")
+
+
+def test_certificates_that_are_not_there_are_named(set_address: Callable[[str], None]) -> None:
+    from prefect.settings import PREFECT_API_SSL_CERT_FILE, temporary_settings
+
+    set_address("https://127.0.0.1:9/api")
+    with (
+        temporary_settings({PREFECT_API_SSL_CERT_FILE: "/no/such/file.pem"}),
+        pytest.raises(BadInput, match="SSL_CERT_FILE cannot be read"),
+        prefect_answers("it needs"),
+    ):
+        pytest.fail("it was let in")

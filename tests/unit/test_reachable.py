@@ -1,6 +1,10 @@
 """A registry that does not answer is said at once, in one sentence without a password."""
 
+import ssl
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from flows.commands.shared import open_store
 from registry.errors import BadInput, EngineryError
 from registry.reachable import check_reachable
+from tests.authority import make_authority
 from tests.servers import free_port
 
 
@@ -34,13 +39,63 @@ def test_nobody_there_is_said_at_once_and_without_a_password(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["htp://x", "http://", "mssql+nosuchdriver://db/x"])
+@pytest.mark.parametrize("uri", ["htp://x", "http://", "http://me:secret@", "mssql+nosuchdriver://db/x"])
 def test_an_address_that_is_none_is_one_sentence(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("ENGINERY_HOME", str(tmp_path))
     with pytest.raises(EngineryError) as caught:
         open_store()
     assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+class _Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Not on the tests' output."""
+
+
+class _Quiet(HTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that does not trust it is no news."""
+
+
+@pytest.fixture
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """A server's address, and the file of the private authority that vouches for it."""
+    for name in ("REQUESTS_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_INSECURE_TLS"):
+        monkeypatch.delenv(name, raising=False)
+    authority = make_authority(tmp_path, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    with _Quiet(("127.0.0.1", 0), _Healthy) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"https://me:secret@localhost:{server.server_port}", str(authority)
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_of_an_unknown_authority_is_named_at_once(private: tuple[str, str]) -> None:
+    # mlflow would try again for four minutes.
+    with pytest.raises(EngineryError, match=r"not trusted .certificate verify failed: .* REQUESTS_CA_BUNDLE") as caught:
+        check_reachable(private[0])
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH"])
+def test_an_authority_is_known_by_either_variable(
+    private: tuple[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, private[1])
+    check_reachable(private[0])
+    monkeypatch.setenv(name, "/no/such/file.pem")
+    with pytest.raises(BadInput, match=rf"/no/such/file\.pem: mend .*{name}"):
+        check_reachable(private[0])
 
 
 def test_a_driver_that_is_missing_is_named() -> None:
