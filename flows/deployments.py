@@ -10,7 +10,7 @@ from prefect.states import Completed
 from flows import build_target as here
 from flows.artifacts import progress_artifacts
 from flows.choices import RecipeChoice, TargetChoice
-from flows.commands.shared import FLEET, open_store
+from flows.commands.shared import FLEET, JOB_PATIENCE_SECONDS, open_store
 from flows.graphs import Graphs
 from flows.handover import receive
 from flows.on_workers import Asked, RowsFile, release_on_workers
@@ -57,7 +57,8 @@ def release_engines(
         tuple(precisions) if precisions else None,
         resume,
     )
-    return release_on_workers(asked, progress_artifacts(lines_report(log.info)), log.warning)
+    store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
+    return release_on_workers(asked, store, progress_artifacts(lines_report(log.info)), log.warning)
 
 
 @flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
@@ -68,7 +69,7 @@ def build_target(order: Order) -> State:
     reads it at all.
     """
     check_order(order)
-    store, workspace = open_store(), Workspace(home() / "stages")
+    store, workspace = open_store(patience_seconds=JOB_PATIENCE_SECONDS), Workspace(home() / "stages")
     workspace.sweep()
     files, run = RunFiles(store), str(runtime.flow_run.id)
     report = progress_artifacts(lines_report(get_run_logger().info))

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration_data.reader import Rows
 from flows.artifacts import release_artifacts
-from flows.commands.shared import now, open_store
+from flows.commands.shared import now
 from flows.fan_out import Errand, Office, fan_out
 from flows.handover import Parcel, send
 from flows.order import Order
@@ -63,13 +63,13 @@ class RowsFile:
         return TypeAdapter(Rows).validate_json((self.directory / ROWS_FILE).read_bytes())
 
 
-def release_on_workers(asked: Asked, report: Report, say: Callable[[str], None]) -> ReleaseReport:
+def release_on_workers(asked: Asked, store: MlflowStore, report: Report, say: Callable[[str], None]) -> ReleaseReport:
     """Make what all targets share, have each target's workers do the rest, and publish what they brought.
 
     Raises:
         ReleaseIncomplete: nothing was published, or a target gave no result; what the others gave is published.
     """
-    store, workspace, fleet = open_store(), Workspace(home() / "stages"), load_fleet(asked.fleet)
+    workspace, fleet = Workspace(home() / "stages"), load_fleet(asked.fleet)
     workspace.sweep()
     recipe, release = _identify(asked, fleet, store)
     if (found := finished_release(recipe.model, release, store)) is not None:

@@ -17,7 +17,7 @@ from flows import events
 from flows.artifacts import refresh_artifacts
 from flows.auto_promote import Promotion, promote_proven
 from flows.choices import RecipeChoice
-from flows.commands.shared import now, open_store
+from flows.commands.shared import JOB_PATIENCE_SECONDS, now, open_store
 from flows.lineage import read_engines, read_facts, read_tried
 from flows.plan import pin
 from flows.prefect_yaml import shipped
@@ -97,7 +97,8 @@ def refresh_engines(
         full: release everything, stale or not; what is made already is found by its key.
     """
     asked = Asked(tuple(map(Path, recipes)) if recipes else None, Path(fleet), dry_run, full)
-    results = refresh(asked, open_store(), pool_toolchains, lambda plans: release_deployed(plans, fleet))
+    store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
+    results = refresh(asked, store, pool_toolchains, lambda plans: release_deployed(plans, fleet))
     refresh_artifacts(results)
     if failed := [f"{each.recipe}: {each.reason}" for each in results if each.state == "failed"]:
         raise RefreshIncomplete("; ".join(failed))

@@ -2,20 +2,37 @@
 
 import os
 import re
+import time
 
 from registry.errors import BadInput, EngineryError
 
 _SERVERS, _DATABASES = ("http", "https"), ("postgresql", "mysql", "mssql")
-_SECONDS = 10.0
+_SECONDS, _PAUSE_SECONDS = 10.0, 2.0
 
 
-def check_reachable(uri: str) -> None:
-    """Look whether anything answers at a tracking URI; whatever it answers is for later.
+class NotReachable(EngineryError):
+    """Nothing answers at the address of a registry, which may be back soon."""
+
+
+def check_reachable(uri: str, patience_seconds: float = 0.0) -> None:
+    """Look whether anything answers at a tracking URI, again and again for so long; what it answers is for later.
 
     Raises:
         BadInput: a database whose driver is not installed, or an address that is none.
-        EngineryError: nothing answers.
+        NotReachable: nothing answers.
+        EngineryError: the server is not trusted.
     """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return _check(uri)
+        except NotReachable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _check(uri: str) -> None:
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in _SERVERS:
         _ask(uri)
@@ -44,7 +61,7 @@ def _ask(uri: str) -> None:
             "REQUESTS_CA_BUNDLE to the certificates of your authority, or have the server's own renewed"
         ) from error
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise EngineryError(
+        raise NotReachable(
             f"no MLflow server answers at {place}: start it, or set MLFLOW_TRACKING_URI to another"
         ) from error
     except requests.RequestException as error:
@@ -67,6 +84,6 @@ def _connect(uri: str) -> None:
     except SQLAlchemyError as error:
         # psycopg's text names the host and never the password.
         sentence = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise EngineryError(
+        raise NotReachable(
             f"the registry's database does not answer ({sentence}): start it, or set MLFLOW_TRACKING_URI to another"
         ) from error

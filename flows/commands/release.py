@@ -83,7 +83,7 @@ def _through_workers(recipe: Path | None, fleet: Path, resume: str | None, *, qu
     job = flow(name="release-engines", validate_parameters=False, persist_result=False)(release_on_workers)
     with progress_report(err, quiet=quiet) as report:
         try:
-            return job(Asked(recipe, fleet, resume=resume), report, _said(quiet))
+            return job(Asked(recipe, fleet, resume=resume), open_store(), report, _said(quiet))
         except ReleaseIncomplete as incomplete:
             return incomplete.report
 

@@ -24,20 +24,25 @@ FleetFile = Annotated[Path, typer.Option("--fleet", help="The fleet file that na
 FLEET = Path("recipes/fleet.yaml")
 
 
-def open_store() -> Any:
+# A server that is restarted is back by then. Who sits at a terminal wants to know at once; a job of the fleet can wait.
+JOB_PATIENCE_SECONDS = 90.0
+
+
+def open_store(*, patience_seconds: float = 0.0) -> Any:
     """The registry: MLFLOW_TRACKING_URI's, or the embedded one under ENGINERY_HOME.
 
-    ENGINERY_LEASE_DATABASE names the database that serialises promotion where MLflow is behind a server.
+    ENGINERY_LEASE_DATABASE names the database that serialises promotion where MLflow is behind a server. One that does
+    not answer is asked again for `patience_seconds`.
 
     Raises:
         BadInput: MLFLOW_TRACKING_URI is no address of a registry.
-        EngineryError: nothing answers there.
+        EngineryError: nothing answers there, or it is not trusted.
     """
     uri, leases = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("ENGINERY_LEASE_DATABASE")
     if uri:
         from registry.reachable import check_reachable
 
-        check_reachable(uri)
+        check_reachable(uri, patience_seconds)
     from registry.mlflow_store import MlflowStore, embedded_store
 
     store = MlflowStore(uri, home(), lease_database=leases) if uri else embedded_store(home())

@@ -11,7 +11,7 @@ import pytest
 
 from flows.commands.shared import open_store
 from registry.errors import BadInput, EngineryError
-from registry.reachable import check_reachable
+from registry.reachable import NotReachable, check_reachable
 from tests.authority import make_authority
 from tests.servers import free_port
 
@@ -108,3 +108,22 @@ def test_who_answers_is_reachable_whatever_they_say(server_uri: str, postgres_ur
     check_reachable(f"{server_uri}/nowhere")
     check_reachable(postgres_uri)
     check_reachable("sqlite:////not/looked/at")
+
+
+def test_a_job_waits_for_a_registry_that_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.reachable._PAUSE_SECONDS", 0.05)
+    port, started = free_port(), threading.Event()
+
+    def answer_one() -> None:
+        started.wait(10)
+        with HTTPServer(("127.0.0.1", port), _Healthy) as server:
+            server.handle_request()
+
+    thread = threading.Thread(target=answer_one)
+    thread.start()
+    threading.Timer(0.3, started.set).start()
+    check_reachable(f"http://127.0.0.1:{port}", patience_seconds=10)
+    thread.join()
+    assert started.is_set()
+    with pytest.raises(NotReachable):
+        check_reachable(f"http://127.0.0.1:{port}", patience_seconds=0.1)
