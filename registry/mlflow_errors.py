@@ -32,7 +32,7 @@ def refusal(error: Exception) -> str | None:
     if response is not None:
         status, said = response.status_code, response.text
     elif isinstance(error, MlflowException):
-        status, said = error.get_http_status_code(), str(error)
+        status, said = error.get_http_status_code(), str(error)  # type: ignore[no-untyped-call]
     else:
         return None
     # A proxy's 403, or one for a host name that is not allowed, has other words and other causes.
