@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 from registry.errors import BadInput, EngineryError
 from registry.reachable import tls_failure
@@ -17,19 +17,21 @@ def prefect_answers(what: str) -> Iterator[None]:
     """Ask the server once, then run the block; `what` needs it, and begins the sentence where none is named.
 
     Raises:
-        BadInput: PREFECT_API_URL is not set, or is no address of a Prefect server.
+        BadInput: PREFECT_API_URL is not set, or is no address of a Prefect server; or the certificates are no file.
         EngineryError: nothing answers there, now or within the block, or it does not let us in.
     """
     if not (server := os.environ.get("PREFECT_API_URL")):
         raise BadInput(
             f"{what} a Prefect server: set PREFECT_API_URL to its address, or start one here with `enginery up`"
         )
+    _check_certificates()
     # A second, which only who needs a server pays.
     import httpx
+    from prefect.client.orchestration import get_client
 
     place = server.rpartition("@")[2].removeprefix("http://").removeprefix("https://")
     try:
-        with _client() as client:
+        with get_client(sync_client=True, httpx_settings={"timeout": _SECONDS}) as client:
             client.request("GET", "/admin/version")
         yield
     except httpx.HTTPStatusError as error:
@@ -54,11 +56,8 @@ def prefect_answers(what: str) -> Iterator[None]:
         ) from error
 
 
-def _client() -> Any:
-    from prefect.client.orchestration import get_client
-
-    try:
-        return get_client(sync_client=True, httpx_settings={"timeout": _SECONDS})
-    except OSError as error:
-        # Prefect reads the certificates even where the address is plain http.
-        raise BadInput(f"SSL_CERT_FILE cannot be read ({error.strerror or error}): mend it") from error
+def _check_certificates() -> None:
+    for name in ("PREFECT_API_SSL_CERT_FILE", "SSL_CERT_FILE"):
+        # Prefect and httpx open it as soon as they are imported, and say so by a traceback.
+        if (certificates := os.environ.get(name)) and not Path(certificates).is_file():
+            raise BadInput(f"{name} is {certificates}, which is no file: mend it")

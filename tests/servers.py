@@ -41,7 +41,9 @@ def mlflow_server(
     stores = ["--backend-store-uri", backend, "--artifacts-destination", artifacts]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     address = f"http://127.0.0.1:{port}"
-    with _served(["mlflow", "server", *options, *stores], quiet | dict(more or {}), f"{address}/health"):
+    with served(
+        [sys.executable, "-m", "mlflow", "server", *options, *stores], quiet | dict(more or {}), f"{address}/health"
+    ):
         yield address
 
 
@@ -60,19 +62,17 @@ def prefect_server(home: Path, more: Mapping[str, str] | None = None, port: int 
         "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "3",
         "PREFECT_SERVER_SERVICES_FOREMAN_INACTIVITY_HEARTBEAT_MULTIPLE": "2",
     }
-    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with _served(command, own | dict(more or {}), f"{address}/health", home / "server.log"):
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with served(command, own | dict(more or {}), f"{address}/health", home / "server.log"):
         yield address
 
 
 @contextmanager
-def _served(module: list[str], own: Mapping[str, str], health: str, log: Path = Path(os.devnull)) -> Iterator[None]:
-    """`python -m MODULE…` without settings of anybody's servers, once it is healthy; gone with the block."""
+def served(command: list[str], own: Mapping[str, str], health: str, log: Path = Path(os.devnull)) -> Iterator[None]:
+    """A command without settings of anybody's servers, once it is healthy; gone with the block."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
     with log.open("wb") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module], env=inherited | dict(own), stdout=said, stderr=said, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=inherited | dict(own), stdout=said, stderr=said, start_new_session=True)
     try:
         _wait_for(health, process)
         yield

@@ -114,6 +114,12 @@ def test_every_deployment_is_there_and_a_choice_that_is_none_is_refused(stack: S
     assert pools["gpu-l4"] == "NOT_READY"  # nobody here can build for it
 
 
+def test_the_nightly_refresh_is_scheduled(stack: Stack) -> None:
+    nightly = stack.read("/deployments/name/refresh-engines/nightly")["id"]
+    asked = {"deployments": {"id": {"any_": [nightly]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    wait(lambda: stack.api("/flow_runs/filter", **asked), "a scheduled run", 90)
+
+
 def test_a_promotion_moves_the_alias_tells_prefect_and_starts_a_deployment(
     stack: Stack, tmp_path: Path, manifest_factory: ManifestFactory
 ) -> None:

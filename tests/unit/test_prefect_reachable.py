@@ -85,13 +85,13 @@ def test_without_an_address_it_is_said_who_needs_one(monkeypatch: pytest.MonkeyP
         pytest.fail("it was let in")
 
 
-def test_certificates_that_are_not_there_are_named(set_address: Callable[[str], None]) -> None:
-    from prefect.settings import PREFECT_API_SSL_CERT_FILE, temporary_settings
-
+@pytest.mark.parametrize("name", ["PREFECT_API_SSL_CERT_FILE", "SSL_CERT_FILE"])
+def test_certificates_that_are_not_there_are_named(
+    set_address: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     set_address("https://127.0.0.1:9/api")
-    with (
-        temporary_settings({PREFECT_API_SSL_CERT_FILE: "/no/such/file.pem"}),
-        pytest.raises(BadInput, match="SSL_CERT_FILE cannot be read"),
-        prefect_answers("it needs"),
-    ):
+    for each in ("PREFECT_API_SSL_CERT_FILE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "/no/such/file.pem")
+    with pytest.raises(BadInput, match=rf"{name} is /no/such/file\.pem"), prefect_answers("it needs"):
         pytest.fail("it was let in")
