@@ -31,6 +31,8 @@ from tasks.evaluate import Evaluation
 from tasks.publish import own_code
 from tasks.workspace import Workspace
 
+REGISTRY_SECONDS = 90.0
+
 
 @flow(name="release-engines", flow_run_name="{recipe}", persist_result=False)
 def release_engines(
@@ -68,7 +70,8 @@ def build_target(order: Order) -> State:
     reads it at all.
     """
     check_order(order)
-    store, workspace = open_store(), Workspace(home() / "stages")
+    # Nobody looks on who could start the registry: one that is restarted is back by then.
+    store, workspace = open_store(REGISTRY_SECONDS), Workspace(home() / "stages")
     workspace.sweep()
     files, run = RunFiles(store), str(runtime.flow_run.id)
     report = progress_artifacts(lines_report(get_run_logger().info))

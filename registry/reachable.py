@@ -1,18 +1,36 @@
 """Whether a registry answers, asked before mlflow asks: that tries again for minutes, without a word."""
 
+import time
+
 from registry.errors import BadInput, EngineryError
 
 _SERVERS, _DATABASES = ("http", "https"), ("postgresql", "mysql", "mssql")
 _SECONDS = 10.0
+_PAUSE_SECONDS = 2.0
 
 
-def check_reachable(uri: str) -> None:
-    """Look whether anything answers at a tracking URI; whatever it answers is for later.
+def check_reachable(uri: str, wait_seconds: float = 0.0) -> None:
+    """Look whether anything answers at a tracking URI, again and again for so long; what it answers is for later.
 
     Raises:
         BadInput: a database whose driver is not installed, or an address that is none.
         EngineryError: nothing answers.
     """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            _look(uri)
+        except BadInput:
+            raise
+        except EngineryError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _look(uri: str) -> None:
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in _SERVERS:
         _ask(uri)

@@ -24,8 +24,8 @@ FleetFile = Annotated[Path, typer.Option("--fleet", help="The fleet file that na
 FLEET = Path("recipes/fleet.yaml")
 
 
-def open_store() -> Any:
-    """The registry: MLFLOW_TRACKING_URI's, or the embedded one under ENGINERY_HOME.
+def open_store(wait_seconds: float = 0.0) -> Any:
+    """The registry: MLFLOW_TRACKING_URI's, waited for so long, or the embedded one under ENGINERY_HOME.
 
     ENGINERY_LEASE_DATABASE names the database that serialises promotion where MLflow is behind a server.
 
@@ -37,7 +37,7 @@ def open_store() -> Any:
     if uri:
         from registry.reachable import check_reachable
 
-        check_reachable(uri)
+        check_reachable(uri, wait_seconds)
     from registry.mlflow_store import MlflowStore, embedded_store
 
     store = MlflowStore(uri, home(), lease_database=leases) if uri else embedded_store(home())

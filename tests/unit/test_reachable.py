@@ -1,7 +1,9 @@
 """A registry that does not answer is said at once, in one sentence without a password."""
 
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -53,3 +55,16 @@ def test_who_answers_is_reachable_whatever_they_say(server_uri: str, postgres_ur
     check_reachable(f"{server_uri}/nowhere")
     check_reachable(postgres_uri)
     check_reachable("sqlite:////not/looked/at")
+
+
+def test_a_registry_that_is_being_restarted_is_waited_for_by_who_has_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.reachable._PAUSE_SECONDS", 0.05)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=False) as server:
+        server.server_bind()  # nobody listens yet: who connects is refused
+        restart = Timer(0.3, lambda: (server.server_activate(), server.handle_request()))
+        restart.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(EngineryError, match="no MLflow server answers"):
+            check_reachable(address)
+        check_reachable(address, wait_seconds=30.0)
+        restart.join()
