@@ -34,11 +34,6 @@ from tests.servers import BUCKET, mlflow_server, s3_server
 from tests.unit.memory_store import MemoryStore
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # MLflow 3.17 on SQLAlchemy 2.1: theirs to mend, and under a registry that every suite uses.
-    config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy:DeprecationWarning")
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # After the shuffle: a file that takes minutes, begun last, would keep one worker waiting for the other.

@@ -43,14 +43,9 @@ FLEET = {
     }
 }
 
-# Of packages that a release imports; their makers' to mend.
-THEIRS = ("ignore:Type object .*does not refer to an OperatorClass:sqlalchemy.exc.SADeprecationWarning",)
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prefect reads its settings when it is first imported, so they stand before any test file is."""
-    for theirs in THEIRS:
-        config.addinivalue_line("filterwarnings", theirs)
     scratch = tempfile.TemporaryDirectory(prefix="enginery-prefect-", ignore_cleanup_errors=True)
     config.add_cleanup(scratch.cleanup)
     os.environ.pop("PREFECT_API_URL", None)
