@@ -61,7 +61,12 @@ def test_a_registry_that_is_being_restarted_is_waited_for_by_who_has_time(monkey
     monkeypatch.setattr("registry.reachable._PAUSE_SECONDS", 0.05)
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=False) as server:
         server.server_bind()  # nobody listens yet: who connects is refused
-        restart = Timer(0.3, lambda: (server.server_activate(), server.handle_request()))
+
+        def listen() -> None:
+            server.server_activate()
+            server.handle_request()
+
+        restart = Timer(0.3, listen)
         restart.start()
         address = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(EngineryError, match="no MLflow server answers"):
