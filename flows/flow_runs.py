@@ -17,7 +17,7 @@ from registry.records import GpuTarget
 
 POLL_SECONDS = 3.0
 # Three heartbeats that fail to come are no accident; the automations of flows/prefect_setup.py act first.
-SILENT_SECONDS = 3 * BEAT_SECONDS + 10.0
+SILENT_SECONDS = 3 * BEAT_SECONDS + 5.0
 # A run that a worker took and did not begin, after the worker itself is known to be gone.
 STARTING_SECONDS = 15.0
 # A worker that lives hears at once that a run is cancelled, and stops it; with the silence before it, two minutes.
