@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -98,7 +99,7 @@ def refresh_engines(
     """
     asked = Asked(tuple(map(Path, recipes)) if recipes else None, Path(fleet), dry_run, full)
     store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
-    results = refresh(asked, store, pool_toolchains, lambda plans: release_deployed(plans, fleet))
+    results = refresh(asked, store, pool_toolchains(), lambda plans: release_deployed(plans, fleet))
     refresh_artifacts(results)
     if failed := [f"{each.recipe}: {each.reason}" for each in results if each.state == "failed"]:
         raise RefreshIncomplete("; ".join(failed))
@@ -158,12 +159,17 @@ def make_plan(path: Path, fleet: Fleet, store: MlflowStore, toolchains: Toolchai
     )
 
 
-def pool_toolchains(recipe: Recipe, fleet: Fleet) -> dict[str, Toolchain]:
-    """What the newest worker of each target's pool reported; a pool without a report has none."""
-    found = {}
-    for target in map(fleet.target, recipe.targets):
-        for report in read_reports(target.work_pool)[:1]:
-            found[target.name] = Toolchain(report.host, report.backend_version, report.driver)
+def pool_toolchains() -> Toolchains:
+    """What the newest worker of each target's pool reported, if one did; each pool is asked once."""
+    newest = cache(lambda pool: read_reports(pool)[:1])
+
+    def found(recipe: Recipe, fleet: Fleet) -> dict[str, Toolchain]:
+        return {
+            target.name: Toolchain(report.host, report.backend_version, report.driver)
+            for target in map(fleet.target, recipe.targets)
+            for report in newest(target.work_pool)
+        }
+
     return found
 
 

@@ -41,7 +41,7 @@ def refresh(
     if "PREFECT_API_URL" in os.environ:
         with prefect_answers("the recipes' deployments are run by"):
             store = open_store()
-            results = refresh_all(asked, store, pool_toolchains, lambda plans: release_deployed(plans, str(fleet)))
+            results = refresh_all(asked, store, pool_toolchains(), lambda plans: release_deployed(plans, str(fleet)))
     else:
         release = _release_here(fleet, quiet=as_json)
         results = refresh_all(asked, open_store(), local_toolchains, release)

@@ -102,4 +102,4 @@ def test_the_newest_report_of_a_pool_says_what_it_builds_with() -> None:
     targets = {"l4": {**spec, "work_pool": pool}, "t4": {**spec, "work_pool": "none"}}
     fleet = Fleet.model_validate_json(json.dumps({"targets": targets}))
     recipe = Recipe.model_construct(targets=("l4", "t4"))
-    assert pool_toolchains(recipe, fleet) == {"l4": Toolchain("new", "11.4.0", "580.10")}
+    assert pool_toolchains()(recipe, fleet) == {"l4": Toolchain("new", "11.4.0", "580.10")}
