@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 from flows.prefect_reachable import prefect_answers
+from tasks.interrupt import hold_ctrl_c
 
 
 def configure(home: Path) -> None:
@@ -35,8 +37,13 @@ def start() -> Callable[[], None]:
         return _ask
     from prefect.server.api.server import SubprocessASGIServer  # two seconds that a release found finished does not pay
 
+    def serve() -> None:
+        # A terminal sends Ctrl-C to it too: it would be gone, and our flow would try for minutes to tell it of its end.
+        with suppress(KeyboardInterrupt), hold_ctrl_c():
+            SubprocessASGIServer().start()
+
     # What goes wrong in it is said by the flow, which starts it again.
-    starting = Thread(target=SubprocessASGIServer().start, daemon=True)
+    starting = Thread(target=serve, daemon=True)
     starting.start()
     return starting.join
 

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar, TypeVarTuple
 
 from registry.errors import BuildError, EngineryError
-from tasks.interrupt import check_stopped
+from tasks.interrupt import check_stopped, hold_ctrl_c
 
 Progress = Callable[[str, float], bool]
 """Called with a phase's name and how much of it is done (0 to 1); False asks the work to stop."""
@@ -76,7 +76,8 @@ def run_isolated(
         daemon=True,
     )
     try:
-        child.start()
+        with hold_ctrl_c():  # a terminal sends it to both; the parent decides
+            child.start()
         theirs.close()  # or the pipe would never report that the child has gone
         message = _converse(child, ours, on_progress)
         if message is None:
@@ -138,7 +139,6 @@ def _name(function: Callable[..., object]) -> str:
 def _serve(theirs: Connection, parent: int, function: Callable[..., object], args: tuple[object, ...]) -> None:
     """The child's side: one function, then out."""
     _die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the parent decides
     lock = threading.Lock()  # vendor libraries report from several threads
 
     def progress(phase: str, fraction: float) -> bool:

@@ -1,6 +1,7 @@
 """Fixtures shared by every suite: a manifest with its bundle, and each registry behind the Store seam."""
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,9 @@ from tests.postgres import NoPostgres, Postgres, running_postgres
 from tests.publisher import Publisher, make_publisher
 from tests.servers import BUCKET, mlflow_server, s3_server
 from tests.unit.memory_store import MemoryStore
+
+# A shell that starts us with `&` has Ctrl-C ignored, by us and by all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

@@ -127,7 +127,7 @@ def test_ctrl_c_ends_a_release_with_one_sentence(tmp_path: Path, home: Path) -> 
     with releasing(tiny, home) as process:
         # Our process waits for a child then; inside an import an interrupt can be lost in the imported package.
         until(lambda: any((home / "stages").glob(".tmp/evaluate-*")), process)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, errors
     assert output == ""

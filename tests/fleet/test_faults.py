@@ -31,21 +31,23 @@ TWO_MINUTES = 120
 ROOMY = 256 * 2**20
 # In the key of a build: no test finds what another one built of the same tiny model.
 WORKSPACE_MB = count(64)
-# Put before a parent: it waits, as its publishing begins, until the file `held` is gone. It asks a store that failed
-# once more, and not for as long as the job before it did.
-HELD_PUBLISHING = """
+# Put before a parent: one call of a function of its publishing waits until the file `held` is gone. It asks a store
+# that failed once more, and not for as long as the job before it did.
+HELD = """
 import time
 from pathlib import Path
-from flows import on_workers
+from flows import on_workers, publication
 from registry import mlflow_uploads
 mlflow_uploads._PAUSES_SECONDS = (1.0,)
-publish = on_workers.publish_release
+publish, calls = {module}.{function}, []
 def held(*arguments):
-    Path({held!r}).touch()
-    while Path({held!r}).exists():
-        time.sleep(0.05)
+    calls.append(arguments)
+    if len(calls) == {call}:
+        Path({held!r}).touch()
+        while Path({held!r}).exists():
+            time.sleep(0.05)
     return publish(*arguments)
-on_workers.publish_release = held
+{module}.{function} = held
 """
 
 
@@ -239,12 +241,33 @@ def test_a_release_outlives_a_crash_of_the_database_of_both_servers(
     assert precisions(fleet, "crashed", tmp_path) == BOTH
 
 
+def test_a_release_outlives_both_servers_killed_between_two_of_its_versions(
+    fleet: RestartableFleet, cpu_worker: Process, tmp_path: Path
+) -> None:
+    (tiny, builds), held = ordinary(fleet, "halfway"), tmp_path / "held"
+    builds.open()
+    second = HELD.format(module="publication", function="publish_version", call=2, held=str(held))
+    with releasing(fleet, tiny, before=second) as parent:
+        until(held.exists, 60)
+        assert [each.precision for each in fleet.store().versions("halfway")] == BOTH[:1]
+        fleet.prefect_server.kill()
+        fleet.mlflow_server.kill()
+        held.unlink()
+        fleet.prefect_server.start()
+        fleet.mlflow_server.start()
+        code, report = parent.wait()
+    assert code == 0, report
+    assert precisions(fleet, "halfway", tmp_path) == BOTH
+    assert [run.data.tags[STATE] for run in fleet.release_runs("halfway")] == ["complete"]
+
+
 def test_a_full_store_is_said_publishes_nothing_and_resuming_goes_on_once_there_is_room(
     fleet: Fleet, cpu_worker: Process, disk: Disk | None, tmp_path: Path
 ) -> None:
     if disk is None:
         pytest.skip("mounting a tmpfs needs root, on Linux")
     (tiny, builds), held = ordinary(fleet, "full"), tmp_path / "held"
+    at_publishing = HELD.format(module="on_workers", function="publish_release", call=1, held=str(held))
     try:
         with releasing(fleet, tiny) as parent:
             release = release_of(fleet, "full")
@@ -257,7 +280,7 @@ def test_a_full_store_is_said_publishes_nothing_and_resuming_goes_on_once_there_
         assert (code, seconds < TWO_MINUTES) == (1, True)
         assert "is not kept by the artifact store" in uploading["engines"][0]["reason"]
         disk.resize(ROOMY)
-        with releasing(fleet, tiny, "--resume", release, before=HELD_PUBLISHING.format(held=str(held))) as parent:
+        with releasing(fleet, tiny, "--resume", release, before=at_publishing) as parent:
             until(held.exists, 60)
             disk.leave(32 * 2**10)
             held.unlink()

@@ -1,5 +1,6 @@
 """Ctrl-C is not lost where someone else's code swallows the exception."""
 
+import os
 import signal
 import threading
 import time
@@ -9,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from tasks import interrupt
-from tasks.interrupt import check_stopped, remember_ctrl_c
+from tasks.interrupt import check_stopped, hold_ctrl_c, remember_ctrl_c
 from tasks.isolate import Progress, run_isolated
 
 
@@ -50,3 +51,28 @@ def test_ctrl_c_ends_a_silent_build_in_another_thread() -> None:
         signal.raise_signal(signal.SIGINT)
     thread.join(60)
     assert raised == [KeyboardInterrupt]
+
+
+def test_ctrl_c_waits_until_a_child_is_started_whole() -> None:
+    remember_ctrl_c()
+    started = []
+
+    def start() -> None:
+        # The kernel gives it to a thread that does not hold it, if there is one.
+        other = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
+        other.start()
+        other.join()
+        started.append("whole")
+
+    with pytest.raises(KeyboardInterrupt), hold_ctrl_c():
+        start()
+    assert started == ["whole"]
+
+
+def asks_for_ctrl_c(progress: Progress) -> bool:
+    os.kill(os.getpid(), signal.SIGINT)
+    return signal.SIGINT in signal.sigpending()
+
+
+def test_a_child_does_not_get_ctrl_c_even_before_its_first_line() -> None:
+    assert run_isolated(asks_for_ctrl_c, on_progress=lambda _phase, _done: True)
