@@ -23,7 +23,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.request_utils import cloud_storage_http_request
 from mlflow.utils.rest_utils import http_request
-from mlflow.utils.server_info import SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED, fetch_server_info
+from mlflow.utils.server_info import SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED, ServerInfoRequestError, fetch_server_info
 
 from registry.errors import BadInput, EngineryError, Interrupted, NotFound, TornBundle
 from registry.http_source import CHUNK_BYTES, Ask, HttpSource, first_line, read_plainly, unreadable
@@ -165,6 +165,6 @@ def _read(what: str) -> Iterator[None]:
     try:
         with read_plainly(what):
             yield
-    except MlflowException as error:
-        missing = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+    except (MlflowException, ServerInfoRequestError) as error:
+        missing = isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
         raise unreadable(what, error, missing=missing) from error

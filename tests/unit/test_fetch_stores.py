@@ -17,7 +17,7 @@ from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from registry.mlflow_artifacts import FolderSource, WholeFileSource, open_source
 from registry.mlflow_store import MlflowStore
 from tests.publisher import Publisher
-from tests.servers import BUCKET
+from tests.servers import BUCKET, free_port
 
 ENGINE = os.urandom(300_000)
 
@@ -167,6 +167,11 @@ def test_each_store_has_its_reader(tmp_path: Path, server_uri: str, in_bucket: N
     assert isinstance(open_source(f"s3://{BUCKET}/x", "sqlite:///none", "x"), HttpSource)
     with pytest.raises(EngineryError, match="cannot be read"):
         open_source("gopher://x/y", "sqlite:///none", "x")
+
+
+def test_a_server_that_is_away_may_be_asked_again() -> None:
+    with pytest.raises(Interrupted, match="could not be read"):
+        open_source("mlflow-artifacts:/1", f"http://127.0.0.1:{free_port()}", "x")
 
 
 def test_a_store_that_only_copies_whole_files_is_read_too(tmp_path: Path) -> None:
