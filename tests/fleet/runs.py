@@ -1,9 +1,11 @@
 """What releases leave behind: versions, MLflow runs, flow runs, and the processes of workers."""
 
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
+from registry.download import copy_bundle
 from tests.fleet.conftest import Fleet, Process, descendants, until
 
 
@@ -36,3 +38,19 @@ def is_running(fleet: Fleet, release: str, target: str) -> bool:
 def release_of(fleet: Fleet, model: str) -> str:
     """The id of the only release of a model, once it has begun."""
     return str(until(lambda: fleet.release_runs(model))[0].data.tags["release"])
+
+
+def precisions(fleet: Fleet, model: str, into: Path) -> list[str]:
+    """Of every version of a model: each is complete, of another engine, and its files are what its manifest says."""
+    store, versions = fleet.store(), fleet.store().versions(model)
+    if versions:
+        everything = store.client.search_model_versions(f"name = '{model}'")
+        assert {int(found.version) for found in everything} == {each.version for each in versions}
+    assert len({each.digest for each in versions}) == len(versions)
+    sequences = [each.sequence for each in versions]
+    assert sequences == sorted(set(sequences))
+    for each in versions:
+        bundle = into / f"{model}-{each.version}"
+        bundle.mkdir()
+        assert copy_bundle(store, model, each.version, bundle).build.digest == each.digest
+    return [each.precision.value for each in versions]

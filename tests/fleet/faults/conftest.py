@@ -1,0 +1,129 @@
+"""Releases in whose middle something is killed, restarted or full: how they end, what is kept, what comes next."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.fleet.conftest import Fleet, Process, RestartableFleet, deploy, serving, until, working
+from tests.fleet.held_builds import BEGUN, Door
+from tests.fleet.runs import job_of
+from tests.flows.conftest import TinyRecipe
+from tests.postgres import NoPostgres, Postgres, running_postgres
+
+BOTH = ["fp32", "int8-dynamic"]
+TWO_MINUTES = 120
+ROOMY = 256 * 2**20
+# In the key of a build: no test finds what another one built of the same tiny model.
+WORKSPACE_MB = count(64)
+# Put before a parent: one call of a function of its publishing waits until the file `held` is gone. It asks a store
+# that failed once more, and not for as long as the job before it did.
+HELD = """
+import time
+from pathlib import Path
+from flows import on_workers, publication
+from registry import mlflow_uploads
+mlflow_uploads._PAUSES_SECONDS = (1.0,)
+publish, calls = {module}.{function}, []
+def held(*arguments):
+    calls.append(arguments)
+    if len(calls) == {call}:
+        Path({held!r}).touch()
+        while Path({held!r}).exists():
+            time.sleep(0.05)
+    return publish(*arguments)
+{module}.{function} = held
+"""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system of its own, whose size changes while it is in use."""
+
+    folder: Path
+
+    def leave(self, room: int) -> None:
+        """Have so many bytes free."""
+        self.resize(shutil.disk_usage(self.folder).used + room)
+
+    def resize(self, size: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Postgres | None]:
+    """A PostgreSQL that both servers can be on; None where there is none, and they are on SQLite."""
+    with ExitStack() as stack:
+        found = None
+        with suppress(NoPostgres):
+            found = stack.enter_context(running_postgres(durable=True, system=True))
+        yield found if found and found.offers("pg_trgm") else None
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk | None]:
+    """Where MLflow keeps artifacts; None where nothing can be mounted."""
+    folder = tmp_path_factory.mktemp("disk")
+    mounting = ["mount", "-t", "tmpfs", "-o", f"size={ROOMY}", "tmpfs", str(folder)]
+    is_able = sys.platform.startswith("linux") and os.geteuid() == 0
+    if not is_able or subprocess.run(mounting, check=False, capture_output=True).returncode:
+        yield None
+        return
+    yield Disk(folder)
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, database: Postgres | None, disk: Disk | None
+) -> Iterator[RestartableFleet]:
+    """A fleet on PostgreSQL, whose builds go through doors."""
+    folder = tmp_path_factory.mktemp("faults")
+    artifacts = disk.folder if disk else folder / "artifacts"
+    registry: Path | str = folder / "mlflow.db"
+    settings: dict[str, str] = {}
+    if database:
+        registry, settings = database.uri(database.create()), database.for_prefect(database.create())
+    else:
+        shutil.copy(migrated_database, folder / "mlflow.db")
+    with serving(folder, registry, artifacts, settings) as fleet:
+        deploy(fleet, "tests.fleet.held_builds.build_target", doors=str(folder / "doors"))
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def cpu_worker(fleet: Fleet) -> Iterator[Process]:
+    with working(fleet, "cpu", "cpu-worker") as worker:
+        yield worker
+
+
+def ordinary(fleet: Fleet, model: str, target: str = "cpu") -> tuple[TinyRecipe, Door]:
+    """A recipe of two engines that nobody has built yet, and the door at which the second one waits."""
+    builds = Door(fleet.folder / "doors" / model)
+    builds.hold("int8-dynamic")
+    return fleet.recipe(model, (target,), {"workspace_mb": next(WORKSPACE_MB)}), builds
+
+
+def until_held(builds: Door) -> None:
+    """Until the first engine is built, and the second one is at work."""
+    until(lambda: builds.builds(BEGUN) == BOTH, 60)
+
+
+@contextmanager
+def job(worker: Process) -> Iterator[psutil.Process]:
+    """A worker's job, which ends with the block, whatever became of its worker."""
+    found = until(lambda: job_of(worker))
+    try:
+        yield found
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            for process in (found, *found.children(recursive=True)):
+                process.kill()

@@ -1,0 +1,74 @@
+"""Servers killed in the middle of a release, which outlives them."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from registry.mlflow_runs import STATE
+from tests.fleet.conftest import Fleet, Process, RestartableFleet, releasing, until
+from tests.fleet.faults.conftest import BOTH, HELD, ordinary, until_held
+from tests.fleet.held_builds import BEGUN
+from tests.fleet.runs import precisions, release_of
+from tests.postgres import Postgres
+
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
+
+
+def test_a_release_outlives_a_killed_and_restarted_prefect_server(
+    fleet: RestartableFleet, cpu_worker: Process, tmp_path: Path
+) -> None:
+    tiny, builds = ordinary(fleet, "unserved")
+    with releasing(fleet, tiny) as parent:
+        release = release_of(fleet, "unserved")
+        until_held(builds)
+        fleet.prefect_server.kill()
+        builds.open()
+        fleet.prefect_server.start()
+        code, report = parent.wait()
+    assert code == 0, report
+    assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
+    assert builds.builds(BEGUN) == BOTH
+    assert precisions(fleet, "unserved", tmp_path) == BOTH
+
+
+def test_a_release_outlives_a_crash_of_the_database_of_both_servers(
+    fleet: Fleet, cpu_worker: Process, database: Postgres | None, tmp_path: Path
+) -> None:
+    if database is None:
+        pytest.skip("Prefect needs a PostgreSQL with pg_trgm: apt-get install postgresql")
+    tiny, builds = ordinary(fleet, "crashed")
+    with releasing(fleet, tiny) as parent:
+        release = release_of(fleet, "crashed")
+        until_held(builds)
+        database.crash()
+        try:
+            builds.open()
+            time.sleep(6)  # the job ends meanwhile, and the parent asks
+        finally:
+            database.start()
+        code, report = parent.wait()
+    assert code == 0, report
+    assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
+    assert builds.builds(BEGUN) == BOTH
+    assert precisions(fleet, "crashed", tmp_path) == BOTH
+
+
+def test_a_release_outlives_both_servers_killed_between_two_of_its_versions(
+    fleet: RestartableFleet, cpu_worker: Process, tmp_path: Path
+) -> None:
+    (tiny, builds), held = ordinary(fleet, "halfway"), tmp_path / "held"
+    builds.open()
+    second = HELD.format(module="publication", function="publish_version", call=2, held=str(held))
+    with releasing(fleet, tiny, before=second) as parent:
+        until(held.exists, 60)
+        assert [each.precision for each in fleet.store().versions("halfway")] == BOTH[:1]
+        fleet.prefect_server.kill()
+        fleet.mlflow_server.kill()
+        held.unlink()
+        fleet.prefect_server.start()
+        fleet.mlflow_server.start()
+        code, report = parent.wait()
+    assert code == 0, report
+    assert precisions(fleet, "halfway", tmp_path) == BOTH
+    assert [run.data.tags[STATE] for run in fleet.release_runs("halfway")] == ["complete"]
