@@ -83,7 +83,7 @@ def workers(fleet_file: Path, addresses: Addresses, home: Path, checkout: Path) 
         | {
             "ENGINERY_HOME": str(home),
             "ENGINERY_CHECKOUT": str(checkout),
-            "PREFECT_WORKER_QUERY_SECONDS": "3",  # a few workers may ask more often than every 10 s
+            "PREFECT_WORKER_QUERY_SECONDS": "3",  # a few workers may ask more often than a fleet
         }
     )
     base = (sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", RELEASES_POOL)
