@@ -116,7 +116,7 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
 
 
 def _said(quiet: bool) -> Callable[[str], None]:
-    return (lambda _: None) if quiet else partial(err.print, highlight=False)
+    return (lambda _: None) if quiet else partial(err.print, markup=False, highlight=False)
 
 
 def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
@@ -161,8 +161,8 @@ def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
             str(row["target"]),
             str(row["backend"]),
             str(row["compute_capability"] or ""),
-            "yes" if row["builds"] else f"no: {row['why_not_build']}",
-            "yes" if row["measures"] else "no: " + ("same" if not row["builds"] else str(row["why_not_measure"])),
+            "yes" if row["builds"] else escape(f"no: {row['why_not_build']}"),
+            "yes" if row["measures"] else escape(f"no: {row['why_not_measure'] if row['builds'] else 'same'}"),
             *([_workers_in_words(row)] if on_fleet else []),
         )
     out.print(table)

@@ -317,6 +317,10 @@ def test_targets_json_says_what_this_machine_can_do(enginery: Enginery) -> None:
     assert rows["l4"]["backend"] == "tensorrt"
 
 
+def test_targets_names_the_extra_to_install(enginery: Enginery) -> None:
+    assert "enginery[trt]" in enginery("targets", "--fleet", FLEET).out
+
+
 def test_a_fleet_that_is_not_there_is_one_sentence(enginery: Enginery, tmp_path: Path) -> None:
     assert_one_sentence(enginery("targets", "--fleet", tmp_path / "none.yaml"), "none.yaml")
 
