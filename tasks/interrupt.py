@@ -43,9 +43,10 @@ def hold_ctrl_c() -> Iterator[None]:
     try:
         yield
     finally:
+        # One that waited is handled here, and only remembered, so that it breaks nothing off before the mask is back.
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if is_main:
             _held.clear()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     check_stopped()
 
 

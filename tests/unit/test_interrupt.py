@@ -53,20 +53,34 @@ def test_ctrl_c_ends_a_silent_build_in_another_thread() -> None:
     assert raised == [KeyboardInterrupt]
 
 
-def test_ctrl_c_waits_until_a_child_is_started_whole() -> None:
+@pytest.mark.parametrize("beside", [True, False])
+def test_ctrl_c_waits_until_a_child_is_started_whole(beside: bool) -> None:
+    """It comes to this thread, which holds it back, or to one that was there before and does not."""
     remember_ctrl_c()
-    started = []
+    began, sent = threading.Event(), threading.Event()
+    started: list[str] = []
+
+    def press() -> None:
+        began.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+        sent.set()
 
     def start() -> None:
-        # The kernel gives it to a thread that does not hold it, if there is one.
-        other = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
-        other.start()
-        other.join()
+        if not beside:
+            presser.start()
+        began.set()
+        sent.wait(60)
+        time.sleep(0.05)  # for Python to handle it in this thread
         started.append("whole")
 
+    presser = threading.Thread(target=press)
+    if beside:
+        presser.start()
     with pytest.raises(KeyboardInterrupt), hold_ctrl_c():
         start()
     assert started == ["whole"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    presser.join()
 
 
 def asks_for_ctrl_c(progress: Progress) -> bool:
