@@ -170,6 +170,9 @@ def started(fleet: Fleet, home: Path, cwd: Path, *arguments: str, before: str = 
     process = Process(popen, output, errors)
     try:
         yield process
+    except Exception as error:
+        error.add_note(f"`enginery {' '.join(arguments)}` had said:\n{errors.read_text(encoding='utf-8')[-4000:]}")
+        raise
     finally:
         process.kill()
 
@@ -208,9 +211,9 @@ def descendants(pid: int) -> list[int]:
     return []
 
 
-def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
+def until(condition: Callable[[], Any]) -> Any:
     """What `condition` gives once it is true."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.1)

@@ -114,7 +114,7 @@ def ordinary(fleet: Fleet, model: str, target: str = "cpu") -> tuple[TinyRecipe,
 
 def until_held(builds: Door) -> None:
     """Until the first engine is built, and the second one is at work."""
-    until(lambda: builds.builds(BEGUN) == BOTH, 60)
+    until(lambda: builds.builds(BEGUN) == BOTH)
 
 
 @contextmanager

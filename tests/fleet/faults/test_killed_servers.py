@@ -61,7 +61,7 @@ def test_a_release_outlives_both_servers_killed_between_two_of_its_versions(
     builds.open()
     second = HELD.format(module="publication", function="publish_version", call=2, held=str(held))
     with releasing(fleet, tiny, before=second) as parent:
-        until(held.exists, 60)
+        until(held.exists)
         assert [each.precision for each in fleet.store().versions("halfway")] == BOTH[:1]
         fleet.prefect_server.kill()
         fleet.mlflow_server.kill()

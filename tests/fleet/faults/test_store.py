@@ -36,7 +36,7 @@ def test_a_full_store_is_said_publishes_nothing_and_resuming_goes_on_once_there_
         assert "is not kept by the artifact store" in uploading["engines"][0]["reason"]
         disk.resize(ROOMY)
         with releasing(fleet, tiny, "--resume", release, before=at_publishing) as parent:
-            until(held.exists, 60)
+            until(held.exists)
             disk.leave(32 * 2**10)
             held.unlink()
             code, publishing = parent.wait()
