@@ -104,7 +104,7 @@ def describe_worker(fleet: Fleet, target: str, *, at: datetime.datetime) -> Work
     on_gpu = backend is not Backend.ONNXRUNTIME
     return WorkerReport(
         pool=targets[0].work_pool,
-        host=platform.node() or "unknown",
+        host=host_name(),
         targets=tuple(each.name for each in targets),
         backend=backend,
         backend_version=BACKENDS[backend].version(),
@@ -145,7 +145,21 @@ def run_worker(pool: str) -> NoReturn:
     This process is replaced, so that whoever stops or kills it does that to the worker, and none is left behind.
     """
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "1"]
+    command += ["--name", worker_name(host_name(), os.environ.get("CUDA_VISIBLE_DEVICES"))]
     os.execv(sys.executable, command)  # noqa: S606  # no shell, and the arguments are made here
+
+
+def worker_name(host: str, visible_gpus: str | None) -> str:
+    """How Prefect lists a worker: by its host, and its GPU where it is shown one; the same after a restart.
+
+    Prefect's own names are new ones at each start, and a pool's page fills with workers that are gone.
+    """
+    return f"{host}, GPU {visible_gpus}" if visible_gpus else host
+
+
+def host_name() -> str:
+    """This machine's name."""
+    return platform.node() or "unknown"
 
 
 def _tags(pool: str) -> list[str]:

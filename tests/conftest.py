@@ -1,12 +1,15 @@
 """Fixtures shared by every suite: a manifest with its bundle, and each registry behind the Store seam."""
 
+import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that `tests.unit.memory_store` is found under plain `pytest`
 
@@ -125,15 +128,42 @@ def publisher(tmp_path_factory: pytest.TempPathFactory) -> Publisher:
         return make_publisher(tmp_path_factory.mktemp("publisher"))
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of the run's workers fills, for all of them to copy from."""
+    base = factory.getbasetemp()
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, made = run / name, run / f"{name}.made"
+    with FileLock(run / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed half-way
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: a migration takes seconds."""
+    """MLflow's tables: a migration takes seconds."""
     pytest.importorskip("mlflow")
     from registry.mlflow_store import MlflowStore
 
-    home = tmp_path_factory.mktemp("template")
-    MlflowStore(f"sqlite:///{home}/mlflow.db", home, home / "artifacts").versions()
-    return home / "mlflow.db"
+    def migrate(home: Path) -> None:
+        MlflowStore(f"sqlite:///{home}/mlflow.db", home, home / "artifacts").versions()
+
+    return made_once(tmp_path_factory, "mlflow-template", migrate) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's tables: a migration takes 15 s of a core."""
+
+    def migrate(home: Path) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+        subprocess.run(upgrade, env=inherited | {"PREFECT_HOME": str(home)}, check=True, capture_output=True)
+
+    return made_once(tmp_path_factory, "prefect-template", migrate) / "prefect.db"
 
 
 @pytest.fixture(scope="session")

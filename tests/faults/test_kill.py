@@ -75,11 +75,12 @@ def assert_only_whole_things(home: Path, scratch: Path) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, migrated_database: Path) -> Path:
-    """An ENGINERY_HOME with MLflow's tables: making them takes longer than a tiny release."""
+def home(tmp_path: Path, migrated_database: Path, prefect_database: Path) -> Path:
+    """An ENGINERY_HOME with MLflow's and Prefect's tables: making them takes longer than a tiny release."""
     folder = tmp_path / "home"
-    folder.mkdir()
+    (folder / "prefect").mkdir(parents=True)
     shutil.copy(migrated_database, folder / "mlflow.db")
+    shutil.copy(prefect_database, folder / "prefect" / "prefect.db")
     return folder
 
 

@@ -187,13 +187,10 @@ def releasing(fleet: Fleet, tiny: TinyRecipe, *more: str, home: str = "parent", 
 @contextmanager
 def working(fleet: Fleet, target: str, home: str) -> Iterator[Process]:
     """`enginery worker` for the pool of a target, once it is online."""
-    entries = yaml.safe_load(fleet.template.fleet.read_text(encoding="utf-8"))["targets"]
-    pool, place = entries[target]["work_pool"], fleet.folder / "homes" / home
-    before = fleet.workers(pool)
     arguments = ("worker", "--target", target, "--fleet", "fleet.yaml")
-    with started(fleet, place, fleet.template.folder, *arguments) as worker:
+    with started(fleet, fleet.folder / "homes" / home, fleet.template.folder, *arguments) as worker:
         try:
-            until(lambda: fleet.workers(pool) - before)
+            until(lambda: "started!" in worker.output.read_text(encoding="utf-8"))
             yield worker
         finally:
             # Its jobs have sessions of their own.
@@ -232,10 +229,13 @@ class RestartableFleet(Fleet):
 def serving(
     folder: Path, registry: Path | str, artifacts: Path, prefect_settings: Mapping[str, str] | None = None
 ) -> Iterator[RestartableFleet]:
-    """Both servers, nothing deployed yet; `registry` is MLflow's database, an SQLite file or a URI."""
+    """Both servers, nothing deployed yet; `registry` is MLflow's database, an SQLite file or a URI.
+
+    Prefect's is folder/prefect/prefect.db, unless its settings name another.
+    """
     template = write_tiny_recipe(folder / "template")
     template.fleet.write_text(yaml.safe_dump({"targets": TARGETS}), encoding="utf-8")
-    (folder / "prefect").mkdir()
+    (folder / "prefect").mkdir(exist_ok=True)
     with ExitStack() as stack:
         prefect = Restartable(partial(prefect_server, folder / "prefect", prefect_settings, port=free_port()))
         stack.callback(prefect.kill)
@@ -245,10 +245,14 @@ def serving(
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[RestartableFleet]:
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, prefect_database: Path
+) -> Iterator[RestartableFleet]:
     """Both servers, process pools, and their deployments."""
     folder = tmp_path_factory.mktemp("fleet")
     shutil.copy(migrated_database, folder / "mlflow.db")
+    (folder / "prefect").mkdir()
+    shutil.copy(prefect_database, folder / "prefect")
     with serving(folder, folder / "mlflow.db", folder / "artifacts") as fleet:
         deploy(fleet)
         yield fleet

@@ -93,13 +93,15 @@ class Team:
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Team]:
+def team(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, prefect_database: Path) -> Iterator[Team]:
     if not (nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")):
         pytest.skip("nginx is missing: apt-get install nginx-light")
     if not find_spec("flask_wtf"):
         pytest.skip("MLflow's basic auth lacks Flask-WTF: pip install 'mlflow[auth]'")
     folder = tmp_path_factory.mktemp("deploy")
     shutil.copy(migrated_database, folder / "mlflow.db")
+    (folder / "home").mkdir()
+    shutil.copy(prefect_database, folder / "home")
     ports = {"443": free_port(), "4200": free_port(), "5000": free_port()}
     public = {"prefect.example.com": free_port(), "mlflow.example.com": free_port()}
     authority = make_authority(folder, "localhost")

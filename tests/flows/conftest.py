@@ -131,12 +131,16 @@ def copy_home(first: Path, home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_offline() -> Iterator[None]:
+def prefect_offline(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[None]:
     """A Prefect server of the session's own: no network, no analytics, nothing in the user's home."""
-    from prefect.testing.utilities import prefect_test_harness
+    from prefect.testing import utilities
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    folder = tmp_path_factory.mktemp("prefect-offline")
+    shutil.copy(prefect_database, folder / "prefect-test.db")  # where the harness would make it anew
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utilities, "mkdtemp", lambda: str(folder))
+        with utilities.prefect_test_harness(server_startup_timeout=120):
+            yield
 
 
 @pytest.fixture(scope="session")

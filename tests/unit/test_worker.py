@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flows.recipe import Fleet
-from flows.worker import WorkerReport, check_machine, pool_targets, toolchains
+from flows.worker import WorkerReport, check_machine, pool_targets, toolchains, worker_name
 from registry.errors import BadInput, Incompatible
 from registry.records import Backend, GpuTarget
 from registry.targets import Host
@@ -57,6 +57,11 @@ def test_a_machine_that_cannot_build_is_refused_in_the_backends_words(monkeypatc
 
 def test_a_cpu_target_asks_for_no_gpu() -> None:
     check_machine(GpuTarget("cpu", Backend.ONNXRUNTIME, work_pool="cpu"), None, Host())
+
+
+def test_workers_of_one_host_are_told_apart_by_their_gpus() -> None:
+    assert worker_name("ada", None) == "ada"
+    assert worker_name("ada", "0") != worker_name("ada", "1")
 
 
 def fleet(**backends: str) -> Fleet:
