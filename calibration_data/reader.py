@@ -1,17 +1,20 @@
-"""Read splits with `datasets`, draw calibration rows, and refuse rows that would poison a figure."""
+"""Read splits with `datasets`, draw calibration rows, and refuse rows that would poison a figure.
+
+`datasets` is imported where rows are read: it brings pandas, a second that a worker, who gets its rows, does not pay.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import datasets
-import pyarrow.parquet
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from calibration_data.splits import DatasetRef, split_file
 from registry.digest import digest_of, record_tree
 from registry.errors import BadInput
 from registry.records import CalibrationSet
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # Fewer rows cannot tell a good scale from a lucky one.
 FEWEST_CALIBRATION_ROWS = 8
@@ -87,6 +90,8 @@ def _usable(ref: DatasetRef, split: str) -> tuple[list[tuple[str, int]], Sequenc
 
 
 def _shuffled(rows: Sequence[tuple[str, int]], seed: int) -> list[tuple[str, int]]:
+    from datasets import Dataset
+
     return [rows[at] for at in Dataset.from_dict({"row": range(len(rows))}).shuffle(seed=seed)["row"]]
 
 
@@ -95,19 +100,26 @@ def _rows(ref: DatasetRef, rows: Sequence[tuple[str, int]], names: Sequence[str]
     return Rows(texts, labels, tuple(names) if names else None, quarantined, digest_of((texts, labels)), ref.origin)
 
 
-def _open(ref: DatasetRef, split: str) -> Dataset:
+def _open(ref: DatasetRef, split: str) -> "Dataset":
+    import datasets
+
     if not ref.is_hub:
         file = split_file(ref, split)
         return _quietly(lambda: _parquet(file))
     return _quietly(lambda: datasets.load_dataset(ref.origin, split=split, revision=ref.revision))
 
 
-def _parquet(file: Path) -> Dataset:
+def _parquet(file: Path) -> "Dataset":
+    import pyarrow.parquet
+    from datasets import Dataset
+
     # Not Dataset.from_parquet: its cache goes by path and mtime, and gives the old rows of a file replaced in place.
     return Dataset(pyarrow.parquet.read_table(file, partitioning=None))
 
 
-def _quietly(read: Callable[[], Dataset]) -> Dataset:
+def _quietly(read: Callable[[], "Dataset"]) -> "Dataset":
+    import datasets
+
     datasets.disable_progress_bars()
     try:
         return read()
@@ -162,7 +174,9 @@ def draw_calibration_set(
     )
 
 
-def _write(rows: Rows, file: Path) -> Dataset:
+def _write(rows: Rows, file: Path) -> "Dataset":
+    from datasets import Dataset
+
     table = Dataset.from_dict({"text": rows.texts, "label": rows.labels})
     table.to_parquet(file)
     return table

@@ -22,7 +22,6 @@ from registry.promotion import nominate
 from registry.records import CalibrationSet, OnnxArtifact, SourceFiles, Verdict
 from tasks.autopilot import CHOICE_FILE
 from tasks.calibration_table import TABLE_FILE, read_table
-from tasks.figures import accuracy_against_latency, int8_trade_off, latency_histogram, worst_tensors
 from tasks.publish import add_warmup, assemble_bundle, make_manifest, seal_bundle
 
 
@@ -138,6 +137,9 @@ def publish_version(
 
 def draw_engine(judged: Judged, graph: OnnxArtifact, into: Path) -> dict[str, Path]:
     """The latency histogram of an engine that ran, beside its baseline; an int8 graph's worst tensors and mixes."""
+    # matplotlib is half a second, which a worker does not pay: who publishes draws.
+    from tasks.figures import int8_trade_off, latency_histogram, worst_tensors
+
     figures, table = {}, graph.directory / TABLE_FILE
     if judged.call_seconds:
         figures["latency"] = latency_histogram(dict(judged.call_seconds), into / "latency.png")
@@ -150,6 +152,8 @@ def draw_engine(judged: Judged, graph: OnnxArtifact, into: Path) -> dict[str, Pa
 
 def draw_release(rows: Sequence[Row], into: Path) -> dict[str, Path]:
     """Accuracy against latency of every engine that ran."""
+    from tasks.figures import accuracy_against_latency
+
     points = []
     for row in rows:
         accuracy, p50 = row.figure("accuracy"), row.figure("latency_p50_ms")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import scipy
 from pydantic import TypeAdapter, ValidationError
-from scipy import optimize
 
 from registry.digest import canonical_json
 from registry.errors import BadInput
@@ -213,11 +213,11 @@ def _knapsack(blocks: Sequence[Block], prefix: AbstractSet[str]) -> frozenset[st
     needed = sum(block.damage or 0.0 for block in blocks if block.tensor in prefix)
     if needed <= 1e-6 * damage.sum():  # nothing that the solver could tell from zero
         return None
-    found = optimize.milp(
+    found = scipy.optimize.milp(
         macs / macs.sum(),
         integrality=np.ones(len(blocks)),
-        bounds=optimize.Bounds(0, 1),
-        constraints=optimize.LinearConstraint(damage[None, :] / needed, lb=1.0),
+        bounds=scipy.optimize.Bounds(0, 1),
+        constraints=scipy.optimize.LinearConstraint(damage[None, :] / needed, lb=1.0),
     )
     if found.x is None:
         return None

@@ -21,7 +21,6 @@ from registry.signing import Signer, sign_bundle
 from registry.tensorrt_releases import minimum_driver
 from registry.triton_model import WarmupRow
 from registry.triton_warmup import ROWS_FILE, write_rows
-from tasks.bom import write_bom
 from tasks.gates import overall
 from tasks.tokenize import text_encoder
 
@@ -135,6 +134,8 @@ def seal_bundle(manifest: EngineManifest, bundle: Path, signer: Signer) -> Engin
     Raises:
         BadInput: the manifest breaks the format, or the signer's key cannot sign.
     """
+    from tasks.bom import write_bom  # cyclonedx, whose import a worker does not pay
+
     write_bom(manifest, bundle)
     manifest = replace(manifest, files=record_tree(bundle))
     (bundle / MANIFEST_FILE).write_bytes(write_manifest(manifest))

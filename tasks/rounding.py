@@ -7,8 +7,8 @@ H = X^T X is of the layer's own int8 inputs, so that the rounding of activations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import linalg
 
 from tasks.calibration_statistics import Calibration
 from tasks.histogram import Floats
@@ -39,9 +39,9 @@ def compensated(inputs: Floats, weight: Floats, damping: float = DAMPING) -> tup
 
 def _factor_of_inverse(hessian: Floats) -> Floats:
     """Upper R with H^-1 = R^T R, without inverting H: H = U U^T from the bottom right, then R = U^-1."""
-    lower = linalg.cholesky(hessian[::-1, ::-1], lower=True, check_finite=False)
+    lower = scipy.linalg.cholesky(hessian[::-1, ::-1], lower=True, check_finite=False)
     upper: Floats = np.ascontiguousarray(lower[::-1, ::-1])
-    inverse: Floats = linalg.lapack.strtri(upper)[0]
+    inverse: Floats = scipy.linalg.lapack.strtri(upper)[0]
     return inverse
 
 

@@ -1,13 +1,14 @@
 """The few statistics that a verdict rests on; scipy where it has them, a cited formula where it has not."""
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
+import scipy  # its parts load when they are used: most of a second that a worker without figures does not pay
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 # One-sided 95 %: the same z as a two-sided 90 % interval.
-Z_ONE_SIDED = float(stats.norm.ppf(0.95))
+Z_ONE_SIDED = NormalDist().inv_cdf(0.95)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def paired_loss(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> P
     lost = int(np.sum(reference & ~candidate))
     won = int(np.sum(~reference & candidate))
     low, high = -_upper_bound(won, lost, rows), _upper_bound(lost, won, rows)
-    p = float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    p = float(scipy.stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     return PairedLoss((lost - won) / rows, low, high, lost + won, p, rows)
 
 
@@ -50,12 +51,12 @@ def _upper_bound(lost: int, won: int, rows: int) -> float:
     observed, most = (lost - won) / rows, 1 - 1e-9
     if observed >= most or score(most) > -Z_ONE_SIDED:
         return 1.0
-    return float(optimize.brentq(lambda loss: score(loss) + Z_ONE_SIDED, observed, most))
+    return float(scipy.optimize.brentq(lambda loss: score(loss) + Z_ONE_SIDED, observed, most))
 
 
 def accuracy_interval(correct: NDArray[np.bool_]) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
-    interval = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -63,8 +64,8 @@ def quantile_interval(samples: NDArray[np.float64], q: float) -> tuple[float, fl
     """(quantile, low, high): a 95 % interval by order statistics; `high` is inf where too few samples bound it."""
     ordered = np.sort(samples)
     n = len(ordered)
-    low = int(stats.binom.ppf(0.025, n, q)) - 1
-    high = int(stats.binom.ppf(0.975, n, q)) + 1
+    low = int(scipy.stats.binom.ppf(0.025, n, q)) - 1
+    high = int(scipy.stats.binom.ppf(0.975, n, q)) + 1
     top = float(ordered[high - 1]) if high <= n else float("inf")
     return float(np.quantile(ordered, q)), float(ordered[max(low, 0)]), top
 
@@ -77,5 +78,5 @@ def ratio_interval(numerator: NDArray[np.float64], denominator: NDArray[np.float
     logs = np.log(numerator / denominator)
     if np.ptp(logs) == 0:
         return (float(np.exp(logs[0])),) * 3
-    interval = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    interval = scipy.stats.ttest_1samp(logs, 0).confidence_interval(0.95)
     return float(np.exp(logs.mean())), float(np.exp(interval.low)), float(np.exp(interval.high))
