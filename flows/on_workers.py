@@ -1,8 +1,9 @@
 """A release whose shared stages are made here, and whose engines are made by the workers of each target's pool."""
 
 import shutil
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from flows.report import ReleaseIncomplete, ReleaseReport
 from flows.stages import Report, graph_as_engine, make_evaluation
 from flows.worker import read_reports, toolchains
 from registry.digest import digest_of, record_tree
-from registry.errors import BadInput
+from registry.errors import BadInput, EngineryError
 from registry.home import home
 from registry.mlflow_files import RunFiles
 from registry.mlflow_runs import ReleaseLog
@@ -36,8 +37,11 @@ from tasks.publish import SERVING_FILES, own_code
 from tasks.workspace import Workspace
 
 ROWS_FILE = "rows.json"
-# A publisher that was killed keeps the others waiting for this long.
-LEASE_SECONDS = 60.0
+# A publisher that was killed keeps the others waiting for this long, and at most 15 s more until Prefect looks. Renewed
+# after three quarters of it: a Prefect server may be away for the last one.
+LEASE_SECONDS = 90.0
+# Who waits for longer is told what may be wrong.
+TURN_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,15 @@ def release_on_workers(asked: Asked, store: MlflowStore, report: Report, say: Ca
     if (found := finished_release(recipe.model, release, store)) is not None:
         return found
     bench, log = open_bench(recipe, store, workspace, report, say, now), ReleaseLog(store)
-    with one_at_a_time(recipe.model):
+    with one_at_a_time(recipe.model, release, say):
         run_id = start_release(bench, log, release)
         log.keep_recipe(run_id, recipe.model_dump_json())
     with abandoned_on_error(log, run_id):
         made = make_shared(bench, [fleet.target(name) for name in recipe.targets], _exists)
         office = Office(bench, log, RunFiles(store), run_id, made)
         results = fan_out(office, _errands(office, fleet, release))
-        with one_at_a_time(recipe.model):
+        report("wait for its turn to publish", 0)
+        with one_at_a_time(recipe.model, release, say):
             # Whoever was started twice waits here, and finds what the other published.
             if (found := finished_release(recipe.model, release, store)) is not None:
                 return found
@@ -115,14 +120,33 @@ def narrow(recipe: Recipe, targets: Sequence[str] | None, precisions: Sequence[P
 
 
 @contextmanager
-def one_at_a_time(model: str) -> Iterator[None]:
-    """One release of a model writes to the registry at a time, among all that this Prefect server knows of."""
+def one_at_a_time(model: str, release: str, say: Callable[[str], None]) -> Iterator[None]:
+    """One release of a model writes to the registry at a time, among all that this Prefect server knows of.
+
+    Raises:
+        EngineryError: the turn was lost in the middle: this process or Prefect stood still for longer than the lease.
+    """
     name = f"enginery-release-{model}"
     # Prefect looks whether it is there and then makes it: another release of the model may have been in between.
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.upsert_global_concurrency_limit_by_name(name, 1)
-    with concurrency(name, lease_duration=LEASE_SECONDS, strict=True):
-        yield
+    try:
+        with ExitStack() as turn:
+            while True:
+                try:
+                    turn.enter_context(concurrency(name, 1, TURN_SECONDS, lease_duration=LEASE_SECONDS, strict=True))
+                    break
+                except TimeoutError:
+                    say(
+                        f"still waiting for another release of {model} to publish: if none runs, a Prefect server that "
+                        f"keeps leases in memory was restarted; `prefect gcl update {name} --active-slots 0` frees it"
+                    )
+            yield
+    except CancelledError as error:  # Prefect throws it into whatever is going on here
+        raise EngineryError(
+            f"this release of {model} lost its turn to publish, since it or the Prefect server stood still for too "
+            f"long: what is published is whole; go on with `enginery release --resume {release}`"
+        ) from error
 
 
 def _identify(asked: Asked, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str]:

@@ -3,7 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
-from prefect.client.orchestration import get_client
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
@@ -13,6 +14,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from flows.prefect_reachable import prefect_answers
 from flows.prefect_yaml import BEAT_SECONDS, RELEASES_POOL, WATCHED_TAG, work_pools
 from flows.recipe import Fleet
+from registry.errors import BadInput
 
 # Three beats that fail to come are a crash.
 SILENT_SECONDS = 3 * BEAT_SECONDS
@@ -25,16 +27,39 @@ _OVER = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cance
 # A run that is put back in the queue, or paused, beats no more and is not lost.
 _PUT_BACK = {f"prefect.flow-run.{state}" for state in ("Scheduled", "AwaitingRetry", "Paused", "Suspended")}
 _WAITS = {"prefect.flow-run.AwaitingConcurrencySlot"}
+_IN_MEMORY = "prefect.server.concurrency.lease_storage.memory"
 
 
 def set_up(fleet: Fleet) -> list[str]:
     """Make pools and automations on the server of PREFECT_API_URL; the names of all.
 
     Raises:
+        BadInput: the server keeps leases in memory only.
         BadInput, EngineryError: as `prefect_answers`, or as `flows.prefect_yaml.work_pools`.
     """
     with prefect_answers("work pools are made on"):
+        with get_client(sync_client=True) as client:
+            _check_leases(client)
         return [*make_pools(fleet), *watch_runs()]
+
+
+def _check_leases(client: SyncPrefectClient) -> None:
+    """Refuse a server that a restart makes forget who holds a slot: nobody would ever free it again.
+
+    Prefect 3.8.8 gives a slot back by its lease, and leaves it taken where it knows of none
+    (server/api/concurrency_limits_v2.py).
+    """
+    try:
+        settings = client.request("GET", "/admin/settings").json()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.NOT_FOUND:
+            return  # Prefect Cloud keeps its settings, and its leases, to itself
+        raise
+    if settings["server"]["concurrency"]["lease_storage"] == _IN_MEMORY:
+        raise BadInput(
+            "the Prefect server keeps leases in memory: after a restart releases would wait for ever; start it with "
+            f"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE={_IN_MEMORY.replace('memory', 'filesystem')}"
+        )
 
 
 def make_pools(fleet: Fleet) -> list[str]:

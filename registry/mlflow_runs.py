@@ -233,8 +233,9 @@ class ReleaseLog:
 
     @plainly("runs of releases")
     def abandon(self, run_id: str) -> None:
-        """Mark a release's run as failed after an error."""
-        self._client.set_terminated(run_id, "FAILED")
+        """Mark a release's run as failed after an error, unless another process has completed the release meanwhile."""
+        if self._client.get_run(run_id).data.tags.get(STATE) != "complete":
+            self._client.set_terminated(run_id, "FAILED")
 
     def _log_text(self, run_id: str, name: str, text: str) -> None:
         with tempfile.TemporaryDirectory() as scratch:

@@ -58,6 +58,8 @@ def prefect_server(home: Path, more: Mapping[str, str] | None = None, port: int 
         "PREFECT_API_URL": address,
         "PREFECT_SERVER_UI_API_URL": address,
         "DO_NOT_TRACK": "1",
+        # As docs/deploy.md has it: in memory, the default, a restart forgets who holds what.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # A worker that misses two heartbeats is offline; tests do not wait for Prefect's three of 30 s.
         "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "3",
         "PREFECT_SERVER_SERVICES_FOREMAN_INACTIVITY_HEARTBEAT_MULTIPLE": "2",

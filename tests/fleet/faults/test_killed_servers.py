@@ -1,5 +1,7 @@
-"""Servers killed in the middle of a release, which outlives them."""
+"""Servers killed in the middle of a release, which outlives them; a publisher that is gone, and comes back."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -72,3 +74,26 @@ def test_a_release_outlives_both_servers_killed_between_two_of_its_versions(
     assert code == 0, report
     assert precisions(fleet, "halfway", tmp_path) == BOTH
     assert [run.data.tags[STATE] for run in fleet.release_runs("halfway")] == ["complete"]
+
+
+def test_a_publisher_that_stood_still_loses_its_turn_and_spoils_nothing_when_it_wakes(
+    fleet: RestartableFleet, cpu_worker: Process, tmp_path: Path
+) -> None:
+    (tiny, builds), held = ordinary(fleet, "asleep"), tmp_path / "held"
+    builds.open()
+    second = HELD.format(module="publication", function="publish_version", call=2, held=str(held))
+    with releasing(fleet, tiny, before=second) as sleeper:
+        release = release_of(fleet, "asleep")
+        until(held.exists)
+        os.kill(sleeper.popen.pid, signal.SIGSTOP)
+        with releasing(fleet, tiny, "--resume", release, home="other-parent") as other:
+            code, report = other.wait()
+        assert code == 0, report
+        assert precisions(fleet, "asleep", tmp_path) == BOTH
+        os.kill(sleeper.popen.pid, signal.SIGCONT)
+        code, said = sleeper.wait()
+    assert code == 1
+    assert "lost its turn to publish" in said["errors"].splitlines()[-1]
+    assert [each.precision for each in fleet.store().versions("asleep")] == BOTH
+    (run,) = fleet.release_runs("asleep")
+    assert (run.data.tags[STATE], run.info.status) == ("complete", "FINISHED")

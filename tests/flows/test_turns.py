@@ -1,0 +1,52 @@
+"""Whose turn it is to publish, by a real Prefect server that keeps leases in memory."""
+
+import time
+from threading import Thread
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+
+from flows import on_workers
+from flows.on_workers import one_at_a_time
+from flows.prefect_setup import set_up
+from flows.recipe import Fleet
+from registry.errors import BadInput
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
+
+
+def test_a_server_that_a_restart_makes_forget_who_holds_a_slot_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with get_client(sync_client=True) as client:
+        monkeypatch.setenv("PREFECT_API_URL", str(client.api_url))
+        with pytest.raises(BadInput, match=r"LEASE_STORAGE=.*\.filesystem"):
+            set_up(Fleet.model_validate_json('{"targets": {"cpu": {"backend": "onnxruntime", "work_pool": "unmade"}}}'))
+        assert "unmade" not in {pool.name for pool in client.read_work_pools()}
+
+
+def test_who_waits_for_long_is_told_how_to_free_a_forgotten_turn_and_then_gets_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(on_workers, "TURN_SECONDS", 1.0)
+    said: list[str] = []
+    had: list[bool] = []
+
+    def publish() -> None:
+        with one_at_a_time("forgotten", "r1", said.append):
+            had.append(True)
+
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name("enginery-release-forgotten", 1)
+        client.increment_concurrency_slots(["enginery-release-forgotten"], 1, "concurrency")  # and nobody has a lease
+        waiting = Thread(target=publish)
+        waiting.start()
+        deadline = time.monotonic() + 60
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "`prefect gcl update enginery-release-forgotten --active-slots 0` frees it" in said[0]
+        assert had == []
+        freed = GlobalConcurrencyLimitUpdate(active_slots=0)
+        client.update_global_concurrency_limit("enginery-release-forgotten", freed)
+        waiting.join(60)
+        assert had == [True]
+        assert client.read_global_concurrency_limit_by_name("enginery-release-forgotten").active_slots == 0
