@@ -27,7 +27,6 @@ from benchmarks.fleet_stack import (
     deploy,
     load,
     middle_and_worst,
-    wait_for_workers,
     write_fleet,
     write_recipe,
 )
@@ -92,7 +91,6 @@ def fan_out(fleet: BenchFleet, build_seconds: float) -> None:
     with ExitStack() as stack:
         for number in range(WORKERS):
             stack.enter_context(working(fleet, "l4", f"worker-{number}"))
-        wait_for_workers(fleet, "rtx", WORKERS)
         at_start = load()
         with releasing(fleet, tiny, before=before) as parent:
             code, report = parent.wait(PATIENCE_SECONDS)

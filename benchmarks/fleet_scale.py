@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.fleet_stack import ENTRYPOINT, RELEASE_ENTRYPOINT, BenchFleet, deploy, load, wait_for_workers
+from benchmarks.fleet_stack import ENTRYPOINT, RELEASE_ENTRYPOINT, BenchFleet, deploy, load, wait_for_worker
 from benchmarks.fleet_stack import write_recipe as write_tiny
 from benchmarks.release import MEGABYTE, PeakMemory
 from flows.prefect_yaml import RELEASES_POOL
@@ -60,7 +60,7 @@ def scale(fleet: BenchFleet, engines: Sequence[int], at_once: int) -> None:
     with ExitStack() as stack:
         stub = (sys.executable, "-m", "benchmarks.stub_worker", POOL, str(SLOTS), str(BUILD_SECONDS))
         stack.enter_context(running(fleet, "stub", *stub))
-        wait_for_workers(fleet, POOL, 1)
+        wait_for_worker(fleet, POOL)
         for wanted in sorted(engines):
             names = [f"model-{number:02}" for number in range(models, wanted // TARGETS_A_MODEL)]
             for name in names:
@@ -69,7 +69,7 @@ def scale(fleet: BenchFleet, engines: Sequence[int], at_once: int) -> None:
                 worker = (sys.executable, "-m", "prefect", "worker", "start", "--type", "process")
                 limit = ("--pool", RELEASES_POOL, "--limit", str(at_once))
                 releases = stack.enter_context(running(fleet, "releases", *worker, *limit))
-                wait_for_workers(fleet, RELEASES_POOL, 1)
+                wait_for_worker(fleet, RELEASES_POOL)
             models += len(names)
             report(fleet, wanted, len(names), refresh(fleet, recipes, names, releases))
 

@@ -110,10 +110,10 @@ def write_fleet(tiny: TinyRecipe, targets: Mapping[str, dict[str, Any]]) -> None
     tiny.fleet.write_text(yaml.safe_dump({"targets": dict(targets)}), encoding="utf-8")
 
 
-def wait_for_workers(fleet: BenchFleet, pool: str, number: int) -> None:
-    """Until that many workers of a pool are online."""
+def wait_for_worker(fleet: BenchFleet, pool: str) -> None:
+    """Until a worker of a pool is online."""
     with fleet.client() as client:
-        until(lambda: len(client.read_workers_for_work_pool(pool)) >= number)
+        until(lambda: client.read_workers_for_work_pool(pool))
 
 
 def load() -> str:
