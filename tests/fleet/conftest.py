@@ -22,7 +22,7 @@ from tests.flows.conftest import RECIPE, TinyRecipe, write_tiny_recipe
 from tests.servers import free_port, mlflow_server, prefect_server
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 300.0
 POOLS = ("cpu", "mortal", "mortal-too", "rtx", "nobody", "release")
 # `nobody` has a deployment, and no worker ever; `release` is for the flow that waits for the others. Tests kill the
 # workers of `mortal` and `mortal-too`.
@@ -213,7 +213,7 @@ def until(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.1)
+        time.sleep(0.3)
     return found
 
 
