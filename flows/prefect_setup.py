@@ -55,7 +55,7 @@ def _check_leases(client: SyncPrefectClient) -> None:
         if error.response.status_code == httpx.codes.NOT_FOUND:
             return  # Prefect Cloud keeps its settings, and its leases, to itself
         raise
-    if settings["server"]["concurrency"]["lease_storage"] == _IN_MEMORY:
+    if settings.get("server", {}).get("concurrency", {}).get("lease_storage") == _IN_MEMORY:
         raise BadInput(
             "the Prefect server keeps leases in memory: after a restart releases would wait for ever; start it with "
             f"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE={_IN_MEMORY.replace('memory', 'filesystem')}"
