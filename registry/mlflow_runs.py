@@ -233,9 +233,9 @@ class ReleaseLog:
 
     @plainly("runs of releases")
     def abandon(self, run_id: str) -> None:
-        """Mark a release's run as failed after an error, unless another process has completed the release meanwhile."""
-        if self._client.get_run(run_id).data.tags.get(STATE) != "complete":
-            self._client.set_terminated(run_id, "FAILED")
+        """Close a release's run after an error: as failed, unless another process completed the release meanwhile."""
+        is_complete = self._client.get_run(run_id).data.tags.get(STATE) == "complete"
+        self._client.set_terminated(run_id, "FINISHED" if is_complete else "FAILED")
 
     def _log_text(self, run_id: str, name: str, text: str) -> None:
         with tempfile.TemporaryDirectory() as scratch:
