@@ -104,7 +104,7 @@ def describe_worker(fleet: Fleet, target: str, *, at: datetime.datetime) -> Work
     on_gpu = backend is not Backend.ONNXRUNTIME
     return WorkerReport(
         pool=targets[0].work_pool,
-        host=host_name(),
+        host=platform.node() or "unknown",
         targets=tuple(each.name for each in targets),
         backend=backend,
         backend_version=BACKENDS[backend].version(),
@@ -139,27 +139,23 @@ def toolchains(reports: Sequence[WorkerReport]) -> list[tuple[str | None, ...]]:
     )
 
 
-def run_worker(pool: str) -> NoReturn:
-    """Become `prefect worker start` for a process pool, one job at a time: builds side by side disturb each other.
+def run_worker(report: WorkerReport) -> NoReturn:
+    """Become `prefect worker start` for the report's pool, one job at a time: builds side by side disturb each other.
 
     This process is replaced, so that whoever stops or kills it does that to the worker, and none is left behind.
     """
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "1"]
-    command += ["--name", worker_name(host_name(), os.environ.get("CUDA_VISIBLE_DEVICES"))]
+    name = worker_name(report, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", report.pool, "--name", name]
+    command += ["--type", "process", "--limit", "1"]
     os.execv(sys.executable, command)  # noqa: S606  # no shell, and the arguments are made here
 
 
-def worker_name(host: str, visible_gpus: str | None) -> str:
-    """How Prefect lists a worker: by its host, and its GPU where it is shown one; the same after a restart.
+def worker_name(report: WorkerReport, visible_gpus: str | None) -> str:
+    """How Prefect lists a worker: by its host, and its GPUs where it is shown only these; the same after a restart.
 
     Prefect's own names are new ones at each start, and a pool's page fills with workers that are gone.
     """
-    return f"{host}, GPU {visible_gpus}" if visible_gpus else host
-
-
-def host_name() -> str:
-    """This machine's name."""
-    return platform.node() or "unknown"
+    return f"{report.host}, GPU {visible_gpus}" if report.gpu_name and visible_gpus else report.host
 
 
 def _tags(pool: str) -> list[str]:

@@ -39,4 +39,4 @@ def worker(
         highlight=False,
     )
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", str(QUERY_SECONDS))
-    run_worker(report.pool)
+    run_worker(report)

@@ -1,6 +1,7 @@
 """A worker takes work for a target only on the machine that the target asks for."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -59,11 +60,6 @@ def test_a_cpu_target_asks_for_no_gpu() -> None:
     check_machine(GpuTarget("cpu", Backend.ONNXRUNTIME, work_pool="cpu"), None, Host())
 
 
-def test_workers_of_one_host_are_told_apart_by_their_gpus() -> None:
-    assert worker_name("ada", None) == "ada"
-    assert worker_name("ada", "0") != worker_name("ada", "1")
-
-
 def fleet(**backends: str) -> Fleet:
     entries = {
         name: {"backend": backend, "work_pool": "one"} | ({} if name == "cpu" else {"compute_capability": "8.9"})
@@ -90,3 +86,10 @@ def test_more_machines_of_one_kind_are_one_toolchain() -> None:
     same = [report("a", "11.4", "2026-11-24"), report("b", "11.4", "2026-11-25")]
     assert toolchains(same) == toolchains(same[:1])
     assert toolchains([*same, report("c", "11.5", "2026-11-24")]) != toolchains(same)
+
+
+def test_workers_of_one_host_are_told_apart_by_the_gpus_that_they_are_shown() -> None:
+    on_gpu = report("ada", "11.4", "2026-11-25")
+    on_cpu = replace(on_gpu, gpu_name=None)
+    assert worker_name(on_gpu, "0") != worker_name(on_gpu, "1")
+    assert {worker_name(on_cpu, "0"), worker_name(on_cpu, None), worker_name(on_gpu, None)} == {"ada"}
