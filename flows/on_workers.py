@@ -132,21 +132,26 @@ def one_at_a_time(model: str, release: str, say: Callable[[str], None]) -> Itera
         client.upsert_global_concurrency_limit_by_name(name, 1)
     try:
         with ExitStack() as turn:
-            while True:
-                try:
-                    turn.enter_context(concurrency(name, 1, TURN_SECONDS, lease_duration=LEASE_SECONDS, strict=True))
-                    break
-                except TimeoutError:
-                    say(
-                        f"still waiting for another release of {model} to publish: if none runs, a Prefect server that "
-                        f"keeps leases in memory was restarted; `prefect gcl update {name} --active-slots 0` frees it"
-                    )
+            while not _is_taken(turn, name):
+                say(
+                    f"still waiting for another release of {model} to publish: if none runs, a Prefect server that "
+                    f"keeps leases in memory was restarted; `prefect gcl update {name} --active-slots 0` frees it"
+                )
             yield
     except CancelledError as error:  # Prefect throws it into whatever is going on here
         raise EngineryError(
             f"this release of {model} lost its turn to publish, since it or the Prefect server stood still for too "
             f"long: what is published is whole; go on with `enginery release --resume {release}`"
         ) from error
+
+
+def _is_taken(turn: ExitStack, name: str) -> bool:
+    """Whether the only slot of a limit came free within TURN_SECONDS; it is held until `turn` ends."""
+    try:
+        turn.enter_context(concurrency(name, 1, TURN_SECONDS, lease_duration=LEASE_SECONDS, strict=True))
+    except TimeoutError:
+        return False
+    return True
 
 
 def _identify(asked: Asked, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str]:

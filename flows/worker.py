@@ -155,7 +155,8 @@ def worker_name(report: WorkerReport, visible_gpus: str | None) -> str:
 
     Prefect's own names are new ones at each start, and a pool's page fills with workers that are gone.
     """
-    return f"{report.host}, GPU {visible_gpus}" if report.gpu_name and visible_gpus else report.host
+    name = f"{report.host}, GPU {visible_gpus}" if report.gpu_name and visible_gpus else report.host
+    return re.sub(r"[/%&<>]", "-", name)  # which Prefect refuses, and a part of a GPU (MIG) may be called by
 
 
 def _tags(pool: str) -> list[str]:

@@ -156,7 +156,7 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prefect's tables: a migration takes 15 s of a core."""
+    """Prefect's tables: a migration takes 8 s of a core."""
 
     def migrate(home: Path) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

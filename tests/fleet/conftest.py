@@ -122,11 +122,6 @@ class Fleet:
         with temporary_settings({PREFECT_API_URL: self.prefect}), get_client(sync_client=True) as client:
             yield client
 
-    def workers(self, pool: str) -> set[str]:
-        """The names of a pool's workers, dead ones too."""
-        with self.client() as client:
-            return {worker.name for worker in client.read_workers_for_work_pool(pool)}
-
     def release_runs(self, model: str) -> list[Any]:
         store = self.store()
         return list(store.client.search_runs([store.experiment(model)], "tags.`enginery.kind` = 'release'"))

@@ -92,4 +92,5 @@ def test_workers_of_one_host_are_told_apart_by_the_gpus_that_they_are_shown() ->
     on_gpu = report("ada", "11.4", "2026-11-25")
     on_cpu = replace(on_gpu, gpu_name=None)
     assert worker_name(on_gpu, "0") != worker_name(on_gpu, "1")
+    assert "/" not in worker_name(on_gpu, "MIG-GPU-8932f937/1/2")
     assert {worker_name(on_cpu, "0"), worker_name(on_cpu, None), worker_name(on_gpu, None)} == {"ada"}

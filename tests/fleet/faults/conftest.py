@@ -24,8 +24,7 @@ TWO_MINUTES = 120
 ROOMY = 256 * 2**20
 # In the key of a build: no test finds what another one built of the same tiny model.
 WORKSPACE_MB = count(64)
-# Put before a parent: one call of a function of its publishing waits until the file `held` is gone. It asks a store
-# that failed once more, and not for as long as the job before it did.
+# See `hold`. The parent asks a store that failed once more, and not for as long as the job before it did.
 HELD = """
 import time
 from pathlib import Path
@@ -110,6 +109,12 @@ def ordinary(fleet: Fleet, model: str, target: str = "cpu") -> tuple[TinyRecipe,
     builds = Door(fleet.folder / "doors" / model)
     builds.hold("int8-dynamic")
     return fleet.recipe(model, (target,), {"workspace_mb": next(WORKSPACE_MB)}), builds
+
+
+def hold(function: str, call: int, held: Path) -> str:
+    """What makes a parent wait at the nth call of a function of its publishing (module.name) until `held` is gone."""
+    module, name = function.split(".")
+    return HELD.format(module=module, function=name, call=call, held=str(held))
 
 
 def until_held(builds: Door) -> None:

@@ -9,12 +9,19 @@ import pytest
 
 from registry.mlflow_runs import STATE
 from tests.fleet.conftest import Fleet, Process, RestartableFleet, releasing, until
-from tests.fleet.faults.conftest import BOTH, HELD, ordinary, until_held
-from tests.fleet.held_builds import BEGUN
+from tests.fleet.faults.conftest import BOTH, hold, ordinary, until_held
+from tests.fleet.held_builds import BEGUN, Door
 from tests.fleet.runs import precisions, release_of
 from tests.postgres import Postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
+
+
+def assert_built_once(fleet: Fleet, model: str, release: str, builds: Door, into: Path) -> None:
+    """By one flow run, and published whole."""
+    assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
+    assert builds.builds(BEGUN) == BOTH
+    assert precisions(fleet, model, into) == BOTH
 
 
 def test_a_release_outlives_a_killed_and_restarted_prefect_server(
@@ -29,9 +36,7 @@ def test_a_release_outlives_a_killed_and_restarted_prefect_server(
         fleet.prefect_server.start()
         code, report = parent.wait()
     assert code == 0, report
-    assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
-    assert builds.builds(BEGUN) == BOTH
-    assert precisions(fleet, "unserved", tmp_path) == BOTH
+    assert_built_once(fleet, "unserved", release, builds, tmp_path)
 
 
 def test_a_release_outlives_a_crash_of_the_database_of_both_servers(
@@ -51,9 +56,7 @@ def test_a_release_outlives_a_crash_of_the_database_of_both_servers(
             database.start()
         code, report = parent.wait()
     assert code == 0, report
-    assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
-    assert builds.builds(BEGUN) == BOTH
-    assert precisions(fleet, "crashed", tmp_path) == BOTH
+    assert_built_once(fleet, "crashed", release, builds, tmp_path)
 
 
 def test_a_release_outlives_both_servers_killed_between_two_of_its_versions(
@@ -61,8 +64,7 @@ def test_a_release_outlives_both_servers_killed_between_two_of_its_versions(
 ) -> None:
     (tiny, builds), held = ordinary(fleet, "halfway"), tmp_path / "held"
     builds.open()
-    second = HELD.format(module="publication", function="publish_version", call=2, held=str(held))
-    with releasing(fleet, tiny, before=second) as parent:
+    with releasing(fleet, tiny, before=hold("publication.publish_version", 2, held)) as parent:
         until(held.exists)
         assert [each.precision for each in fleet.store().versions("halfway")] == BOTH[:1]
         fleet.prefect_server.kill()
@@ -81,8 +83,7 @@ def test_a_publisher_that_stood_still_loses_its_turn_and_spoils_nothing_when_it_
 ) -> None:
     (tiny, builds), held = ordinary(fleet, "asleep"), tmp_path / "held"
     builds.open()
-    second = HELD.format(module="publication", function="publish_version", call=2, held=str(held))
-    with releasing(fleet, tiny, before=second) as sleeper:
+    with releasing(fleet, tiny, before=hold("publication.publish_version", 2, held)) as sleeper:
         release = release_of(fleet, "asleep")
         until(held.exists)
         os.kill(sleeper.popen.pid, signal.SIGSTOP)

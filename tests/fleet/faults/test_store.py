@@ -9,7 +9,7 @@ import pytest
 from registry.mlflow_runs import STATE
 from registry.records import Verdict
 from tests.fleet.conftest import Fleet, Process, releasing, until
-from tests.fleet.faults.conftest import BOTH, HELD, ROOMY, TWO_MINUTES, WORKSPACE_MB, Disk, ordinary, until_held
+from tests.fleet.faults.conftest import BOTH, ROOMY, TWO_MINUTES, WORKSPACE_MB, Disk, hold, ordinary, until_held
 from tests.fleet.held_builds import BEGUN, DONE, Door
 from tests.fleet.runs import precisions, release_of
 
@@ -22,7 +22,7 @@ def test_a_full_store_is_said_publishes_nothing_and_resuming_goes_on_once_there_
     if disk is None:
         pytest.skip("mounting a tmpfs needs root, on Linux")
     (tiny, builds), held = ordinary(fleet, "full"), tmp_path / "held"
-    at_publishing = HELD.format(module="on_workers", function="publish_release", call=1, held=str(held))
+    at_publishing = hold("on_workers.publish_release", 1, held)
     try:
         with releasing(fleet, tiny) as parent:
             release = release_of(fleet, "full")
