@@ -30,7 +30,7 @@ def latency_histogram(calls: dict[str, NDArray[np.float64]], file: Path) -> Path
         axes.axvline(1000 * float(np.quantile(seconds, 0.5)), color=color)
         axes.axvline(1000 * float(np.quantile(seconds, 0.99)), color=color, linestyle="--")
     axes.set(xscale="log", xlabel="latency of one call, ms (log)", ylabel="calls", title="line: p50, dashes: p99")
-    axes.legend()
+    _legend(figure)
     return _save(figure, file)
 
 
@@ -41,7 +41,7 @@ def accuracy_against_latency(points: Sequence[tuple[str, float, float, float, fl
         error = [[100 * (accuracy - low)], [100 * (high - accuracy)]]
         axes.errorbar(p50, 100 * accuracy, yerr=error, fmt="o", capsize=3, label=name)
     axes.set(xlabel="p50 latency, ms", ylabel="accuracy, % (95 % interval)", title="up and to the left is better")
-    axes.legend()
+    _legend(figure)
     return _save(figure, file)
 
 
@@ -82,6 +82,11 @@ def int8_trade_off(choice: Choice, file: Path) -> Path:
         xscale="log", xlabel="error of the answers with only this block in int8 (log)", title="red: kept in fp32"
     )
     return _save(figure, file)
+
+
+def _legend(figure: Figure) -> None:
+    # Matplotlib's own place is searched for among the bars; above a second, as on a busy machine, it warns.
+    figure.legend(loc="outside right upper")
 
 
 def _short(tensor: str) -> str:
