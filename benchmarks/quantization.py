@@ -26,6 +26,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.quantization_tools import TOOLS, run_tool
+from tasks.session import exact_options
 
 RECIPE = Path("recipes/quickstart.yaml")
 BATCH = 32
@@ -236,7 +237,7 @@ def embeddings(model: Path, feeds: Feeds, wanted: str) -> NDArray[np.float32]:
     proto = onnx.load(model)
     if wanted not in {each.name for each in proto.graph.output}:
         proto.graph.output.append(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, None))
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(proto.SerializeToString(), exact_options(), providers=["CPUExecutionProvider"])
     pooled = []
     for feed in feeds:
         hidden = session.run([wanted], feed)[0]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from registry.digest import digest_of, file_sha256, record_tree
 from registry.errors import BadInput, EngineryError
 from registry.records import OnnxArtifact, Precision, SourceFiles, Tensor
+from tasks.session import exact_options
 from tasks.tokenize import TEXT_INPUTS
 
 Feed = Mapping[str, NDArray[Any]]
@@ -176,7 +177,7 @@ def _is_sample(name: object, sample: object) -> bool:
 def _run_graph(onnx: OnnxArtifact, names: list[str], feed: Feed) -> list[NDArray[Any]]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(onnx.path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(onnx.path), exact_options(), providers=["CPUExecutionProvider"])
     return [np.asarray(values) for values in session.run(names, {t.name: feed[t.name] for t in onnx.inputs})]
 
 

@@ -12,6 +12,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from registry.errors import BadInput
 from tasks.calibration_rows import BATCH_ROWS, Feed
 from tasks.linears import Floats, Graph, groups
+from tasks.session import exact_options, providers
 
 # What a graph answers to a row that it cannot take: ids beyond the vocabulary, more tokens than positions.
 REFUSALS = (InvalidArgument, RuntimeException, Fail)
@@ -67,7 +68,7 @@ def open_session(source: Path, tensors: list[str], *, external: bool) -> ort.Inf
     """
     outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors]
     suffix = onnx.ModelProto(graph=onnx.GraphProto(output=outputs)).SerializeToString()
-    options = ort.SessionOptions()
+    options = exact_options()
     options.log_severity_level = 4  # a refused row is counted, not printed
     # The counting thread needs the core that a spinning worker of ONNX Runtime would burn.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -85,9 +86,3 @@ def open_session(source: Path, tensors: list[str], *, external: bool) -> ort.Inf
 def has_external_data(model: onnx.ModelProto) -> bool:
     """Whether weights lie in another file."""
     return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
-
-
-def providers() -> list[str | tuple[str, dict[str, str]]]:
-    """CUDA where ONNX Runtime has it, in real float32 (TF32 rounds what is to be measured); else the CPU."""
-    cuda = [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    return [*(cuda if "CUDAExecutionProvider" in ort.get_available_providers() else []), "CPUExecutionProvider"]

@@ -18,9 +18,9 @@ from tasks import qdq
 from tasks.calibration_rows import Feed
 from tasks.graph_file import write_graph
 from tasks.linears import Floats, Graph, Linear, groups
-from tasks.probe import providers
 from tasks.qdq import StoredWeight, WeightFormat
 from tasks.scales import ActivationScale
+from tasks.session import exact_options, providers
 
 
 class Switchboard:
@@ -39,7 +39,8 @@ class Switchboard:
             model.graph.output.append(helper.make_tensor_value_info(self._output, TensorProto.FLOAT, None))
         self._switches = _add_switches(model, scales, weight_format)
         with tempfile.TemporaryDirectory() as folder:
-            self._session = ort.InferenceSession(write_graph(model, Path(folder)), providers=providers())
+            file = write_graph(model, Path(folder))
+            self._session = ort.InferenceSession(file, exact_options(), providers=providers())
 
     @property
     def blocks(self) -> tuple[str, ...]:

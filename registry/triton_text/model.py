@@ -5,6 +5,7 @@ tokenizers. It answers as `enginery run` does (tasks/answer.py, tasks/tokenize.p
 """
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ class TritonPythonModel:
         self.inputs = [tensor["name"] for tensor in build["inputs"]]
         self.outputs = [tensor["name"] for tensor in build["outputs"]]
         self.tokenizer = _tokenizer(folder / "tokenizer.json", longest)
+        options = onnxruntime.SessionOptions()
+        if not _adds_int8_exactly():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         providers = ["CPUExecutionProvider"]
-        self.session = onnxruntime.InferenceSession(str(folder / build["file"]), providers=providers)
+        self.session = onnxruntime.InferenceSession(str(folder / build["file"]), options, providers=providers)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request; the texts of all of them run as one batch."""
@@ -76,3 +80,11 @@ def _tokenizer(file: Path, longest: int) -> Tokenizer:
     pad_id = tokenizer.token_to_id(pad_token)
     tokenizer.enable_padding(pad_id=0 if pad_id is None else pad_id, pad_token=pad_token)
     return tokenizer
+
+
+def _adds_int8_exactly() -> bool:
+    """Whether this CPU adds int8 products in 32 bits: x86 with VNNI, or another architecture (tasks/session.py)."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    info = Path("/proc/cpuinfo")
+    return info.exists() and "vnni" in info.read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ from tasks.backends.contract import Array, BuiltEngine, TimingFolder, read_verif
 from tasks.backends.external_data import check_external_data
 from tasks.backends.precisions import why_unsupported
 from tasks.isolate import Progress
+from tasks.session import exact_options
 
 # A protobuf message, so one ONNX file, holds less than this: protobuf.dev, "Proto Limits".
 LARGEST_FILE_BYTES = 2**31 - 1
@@ -134,7 +135,7 @@ def open_session(
 def _load(graph: bytes, where: str, *, threads: int | None, refusal: type[EngineryError]) -> OrtSession:
     import onnxruntime  # a heavy vendor import: `enginery history` must not need it
 
-    options = onnxruntime.SessionOptions()
+    options = exact_options()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors; they are raised too
     try:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from registry.digest import digest_of, record_tree
 from registry.records import OnnxArtifact, Precision
 from tasks.quantize import tensors_of
+from tasks.session import exact_options
 from tasks.tokenize import FeedDict
 
 WIDTH, VOCABULARY, NAN_TOKEN, OUTLIERS = 64, 50, 49, (3, 17)
@@ -126,7 +127,7 @@ def batched(rows: list[list[int]], size: int) -> list[FeedDict]:
 
 def run(proto: onnx.ModelProto | Path, rows: list[list[int]]) -> NDArray[np.float32]:
     source = str(proto) if isinstance(proto, Path) else proto.SerializeToString()
-    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(source, exact_options(), providers=["CPUExecutionProvider"])
     # A row at a time, so that padding is no part of what is compared.
     return np.concatenate([session.run(None, feed([row]))[0].reshape(-1) for row in rows])
 

@@ -64,6 +64,9 @@ def _product(
     nodes = [helper.make_node("DequantizeLinear", ["wq", "ws"], ["w"], name="dq_w")]
     nodes[0].attribute.extend(helper.make_attribute(name, value) for name, value in axis.items())
     constants = [stored, numpy_helper.from_array(scales, "ws")]
+    if stored.data_type == TensorProto.INT8:  # as the quantizers write it: see tasks/session.py
+        nodes[0].input.append("wz")
+        constants.append(numpy_helper.from_array(np.zeros(WIDTH, dtype=np.int8), "wz"))
     left = "x"
     if precision in (Precision.INT8, Precision.FP8):
         left = "xd"

@@ -37,6 +37,7 @@ from tasks.linears import Floats, Graph, groups
 from tasks.quantize import quantize
 from tasks.request import Int8Plan
 from tasks.scales import ActivationScale, choose_scales
+from tasks.session import exact_options
 from tasks.switches import Switchboard
 from tests.unit.encoder_graphs import artifact
 from tests.unit.test_quantize_networks import NETWORKS
@@ -91,7 +92,7 @@ def make_network(name: str, folder: Path, alphas: tuple[float, ...] = (0.5, 0.8)
 
 
 def run(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[Floats]:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), exact_options(), providers=["CPUExecutionProvider"])
     return [session.run(None, feed)[0] for feed in feeds]
 
 
@@ -191,7 +192,7 @@ def test_macs_are_counted_as_matmul_and_conv_multiply(network: Network) -> None:
     shown = {node.output[0]: each for each, node in graph.linear_nodes().items()}
     model = network.loaded
     model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in shown)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), exact_options(), providers=["CPUExecutionProvider"])
     made = dict(zip([each.name for each in session.get_outputs()], session.run(None, feed), strict=True))
     expected = dict.fromkeys(groups(graph.linears()), 0)
     for name, each in shown.items():

@@ -17,8 +17,8 @@ from registry.records import Precision
 from tasks.calibration import calibrate, check, collect
 from tasks.calibration_rows import Feed, canonical_batches
 from tasks.calibration_statistics import Calibration, merge
-from tasks.probe import providers
 from tasks.quantize import quantize
+from tasks.session import providers
 from tests.unit.encoder_graphs import NAN_TOKEN, VOCABULARY, WIDTH, artifact, batched, encoder, feed, saved, texts
 
 
@@ -240,5 +240,5 @@ def test_a_checkpoint_of_another_graph_is_not_used(graph: Path, tmp_path: Path) 
 def test_cuda_runs_the_rows_in_true_float32_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert providers()[-1] == "CPUExecutionProvider"
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr("tasks.probe.ort.get_available_providers", lambda: both)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
     assert providers() == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]

@@ -17,6 +17,7 @@ from tasks.int8 import int8_graph
 from tasks.linears import Graph, groups
 from tasks.quantize import quantize
 from tasks.request import Int8Plan
+from tasks.session import exact_options
 from tests.unit.encoder_graphs import artifact, cosine
 from tests.unit.outlier_networks import bert, conv_network, vit
 
@@ -51,7 +52,7 @@ def make(network: str, folder: Path, plan: Int8Plan | None = None) -> tuple[Onnx
 
 
 def answers(file: Path, feeds: list[Feed]) -> Floats:
-    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(file, exact_options(), providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, feed)[0].ravel() for feed in feeds])
 
 
