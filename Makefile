@@ -9,7 +9,8 @@ TRITON := .venv-triton
 # Twice as many as CI has cores: the long tests wait for servers, heartbeats and kills most of their time.
 SPREAD := -n 4 --dist loadfile --no-loadscope-reorder
 # The tests that cover what pyproject.toml's coverage names; traced, all the others would take a third longer.
-COVERING := tests/formats $(addprefix tests/unit/test_,gates.py manifest.py promotion.py moves.py fetch.py watch.py) \
+COVERING := tests/formats tests/unit/tasks/verdicts tests/unit/registry/promotion tests/unit/registry/bundle \
+	$(addprefix tests/unit/registry/serving/test_,fetch.py watch.py) \
 	$(addprefix tests/faults/test_fetch_,spoiled.py faults.py)
 # Where the sample release keeps its state and its fetched engine.
 export ENGINERY_HOME ?= .enginery

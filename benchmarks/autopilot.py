@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 
 from benchmarks.quantization import BATCH, RECIPE, Feeds, docstrings, embeddings, exported, hidden_states
 from calibration_data.reader import Rows, draw_holdout, load_split
-from flows.plan import dataset_ref
-from flows.recipe import load_recipe
-from tasks import qdq
-from tasks.autopilot import Choice, choose
-from tasks.calibration import calibrate
-from tasks.graph_file import write_graph
-from tasks.holdout import AccuracyGate, Holdout, Score, answers
-from tasks.linears import Floats, Graph
-from tasks.qdq import WeightFormat
-from tasks.rounding import compensating_format
-from tasks.scales import ActivationScale, choose_scales
-from tasks.statistics import Z_ONE_SIDED
-from tasks.tokenize import TextEncoder, batches
+from flows.inputs.recipe import load_recipe
+from flows.release.identity import dataset_ref
+from tasks.calibration.collect import calibrate
+from tasks.graphs.files import write_graph
+from tasks.graphs.layers import Floats, Graph
+from tasks.model_tasks.text_inputs import TextEncoder, batches
+from tasks.quantization import qdq
+from tasks.quantization.autopilot import Choice, choose
+from tasks.quantization.gptq import compensating_format
+from tasks.quantization.holdout import AccuracyGate, Holdout, Score, answers
+from tasks.quantization.qdq import WeightFormat
+from tasks.quantization.scales import ActivationScale, choose_scales
+from tasks.verdicts.intervals import Z_ONE_SIDED
 
 CALIBRATED, HELD = 256, 512
 

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from registry.digest import record_tree
-from registry.mlflow_store import MlflowStore
+from registry.mlflow.store import MlflowStore
 from tests.conftest import make_manifest
-from tests.publisher import Publisher, make_publisher
-from tests.servers import mlflow_server
+from tests.support.publisher import Publisher, make_publisher
+from tests.support.servers import mlflow_server
 
 ROOT = Path(__file__).parents[1]
 ENGINERY = (sys.executable, "-c", "from flows.cli import main; main()")

@@ -30,7 +30,7 @@ from benchmarks.fleet_stack import (
     write_fleet,
     write_recipe,
 )
-from flows.worker import QUERY_SECONDS
+from flows.workers.machine import QUERY_SECONDS
 from tests.fleet.conftest import releasing, working
 
 GOAL = 1.3

@@ -17,8 +17,8 @@ import yaml
 
 from tests.fleet.conftest import ROOT, Fleet, until
 from tests.flows.conftest import RECIPE, TinyRecipe, write_tiny_recipe
-from tests.postgres import SOCKET_PORT, Postgres, running_postgres
-from tests.servers import free_port, mlflow_server, prefect_server
+from tests.support.postgres import SOCKET_PORT, Postgres, running_postgres
+from tests.support.servers import free_port, mlflow_server, prefect_server
 
 # By its module: a script's own folder is put first on the path, and this one has a registry.py.
 ENTRYPOINT = "benchmarks.slow_target.build_target"

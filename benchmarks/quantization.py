@@ -26,7 +26,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.quantization_tools import TOOLS, run_tool
-from tasks.session import exact_options
+from tasks.graphs.session import exact_options
 
 RECIPE = Path("recipes/quickstart.yaml")
 BATCH = 32
@@ -83,7 +83,7 @@ def _options() -> argparse.Namespace:
 
 def compare_text(workspace: Path, rows: int, held_out: int, tools: list[str]) -> None:
     """The sample model: each tool's accuracy, share of int8, time and memory."""
-    from tasks.tokenize import batches
+    from tasks.model_tasks.text_inputs import batches
 
     model, encoder, texts, evaluation = exported(workspace)
     folder = workspace / "quantization"
@@ -99,7 +99,7 @@ def compare_text(workspace: Path, rows: int, held_out: int, tools: list[str]) ->
 
 def scale(workspace: Path) -> None:
     """Statistics and all methods' ranges beside the bare pass, alternating: the least of all rounds, wall and CPU."""
-    from tasks.tokenize import batches
+    from tasks.model_tasks.text_inputs import batches
 
     model, encoder, texts, _ = exported(workspace)
     print("  rows  rounds   bare s    all s  ratio    CPU  bare MB  all MB  ratio")
@@ -123,7 +123,7 @@ def scale(workspace: Path) -> None:
 
 def compare_networks(workspace: Path) -> None:
     """Networks nobody tuned for: random weights, planted outliers, the sizes of BERT base and ViT base."""
-    from tests.unit.outlier_networks import bert, vit
+    from tests.support.outlier_networks import bert, vit
 
     random = np.random.default_rng(0)
     lengths = random.integers(8, 48, size=64)
@@ -179,11 +179,11 @@ def measured(tool: str, folder: Path) -> dict[str, float]:
 def exported(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
     """The recipe's fp32 graph, its text encoder, all rows of its calibration split, and the evaluation texts."""
     from calibration_data.reader import load_split
-    from flows import stages
-    from flows.plan import dataset_ref
-    from flows.recipe import load_recipe
-    from tasks.tokenize import text_encoder
-    from tasks.workspace import Workspace
+    from flows.inputs.recipe import load_recipe
+    from flows.release import stages
+    from flows.release.identity import dataset_ref
+    from tasks.execution.workspace import Workspace
+    from tasks.model_tasks.text_inputs import text_encoder
 
     def stage(kept: Workspace, step: Any) -> Any:
         return kept.stage(step.kind, step.inputs, step.made, step.make)
@@ -253,7 +253,7 @@ def _cosines(made: NDArray[np.float32], exact: NDArray[np.float32]) -> str:
 
 def int8_share(exact: Path, made: Path) -> float:
     """Share of the MACs of layers with constant weights (a token each) whose input and weight are dequantized."""
-    from tasks.linears import Graph
+    from tasks.graphs.layers import Graph
 
     total = {each.node: int(np.prod(graph.weight(each).shape)) for graph in [Graph(onnx.load(exact))]
              for each in graph.linears()}  # fmt: skip

@@ -52,8 +52,8 @@ def bare_pass(model: Path, feeds: Feeds, _made: Path) -> Work:
 
 def statistics_only(model: Path, feeds: Feeds, _made: Path) -> Work:
     """One streaming pass and the ranges of all methods for every tensor: no graph."""
-    from tasks.calibration import calibrate
-    from tasks.ranges import clips
+    from tasks.calibration.collect import calibrate
+    from tasks.calibration.ranges import clips
 
     def work() -> None:
         for each in calibrate(model, feeds).activations.values():
@@ -69,8 +69,8 @@ def enginery(**plan: Any) -> Callable[[Path, Feeds, Path], Work]:
 
         from registry.digest import digest_of, record_file
         from registry.records import OnnxArtifact, Precision
-        from tasks.quantize import quantize
-        from tasks.request import Int8Plan
+        from tasks.quantization.quantize import quantize
+        from tasks.quantization.request import Int8Plan
 
         files = (record_file(model, root=model.parent),)
         source = OnnxArtifact(model.name, files, digest_of(files), Precision.FP32, 18, (), (), directory=model.parent)

@@ -19,16 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.commands.console import open_store
 from flows.commands.promotion import NEWEST
-from flows.commands.shared import open_store
 from registry.digest import record_tree
-from registry.mlflow_store import MlflowStore
-from registry.promotion import promote, rollback
-from registry.rules import Decision
+from registry.mlflow.store import MlflowStore
+from registry.promotion.promote import promote, rollback
+from registry.promotion.rules import Decision
 from registry.store import Store
 from tests.conftest import make_manifest
-from tests.postgres import Postgres, running_postgres
-from tests.servers import mlflow_server
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.servers import mlflow_server
 
 MODEL, TARGET, ALIAS = "sst2", "l4", "production-l4"
 PROMOTED, PAST = 60, 1000

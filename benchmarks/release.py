@@ -84,11 +84,11 @@ class PeakMemory:
 def bare_stages(root: Path) -> float:
     """Wall seconds of every stage of the recipe, imports included, without Prefect and MLflow."""
     code = f"""
-import flows.stages as stages, flows.graphs as graphs, flows.build_target as target, flows.release as release
+from flows.release import build_target as target, graphs, release_engines as release, stages
 from pathlib import Path
-from flows.recipe import load_fleet, load_recipe
-from registry.signing import Signer
-from tasks.workspace import Workspace
+from flows.inputs.recipe import load_fleet, load_recipe
+from registry.bundle.signing import Signer
+from tasks.execution.workspace import Workspace
 from concurrent.futures import Future
 def found(workspace, step): return workspace.stage(step.kind, step.inputs, step.made, step.make)
 def done(workspace, step):

@@ -15,10 +15,12 @@ import requests
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows import deployments, fan_out, on_workers
-from flows.order import Order
-from flows.report import ReleaseReport
-from registry.mlflow_runs import ReleaseLog
+from flows import deployments
+from flows.workers import fan_out
+from flows.workers import release_on_workers as on_workers
+from flows.workers.orders import Order
+from registry.mlflow.runs.releases import ReleaseLog
+from tasks.report.rows import ReleaseReport
 
 
 @flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)

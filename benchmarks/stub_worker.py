@@ -18,20 +18,20 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed, Pending, Running
 
-from flows.build_target import Judged
-from flows.commands.shared import now, open_store
-from flows.handover import receive
-from flows.order import Order, Outcome, OutcomeRef, make_entry, outcome_folder, write_outcome
-from flows.report import Row
-from flows.worker import WorkerReport, write_report
+from flows.commands.console import now, open_store
+from flows.release.build_target import Judged
+from flows.workers.machine import WorkerReport, write_report
+from flows.workers.orders import Order, Outcome, OutcomeRef, make_entry, outcome_folder, write_outcome
+from flows.workers.parcels import receive
 from registry.digest import record_file
-from registry.home import home
-from registry.mlflow_files import RunFiles
+from registry.host.home import home
+from registry.mlflow.runs.run_files import RunFiles
 from registry.records import Backend, EngineBuild, OnnxArtifact, Precision
 from tasks.backends import BACKENDS
-from tasks.gates import Limits, judge, overall
-from tasks.publish import own_code
-from tasks.workspace import Workspace
+from tasks.bundle.assemble import own_code
+from tasks.execution.workspace import Workspace
+from tasks.report.rows import Row
+from tasks.verdicts.gates import Limits, judge, overall
 
 ASK_SECONDS = 2.0
 ENGINE_BYTES = 64 * 1024

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from flows.commands import calibration, promotion, refresh, release, serving, stack, triton, worker
-from flows.commands.shared import err
+from flows.commands.console import err
 from registry.errors import EngineryError
 
 app = typer.Typer(

@@ -7,29 +7,29 @@ from prefect import flow, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import build_target as here
-from flows.artifacts import progress_artifacts
-from flows.choices import RecipeChoice, TargetChoice
-from flows.commands.shared import FLEET, JOB_PATIENCE_SECONDS, open_store
-from flows.graphs import Graphs
-from flows.handover import receive
-from flows.on_workers import Asked, RowsFile, release_on_workers
-from flows.order import Order, Outcome, make_entry, outcome_folder, write_outcome
-from flows.progress import lines_report
-from flows.publication import Made
-from flows.release import side_by_side
-from flows.report import ReleaseReport
-from flows.stages import Bench
-from flows.worker import check_machine
+from flows.commands.console import FLEET, JOB_PATIENCE_SECONDS, open_store
+from flows.inputs.choices import RecipeChoice, TargetChoice
+from flows.prefect_server.pages import progress_artifacts
+from flows.release import build_target as here
+from flows.release.graphs import Graphs
+from flows.release.progress import lines_report
+from flows.release.publish import Made
+from flows.release.release_engines import side_by_side
+from flows.release.stages import Bench
+from flows.workers.machine import check_machine
+from flows.workers.orders import Order, Outcome, make_entry, outcome_folder, write_outcome
+from flows.workers.parcels import receive
+from flows.workers.release_on_workers import Asked, RowsFile, release_on_workers
+from registry.bundle.signing import Signer, local_trust
 from registry.errors import Incompatible
-from registry.home import home
-from registry.mlflow_files import RunFiles
+from registry.host.compatibility import read_host
+from registry.host.home import home
+from registry.mlflow.runs.run_files import RunFiles
 from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles
-from registry.signing import Signer, local_trust
-from registry.targets import read_host
-from tasks.evaluate import Evaluation
-from tasks.publish import own_code
-from tasks.workspace import Workspace
+from tasks.bundle.assemble import own_code
+from tasks.execution.workspace import Workspace
+from tasks.measurement.evaluate import Evaluation
+from tasks.report.rows import ReleaseReport
 
 
 @flow(name="release-engines", flow_run_name="{recipe}", persist_result=False)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from registry.bundle.signing import local_trust
 from registry.errors import EngineryError
-from registry.mlflow_store import MlflowStore
-from registry.reconcile import Outcome, abandoned, reconcile
-from registry.signing import local_trust
-from registry.targets import read_host
+from registry.host.compatibility import read_host
+from registry.mlflow.store import MlflowStore
+from registry.repair import Outcome, abandoned, reconcile
 
 Clock = Callable[[], datetime]
 

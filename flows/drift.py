@@ -1,10 +1,10 @@
 """Scales that moved since the release before: the same model on other rows, or other rows on the same model."""
 
-from flows.graphs import Graphs
+from flows.release.graphs import Graphs
 from registry.errors import EngineryError
-from registry.mlflow_runs import ReleaseLog
+from registry.mlflow.runs.releases import ReleaseLog
 from registry.records import Precision
-from tasks.calibration_table import DRIFT_MOST, TABLE_FILE, Drift, drift, from_json, read_table
+from tasks.quantization.table import DRIFT_MOST, TABLE_FILE, Drift, drift, from_json, read_table
 
 
 def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:

@@ -8,12 +8,12 @@ from typing import Any
 from prefect import State, flow, get_run_logger, runtime
 from prefect.states import Completed, Failed
 
-from flows import decisions
-from flows.choices import TargetOrAll
-from flows.commands.shared import FLEET, open_store
+from flows.commands.console import FLEET, open_store
+from flows.inputs.choices import TargetOrAll
+from flows.promotion import decisions
 from registry.errors import EngineryError
+from registry.promotion.rules import Decision
 from registry.records import PromotionEvent
-from registry.rules import Decision
 
 
 @flow(name="promote-engine", flow_run_name="{model} on {targets}", persist_result=False)

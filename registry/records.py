@@ -270,7 +270,7 @@ class PromotionEvent:
     """One line of a model's history, written before its alias moves; `outcome` is written after.
 
     Events of one `operation` move together or not at all. `digest` is the engine's; `fencing` numbers the turn
-    (registry/lease.py) in which it was written. `approved_by` is the other approver of a protected target.
+    (registry/mlflow/leases.py) in which it was written. `approved_by` is the other approver of a protected target.
     """
 
     event: str

@@ -147,7 +147,7 @@ class Store(Protocol):
         """Remove an alias; one that is not there is fine."""
 
     def open_bundle(self, model: str, version: int) -> Bundle:
-        """The bundle of a complete version, for reading; `registry.download` copies and checks its files.
+        """The bundle of a complete version, for reading; `registry.serving.download` copies and checks its files.
 
         Raises:
             NotFound, TornBundle, DigestMismatch: as `manifest`.
@@ -203,7 +203,7 @@ class Unfinished:
 
 
 class Repairable(Protocol):
-    """A registry in which a crash leaves things behind; what becomes of them is decided in registry/reconcile.py."""
+    """A registry in which a crash leaves things behind; what becomes of them is decided in registry/repair.py."""
 
     def unfinished(self, model: str | None = None) -> tuple[Unfinished, ...]:
         """What is not finished, of one model or of all: left by a crash, or being worked on."""

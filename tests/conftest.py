@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that `tests.unit.memory_store` is found under plain `pytest`
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that `tests.support.memory_store` is found under plain `pytest`
 
 from registry.digest import digest_of, record_tree
 from registry.records import (
@@ -32,10 +32,10 @@ from registry.records import (
     Verdict,
 )
 from registry.store import Store
-from tests.postgres import NoPostgres, Postgres, running_postgres
-from tests.publisher import Publisher, make_publisher
-from tests.servers import BUCKET, mlflow_server, s3_server
-from tests.unit.memory_store import MemoryStore
+from tests.support.memory_store import MemoryStore
+from tests.support.postgres import NoPostgres, Postgres, running_postgres
+from tests.support.publisher import Publisher, make_publisher
+from tests.support.servers import BUCKET, mlflow_server, s3_server
 
 # A shell that starts us with `&` has Ctrl-C ignored, by us and by all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -146,7 +146,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables: a migration takes seconds."""
     pytest.importorskip("mlflow")
-    from registry.mlflow_store import MlflowStore
+    from registry.mlflow.store import MlflowStore
 
     def migrate(home: Path) -> None:
         MlflowStore(f"sqlite:///{home}/mlflow.db", home, home / "artifacts").versions()
@@ -201,7 +201,7 @@ def bucket_server_uri(
 
 @pytest.fixture
 def mlflow_store(tmp_path: Path, migrated_database: Path) -> Store:
-    from registry.mlflow_store import embedded_store
+    from registry.mlflow.store import embedded_store
 
     home = tmp_path / "home"
     home.mkdir()
@@ -213,7 +213,7 @@ def mlflow_store(tmp_path: Path, migrated_database: Path) -> Store:
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server with MLflow's tables in the database `migrated`."""
     pytest.importorskip("mlflow")
-    from registry.mlflow_store import MlflowStore
+    from registry.mlflow.store import MlflowStore
 
     try:
         with running_postgres() as server:
@@ -234,7 +234,7 @@ def postgres_uri(postgres: Postgres) -> str:
 
 @pytest.fixture
 def postgres_store(postgres_uri: str, tmp_path: Path) -> Store:
-    from registry.mlflow_store import MlflowStore
+    from registry.mlflow.store import MlflowStore
 
     return MlflowStore(postgres_uri, tmp_path / "home", tmp_path / "artifacts")
 

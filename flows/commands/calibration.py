@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flows.commands.shared import Json, need_pipeline, open_store, out, plain, print_json
+from flows.commands.console import Json, need_pipeline, open_store, out, plain, print_json
 from registry.errors import BadInput, NotFound
 
 WORST = 12
@@ -22,10 +22,10 @@ def calibration(
     """Show how an int8 engine was calibrated: its worst tensors, what stayed fp32, and scales that moved."""
     need_pipeline("calibration")
     from flows.drift import in_words
-    from registry.mlflow_runs import ReleaseLog
-    from tasks.autopilot import CHOICE_FILE
-    from tasks.autopilot import from_json as read_choice
-    from tasks.calibration_table import drift, from_json
+    from registry.mlflow.runs.releases import ReleaseLog
+    from tasks.quantization.autopilot import CHOICE_FILE
+    from tasks.quantization.autopilot import from_json as read_choice
+    from tasks.quantization.table import drift, from_json
 
     store = open_store()
     store.version(model, version)  # an unknown one is said to be unknown
@@ -50,7 +50,7 @@ def calibration(
 
 
 def _table(log: Any, model: str, version: int) -> bytes:
-    from tasks.calibration_table import TABLE_FILE
+    from tasks.quantization.table import TABLE_FILE
 
     raw: bytes | None = log.calibration_file(model, TABLE_FILE, version=version)
     if raw is None:

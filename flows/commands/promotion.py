@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.shared import FLEET, FleetFile, Json, err, now, open_store, out, plain, print_json, who_decides
+from flows.commands.console import FLEET, FleetFile, Json, err, now, open_store, out, plain, print_json, who_decides
 from registry.errors import NotFound
 
 Targets = Annotated[
@@ -68,7 +68,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Move production-TARGET to a version whose gates passed; several targets move together or not at all."""
-    from flows.decisions import promote as move
+    from flows.promotion.decisions import promote as move
 
     events = move(_store_to_change(), model, target, version, _decision(who, why, waiver), fleet)
     _show_events(events, as_json, one=_is_one(target))
@@ -83,7 +83,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Move production-TARGET back to the version before; several targets move together or not at all."""
-    from flows.decisions import roll_back
+    from flows.promotion.decisions import roll_back
 
     events = roll_back(_store_to_change(), model, target, _decision(who, why, None), fleet)
     _show_events(events, as_json, one=_is_one(target))
@@ -91,7 +91,7 @@ def rollback(
 
 def history(model: str, limit: Limit = NEWEST, as_json: Json = False) -> None:
     """Show who promoted what, when, why and on which evidence, the newest last."""
-    from registry.promotion import history as events_of
+    from registry.promotion.promote import history as events_of
 
     events = events_of(open_store(), model, newest=limit or None)
     if as_json:
@@ -133,7 +133,7 @@ def _is_one(given: Sequence[str]) -> bool:
 
 
 def _decision(who: str, why: str, waiver: str | None) -> Any:
-    from registry.rules import Decision
+    from registry.promotion.rules import Decision
 
     return Decision(who_decides(who), why, now(), waiver)
 
@@ -146,7 +146,7 @@ def _show_events(events: Sequence[Any], as_json: bool, *, one: bool) -> None:
     if as_json:
         print_json(plain(events[0]) if one else [plain(event) for event in events])
         return
-    from flows.decisions import in_words
+    from flows.promotion.decisions import in_words
 
     for event in events:
         out.print(f"{event.model} {in_words(event)}; {event.evidence}", highlight=False, markup=False, soft_wrap=True)

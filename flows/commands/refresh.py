@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.shared import FLEET, FleetFile, Json, need_pipeline, open_store, out, print_json
+from flows.commands.console import FLEET, FleetFile, Json, need_pipeline, open_store, out, print_json
 from registry.errors import EngineryError
-from registry.home import home
+from registry.host.home import home
 
 
 def refresh(
@@ -28,14 +28,14 @@ def refresh(
     With PREFECT_API_URL the recipes' deployments do it on the fleet; without it this machine does what it can build.
     """
     need_pipeline("refresh")
-    from flows import local_prefect
+    from flows.prefect_server import local as local_prefect
 
     local_prefect.configure(home())
-    from flows.lineage import local_toolchains
-    from flows.prefect_reachable import prefect_answers
-    from flows.refresh import Asked, pool_toolchains, release_deployed
-    from flows.refresh import as_json as refresh_json
-    from flows.refresh import refresh as refresh_all
+    from flows.prefect_server.reachable import prefect_answers
+    from flows.refresh.lineage import local_toolchains
+    from flows.refresh.refresh_engines import Asked, pool_toolchains, release_deployed
+    from flows.refresh.refresh_engines import as_json as refresh_json
+    from flows.refresh.refresh_engines import refresh as refresh_all
 
     asked = Asked(tuple(recipe) if recipe else None, fleet, dry_run, full)
     if "PREFECT_API_URL" in os.environ:
@@ -55,7 +55,7 @@ def refresh(
 
 def _release_here(fleet: Path, *, quiet: bool) -> Any:
     from flows.commands.release import _release
-    from flows.recipe import load_fleet
+    from flows.inputs.recipe import load_fleet
 
     def release(plans: Sequence[Any]) -> Mapping[Path, str]:
         failures = {}

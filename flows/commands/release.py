@@ -10,9 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.shared import FLEET, FleetFile, Json, err, need_pipeline, now, open_store, out, plain, print_json
+from flows.commands.console import FLEET, FleetFile, Json, err, need_pipeline, now, open_store, out, plain, print_json
 from registry.errors import BadInput
-from registry.home import home
+from registry.host.home import home
 
 
 def release(
@@ -27,7 +27,7 @@ def release(
     What is already made is found by its key: a second release of the same recipe builds nothing.
     """
     need_pipeline("release")
-    from flows.recipe import load_fleet, load_recipe
+    from flows.inputs.recipe import load_fleet, load_recipe
 
     if (recipe is None) == (resume is None):
         raise BadInput("name a recipe, or with --resume a release that was made on workers: one of the two")
@@ -38,8 +38,8 @@ def release(
 
 
 def _show(result: Any, *, as_json: bool) -> None:
-    from flows.report import ReleaseIncomplete, notes, release_table
-    from flows.report import as_json as report_json
+    from tasks.report.rows import ReleaseIncomplete, notes, release_table
+    from tasks.report.rows import as_json as report_json
 
     if as_json:
         print_json(report_json(result))
@@ -60,10 +60,10 @@ def _show(result: Any, *, as_json: bool) -> None:
 
 
 def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> Any:
-    from flows import local_prefect
-    from flows.prefect_reachable import prefect_answers
-    from flows.prefect_yaml import be_patient
-    from tasks.interrupt import remember_ctrl_c
+    from flows.prefect_server import local as local_prefect
+    from flows.prefect_server.deployment_file import be_patient
+    from flows.prefect_server.reachable import prefect_answers
+    from tasks.execution.interrupt import remember_ctrl_c
 
     remember_ctrl_c()
     local_prefect.configure(home())
@@ -75,9 +75,9 @@ def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *,
 def _through_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> Any:
     from prefect import flow
 
-    from flows.on_workers import Asked, release_on_workers
-    from flows.progress import progress_report
-    from flows.report import ReleaseIncomplete
+    from flows.release.progress import progress_report
+    from flows.workers.release_on_workers import Asked, release_on_workers
+    from tasks.report.rows import ReleaseIncomplete
 
     # The same job as the deployment's, with its progress on this terminal.
     job = flow(name="release-engines", validate_parameters=False, persist_result=False)(release_on_workers)
@@ -89,10 +89,10 @@ def _through_workers(recipe: Path | None, fleet: Path, resume: str | None, *, qu
 
 
 def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
-    from flows import local_prefect
-    from flows.plan import find_release
-    from tasks.interrupt import remember_ctrl_c
-    from tasks.workspace import Workspace
+    from flows.prefect_server import local as local_prefect
+    from flows.release.identity import find_release
+    from tasks.execution.interrupt import remember_ctrl_c
+    from tasks.execution.workspace import Workspace
 
     remember_ctrl_c()
     local_prefect.configure(home())
@@ -105,8 +105,8 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
         return found
     prefect_is_up = prefect_is_up or local_prefect.start()
     # Torch, Prefect and matplotlib: six seconds that a release found finished does not wait for.
-    from flows.progress import progress_report
-    from flows.release import open_bench, release_engines
+    from flows.release.progress import progress_report
+    from flows.release.release_engines import open_bench, release_engines
 
     with progress_report(err, quiet=quiet) as report:
         bench = open_bench(pinned, store, workspace, report, _said(quiet), now)
@@ -125,7 +125,7 @@ def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
     With PREFECT_API_URL also the workers of each target's pool: is one online, and what they said of themselves.
     """
     need_pipeline("targets")
-    from flows.recipe import load_fleet
+    from flows.inputs.recipe import load_fleet
     from tasks.backends import BACKENDS
 
     machines = load_fleet(fleet)
@@ -169,13 +169,13 @@ def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
 
 
 def _add_workers(rows: list[dict[str, Any]]) -> None:
-    from flows.prefect_reachable import prefect_answers
+    from flows.prefect_server.reachable import prefect_answers
 
     with prefect_answers("workers are known to"):
         from prefect.client.orchestration import get_client
 
-        from flows.flow_runs import is_online
-        from flows.worker import read_reports
+        from flows.workers.flow_runs import is_online
+        from flows.workers.machine import read_reports
 
         with get_client(sync_client=True) as client:
             for row in rows:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from flows.commands.shared import Json, err, need, open_store, out, plain, print_json
+from flows.commands.console import Json, err, need, open_store, out, plain, print_json
 from flows.commands.triton import (
     Container,
     Layout,
@@ -22,12 +22,12 @@ from flows.commands.triton import (
     triton_hook,
 )
 from registry.errors import BadInput
-from registry.home import home
+from registry.host.home import home
 from registry.names import production_alias
 
 if TYPE_CHECKING:
-    from registry.fetch import Fetched
-    from registry.targets import Host
+    from registry.host.compatibility import Host
+    from registry.serving.fetch import Fetched
 
 Target = Annotated[
     str, typer.Option("--target", help="Fetch production-TARGET; auto picks it for the local GPU, or the CPU.")
@@ -65,10 +65,10 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download an engine, verify signature and every byte, and place it in one rename."""
-    from registry.fetch import Policy
-    from registry.fetch import fetch as place
-    from registry.signing import local_trust
-    from registry.targets import read_host
+    from registry.bundle.signing import local_trust
+    from registry.host.compatibility import read_host
+    from registry.serving.fetch import Policy
+    from registry.serving.fetch import fetch as place
 
     if layout is Layout.BUNDLE and (text_model or server):
         raise BadInput("--text-model and --server are Triton's: add --layout triton, or leave them away")
@@ -121,7 +121,7 @@ def _watch(
     import time
     from contextlib import suppress
 
-    from registry.watch import Watch, stopped_by_sigterm, watch
+    from registry.serving.watch import Watch, stopped_by_sigterm, watch
 
     hook, health = commands
 
@@ -130,7 +130,7 @@ def _watch(
         return False
 
     logging.basicConfig(format="%(asctime)s %(message)s")
-    logging.getLogger("registry.watch").setLevel(logging.INFO)
+    logging.getLogger("registry.serving.watch").setLevel(logging.INFO)
     with suppress(KeyboardInterrupt), stopped_by_sigterm():
         watch(look, folder, Watch(interval, keep, hook, health), wait)
     err.print("stopped; what is current stays", soft_wrap=True)
@@ -138,8 +138,8 @@ def _watch(
 
 def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle folder.")], as_json: Json = False) -> None:
     """Check a bundle on disk: signature, exact listing, sha256 and size of every file."""
-    from registry.fetch import verify_placed
-    from registry.signing import local_trust
+    from registry.bundle.signing import local_trust
+    from registry.serving.fetch import verify_placed
 
     manifest = verify_placed(bundle, local_trust(home()))
     if as_json:
@@ -160,11 +160,11 @@ def run(
 ) -> None:
     """Answer sentences with a fetched engine; it is verified before it is loaded."""
     need("onnxruntime", "tokenizers", what="run")
-    from registry.fetch import Policy, verify_placed
-    from registry.fetch import fetch as place
-    from registry.signing import local_trust
-    from registry.targets import read_host
-    from tasks.answer import answer
+    from registry.bundle.signing import local_trust
+    from registry.host.compatibility import read_host
+    from registry.serving.fetch import Policy, verify_placed
+    from registry.serving.fetch import fetch as place
+    from tasks.bundle.answer import answer
 
     bundle, trust = Path(engine), local_trust(home())
     if bundle.is_dir():
@@ -182,13 +182,13 @@ def run(
 
 
 def _serving_store() -> Any:
-    from registry.mlflow_rest import QuickStore, is_plain
+    from registry.mlflow.rest import QuickStore, is_plain
 
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     return QuickStore(uri, open_store) if is_plain(uri) else open_store()
 
 
 def _production_alias(store: Any, model: str, target: str, host: "Host") -> str:
-    from registry.targets import local_target, production_engines
+    from registry.host.compatibility import local_target, production_engines
 
     return production_alias(local_target(production_engines(store, model), model, host) if target == "auto" else target)

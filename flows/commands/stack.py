@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.shared import FLEET, FleetFile, err, need_pipeline, out
+from flows.commands.console import FLEET, FleetFile, err, need_pipeline, out
 from registry.errors import EngineryError
-from registry.home import home
+from registry.host.home import home
 
 
 def deployments(
@@ -19,8 +19,8 @@ def deployments(
 ) -> None:
     """Check that prefect.yaml has a deployment for each recipe and each work pool of the fleet."""
     need_pipeline("deployments")
-    from flows import prefect_yaml
-    from flows.recipe import load_fleet
+    from flows.inputs.recipe import load_fleet
+    from flows.prefect_server import deployment_file as prefect_yaml
 
     machines, recipes = load_fleet(fleet), prefect_yaml.shipped(fleet)
     if write:
@@ -29,7 +29,7 @@ def deployments(
         raise EngineryError(f"prefect.yaml does not follow {fleet}: it {differs}; run `enginery deployments --write`")
     out.print(f"{prefect_yaml.FILE} follows {fleet} and the {len(recipes)} recipes beside it", highlight=False)
     if pools:
-        from flows.prefect_setup import set_up
+        from flows.prefect_server.setup import set_up
 
         for made in set_up(machines):
             out.print(made, highlight=False)
@@ -53,7 +53,7 @@ def up(
 ) -> None:
     """Start a team's stack on this host, to try it: PostgreSQL, MLflow, Prefect, deployments, workers."""
     need_pipeline("up")
-    from flows import stack
+    from flows.stack import up_and_down as stack
 
     addresses = stack.up(home(), stack.Wanted(fleet, mlflow_port, prefect_port, artifacts), _say)
     out.print(f"MLflow   {addresses.mlflow}\nPrefect  {addresses.prefect.removesuffix('/api')}", highlight=False)
@@ -63,7 +63,7 @@ def up(
 
 def down() -> None:
     """Stop what `up` started on this host; the data stays."""
-    from flows import stack
+    from flows.stack import up_and_down as stack
 
     stack.down(home(), _say)
 

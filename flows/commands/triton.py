@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.shared import Json, out, plain, print_json
+from flows.commands.console import Json, out, plain, print_json
 from registry.errors import BadInput
-from registry.home import home
+from registry.host.home import home
 
 # NAME=VALUE of the server's restricted control API: a secret, so not on a command line that every user can list.
 HEADER_VARIABLE = "ENGINERY_TRITON_HEADER"
@@ -74,10 +74,10 @@ def serve_with_triton(
         BadInput: a bundle is of another model.
         EngineryError: as `verify_placed`, `place_triton` and `load_version`.
     """
-    from registry.fetch import verify_placed
-    from registry.signing import local_trust
-    from registry.triton import place_triton, prune
-    from registry.triton_control import load_version, triton_server
+    from registry.bundle.signing import local_trust
+    from registry.serving.fetch import verify_placed
+    from registry.triton.control import load_version, triton_server
+    from registry.triton.repository import place_triton, prune
 
     trust = local_trust(home())
     for bundle in bundles:
@@ -111,7 +111,7 @@ def tensorrt_in(container: str | None) -> str | None:
     """
     if container is None:
         return None
-    from registry.tensorrt_releases import tensorrt_of_container
+    from registry.host.tensorrt_releases import tensorrt_of_container
 
     return tensorrt_of_container(container)
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.shared import FLEET, FleetFile, err, need_pipeline, now
-from registry.home import writable_home
+from flows.commands.console import FLEET, FleetFile, err, need_pipeline, now
+from registry.host.home import writable_home
 
 
 def worker(
@@ -16,9 +16,9 @@ def worker(
 ) -> None:
     """Take the work of a target's pool, one job at a time, after this machine was checked and reported."""
     need_pipeline("worker")
-    from flows.prefect_reachable import prefect_answers
-    from flows.prefect_yaml import be_patient
-    from flows.recipe import load_fleet
+    from flows.inputs.recipe import load_fleet
+    from flows.prefect_server.deployment_file import be_patient
+    from flows.prefect_server.reachable import prefect_answers
 
     machines = load_fleet(fleet)
     machines.target(target)
@@ -28,7 +28,7 @@ def worker(
     os.environ.setdefault("ENGINERY_CHECKOUT", str(Path.cwd()))
     be_patient()
     with prefect_answers("a worker gets its work from"):
-        from flows.worker import QUERY_SECONDS, describe_worker, run_worker, write_report
+        from flows.workers.machine import QUERY_SECONDS, describe_worker, run_worker, write_report
 
         report = describe_worker(machines, target, at=now())
         write_report(report)

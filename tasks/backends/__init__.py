@@ -6,7 +6,7 @@ from types import MappingProxyType
 from registry.records import Backend, EngineBuild
 from tasks.backends import ort
 from tasks.backends.contract import BuilderBackend, BuiltEngine, Session
-from tasks.backends.trt import TensorRT
+from tasks.backends.trt.builder import TensorRT
 
 __all__ = ["BACKENDS", "BuilderBackend", "BuiltEngine", "Session", "open_engine"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from registry.errors import DigestMismatch
 from registry.records import GpuTarget, OnnxArtifact, Precision, ShapeProfile, Tensor
-from tasks.isolate import Progress
+from tasks.execution.isolate import Progress
 
 Array = NDArray[Any]
 

@@ -1,6 +1,6 @@
 """The local CUDA device, asked through the driver: it heeds CUDA_VISIBLE_DEVICES and creates no context."""
 
-from registry.local_gpu import NoCudaLibrary, first_cuda_gpu
+from registry.host.gpu import NoCudaLibrary, first_cuda_gpu
 
 
 def local_compute_capability() -> str | None:

@@ -12,10 +12,10 @@ from typing import Any
 from registry.errors import BadInput, BuildError, EngineryError, Incompatible
 from registry.records import GpuTarget, OnnxArtifact, Precision, ShapeProfile
 from tasks.backends.contract import Array, BuiltEngine, TimingFolder, read_verified
-from tasks.backends.external_data import check_external_data
 from tasks.backends.precisions import why_unsupported
-from tasks.isolate import Progress
-from tasks.session import exact_options
+from tasks.execution.isolate import Progress
+from tasks.graphs.external_data import check_external_data
+from tasks.graphs.session import exact_options
 
 # A protobuf message, so one ONNX file, holds less than this: protobuf.dev, "Proto Limits".
 LARGEST_FILE_BYTES = 2**31 - 1

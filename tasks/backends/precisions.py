@@ -1,8 +1,8 @@
 """Which precision each backend builds on which compute capability.
 
 Sources: TensorRT for RTX rules were measured by building tiny graphs with 1.7.1.116, and
-tests/unit/test_precisions.py builds each of them again; TensorRT rules are from its documentation's support
-matrix, and no one has run them here. Quantized graphs are taken to be fp32 around their quantized weights.
+tests/unit/tasks/backends/test_precisions.py builds each of them again; TensorRT rules are from its documentation's
+support matrix, and no one has run them here. Quantized graphs are taken to be fp32 around their quantized weights.
 """
 
 from collections.abc import Mapping

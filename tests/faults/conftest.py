@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from registry.mlflow_store import MlflowStore
-from tests.faults.fetching import ENGINE
-from tests.publisher import Publisher
-from tests.unit.memory_store import MemoryStore
+from registry.mlflow.store import MlflowStore
+from tests.support.fetching import ENGINE
+from tests.support.memory_store import MemoryStore
+from tests.support.publisher import Publisher
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def in_memory(memory_store: MemoryStore, manifest_factory: Any, publisher: Publi
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.download.SEGMENT_BYTES", 64 * 1024)
+    monkeypatch.setattr("registry.serving.download.SEGMENT_BYTES", 64 * 1024)
 
 
 @pytest.fixture

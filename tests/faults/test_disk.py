@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import EngineryError
-from tasks.workspace import Workspace, verify_stage
+from tasks.execution.workspace import Workspace, verify_stage
 
 
 def full(*_args: object, **_options: object) -> str:

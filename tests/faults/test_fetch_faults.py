@@ -17,12 +17,12 @@ import pytest
 import requests
 
 from registry.errors import EngineryError, Interrupted
-from registry.fetch import Policy, fetch, verify_placed
-from registry.mlflow_store import MlflowStore
-from registry.placed import read_record
-from tests.faults.fetching import ENGINE, assert_goes_on, visible
-from tests.publisher import HOST, Publisher
-from tests.unit.memory_store import MemorySource, MemoryStore
+from registry.mlflow.store import MlflowStore
+from registry.serving.fetch import Policy, fetch, verify_placed
+from registry.serving.placed import read_record
+from tests.support.fetching import ENGINE, assert_goes_on, visible
+from tests.support.memory_store import MemorySource, MemoryStore
+from tests.support.publisher import HOST, Publisher
 
 # Every way in which a fetch changes the disk, or waits for it.
 STEPS = {
@@ -165,7 +165,9 @@ def test_a_disk_too_small_is_refused_before_the_engine_is_read(
 def test_a_disk_that_others_fill_in_mid_download_gets_its_room_back(
     registry: MlflowStore, publisher: Publisher, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.download._check_room", lambda *_: None)  # there was room when it was looked at
+    monkeypatch.setattr(
+        "registry.serving.download._check_room", lambda *_: None
+    )  # there was room when it was looked at
     before = shutil.disk_usage(small).free
     with pytest.raises(EngineryError, match="No space left on device"):
         fetch(registry, "sst2", version=1, into=small, policy=publisher.policy)
@@ -203,8 +205,8 @@ class Flaky(BaseHTTPRequestHandler):
 @pytest.fixture
 def flaky(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("registry.download._PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("registry.download.SEGMENT_BYTES", 64 * 1024)
+    monkeypatch.setattr("registry.serving.download._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("registry.serving.download.SEGMENT_BYTES", 64 * 1024)
     monkeypatch.setattr(Flaky, "behind", server_uri)
     monkeypatch.setattr(Flaky, "faults", [])
     server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from registry.bundle.signing import Signer, Trust
 from registry.errors import DigestMismatch, EngineryError, NotFound, Replayed, SignatureInvalid, TornBundle
-from registry.fetch import fetch, verify_placed
-from registry.mlflow_store import MlflowStore
-from registry.signing import Signer, Trust
-from tests.faults.fetching import ENGINE, assert_goes_on, visible
-from tests.publisher import Publisher, make_publisher
+from registry.mlflow.store import MlflowStore
+from registry.serving.fetch import fetch, verify_placed
+from tests.support.fetching import ENGINE, assert_goes_on, visible
+from tests.support.publisher import Publisher, make_publisher
 
 
 def stored(registry: MlflowStore, tmp_path: Path) -> Path:
@@ -147,7 +147,7 @@ def test_a_certificate_that_expired_is_refused(
     now = datetime.now(UTC)
     expired = certified(tmp_path / "expired", now - timedelta(days=30), days=20)
     valid = certified(tmp_path / "valid", now - timedelta(days=1), days=20)
-    monkeypatch.setattr("registry.signing.check_certificate", lambda _: None)  # it was valid when it signed
+    monkeypatch.setattr("registry.bundle.signing.check_certificate", lambda _: None)  # it was valid when it signed
     expired.publish(mlflow_store, manifest_factory(b"one"))
     valid.publish(mlflow_store, manifest_factory(b"two", sequence=2))
     with pytest.raises(SignatureInvalid, match="expired"):

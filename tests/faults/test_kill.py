@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from registry.fetch import Policy, fetch
-from registry.manifest import verify_bundle
-from registry.mlflow_store import embedded_store
-from registry.signing import local_trust
+from registry.bundle.manifest import verify_bundle
+from registry.bundle.signing import local_trust
+from registry.mlflow.store import embedded_store
+from registry.serving.fetch import Policy, fetch
 from tests.flows.conftest import TinyRecipe, write_tiny_recipe
 
 pytest.importorskip("tensorrt_rtx")

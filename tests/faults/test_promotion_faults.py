@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 pytest.importorskip("mlflow")
-from registry.promotion import history, promote, rollback, settle
+from registry.promotion.promote import history, promote, rollback, settle
 from tests.conftest import ManifestFactory
-from tests.postgres import Postgres
-from tests.promoters import (
+from tests.support.postgres import Postgres
+from tests.support.promoters import (
     MODEL,
     VERSIONS,
     Registry,
@@ -32,7 +32,7 @@ from tests.promoters import (
     results,
     running,
 )
-from tests.servers import mlflow_server
+from tests.support.servers import mlflow_server
 
 pytestmark = pytest.mark.timeout(600)
 

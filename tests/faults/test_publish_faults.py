@@ -16,14 +16,14 @@ import pytest
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking import MlflowClient
 
+from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, verify_bundle, write_manifest
+from registry.bundle.signing import local_signer, local_trust, sign_bundle, verify_signature
 from registry.digest import record_tree
-from registry.download import copy_bundle
 from registry.errors import DigestMismatch, EngineryError, TornBundle
-from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, verify_bundle, write_manifest
-from registry.mlflow_store import MlflowStore, embedded_store
-from registry.reconcile import Outcome, reconcile
+from registry.mlflow.store import MlflowStore, embedded_store
 from registry.records import EngineManifest, EngineVersion
-from registry.signing import local_signer, local_trust, sign_bundle, verify_signature
+from registry.repair import Outcome, reconcile
+from registry.serving.download import copy_bundle
 from tests.conftest import make_manifest
 
 # Forked from a server that has imported MLflow once: a child that dies costs a fraction of a second.
@@ -250,7 +250,7 @@ def test_damaged_leftover_of_a_crash_is_torn_and_the_next_run_publishes_anew(
     publish_as_a_release_does(store, home, tmp_path / "bundle")
     store.client.set_model_version_tag("sst2", "1", "publish_state", "uploading")
     damage(artifacts(home))
-    monkeypatch.setattr("registry.reconcile.has_ended", lambda _: True)
+    monkeypatch.setattr("registry.repair.has_ended", lambda _: True)
     (settled,) = reconcile(store.repairs, lambda: local_trust(home), clock=now)
     assert (settled.outcome, settled.version) == (Outcome.TORN, 1), settled.reason
     assert (store.versions(), store.repairs.unfinished()) == ((), ())

@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import pytest
 
+from registry.bundle.manifest import verify_bundle
 from registry.errors import EngineryError
-from registry.manifest import verify_bundle
-from registry.mlflow_store import MlflowStore
+from registry.mlflow.store import MlflowStore
 from registry.records import EngineVersion
 from tests.faults.test_publish_faults import assert_only_whole_versions, publish_as_a_release_does
-from tests.servers import mlflow_server
+from tests.support.servers import mlflow_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -144,7 +144,7 @@ def test_answers_lost_after_the_deed_make_no_second_version(
     # The run was made twice as well; it stays empty, and is ended when its maker has.
     (empty,) = publisher.through.repairs.unfinished(publisher.model)
     assert empty.version is None
-    monkeypatch.setattr("registry.reconcile.has_ended", lambda _: True)
+    monkeypatch.setattr("registry.repair.has_ended", lambda _: True)
     assert publisher.publish() == published
     assert publisher.through.repairs.unfinished(publisher.model) == ()
 
@@ -171,7 +171,7 @@ def test_registry_that_goes_away_at_any_request_leaves_nothing_visible(
     proxy: Proxy, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("registry.reconcile.has_ended", lambda _: True)  # as if each were a process of its own
+    monkeypatch.setattr("registry.repair.has_ended", lambda _: True)  # as if each were a process of its own
     at = 0
     while True:
         at += 1

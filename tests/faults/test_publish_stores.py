@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 from mlflow.tracking import MlflowClient
 
-from registry import mlflow_publish
-from registry.mlflow_store import MlflowStore
-from registry.reconcile import Outcome, reconcile
-from registry.signing import local_trust
+from registry.bundle.signing import local_trust
+from registry.mlflow import publish as mlflow_publish
+from registry.mlflow.store import MlflowStore
+from registry.repair import Outcome, reconcile
 from tests.faults.test_publish_faults import (
     assert_only_whole_versions,
     children,
@@ -23,7 +23,7 @@ from tests.faults.test_publish_faults import (
     now,
     publish_as_a_release_does,
 )
-from tests.servers import BUCKET
+from tests.support.servers import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

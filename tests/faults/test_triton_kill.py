@@ -4,15 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from registry.triton import CONFIG_FILE, place_triton
-from tests.tritonserver.bundles import L4, write_bundle
+from registry.triton.repository import CONFIG_FILE, place_triton
+from tests.support.triton_bundles import L4, write_bundle
 
 # One process imports, and forks a child for each write that it dies at.
 KILLED_AT_EACH_WRITE = """
 import os, shutil, signal, sys
 from pathlib import Path
-from registry.triton import place_triton
-from registry.triton_model import WarmupRow
+from registry.triton.repository import place_triton
+from registry.triton.model import WarmupRow
 
 bundle, home = Path(sys.argv[1]), Path(sys.argv[2])
 row = WarmupRow("good", (("input_ids", (2, 5, 3)), ("attention_mask", (1, 1, 1))))

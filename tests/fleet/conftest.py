@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from registry.mlflow_store import MlflowStore
+from registry.mlflow.store import MlflowStore
 from tests.flows.conftest import RECIPE, TinyRecipe, write_tiny_recipe
-from tests.servers import free_port, mlflow_server, prefect_server
+from tests.support.servers import free_port, mlflow_server, prefect_server
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300.0

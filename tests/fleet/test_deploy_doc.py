@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import requests
 
-from registry.mlflow_store import MlflowStore
-from tests.authority import make_authority
+from registry.mlflow.store import MlflowStore
 from tests.conftest import ManifestFactory
-from tests.fleet.stacks import wait
-from tests.publisher import make_publisher
-from tests.servers import free_port, served
+from tests.support.authority import make_authority
+from tests.support.publisher import make_publisher
+from tests.support.servers import free_port, served
+from tests.support.stacks import wait
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from registry.mlflow_runs import STATE
+from registry.mlflow.runs.releases import STATE
 from tests.fleet.conftest import Fleet, Process, RestartableFleet, descendants, releasing, until, working
-from tests.fleet.runs import engines, flow_run_of, is_running, job_of, release_of
+from tests.support.fleet_runs import engines, flow_run_of, is_running, job_of, release_of
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
@@ -48,7 +48,7 @@ def test_a_target_without_a_worker_is_lost_and_resuming_makes_only_it(fleet: Fle
 
 def test_a_late_result_of_a_lost_worker_is_not_taken(fleet: Fleet) -> None:
     tiny = fleet.recipe("late", ("rtx-4090",), rtx_4090={"patience_seconds": 3})
-    impatient = "import flows.flow_runs as runs\nruns.SILENT_SECONDS, runs.CANCEL_SECONDS = 20, 1"
+    impatient = "import flows.workers.flow_runs as runs\nruns.SILENT_SECONDS, runs.CANCEL_SECONDS = 20, 1"
     with working(fleet, "rtx-4090", "rtx-vanishing") as worker, releasing(fleet, tiny, before=impatient) as parent:
         release = release_of(fleet, "late")
         until(lambda: is_running(fleet, release, "rtx-4090"))

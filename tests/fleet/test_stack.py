@@ -16,12 +16,12 @@ import requests
 import yaml
 
 from registry.errors import BadInput
-from registry.mlflow_store import MlflowStore
+from registry.mlflow.store import MlflowStore
 from registry.records import Verdict
 from tests.conftest import ManifestFactory
-from tests.fleet.checkouts import Checkout, make_checkout
-from tests.fleet.stacks import Stack, marked, wait
-from tests.servers import BUCKET, free_port, s3_server
+from tests.support.checkouts import Checkout, make_checkout
+from tests.support.servers import BUCKET, free_port, s3_server
+from tests.support.stacks import Stack, marked, wait
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -204,7 +204,7 @@ def test_the_slot_of_a_run_whose_worker_and_process_were_killed_comes_free_in_tw
 
 
 def test_other_options_are_refused_while_it_runs(stack: Stack) -> None:
-    from flows import stack as stacks
+    from flows.stack import up_and_down as stacks
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(stack.checkout.folder)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.tiny import WORDS, tiny_bert
+from tests.support.tiny import WORDS, tiny_bert
 
 LABELS = ("negative", "positive")
 EVALUATION_ROWS = 64
@@ -105,12 +105,12 @@ def write_tiny_recipe(folder: Path) -> TinyRecipe:
 def release_into(home: Path, recipe: Any, fleet: Any) -> Any:
     """What `enginery release` does with a parsed recipe and fleet, less the printing; the report."""
     # Prefect is imported by these, and reads its settings when it is.
-    from flows.plan import find_release
-    from flows.release import release_engines
-    from flows.stages import Bench
-    from registry.mlflow_store import embedded_store
-    from registry.signing import local_signer, local_trust
-    from tasks.workspace import Workspace
+    from flows.release.identity import find_release
+    from flows.release.release_engines import release_engines
+    from flows.release.stages import Bench
+    from registry.bundle.signing import local_signer, local_trust
+    from registry.mlflow.store import embedded_store
+    from tasks.execution.workspace import Workspace
 
     store = embedded_store(home)
     pinned, name, found = find_release(recipe, fleet, store)

@@ -9,8 +9,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.states import Cancelling, Running
 
-from flows import flow_runs
-from flows.flow_runs import LONGEST_ANSWER, SILENT_SECONDS, Watched, is_online, read_states, settle, why_lost
+from flows.workers import flow_runs
+from flows.workers.flow_runs import LONGEST_ANSWER, SILENT_SECONDS, Watched, is_online, read_states, settle, why_lost
 from registry.records import Backend, GpuTarget
 
 pytestmark = pytest.mark.slow

@@ -12,21 +12,21 @@ import pytest
 import yaml
 
 from calibration_data.reader import Rows, read_calibration_texts
-from flows import graphs, stages
-from flows.graphs import Graphs, Material, gather, make_graph, make_graphs
-from flows.recipe import load_fleet, load_recipe
-from flows.stages import Bench
+from flows.inputs.recipe import load_fleet, load_recipe
+from flows.release import graphs, stages
+from flows.release.graphs import Graphs, Material, gather, make_graph, make_graphs
+from flows.release.stages import Bench
 from registry.errors import BadInput
 from registry.records import GpuTarget, Precision
-from tasks.autopilot import CHOICE_FILE
 from tasks.backends import BACKENDS
-from tasks.calibration_table import TABLE_FILE
-from tasks.holdout import AccuracyGate, Holdout, Score, answers
-from tasks.linears import Floats
-from tasks.steps import Step
-from tasks.workspace import Workspace
+from tasks.execution.steps import Step
+from tasks.execution.workspace import Workspace
+from tasks.graphs.layers import Floats
+from tasks.quantization.autopilot import CHOICE_FILE
+from tasks.quantization.holdout import AccuracyGate, Holdout, Score, answers
+from tasks.quantization.table import TABLE_FILE
 from tests.flows.conftest import RECIPE, TinyRecipe, write_split
-from tests.tiny import WORDS
+from tests.support.tiny import WORDS
 
 pytestmark = pytest.mark.slow
 SPARE_ROWS = 300

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows import events
+from flows.promotion import events
 from registry.records import Verdict
 from registry.store import Store
 from tests.conftest import ManifestFactory

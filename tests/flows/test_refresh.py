@@ -12,17 +12,17 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 
-from flows import local_prefect
 from flows.cli import _guarded, app
-from flows.lineage import local_toolchains
-from flows.recipe import Fleet, Recipe, load_fleet, load_recipe
-from flows.refresh import Asked, Plan, Refreshed, refresh, refresh_engines
-from flows.staleness import Toolchain
-from flows.worker import WorkerReport, write_report
-from registry.mlflow_store import MlflowStore, embedded_store
-from registry.promotion import promote
+from flows.inputs.recipe import Fleet, Recipe, load_fleet, load_recipe
+from flows.prefect_server import local as local_prefect
+from flows.refresh.lineage import local_toolchains
+from flows.refresh.refresh_engines import Asked, Plan, Refreshed, refresh, refresh_engines
+from flows.refresh.staleness import Toolchain
+from flows.workers.machine import WorkerReport, write_report
+from registry.mlflow.store import MlflowStore, embedded_store
+from registry.promotion.promote import promote
+from registry.promotion.rules import Decision
 from registry.records import Backend, Precision
-from registry.rules import Decision
 from tasks.backends import BACKENDS
 from tests.flows.conftest import RECIPE, TinyRecipe, copy_home, release_into, write_split
 
@@ -119,7 +119,7 @@ def test_a_new_calibration_set_makes_only_int8_stale(world: World) -> None:
 def test_an_engine_of_an_older_manifest_format_is_published_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     (old,) = (engine for engine in world.store.versions("tiny") if engine.precision is Precision.FP32)
     world.store.client.set_model_version_tag("tiny", str(old.version), "format_version", str(old.format_version - 1))
-    monkeypatch.setattr("flows.plan.own_code", lambda: "a later one")  # which writes the later format
+    monkeypatch.setattr("flows.release.identity.own_code", lambda: "a later one")  # which writes the later format
     assert world.stale() == [("cpu", "fp32")]
     assert world.refresh().state == "released"
     assert world.stale() == []

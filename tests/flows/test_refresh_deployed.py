@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import get_client
 
-from flows import refresh as refreshing
-from flows.recipe import Fleet, Recipe
-from flows.refresh import Plan, pool_toolchains, release_deployed
-from flows.staleness import Toolchain
-from flows.worker import WorkerReport, write_report
+from flows.inputs.recipe import Fleet, Recipe
+from flows.refresh import refresh_engines as refreshing
+from flows.refresh.refresh_engines import Plan, pool_toolchains, release_deployed
+from flows.refresh.staleness import Toolchain
+from flows.workers.machine import WorkerReport, write_report
 from registry.records import Backend
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]

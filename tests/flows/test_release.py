@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from flows.recipe import load_fleet, load_recipe
-from flows.report import ReleaseReport
+from flows.inputs.recipe import load_fleet, load_recipe
+from registry.bundle.manifest import verify_bundle
+from registry.bundle.signing import local_trust
 from registry.errors import PromotionRefused
-from registry.fetch import Policy, fetch
-from registry.manifest import verify_bundle
-from registry.mlflow_store import MlflowStore, embedded_store
-from registry.promotion import promote
+from registry.mlflow.store import MlflowStore, embedded_store
+from registry.promotion.promote import promote
+from registry.promotion.rules import Decision
 from registry.records import Precision, Verdict
-from registry.rules import Decision
-from registry.signing import local_trust
-from tasks.answer import answer
+from registry.serving.fetch import Policy, fetch
+from tasks.bundle.answer import answer
+from tasks.report.rows import ReleaseReport
 from tests.flows.conftest import LABELS, TinyRecipe, copy_home, release_into, write_split
 
 pytest.importorskip("tensorrt_rtx")

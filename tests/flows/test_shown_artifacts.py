@@ -7,10 +7,10 @@ import pytest
 from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 
-from flows.artifacts import progress_artifacts, release_artifacts
-from flows.report import ReleaseReport, Row
-from registry.mlflow_store import MlflowStore
+from flows.prefect_server.pages import progress_artifacts, release_artifacts
+from registry.mlflow.store import MlflowStore
 from registry.records import Backend, Precision, Verdict
+from tasks.report.rows import ReleaseReport, Row
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 

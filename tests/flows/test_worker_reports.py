@@ -11,7 +11,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.variables import Variable
 
 from flows.commands.release import targets
-from flows.worker import WorkerReport, read_reports, write_report
+from flows.workers.machine import WorkerReport, read_reports, write_report
 from registry.records import Backend
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from registry.manifest import read_manifest, write_manifest
-from registry.signing import Trust, verify_signature
+from registry.bundle.manifest import read_manifest, write_manifest
+from registry.bundle.signing import Trust, verify_signature
 
 V1 = Path(__file__).parent / "v1" / "manifest.json"
 

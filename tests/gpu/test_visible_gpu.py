@@ -15,10 +15,10 @@ pytestmark = [
 ]
 _SAY = """
 import pynvml
-from registry.local_gpu import nvml_gpu
-from registry.targets import read_host
+from registry.host.gpu import nvml_gpu
+from registry.host.compatibility import read_host
 from tasks.backends.device import local_compute_capability
-from tasks.machine import this_machine
+from tasks.measurement.machine import this_machine
 host = read_host()
 bus = pynvml.nvmlDeviceGetPciInfo(nvml_gpu()).busId if host.gpu_name else None
 print([bus, host.compute_capability == local_compute_capability(), host.gpu_name == this_machine().gpu])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.triton_control import TritonServer, triton_server
+from registry.triton.control import TritonServer, triton_server
 
 VENV = Path(__file__).parents[2] / ".venv-triton"
 SECRET = "admin=let-me-in"

@@ -11,16 +11,16 @@ from tritonclient.grpc import InferenceServerClient
 from flows.cli import _guarded, app
 from flows.commands import serving
 from flows.commands.triton import HEADER_VARIABLE, Serving, serve_with_triton, triton_folders, triton_hook
+from registry.bundle.manifest import MANIFEST_FILE, read_manifest
+from registry.bundle.signing import local_signer, sign_bundle
 from registry.errors import BadInput, SignatureInvalid, TornBundle
-from registry.fetch import Fetched
-from registry.manifest import MANIFEST_FILE, read_manifest
-from registry.signing import local_signer, sign_bundle
-from registry.triton_control import ready_versions, unload_model
-from registry.watch import Followed, Watch, follow
-from tests.tritonserver.bundles import write_bundle
+from registry.serving.fetch import Fetched
+from registry.serving.watch import Followed, Watch, follow
+from registry.triton.control import ready_versions, unload_model
+from tests.support.memory_store import MemoryStore
+from tests.support.triton_bundles import write_bundle
 from tests.tritonserver.conftest import SECRET, Running
 from tests.tritonserver.test_text_model import TEXTS, ask
-from tests.unit.memory_store import MemoryStore
 
 
 @pytest.fixture(autouse=True)

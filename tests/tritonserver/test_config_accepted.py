@@ -8,10 +8,10 @@ import pytest
 
 from registry.errors import EngineryError
 from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
-from registry.triton import CONFIG_FILE, Placed, place_triton
-from registry.triton_control import load_version
-from registry.triton_model import WarmupRow
-from tests.tritonserver.bundles import CPU, L4, PROFILE, write_bundle
+from registry.triton.control import load_version
+from registry.triton.model import WarmupRow
+from registry.triton.repository import CONFIG_FILE, Placed, place_triton
+from tests.support.triton_bundles import CPU, L4, PROFILE, write_bundle
 from tests.tritonserver.conftest import Running
 
 LARGE = ShapeProfile(AxisRange(1, 16, 64), AxisRange(16, 32, 128))

@@ -13,11 +13,11 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from registry.errors import EngineryError
-from registry.triton import CONFIG_FILE, WARMUP_FOLDER, place_triton
-from registry.triton_control import load_version, ready_versions, triton_server, unload_model
-from registry.triton_model import WarmupRow
-from tasks.answer import answer
-from tests.tritonserver.bundles import write_bundle
+from registry.triton.control import load_version, ready_versions, triton_server, unload_model
+from registry.triton.model import WarmupRow
+from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, place_triton
+from tasks.bundle.answer import answer
+from tests.support.triton_bundles import write_bundle
 from tests.tritonserver.conftest import Running
 
 TEXTS = ("good film", "a poor editor for bad music", "the library", "fine music and good film")

@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from tests.fleet.conftest import Fleet, Process, RestartableFleet, deploy, serving, until, working
-from tests.fleet.held_builds import BEGUN, Door
-from tests.fleet.runs import job_of
 from tests.flows.conftest import TinyRecipe
-from tests.postgres import NoPostgres, Postgres, running_postgres
+from tests.support.fleet_runs import job_of
+from tests.support.held_builds import BEGUN, Door
+from tests.support.postgres import NoPostgres, Postgres, running_postgres
 
 BOTH = ["fp32", "int8-dynamic"]
 TWO_MINUTES = 120
@@ -28,8 +28,9 @@ WORKSPACE_MB = count(64)
 HELD = """
 import time
 from pathlib import Path
-from flows import on_workers, publication
-from registry import mlflow_uploads
+from flows.workers import release_on_workers as on_workers
+from flows.release import publish as publication
+from registry.mlflow import uploads as mlflow_uploads
 mlflow_uploads._PAUSES_SECONDS = (1.0,)
 publish, calls = {module}.{function}, []
 def held(*arguments):
@@ -94,7 +95,7 @@ def fleet(
     else:
         shutil.copy(migrated_database, folder / "mlflow.db")
     with serving(folder, registry, artifacts, settings) as fleet:
-        deploy(fleet, "tests.fleet.held_builds.build_target", doors=str(folder / "doors"))
+        deploy(fleet, "tests.support.held_builds.build_target", doors=str(folder / "doors"))
         yield fleet
 
 

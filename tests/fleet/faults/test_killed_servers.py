@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from registry.mlflow_runs import STATE
+from registry.mlflow.runs.releases import STATE
 from tests.fleet.conftest import Fleet, Process, RestartableFleet, releasing, until
 from tests.fleet.faults.conftest import BOTH, hold, ordinary, until_held
-from tests.fleet.held_builds import BEGUN, Door
-from tests.fleet.runs import precisions, release_of
-from tests.postgres import Postgres
+from tests.support.fleet_runs import precisions, release_of
+from tests.support.held_builds import BEGUN, Door
+from tests.support.postgres import Postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.mlflow_runs import STATE
+from registry.mlflow.runs.releases import STATE
 from tests.fleet.conftest import Fleet, releasing, working
 from tests.fleet.faults.conftest import BOTH, TWO_MINUTES, job, ordinary, until_held
-from tests.fleet.held_builds import BEGUN, DONE
-from tests.fleet.runs import precisions, release_of
+from tests.support.fleet_runs import precisions, release_of
+from tests.support.held_builds import BEGUN, DONE
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 

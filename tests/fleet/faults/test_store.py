@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from registry.mlflow_runs import STATE
+from registry.mlflow.runs.releases import STATE
 from registry.records import Verdict
 from tests.fleet.conftest import Fleet, Process, releasing, until
 from tests.fleet.faults.conftest import BOTH, ROOMY, TWO_MINUTES, WORKSPACE_MB, Disk, hold, ordinary, until_held
-from tests.fleet.held_builds import BEGUN, DONE, Door
-from tests.fleet.runs import precisions, release_of
+from tests.support.fleet_runs import precisions, release_of
+from tests.support.held_builds import BEGUN, DONE, Door
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 

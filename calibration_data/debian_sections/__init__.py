@@ -1,0 +1,1 @@
+"""The shipped sample: Debian package descriptions with their archive section, and the script that drew it."""

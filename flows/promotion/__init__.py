@@ -1,0 +1,4 @@
+"""Promote and roll back by target names, with and without a person; tell Prefect what came of it.
+
+Call `promote_targets(…)` or `roll_back_targets(…)`. The rules themselves are in registry/promotion.
+"""

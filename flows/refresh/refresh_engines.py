@@ -1,0 +1,243 @@
+"""refresh-engines: what has gone stale is found, released again, and promoted where that is allowed and proven."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import httpx
+from prefect import flow, runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+
+from flows.commands.console import JOB_PATIENCE_SECONDS, now, open_store
+from flows.inputs.choices import RecipeChoice
+from flows.inputs.recipe import Fleet, Recipe, load_fleet, load_recipe
+from flows.prefect_server.deployment_file import shipped
+from flows.prefect_server.pages import refresh_artifacts
+from flows.promotion import events
+from flows.promotion.auto_promote import Promotion, promote_proven
+from flows.refresh.lineage import read_engines, read_facts, read_tried
+from flows.refresh.staleness import Stale, Toolchain, find_stale
+from flows.release.identity import pin
+from flows.workers.machine import read_reports
+from registry.errors import EngineryError
+from registry.host.home import home
+from registry.mlflow.store import MlflowStore
+from tasks.execution.interrupt import check_stopped
+
+POLL_SECONDS = 5.0
+# A night and a day: what a release waits for itself (workers, their patience) is shorter.
+PATIENCE_SECONDS = 86_400.0
+
+
+class RefreshIncomplete(EngineryError):
+    """Some recipes could not be looked at or released; the others were."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be refreshed: recipes (None: all beside the fleet file), only as a plan, or whatever their state."""
+
+    recipes: tuple[Path, ...] | None
+    fleet: Path
+    dry_run: bool = False
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is stale of a recipe, and the targets to be released for it; `unbuilt` are stale where no machine builds.
+
+    `pinned` is the recipe with the revisions that were looked at.
+    """
+
+    recipe: Path
+    pinned: Recipe
+    stale: tuple[Stale, ...]
+    targets: tuple[str, ...]
+    unbuilt: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What became of a recipe: `state` is fresh, planned, waiting, released or failed, and `reason` why it failed.
+
+    What waits is stale, and no machine that is known builds it.
+    """
+
+    recipe: Path
+    state: str
+    plan: Plan | None = None
+    reason: str = ""
+    promotions: tuple[Promotion, ...] = ()
+
+
+Toolchains = Callable[[Recipe, Fleet], Mapping[str, Toolchain]]
+# Releases what is planned; for each recipe the reason why that failed, or "".
+Release = Callable[[Sequence[Plan]], Mapping[Path, str]]
+
+
+@flow(name="refresh-engines", persist_result=False)
+def refresh_engines(
+    recipes: list[RecipeChoice] | None = None,
+    fleet: str = "recipes/fleet.yaml",
+    dry_run: bool = False,
+    full: bool = False,
+) -> list[Refreshed]:
+    """Release again, by their deployments, the recipes that have stale engines.
+
+    Args:
+        recipes: paths of recipes in the checkout; all beside the fleet file without it.
+        fleet: path of the fleet file in the checkout.
+        dry_run: only say what is stale and why.
+        full: release everything, stale or not; what is made already is found by its key.
+    """
+    asked = Asked(tuple(map(Path, recipes)) if recipes else None, Path(fleet), dry_run, full)
+    store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
+    results = refresh(asked, store, pool_toolchains(), lambda plans: release_deployed(plans, fleet))
+    refresh_artifacts(results)
+    if failed := [f"{each.recipe}: {each.reason}" for each in results if each.state == "failed"]:
+        raise RefreshIncomplete("; ".join(failed))
+    return results
+
+
+def refresh(asked: Asked, store: MlflowStore, toolchains: Toolchains, release: Release) -> list[Refreshed]:
+    """Plan each recipe, release what is stale, and promote what is proven; one recipe's failure sinks no other.
+
+    Raises:
+        BadInput: the fleet file cannot be read, or no recipe stands beside it.
+    """
+    fleet, results = load_fleet(asked.fleet), {}
+    plans: list[Plan] = []
+    before: dict[Path, Mapping[str, int]] = {}
+    for path in asked.recipes or shipped(asked.fleet):
+        try:
+            plan = make_plan(path, fleet, store, toolchains, full=asked.full)
+            before[path] = store.aliases(plan.pinned.model)
+        except EngineryError as error:
+            results[path] = Refreshed(path, "failed", reason=str(error))
+            continue
+        if not asked.dry_run:
+            _announce(plan.stale)
+        state = "planned" if plan.targets else "waiting" if plan.unbuilt else "fresh"
+        results[path] = Refreshed(path, state, plan)
+        plans += [plan] if plan.targets else []
+    if not asked.dry_run and plans:
+        for path, failure in release(plans).items():
+            plan = next(plan for plan in plans if plan.recipe == path)
+            results[path] = _conclude(plan, asked.fleet, store, before[path], failure)
+    return list(results.values())
+
+
+def make_plan(path: Path, fleet: Fleet, store: MlflowStore, toolchains: Toolchains, *, full: bool) -> Plan:
+    """What is stale of a recipe now.
+
+    All precisions of a target are released together: the candidate is the fastest of them all, not of the stale ones.
+
+    Raises:
+        BadInput: the recipe or its data cannot be read.
+        EngineryError: the hub or the registry does not answer.
+    """
+    recipe = pin(load_recipe(path))
+    facts, installed = read_facts(recipe, fleet), toolchains(recipe, fleet)
+    engines = read_engines(store, facts)
+    there = {(engine.target, engine.precision) for engine in engines}
+    missing = [pair for pair in facts.wanted if pair not in there and pair[0] in installed]
+    stale = find_stale(facts, engines, installed, read_tried(store, recipe.model, missing))
+    wanted = [name for name in recipe.targets if full or name in {found.target for found in stale}]
+    return Plan(
+        path,
+        recipe,
+        stale,
+        tuple(name for name in wanted if name in installed),
+        tuple(name for name in wanted if name not in installed),
+    )
+
+
+def pool_toolchains() -> Toolchains:
+    """What the newest worker of each target's pool reported, if one did; each pool is asked once."""
+    newest = cache(lambda pool: read_reports(pool)[:1])
+
+    def found(recipe: Recipe, fleet: Fleet) -> dict[str, Toolchain]:
+        return {
+            target.name: Toolchain(report.host, report.backend_version, report.driver)
+            for target in map(fleet.target, recipe.targets)
+            for report in newest(target.work_pool)
+        }
+
+    return found
+
+
+def release_deployed(plans: Sequence[Plan], fleet: str) -> dict[Path, str]:
+    """Run each recipe's deployment for its stale targets, side by side, and look at how each run ended."""
+    results, runs = {}, {}
+    for plan in plans:
+        name = f"release-engines/{plan.recipe.stem}"
+        asked = {"recipe": str(plan.recipe), "fleet": fleet, "targets": list(plan.targets)}
+        try:
+            # The type says that it may be awaited, which it is only inside of an event loop.
+            runs[plan.recipe] = cast("FlowRun", run_deployment(name, parameters=asked, timeout=0)).id
+        except ObjectNotFound:
+            results[plan.recipe] = f"Prefect has no deployment {name}: run `prefect deploy --all`"
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with get_client(sync_client=True) as client:
+        while (waiting := [path for path in runs if path not in results]) and time.monotonic() < deadline:
+            check_stopped()
+            time.sleep(POLL_SECONDS)
+            for path in waiting:
+                try:
+                    state = client.read_flow_run(runs[path]).state
+                except ObjectNotFound:
+                    results[path] = "its flow run was deleted"
+                except httpx.HTTPError:
+                    break  # Prefect is away: what its workers do meanwhile counts against nobody
+                else:
+                    if state is not None and state.is_final():
+                        results[path] = "" if state.is_completed() else f"its release is {state.name}: {state.message}"
+    gone = f"its release has not ended in {PATIENCE_SECONDS / 3600:.0f} hours"
+    return {plan.recipe: results.get(plan.recipe, gone) for plan in plans}
+
+
+def _announce(stale: Sequence[Stale]) -> None:
+    events.emit(
+        events.stale(found.model, found.target, found.version, [f"{found.precision}: {found.reason}"])
+        for found in stale
+    )
+
+
+def _conclude(plan: Plan, fleet: Path, store: MlflowStore, before: Mapping[str, int], failure: str) -> Refreshed:
+    # Also where the release failed for some targets: each candidate is looked at by itself.
+    reasons = dict.fromkeys(f"{found.target} {found.precision}: {found.reason}" for found in plan.stale)
+    why = f"refreshed, since {'; '.join(reasons)}"[:1000] if reasons else "refreshed in full"
+    flow_run = str(runtime.flow_run.id) if runtime.flow_run.id else None
+    promotions: tuple[Promotion, ...] = ()
+    try:
+        promotions = promote_proven(store, plan.pinned, fleet, before, (why, now(), flow_run), home() / "stages")
+    except EngineryError as error:
+        failure = f"{failure}; {error}" if failure else str(error)
+    return Refreshed(plan.recipe, "failed" if failure else "released", plan, failure, promotions)
+
+
+def as_json(results: Sequence[Refreshed]) -> list[dict[str, object]]:
+    """The list that `refresh --json` ends with."""
+    return [
+        {
+            "recipe": str(each.recipe),
+            "state": each.state,
+            "reason": each.reason,
+            "targets": list(each.plan.targets) if each.plan else [],
+            "unbuilt": list(each.plan.unbuilt) if each.plan else [],
+            "stale": [_stale_json(found) for found in each.plan.stale] if each.plan else [],
+            "promotions": [vars(promotion) for promotion in each.promotions],
+        }
+        for each in results
+    ]
+
+
+def _stale_json(found: Stale) -> dict[str, object]:
+    return {**vars(found), "precision": found.precision.value}

@@ -1,0 +1,5 @@
+"""The release of one recipe on this machine, from the checkpoint to published versions.
+
+Call `release_engines(context, fleet, release)`; the stages it runs are in stages.py, graphs.py, engines.py and
+measuring.py. Nothing here knows work pools or workers.
+"""

@@ -1,0 +1,163 @@
+"""From judged engines to nested runs, versions and candidates; safe to repeat after a kill at any line."""
+
+import datetime
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prefect import runtime
+from prefect.utilities.urls import url_for
+
+from calibration_data.reader import Rows, read_calibration_texts
+from flows.drift import moved_scales
+from flows.refresh.lineage import source_revision
+from flows.release.build_target import Judged
+from flows.release.graphs import Graphs, read_choice
+from flows.release.stages import Bench
+from registry.bundle.manifest import FORMAT_VERSION
+from registry.mlflow.runs.releases import EngineEntry, ReleaseLog
+from registry.promotion.promote import nominate
+from registry.records import CalibrationSet, OnnxArtifact, SourceFiles, Verdict
+from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
+from tasks.quantization.autopilot import CHOICE_FILE
+from tasks.quantization.table import TABLE_FILE, read_table
+from tasks.report.rows import Row, winner, with_aliases
+
+
+@dataclass(frozen=True)
+class Made:
+    """What all targets of a release share."""
+
+    source: SourceFiles
+    evaluation: Rows
+    calibration: CalibrationSet
+    graphs: Graphs
+
+
+def publish_all(
+    bench: Bench, log: ReleaseLog, release: str, run_id: str, made: Made, judged: Sequence[Judged]
+) -> tuple[Row, ...]:
+    """Publish what no gate failed, nominate each target's winner, and give all rows with their aliases."""
+    rows, moved = [], moved_scales(log, bench.recipe.model, release, made.graphs)
+    for position, entry in enumerate(judged):
+        bench.report("publish", position / len(judged))
+        remark = "; ".join(filter(None, [entry.row.remark, moved.get(entry.row.precision)]))
+        remarked = replace(entry, row=replace(entry.row, remark=remark))
+        rows.append(publish_engine(bench, log, release, run_id, made, remarked))
+    for target in {row.target for row in rows}:
+        best = winner([row for row in rows if row.target == target])
+        if best is not None and best.version is not None:
+            nominate(bench.store, bench.recipe.model, target, best.version)
+    return with_aliases(rows, bench.store.aliases(bench.recipe.model))
+
+
+def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, made: Made, judged: Judged) -> Row:
+    """One engine's nested run and, where no gate failed, its version; done once however often it is called."""
+    row, build = judged.row, judged.build
+    if build is None:
+        return row
+    model = bench.recipe.model
+    calibration = made.calibration if made.graphs.made[build.precision].calibration_set else None
+    nested, finished = log.engine_run(model, release, run_id, build)
+    version = next(
+        (
+            engine.version
+            for engine in bench.store.builds(build.build_key)
+            if (engine.model, engine.digest, engine.target) == (model, build.digest, build.target.name)
+            and (engine.verdict, engine.format_version) == (row.verdict, FORMAT_VERSION)
+        ),
+        None,
+    )
+    if finished and (version is not None or row.verdict is Verdict.FAILED):
+        return replace(row, version=version)
+    if finished:
+        nested, _ = log.engine_run(model, release, run_id, build)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = made.graphs.made[build.precision]
+        choice = read_choice(graph)
+        files = tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file())
+        figures = draw_engine(judged, graph, Path(scratch))
+        log.log_engine(
+            nested,
+            EngineEntry(
+                build,
+                row.measurements,
+                judged.verdict,
+                row.reason,
+                calibration_set=calibration.digest if calibration else None,
+                evaluation_set=made.evaluation.digest,
+                source_revision=source_revision(bench.recipe),
+                figures=figures,
+                calibration=files,
+                int8_share=choice.int8_share if choice else None,
+                remark=row.remark,
+                links=flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
+            ),
+        )
+    if version is None and row.verdict is not Verdict.FAILED:
+        version = publish_version(bench, release, nested, made, judged, calibration)
+    log.finish_engine(nested, version)
+    return replace(row, version=version)
+
+
+def flow_run_links(flow_run: str) -> dict[str, str]:
+    """Tags that lead from an MLflow run to the Prefect run: its id, and its page where Prefect has a server."""
+    page = url_for("flow-run", obj_id=flow_run)
+    return {"prefect_flow_run": flow_run} | ({"prefect_flow_run_url": page} if page else {})
+
+
+def publish_version(
+    bench: Bench, release: str, run_id: str, made: Made, judged: Judged, calibration: CalibrationSet | None
+) -> int:
+    """Assemble the bundle, sign it and make it a version; the number of the version."""
+    if judged.build is None:
+        raise ValueError("a skipped row has no engine to publish")
+    model = bench.recipe.model
+    with tempfile.TemporaryDirectory(dir=bench.workspace.root) as scratch:
+        bundle = Path(scratch)
+        assemble_bundle(judged.build, made.source, bundle)
+        if rows := read_calibration_texts(made.calibration)[: bench.recipe.warmup_rows]:
+            add_warmup(judged.build, made.source.directory, rows, bundle)
+        manifest = make_manifest(
+            judged.build,
+            made.source,
+            bundle=bundle,
+            release=release,
+            sequence=bench.store.take_sequence(model),
+            calibration=calibration,
+            evaluation_set=made.evaluation.digest,
+            measurements=judged.row.measurements,
+            gates=judged.gates,
+            created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+        sealed = seal_bundle(manifest, bundle, bench.signer)
+        return bench.store.publish(sealed, bundle, run_id=run_id).version
+
+
+def draw_engine(judged: Judged, graph: OnnxArtifact, into: Path) -> dict[str, Path]:
+    """The latency histogram of an engine that ran, beside its baseline; an int8 graph's worst tensors and mixes."""
+    # matplotlib is half a second, which a worker does not pay: who publishes draws.
+    from tasks.report.figures import int8_trade_off, latency_histogram, worst_tensors
+
+    figures, table = {}, graph.directory / TABLE_FILE
+    if judged.call_seconds:
+        figures["latency"] = latency_histogram(dict(judged.call_seconds), into / "latency.png")
+    if table.is_file():
+        figures["calibration"] = worst_tensors(read_table(table), into / "calibration.png")
+    if (choice := read_choice(graph)) is not None:
+        figures["int8"] = int8_trade_off(choice, into / "int8.png")
+    return figures
+
+
+def draw_release(rows: Sequence[Row], into: Path) -> dict[str, Path]:
+    """Accuracy against latency of every engine that ran."""
+    from tasks.report.figures import accuracy_against_latency
+
+    points = []
+    for row in rows:
+        accuracy, p50 = row.figure("accuracy"), row.figure("latency_p50_ms")
+        if accuracy and p50 and accuracy.low is not None and accuracy.high is not None:
+            name = f"{row.target} {row.precision}"
+            points.append((name, p50.value, accuracy.value, accuracy.low, accuracy.high))
+    return {"trade-off": accuracy_against_latency(points, into / "accuracy_latency.png")} if points else {}

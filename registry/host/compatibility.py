@@ -1,0 +1,167 @@
+"""What the local machine is, and which engines load on it: decided before anything is downloaded.
+
+TensorRT and TensorRT-RTX engines load only on the compute capability and the version that they were built for:
+https://docs.nvidia.com/deeplearning/tensorrt/11.1.0/inference-library/engine-compatibility.html and
+https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/engine-compatibility.html. ONNX runs
+on every machine.
+"""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import pynvml
+
+from registry.errors import BadInput, Incompatible, NotFound, TornBundle
+from registry.host.gpu import nvml_gpu
+from registry.host.tensorrt_releases import is_release_of
+from registry.names import PRODUCTION, production_alias
+from registry.records import Backend, EngineVersion
+from registry.store import Store
+
+# The wheels that carry each library, by the CUDA version in their names.
+_PACKAGES = {
+    Backend.TENSORRT: ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    Backend.TENSORRT_RTX: ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+_VERSION = re.compile(r"\d+(?:\.\d+){1,4}")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A serving machine. Versions are like "580.95.05", None where there is none.
+
+    `cuda` is the newest CUDA that the driver runs; `tensorrt` and `tensorrt_rtx` will load the engines.
+    """
+
+    compute_capability: str | None = None
+    gpu_name: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
+    tensorrt: str | None = None
+    tensorrt_rtx: str | None = None
+
+
+def read_host(tensorrt: str | None = None) -> Host:
+    """This machine: the GPU that CUDA takes first, and the `tensorrt` declared for it, or else the installed package's.
+
+    A server that brings its own TensorRT, like a container, has to be declared. CUDA_VISIBLE_DEVICES chooses the GPU,
+    and where it hides all of them there is none.
+
+    Raises:
+        BadInput: `tensorrt` is no version.
+    """
+    if tensorrt is not None and not _VERSION.fullmatch(tensorrt):
+        raise BadInput(f"--tensorrt {tensorrt[:40]!r} is no version: give the one that will load engines, like 10.13")
+    versions = (tensorrt or _installed(Backend.TENSORRT), tensorrt or _installed(Backend.TENSORRT_RTX))
+    try:
+        gpu = nvml_gpu()
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu)
+        name, driver = pynvml.nvmlDeviceGetName(gpu), pynvml.nvmlSystemGetDriverVersion()
+        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+    except pynvml.NVMLError:
+        return Host(None, None, None, None, *versions)
+    return Host(f"{major}.{minor}", str(name), str(driver), f"{cuda // 1000}.{cuda % 1000 // 10}", *versions)
+
+
+def production_engines(store: Store, model: str) -> tuple[EngineVersion, ...]:
+    """The engine in production for each target, by target; an alias that leads nowhere is left out."""
+    found: dict[int, EngineVersion] = {}
+    for alias, number in sorted(store.aliases(model).items()):
+        if alias.startswith(PRODUCTION):
+            with suppress(NotFound, TornBundle):
+                found[number] = store.version(model, number)
+    return tuple(engine for engine in found.values() if _serves_its_target(engine))
+
+
+def local_target(engines: Sequence[EngineVersion], model: str, host: Host) -> str:
+    """The target in production that this machine's GPU runs; the CPU target where there is no GPU.
+
+    Raises:
+        Incompatible: none in production fits, or more than one; the message lists what there is.
+    """
+    serving = [engine for engine in engines if _serves_its_target(engine)]
+    same_gpu = [engine for engine in serving if engine.compute_capability == host.compute_capability]
+    # A machine with a GPU is not silently given the CPU's engine: that would be found out by its latency.
+    fitting = {engine.target: engine for engine in same_gpu if unsuitable(engine, host) is None}
+    if len(fitting) == 1:
+        return next(iter(fitting))
+    reasons = [reason for engine in same_gpu if (reason := unsuitable(engine, host))]
+    if not serving:
+        raise Incompatible(
+            f"{model} has nothing in production: promote a version, or fetch one by --alias or --version; "
+            "`enginery list` shows what there is"
+        )
+    found = "several targets fit: name one with --target" if fitting else "none fits"
+    why = f" ({'; '.join(reasons)})" if reasons and not fitting else ""
+    way_out = "" if fitting else "; name another with --target, or promote one for this machine"
+    raise Incompatible(f"{model}: this machine has {_words(host)} and {found}{why}; {listing(serving)}{way_out}")
+
+
+def check_compatible(engine: EngineVersion, host: Host, there: Sequence[EngineVersion] = ()) -> None:
+    """Refuse an engine that cannot load on `host`; `there` are the engines that the message offers instead.
+
+    Raises:
+        Incompatible: another compute capability, another TensorRT, an unknown one, or an older driver.
+    """
+    if reason := unsuitable(engine, host):
+        raise Incompatible(
+            f"{engine.model} version {engine.version} for {engine.target} does not load here: {reason}; this machine "
+            f"has {_words(host)}; {listing(there)}; fetch one of those, or use --any-host to fetch for another machine"
+        )
+
+
+def unsuitable(engine: EngineVersion, host: Host) -> str | None:
+    """Why `engine` does not load on `host`, in words; None where it does."""
+    if engine.backend is Backend.ONNXRUNTIME:
+        return None
+    if engine.compute_capability is None or engine.compute_capability != host.compute_capability:
+        return f"it was built for compute capability {engine.compute_capability or 'unknown'}"
+    here = host.tensorrt if engine.backend is Backend.TENSORRT else host.tensorrt_rtx
+    if here is None:
+        return f"it needs {engine.backend} {engine.backend_version}, and none is installed: say which with --tensorrt"
+    if not is_release_of(engine.backend_version, here):
+        return f"it was built by {engine.backend} {engine.backend_version}, which {here} does not load"
+    if engine.minimum_driver and (not host.driver or _numbers(host.driver) < _numbers(engine.minimum_driver)):
+        return f"it needs driver {engine.minimum_driver} or newer"
+    return None
+
+
+def listing(engines: Sequence[EngineVersion]) -> str:
+    """What is in production, in words."""
+    return f"in production: {', '.join(map(_describe, engines)) or 'nothing'}"
+
+
+def _describe(engine: EngineVersion) -> str:
+    if engine.backend is Backend.ONNXRUNTIME:
+        return f"{engine.target} (any machine)"
+    driver = f", driver {engine.minimum_driver} or newer" if engine.minimum_driver else ""
+    capability = engine.compute_capability or "unknown"
+    return f"{engine.target} (compute capability {capability}, {engine.backend} {engine.backend_version}{driver})"
+
+
+def _words(host: Host) -> str:
+    if host.compute_capability is None:
+        return "no GPU"
+    libraries = ((Backend.TENSORRT, host.tensorrt), (Backend.TENSORRT_RTX, host.tensorrt_rtx))
+    versions = "".join(f", {library} {version}" for library, version in libraries if version)
+    return f"compute capability {host.compute_capability} ({host.gpu_name}, driver {host.driver}{versions})"
+
+
+def _serves_its_target(engine: EngineVersion) -> bool:
+    return production_alias(engine.target) in engine.aliases
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text))
+
+
+def _installed(backend: Backend) -> str | None:
+    for package in _PACKAGES[backend]:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return None

@@ -1,0 +1,137 @@
+"""A placed version → served: Triton's model control API over gRPC, with a rollback where the load fails.
+
+The server runs with `--model-control-mode=explicit`. Its control API is open to all by default: restrict it with
+`--grpc-restricted-protocol=model-repository:NAME=VALUE`, and give the same NAME=VALUE here.
+https://github.com/triton-inference-server/server/blob/main/docs/customization_guide/inference_protocols.md
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from registry.errors import BadInput, EngineryError
+from registry.triton.config import DIGEST_PARAMETER
+from registry.triton.repository import Placed, restore
+
+# Triton looks for a restricted protocol's header under this prefix.
+_HEADER_PREFIX = "triton-grpc-protocol-"
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class TritonServer:
+    """A running server: its gRPC address, and the header of a restricted control API."""
+
+    address: str
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    timeout_seconds: float = 300.0
+
+
+def triton_server(address: str, restricted: str | None = None) -> TritonServer:
+    """A server at HOST:PORT; `restricted` is NAME=VALUE, as its own option has it.
+
+    Raises:
+        BadInput: the address is no HOST:PORT, or `restricted` no NAME=VALUE. The value is a secret: it is not shown.
+    """
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isdigit()):
+        raise BadInput(f"Triton's address {address[:80]!r} is not HOST:PORT, such as localhost:8001 (gRPC)")
+    if restricted is None:
+        return TritonServer(address)
+    name, equals, value = restricted.partition("=")
+    if not (equals and value and name.replace("-", "").isalnum() and name.isascii()):
+        raise BadInput("Triton's restricted header is not NAME=VALUE, as in --grpc-restricted-protocol")
+    return TritonServer(address, ((f"{_HEADER_PREFIX}{name.lower()}", value),))
+
+
+def load_version(server: TritonServer, placed: Placed) -> None:
+    """Load a placed version and wait until it is ready; where that fails, the version before serves again.
+
+    Raises:
+        EngineryError: it did not load, or the server reads another repository; config.pbtxt is as it was before
+            it was placed, and the message says what is served.
+        BadInput: tritonclient is not installed.
+    """
+    client = _client(server)
+    try:
+        _load_and_check(server, client, placed)
+    except EngineryError as error:
+        restore(placed)
+        raise EngineryError(f"{error}; {_back_to_previous(server, client, placed)}") from error
+    finally:
+        client.close()
+
+
+def unload_model(server: TritonServer, model: str) -> None:
+    """Stop serving a model; requests under way are answered.
+
+    Raises:
+        EngineryError: the server cannot be reached or refuses.
+    """
+    client = _client(server)
+    try:
+        _call(server, client.unload_model, model)
+    finally:
+        client.close()
+
+
+def ready_versions(server: TritonServer, model: str) -> list[int]:
+    """The versions of a model that answer now, in order.
+
+    Raises:
+        EngineryError: the server cannot be reached or refuses.
+    """
+    client = _client(server)
+    try:
+        index = _call(server, client.get_model_repository_index)
+        return sorted(int(row.version) for row in index.models if row.name == model and row.state == "READY")
+    finally:
+        client.close()
+
+
+def _load_and_check(server: TritonServer, client: Any, placed: Placed) -> None:
+    _call(server, client.load_model, placed.model)
+    deadline = time.monotonic() + server.timeout_seconds
+    while not _call(server, client.is_model_ready, placed.model, str(placed.version)):
+        if time.monotonic() > deadline:
+            raise EngineryError(
+                f"Triton at {server.address}: {placed.model} version {placed.version} was loaded and is not ready "
+                f"after {server.timeout_seconds:g} s: see the server's log"
+            )
+        time.sleep(_POLL_SECONDS)
+    served = _call(server, client.get_model_config, placed.model, str(placed.version)).config
+    if served.parameters[DIGEST_PARAMETER].string_value != placed.digest:
+        raise EngineryError(
+            f"Triton at {server.address} serves another {placed.model} than the one in {placed.repository}: start it "
+            f"with --model-repository={placed.repository}"
+        )
+
+
+def _back_to_previous(server: TritonServer, client: Any, placed: Placed) -> str:
+    if placed.previous_config is None:
+        return "it was new, so nothing is served, and it was taken out of the repository"
+    try:
+        _call(server, client.load_model, placed.model)
+    except EngineryError as error:
+        return f"config.pbtxt is as before, and the version before could not be loaded again ({error})"
+    return "the version before is served, and config.pbtxt is as before"
+
+
+def _call(server: TritonServer, method: Any, *arguments: str) -> Any:
+    from tritonclient.utils import InferenceServerException  # with the client
+
+    try:
+        return method(*arguments, headers=dict(server.headers), client_timeout=server.timeout_seconds)
+    except InferenceServerException as error:
+        what = f"{method.__name__.replace('_', ' ')} {' '.join(arguments)}".strip()
+        reason = " ".join(str(error.message()).split())
+        raise EngineryError(f"Triton at {server.address} refused to {what} ({reason})") from error
+
+
+def _client(server: TritonServer) -> Any:
+    try:
+        # Heavy (gRPC), and left out of the base install with the rest of the `triton` extra.
+        from tritonclient.grpc import InferenceServerClient
+    except ImportError as error:
+        raise BadInput("control of a Triton server needs tritonclient: pip install 'enginery[triton]'") from error
+    return InferenceServerClient(server.address)

@@ -1,0 +1,224 @@
+"""Verified bundles → a version in a Triton model repository, so that a server sees whole models only.
+
+`REPOSITORY/MODEL/VERSION` is staged beside the repository, on its file system, and renamed into it; config.pbtxt
+names the one version that is served and changes last, in one rename. Older versions stay for a rollback.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from registry.bundle.manifest import MANIFEST_FILE, verify_bundle
+from registry.digest import check_record, record_tree
+from registry.errors import BadInput, EngineryError, TornBundle
+from registry.host.durable import replace_file, sync
+from registry.records import FileRecord
+from registry.triton.config import DIGEST_PARAMETER, config_text
+from registry.triton.model import TritonModel, WarmupRow, check_servable, engine_file
+from registry.triton.warmup import bundled_rows, warmup_entries
+
+CONFIG_FILE = "config.pbtxt"
+WARMUP_FOLDER = "warmup"
+_TEXT_MODEL = Path(__file__).with_name("python_models") / "text_classification.py"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A version in a model repository; `previous_config` is what config.pbtxt held before, None if nothing."""
+
+    repository: Path
+    model: str
+    version: int
+    digest: str
+    reused: bool
+    previous_config: bytes | None = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder."""
+        return self.repository / self.model
+
+
+def place_triton(
+    bundles: Sequence[Path],
+    repository: Path,
+    *,
+    version: int,
+    rows: Sequence[WarmupRow] | None = None,
+    python_backend: bool = False,
+    container: str | None = None,
+) -> Placed:
+    """Verify bundles of one model and place them as one version of it; several differ in compute capability.
+
+    Args:
+        bundles: fetched bundle folders.
+        repository: Triton's model repository; it is made where it is not there. Staging lies beside it, so it
+            must not be a mount of its own.
+        version: Triton's version of the model; the registry's version of the engine.
+        rows: real rows to warm up with; those of the first bundle's warmup.json, if None.
+        python_backend: place the text model, which answers label and score, around an ONNX Runtime engine.
+        container: the Triton container that serves it, such as "26.08"; its TensorRT must be the engine's.
+
+    Raises:
+        TornBundle, DigestMismatch: a bundle is not what was published; nothing was placed.
+        Incompatible: Triton cannot serve it, or these not together.
+        BadInput: a name, label or row that Triton's files cannot hold, a model there that Enginery did not
+            place, or tritonclient is missing.
+        EngineryError: this host cannot write the repository; config.pbtxt names a whole version, old or new.
+    """
+    manifests = tuple(verify_bundle(bundle) for bundle in bundles)
+    given = bundled_rows(bundles[0], manifests[0]) if rows is None else tuple(rows)
+    model = TritonModel(manifests, version, given, python_backend)
+    check_servable(model, container)
+    config, beside = config_text(model), _files_beside(model)
+    repository = repository.absolute()
+    try:
+        with _staging(repository) as stage:
+            _stage_version(model, bundles, stage / str(version))
+            return _swap_in(model, repository, stage, config=config, beside=beside)
+    except OSError as error:
+        raise EngineryError(
+            f"{repository / model.name}: cannot place version {version} ({error.strerror or error}); config.pbtxt "
+            "names a whole version, most likely the one before: free space, fix the rights, or put the repository "
+            "below its mount, and place it again"
+        ) from error
+
+
+def restore(placed: Placed) -> None:
+    """Give config.pbtxt back what it held before `placed`; a model that was new goes away.
+
+    Raises:
+        EngineryError: this host cannot write the repository.
+    """
+    try:
+        with _staging(placed.repository) as stage:
+            if placed.previous_config is None:
+                placed.folder.rename(stage / placed.model)
+            else:
+                replace_file(placed.folder / CONFIG_FILE, placed.previous_config, stage=stage)
+    except OSError as error:
+        raise EngineryError(
+            f"{placed.folder}: cannot restore config.pbtxt ({error.strerror or error}): fix the folder's rights and "
+            f"place the version that should be served again"
+        ) from error
+
+
+def prune(placed: Placed, keep: int) -> None:
+    """Remove all but the newest `keep` versions of a model, and never the placed one.
+
+    Raises:
+        EngineryError: this host cannot write the repository.
+    """
+    versions = sorted((int(path.name) for path in placed.folder.iterdir() if path.name.isdecimal()), reverse=True)
+    try:
+        with _staging(placed.repository) as stage:
+            for version in versions[keep:]:
+                if version != placed.version:
+                    (placed.folder / str(version)).rename(stage / str(version))
+                    for file in (*placed.folder.glob(f"labels-{version}.txt"), *placed.folder.glob(f"*/{version}-*")):
+                        file.unlink()
+    except OSError as error:
+        raise EngineryError(
+            f"{placed.folder}: cannot remove old versions ({error.strerror}): fix its rights"
+        ) from error
+
+
+@contextmanager
+def _staging(repository: Path) -> Iterator[Path]:
+    """A folder beside the repository: inside it, Triton would take it for a model."""
+    repository.mkdir(parents=True, exist_ok=True)
+    with FileLock(repository.parent / f".{repository.name}.lock"):
+        prefix = f".{repository.name}-incoming-"
+        for dead in repository.parent.glob(f"{prefix}*"):
+            shutil.rmtree(dead, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=repository.parent) as stage:
+            yield Path(stage)
+
+
+def _stage_version(model: TritonModel, bundles: Sequence[Path], into: Path) -> None:
+    into.mkdir()
+    for manifest, bundle in zip(model.manifests, bundles, strict=True):
+        build = manifest.build
+        for record in manifest.files if model.python_backend else build.files:
+            name = engine_file(model, manifest) if record.path == build.file else record.path
+            _copy(bundle, record, into / name)
+    if model.python_backend:
+        shutil.copyfile(bundles[0] / MANIFEST_FILE, into / MANIFEST_FILE)
+        shutil.copyfile(_TEXT_MODEL, into / "model.py")
+
+
+def _copy(bundle: Path, record: FileRecord, to: Path) -> None:
+    if to.exists():
+        raise TornBundle(f"{bundle} has a second file for {to.name}: place bundles of one engine file each")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(bundle / record.path, to)
+    # What Triton loads is this copy, so this copy is what must be verified.
+    check_record(to.parent, FileRecord(to.name, record.sha256, record.size_bytes))
+
+
+def _files_beside(model: TritonModel) -> dict[str, bytes]:
+    """Label and warm-up files; their names hold the version, so that no other version's change."""
+    warmup = {f"{WARMUP_FOLDER}/{file}": raw for entry in warmup_entries(model) for _, file, _, raw in entry.files}
+    labels = model.manifest.source.labels
+    if labels and not model.python_backend:
+        warmup[model.labels_file] = "".join(f"{label}\n" for label in labels).encode()
+    return warmup
+
+
+def _swap_in(model: TritonModel, repository: Path, stage: Path, *, config: bytes, beside: dict[str, bytes]) -> Placed:
+    folder = repository / model.name
+    version, incoming = folder / str(model.version), stage / str(model.version)
+    current = _ours(folder)
+    reused = current == config and _same_tree(version, incoming) and _holds(folder, beside)
+    placed = Placed(repository, model.name, model.version, model.manifest.build.digest, reused, current)
+    if reused:
+        return placed
+    # A new model is one rename of its whole folder: Triton never sees it without its config.
+    into = stage / model.name if current is None else folder
+    into.mkdir(mode=0o755, exist_ok=True)
+    for name, raw in beside.items():
+        (into / name).parent.mkdir(exist_ok=True)
+        replace_file(into / name, raw, stage=stage)
+    _sync_tree(incoming)
+    if os.path.lexists(into / version.name):
+        (into / version.name).rename(stage / "replaced")
+    incoming.rename(into / version.name)
+    replace_file(into / CONFIG_FILE, config, stage=stage)
+    if current is None:
+        into.rename(folder)
+    sync(repository)
+    return placed
+
+
+def _ours(folder: Path) -> bytes | None:
+    config = _read(folder / CONFIG_FILE)
+    if os.path.lexists(folder) and (config is None or DIGEST_PARAMETER.encode() not in config):
+        raise BadInput(f"{folder} is there and was not placed by Enginery: it is kept; place into another repository")
+    return config
+
+
+def _read(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
+
+
+def _holds(folder: Path, beside: dict[str, bytes]) -> bool:
+    return all(_read(folder / name) == raw for name, raw in beside.items())
+
+
+def _same_tree(one: Path, other: Path) -> bool:
+    try:
+        return record_tree(one) == record_tree(other)
+    except TornBundle:
+        return False
+
+
+def _sync_tree(root: Path) -> None:
+    # A rename that survives a power cut, of bytes that did not, would be a torn model that looks whole.
+    for path in (*root.rglob("*"), root):
+        sync(path)

@@ -1,0 +1,209 @@
+"""TensorRT and TensorRT for RTX through one code path; the vendor's module is the parameter.
+
+Both are strongly typed: precision is in the graph, and a builder only builds. `trt` is the module.
+"""
+
+import importlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from registry.errors import BadInput, BuildError, Incompatible
+from registry.records import Backend, GpuTarget, OnnxArtifact, Precision, ShapeProfile
+from tasks.backends.contract import BuiltEngine, TimingFolder, read_verified
+from tasks.backends.device import local_compute_capability
+from tasks.backends.precisions import why_unsupported
+from tasks.backends.trt.callbacks import make_monitor, process_logger, start
+from tasks.backends.trt.session import TrtSession, load_engine
+from tasks.backends.trt.timing import build_with_timing
+from tasks.execution.isolate import Progress
+from tasks.graphs.external_data import check_external_data
+
+_EXTRAS = {Backend.TENSORRT: "trt", Backend.TENSORRT_RTX: "trt-rtx"}
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """The backend of one of the two packages; its Python module has the backend's name."""
+
+    backend: Backend
+
+    def version(self) -> str:
+        """Version of the library, like "11.4.0.106".
+
+        Raises:
+            Incompatible: it is not installed.
+        """
+        return str(self._module().__version__)
+
+    def supports(self, precision: Precision, target: GpuTarget) -> str | None:
+        """None when this library builds the precision for the target's GPU; else the reason."""
+        return why_unsupported(precision, target)
+
+    def can_build(self, target: GpuTarget) -> str | None:
+        """TensorRT times kernels on the GPU it builds for; TensorRT for RTX builds anywhere."""
+        if not find_spec(self.backend):
+            return f"needs the {self.backend} package{self._place(target)}"
+        return None if self.backend is Backend.TENSORRT_RTX else self._needs_gpu(target)
+
+    def can_run(self, target: GpuTarget) -> str | None:
+        """None when the package and a GPU of the target's compute capability are here."""
+        if not find_spec(self.backend):
+            return f"needs the {self.backend} package{self._place(target)}"
+        return self._needs_gpu(target)
+
+    def _needs_gpu(self, target: GpuTarget) -> str | None:
+        local = local_compute_capability()
+        if local == target.compute_capability:
+            return None
+        here = f"this machine's GPU has {local}" if local else "this machine has no CUDA GPU"
+        return f"needs compute capability {target.compute_capability} ({here}){self._place(target)}"
+
+    def _place(self, target: GpuTarget) -> str:
+        gpu = target.gpu_name or f"GPU of compute capability {target.compute_capability}"
+        extra = _EXTRAS[self.backend]
+        return f" and a GPU: {gpu}; run it on a worker of pool {target.work_pool} that has enginery[{extra}]"
+
+    def build(
+        self,
+        onnx: OnnxArtifact,
+        target: GpuTarget,
+        profiles: tuple[ShapeProfile, ...],
+        *,
+        workspace_bytes: int,
+        into: Path,
+        progress: Progress,
+        timing: TimingFolder | None = None,
+    ) -> BuiltEngine:
+        """Write `into`/engine.plan for the target's compute capability.
+
+        TensorRT for RTX has no timing cache that works (its operations do nothing), so `timing` is left alone there.
+
+        Raises:
+            BadInput: a profile is not 1 <= min <= opt <= max, or the external data is not safe to read.
+            BuildError: the parser or the builder refuses, in its own words, or it was cancelled.
+            Incompatible: the library is not here, or does not start on this machine.
+        """
+        if reason := self.supports(onnx.precision, target):
+            raise BuildError(reason)
+        check_external_data(onnx.path)
+        trt = self._module()
+        logger = process_logger(trt)
+        builder = start(trt, trt.Builder, logger)
+        network = builder.create_network(0)
+        _parse(trt, network, logger, onnx.path)
+        config = builder.create_builder_config()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        _choose_capability(trt, config, target)
+        _add_profiles(builder, config, network, profiles)
+        monitor = make_monitor(trt, progress)
+        config.progress_monitor = monitor
+        if timing is None or self.backend is Backend.TENSORRT_RTX:
+            plan = builder.build_serialized_network(network, config)
+        else:
+            plan = build_with_timing(trt, builder, network, config, timing)
+        if monitor.cancelled:
+            raise BuildError(f"{onnx.path}: the build for {target.name} was cancelled")
+        if plan is None:
+            raise BuildError(f"{self.backend} cannot build {onnx.path} for {target.name}: {logger.take_errors()}")
+        plan_file = into / "engine.plan"
+        plan_file.write_bytes(memoryview(plan))
+        kept_inputs = {network.get_input(index).name for index in range(network.num_inputs)}
+        return BuiltEngine(
+            plan_file, tuple(tensor for tensor in onnx.inputs if tensor.name in kept_inputs), onnx.outputs
+        )
+
+    def open_session(
+        self,
+        engine: Path,
+        expected_digest: str,
+        *,
+        target: GpuTarget,
+        backend_version: str,
+        threads: int | None = None,  # noqa: ARG002  # the GPU does the work
+    ) -> TrtSession:
+        """Load an engine onto the local GPU.
+
+        An engine is native code (TensorRT documentation, "Security"): its bytes are checked first, then its
+        version and GPU, and only then does TensorRT read it; host code in engines stays disallowed.
+
+        Raises:
+            DigestMismatch: the file's bytes differ.
+            Incompatible: built by another version, for another GPU, or TensorRT refuses it.
+        """
+        engine_bytes = read_verified(engine, expected_digest)
+        if (installed := self.version()) != backend_version:
+            raise Incompatible(
+                f"{engine} was built by {self.backend} {backend_version}, {installed} is installed; engines "
+                "load only on their own version: install that one, or build the engine again"
+            )
+        if reason := self.can_run(target):
+            raise Incompatible(f"{engine} {reason}")
+        return load_engine(self._module(), engine_bytes, name=str(engine))
+
+    def _module(self) -> Any:
+        """The vendor's untyped module; imported late because most machines have only one of them."""
+        try:
+            return importlib.import_module(self.backend)
+        except ImportError as error:
+            extra = _EXTRAS[self.backend]
+            raise Incompatible(f"{self.backend} cannot be imported ({error}): pip install enginery[{extra}]") from error
+
+
+def _parse(trt: Any, network: Any, logger: Any, graph: Path) -> None:
+    """Fill the network from the graph; parse_from_file finds external data beside it."""
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse_from_file(str(graph)):
+        return
+    refusals = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        place = f"node {error.node_name()!r} ({error.node_operator()})" if error.node() >= 0 else "the graph"
+        refusals.append(f"{place}: {error.code()}, {error.desc()}")
+    raise BuildError(f"{trt.__name__} {trt.__version__} cannot parse {graph}: {'; '.join(refusals)}")
+
+
+def _choose_capability(trt: Any, config: Any, target: GpuTarget) -> None:
+    """Name the GPU to TensorRT for RTX; TensorRT builds for the one it runs on."""
+    if hasattr(config, "set_compute_capability"):
+        name = f"SM{str(target.compute_capability).replace('.', '')}"
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+
+
+def _add_profiles(builder: Any, config: Any, network: Any, profiles: tuple[ShapeProfile, ...]) -> None:
+    """One optimization profile a ShapeProfile, over every input of the network."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    dynamic = [tensor.name for tensor in inputs if -1 in tuple(tensor.shape)]
+    if dynamic and not profiles:
+        raise BuildError(f"inputs {', '.join(dynamic)} have dynamic axes: give an optimization profile")
+    for wanted in profiles:
+        profile = builder.create_optimization_profile()
+        for tensor in inputs:
+            least, best, most = profile_shapes(tensor.name, tuple(tensor.shape), wanted)
+            profile.set_shape(tensor.name, least, best, most)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError(f"TensorRT refuses the optimization profile {wanted}")
+
+
+def profile_shapes(name: str, shape: tuple[int, ...], wanted: ShapeProfile) -> tuple[tuple[int, ...], ...]:
+    """min, opt and max shape of an input; its first dynamic axis (-1) is the batch, its second the sequence.
+
+    Raises:
+        BadInput: a range is not 1 <= min <= opt <= max.
+        BuildError: the input has a third dynamic axis.
+    """
+    for axis, span in (("batch", wanted.batch), ("sequence", wanted.sequence)):
+        if not 1 <= span.min <= span.opt <= span.max:
+            raise BadInput(
+                f"profile's {axis} is min {span.min}, opt {span.opt}, max {span.max}: it must be 1 <= min <= opt <= max"
+            )
+    dynamic = [position for position, size in enumerate(shape) if size == -1]
+    if len(dynamic) > 2:
+        raise BuildError(f"input {name} has {len(dynamic)} dynamic axes; a profile has batch and sequence only")
+    spans = dict(zip(dynamic, (wanted.batch, wanted.sequence), strict=False))
+    return tuple(
+        tuple(getattr(spans[position], bound) if position in spans else size for position, size in enumerate(shape))
+        for bound in ("min", "opt", "max")
+    )

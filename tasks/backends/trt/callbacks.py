@@ -1,0 +1,85 @@
+"""Python objects that TensorRT calls back from its own threads, and its start; `trt` is the vendor's module.
+
+Their base classes live in that module, so they are made by functions and not declared at import.
+"""
+
+import logging
+from functools import cache
+from typing import Any
+
+from registry.errors import Incompatible
+from tasks.execution.isolate import Progress
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def process_logger(trt: Any) -> Any:
+    """The trt.ILogger of this process: warnings become infos, errors wait for `take_errors()`.
+
+    TensorRT keeps a bare pointer to the first logger that it gets, and ignores every later one.
+    """
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # the module ships no types
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            """Called by TensorRT, from several threads."""
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(msg)
+            elif severity == trt.ILogger.Severity.WARNING:
+                log.info("%s: %s", trt.__name__, msg)
+
+        def take_errors(self) -> str:
+            """The errors since the last call, in TensorRT's words."""
+            errors, self.errors = self.errors, []
+            return "; ".join(errors) or "it gave no reason"
+
+    return Log()
+
+
+def start(trt: Any, kind: Any, logger: Any) -> Any:
+    """A `kind`, trt.Builder or trt.Runtime.
+
+    Where CUDA does not start, TensorRT says so in its log only, and gives an object with nothing inside: the first use
+    of it ends this process by SIGSEGV (seen with 11.4's lean runtime).
+
+    Raises:
+        Incompatible: TensorRT does not start on this machine.
+    """
+    logger.take_errors()
+    made = kind(logger)
+    if logger.errors:
+        raise Incompatible(f"{trt.__name__} {trt.__version__} does not start on this machine: {logger.take_errors()}")
+    return made
+
+
+def make_monitor(trt: Any, progress: Progress) -> Any:
+    """A trt.IProgressMonitor over `progress`; its `cancelled` is True once `progress` returned False."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the module ships no types
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.cancelled = False
+            self.steps: dict[str, int] = {}
+
+        def _report(self, phase: str, fraction: float) -> bool:
+            if not self.cancelled and not progress(phase, fraction):
+                self.cancelled = True
+            return not self.cancelled
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
+            """A phase of `num_steps` begins; TensorRT takes no answer here, so a cancel waits for a step."""
+            self.steps[phase_name] = num_steps
+            self._report(phase_name, 0.0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            """A step is done; False cancels the build."""
+            return self._report(phase_name, min(1.0, (step + 1) / max(1, self.steps.get(phase_name, 1))))
+
+        def phase_finish(self, phase_name: str) -> None:
+            """A phase is done; its steps have reported that."""
+
+    return Monitor()

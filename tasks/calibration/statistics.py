@@ -1,0 +1,128 @@
+"""The statistics that calibration yields: per tensor maxima, a histogram and a sample, each merged exactly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.errors import BadInput
+from tasks.calibration.histogram import Floats, Histogram
+from tasks.calibration.rows import Batch
+from tasks.calibration.token_sample import TokenSample
+
+# A tensor's largest |x| is called an outlier against what 99.9 % of its values stay below.
+TYPICAL = 0.999
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One tensor of a batch: real tokens [N, K] of all rows, how many each row has, largest |x| [K]."""
+
+    values: Floats
+    lengths: NDArray[np.int64]
+    channel_amax: Floats
+
+    @classmethod
+    def of(cls, value: Floats, mask: NDArray[np.int64] | None) -> "Tokens | None":
+        """Real tokens of [rows, T, K] (mask [rows, T] where one is given); None when one is not finite."""
+        lengths = np.full(len(value), value.shape[1])
+        flat = value.reshape(-1, value.shape[-1])
+        if mask is not None and mask.shape == value.shape[:2] and not mask.all():
+            flat, lengths = value[mask != 0], np.count_nonzero(mask, axis=1)
+        with np.errstate(invalid="ignore"):
+            # Two passes without a copy are faster than one over |x|; NaN and infinity come through both.
+            amax = np.maximum(flat.max(axis=0), -flat.min(axis=0))
+        return cls(flat, lengths, amax) if np.isfinite(amax).all() else None
+
+
+@dataclass
+class ActivationStatistics:
+    """One tensor's largest |x| per channel, float32 [K], the histogram of |x| over all channels, and a sample.
+
+    `peak_row` is the number of the row that holds the largest |x|.
+    """
+
+    channel_amax: Floats = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    histogram: Histogram = field(default_factory=Histogram)
+    sample: TokenSample = field(default_factory=TokenSample)
+    peak_row: int = -1
+
+    @property
+    def amax(self) -> float:
+        """Largest |x|."""
+        return float(self.channel_amax.max(initial=0.0))
+
+    def add(self, tokens: Tokens, batch: Batch, *, sampled: bool) -> None:
+        """Count a batch's tokens; `sampled` offers its rows to the sample."""
+        rows = np.split(tokens.values, np.cumsum(tokens.lengths)[:-1]) if len(batch.rows) > 1 else [tokens.values]
+        peak = float(tokens.channel_amax.max())
+        if peak > self.amax or self.peak_row < 0:
+            peaks = [float(np.abs(row).max(initial=0.0)) for row in rows]
+            self._peak(peak, batch.rows[int(np.argmax(peaks))].number)
+        self._widen(tokens.channel_amax)
+        self.histogram.add(tokens.values)
+        if sampled:
+            for row, values in zip(batch.rows, rows, strict=True):
+                self.sample.add(row.key, values)
+
+    def merge(self, other: "ActivationStatistics") -> None:
+        """Take over what another part of the rows gave."""
+        self._peak(other.amax, other.peak_row)
+        self._widen(other.channel_amax)
+        self.histogram.merge(other.histogram)
+        self.sample.merge(other.sample)
+
+    def _widen(self, amax: Floats) -> None:
+        self.channel_amax = np.maximum(self.channel_amax, amax) if len(self.channel_amax) else amax.copy()
+
+    def _peak(self, peak: float, row: int) -> None:
+        if self.peak_row < 0 or peak > self.amax:
+            self.peak_row = row
+        elif peak == self.amax:
+            self.peak_row = min(self.peak_row, row)
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """The row of the largest |x| in the tensor where that is farthest from what is typical there."""
+
+    row: int
+    tensor: str
+    amax: float
+    typical: float
+
+
+@dataclass
+class Calibration:
+    """Statistics of each layer's input by tensor name, how many rows ran, and the numbers of those refused."""
+
+    activations: dict[str, ActivationStatistics] = field(default_factory=dict)
+    rows: int = 0
+    quarantined: list[int] = field(default_factory=list)
+
+    def outlier(self) -> Outlier:
+        """Name the row to look at first when scales are too wide; rows are counted from 0.
+
+        Raises:
+            BadInput: nothing was calibrated.
+        """
+        if not self.activations:
+            raise BadInput("no calibration row was usable, so there is no outlier to name: check the rows")
+        found = [
+            Outlier(each.peak_row, tensor, each.amax, each.histogram.quantile(TYPICAL))
+            for tensor, each in self.activations.items()
+        ]
+        return max(found, key=lambda each: each.amax / each.typical if each.typical else 0.0)
+
+
+def merge(parts: Sequence[Calibration]) -> Calibration:
+    """Make one calibration of the parts that processes collected: the same, bit by bit, as one process finds."""
+    merged = Calibration()
+    for part in parts:
+        merged.rows += part.rows
+        merged.quarantined += part.quarantined
+        for tensor, statistics in part.activations.items():
+            merged.activations.setdefault(tensor, ActivationStatistics()).merge(statistics)
+    merged.quarantined.sort()
+    return merged

@@ -1,0 +1,157 @@
+"""A classification head on a frozen BERT encoder, saved as a plain BertForSequenceClassification.
+
+The checkpoint's own pooler is the starting point; it and the classifier are fitted on features that the
+frozen encoder computes once, so a few thousand rows take seconds on a CPU.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from registry.digest import digest_of
+from registry.errors import BadInput
+from registry.records import SourceFiles
+from tasks.checkpoints.source import collect, staging
+from tasks.model_tasks.text_inputs import TEXT_INPUTS, batches, text_encoder
+
+Progress = Callable[[int, int], None]
+TASK = "text-classification"
+BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How pooler and classifier are fitted; `learning_rate` is the peak of a one-cycle schedule."""
+
+    epochs: int = 30
+    batch_rows: int = 256
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    dropout: float = 0.4
+    label_smoothing: float = 0.05
+
+
+DEFAULTS = HeadSettings()
+
+
+def fit_head(
+    encoder: SourceFiles,
+    texts: Sequence[str],
+    labels: Sequence[int],
+    label_names: Sequence[str],
+    *,
+    seed: int,
+    max_length: int,
+    into: Path,
+    on_progress: Progress | None = None,
+    settings: HeadSettings = DEFAULTS,
+) -> SourceFiles:
+    """A checkpoint with `encoder`'s weights and a head fitted on `texts`; same rows and seed, same weights.
+
+    `labels` are indices into `label_names`; texts are cut at `max_length` tokens; `on_progress` gets
+    (rows encoded, rows). The revision is the tree digest; the origin names the encoder and the rows' digest.
+
+    Raises:
+        BadInput: counts differ, a label is out of range or has no row, or the encoder is no BERT.
+    """
+    check_rows(texts, labels, label_names)
+    bert = _classifier(encoder, label_names, seed=seed)
+    features = cls_features(bert, encoder.directory, texts, max_length=max_length, on_progress=on_progress)
+    fit_pooler_and_classifier(bert, features, torch.tensor(list(labels)), seed=seed, settings=settings)
+    rows = digest_of((list(texts), [int(label) for label in labels], list(label_names)))
+    with staging(into) as folder:
+        for file in encoder.files:
+            if file.path != "config.json" and not file.path.endswith((".safetensors", ".safetensors.index.json")):
+                shutil.copyfile(encoder.directory / file.path, folder / file.path)
+        bert.save_pretrained(folder)
+        origin = f"{encoder.source.origin} + head fitted on {rows}"
+        fitted = collect(folder, name=encoder.source.name, task=TASK, origin=origin, revision=None)
+        folder.replace(into)
+    return SourceFiles(fitted.source, fitted.digest, fitted.files, into)
+
+
+def check_rows(texts: Sequence[str], labels: Sequence[int], label_names: Sequence[str]) -> None:
+    """Refuse rows that a classifier could not be fitted on.
+
+    Raises:
+        BadInput: counts differ, a label is out of range, or a label name has no row.
+    """
+    if len(texts) != len(labels):
+        raise BadInput(f"{len(texts)} texts but {len(labels)} labels: give one label a text")
+    if len(label_names) < 2 or len(set(label_names)) != len(label_names):
+        raise BadInput(f"label names must be two or more, all different; they are {list(label_names)!r:.100}")
+    if strange := sorted(set(labels) - set(range(len(label_names)))):
+        raise BadInput(f"label {strange[0]} has no name: there are {len(label_names)} names, counted from 0")
+    if absent := [name for index, name in enumerate(label_names) if index not in set(labels)]:
+        raise BadInput(f"no text is labelled {', '.join(absent)}: give rows for it, or leave the label out")
+
+
+def cls_features(
+    bert: Any, checkpoint: Path, texts: Sequence[str], *, max_length: int, on_progress: Progress | None = None
+) -> torch.Tensor:
+    """Last hidden state of [CLS], float32 [len(texts), hidden size], in the order of `texts`."""
+    tokenizer = text_encoder(checkpoint, TEXT_INPUTS, max_length=max_length)
+    features = torch.empty(len(texts), bert.config.hidden_size)
+    done = 0
+    with torch.inference_mode():
+        # Texts of similar length together: padding is most of the work otherwise.
+        for positions, rows in batches(texts, BATCH_ROWS):
+            feed = {name: torch.from_numpy(ids) for name, ids in tokenizer.encode(rows).items()}
+            features[positions] = bert.bert(**feed).last_hidden_state[:, 0]
+            done += len(rows)
+            if on_progress:
+                on_progress(done, len(texts))
+    return features.clone()  # autograd refuses tensors that inference mode made
+
+
+def fit_pooler_and_classifier(
+    bert: Any, features: torch.Tensor, labels: torch.Tensor, *, seed: int, settings: HeadSettings = DEFAULTS
+) -> None:
+    """Fit the head of `bert` in place by AdamW with a one-cycle rate; features [rows, hidden], labels [rows]."""
+    head = [*bert.bert.pooler.parameters(), *bert.classifier.parameters()]
+    optimizer = torch.optim.AdamW(head, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    steps = settings.epochs * -(-len(labels) // settings.batch_rows)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
+    # The matrices are small: on a busy machine, threads that wait for each other cost more than they give.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # Dropout draws from the process's generator: lend it a seed, and give it back as it was.
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(seed)
+        for _ in range(settings.epochs):
+            for rows in torch.split(torch.randperm(len(labels)), settings.batch_rows):
+                pooled = torch.tanh(bert.bert.pooler.dense(functional.dropout(features[rows], settings.dropout)))
+                logits = bert.classifier(functional.dropout(pooled, settings.dropout))
+                loss = functional.cross_entropy(logits, labels[rows], label_smoothing=settings.label_smoothing)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+
+
+def _classifier(encoder: SourceFiles, label_names: Sequence[str], *, seed: int) -> Any:
+    """BertForSequenceClassification in eval mode: the encoder's weights, its pooler, a new classifier."""
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+    config = BertConfig.from_pretrained(encoder.directory)
+    if config.model_type != "bert":
+        raise BadInput(f"{encoder.source.name} is a {config.model_type}: a head can be fitted on a BERT encoder only")
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {label: index for index, label in enumerate(label_names)}
+    config.problem_type = "single_label_classification"
+    body, loading = BertModel.from_pretrained(encoder.directory, use_safetensors=True, output_loading_info=True)
+    if missing := loading["missing_keys"]:
+        raise BadInput(f"{encoder.source.name} lacks {min(missing)}: a head needs an encoder with its pooler")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        bert = BertForSequenceClassification(config)
+    bert.bert.load_state_dict(body.state_dict())
+    return bert.float().eval()

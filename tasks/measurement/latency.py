@@ -1,0 +1,120 @@
+"""Latency and throughput: all engines of a target interleaved with their fp32 baseline, in one fresh process."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.digest import record_tree
+from registry.records import EngineBuild, FileRecord, Machine
+from tasks.backends import open_engine
+from tasks.execution.isolate import Progress
+from tasks.measurement.evaluate import Runs
+from tasks.model_tasks.text_inputs import FeedDict
+
+
+@dataclass(frozen=True)
+class LatencyPlan:
+    """How latency is measured: `windows` interleaved windows of `iterations` calls after `warmup` calls."""
+
+    windows: int
+    iterations: int
+    warmup: int
+    batch: int
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Raw call times: float64 seconds [windows, iterations] per engine digest, in `<digest>.npy`."""
+
+    engine_digests: tuple[str, ...]
+    baseline_digest: str
+    plan: LatencyPlan
+    measured_on: Machine
+    boundary: str
+    files: tuple[FileRecord, ...]
+    directory: Path = field(default=Path(), compare=False)
+
+    def seconds(self, engine_digest: str) -> NDArray[np.float64]:
+        """Call times in seconds [windows, iterations]."""
+        times: NDArray[np.float64] = np.load(self.directory / f"{engine_digest}.npy", allow_pickle=False)
+        return times
+
+    def raw_digest(self, engine_digest: str) -> str:
+        """sha256 of an engine's raw call times."""
+        return next(file.sha256 for file in self.files if file.path == f"{engine_digest}.npy")
+
+
+def interleave(
+    sessions: Mapping[str, Runs],
+    feed: FeedDict,
+    plan: LatencyPlan,
+    on_progress: Callable[[float], object] = lambda _: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, NDArray[np.float64]]:
+    """Call times per session, in windows whose order turns round each time (ABC, CBA, ABC, …).
+
+    Turning round cancels a drift of the machine that is linear in time (the ABBA design), so that a ratio between two
+    sessions is between neighbours in time and not between a cool machine and a warm one.
+    """
+    for session in sessions.values():
+        for _ in range(plan.warmup):
+            session.run(feed)
+    times = {name: np.empty((plan.windows, plan.iterations)) for name in sessions}
+    order = list(sessions)
+    for window in range(plan.windows):
+        for name in order:
+            run = sessions[name].run
+            for call in range(plan.iterations):
+                start = clock()
+                run(feed)
+                times[name][window, call] = clock() - start
+        order.reverse()
+        on_progress((window + 1) / plan.windows)
+    return times
+
+
+def save_benchmark(
+    times: Mapping[str, NDArray[np.float64]],
+    *,
+    baseline_digest: str,
+    plan: LatencyPlan,
+    measured_on: Machine,
+    boundary: str,
+    into: Path,
+) -> Benchmark:
+    """Keep the raw times under `into`; figures are derived, never stored without what they came from."""
+    for digest, seconds in times.items():
+        np.save(into / f"{digest}.npy", seconds)
+    digests = tuple(sorted(times))
+    return Benchmark(digests, baseline_digest, plan, measured_on, boundary, record_tree(into), into)
+
+
+def latency_feed(rows: Sequence[FeedDict], plan: LatencyPlan) -> FeedDict:
+    """A feed dict of real tokens, exactly [batch, sequence]: rows are joined, cut and repeated, never padded."""
+    return {
+        name: np.resize(np.concatenate([row[name].ravel() for row in rows]), (plan.batch, plan.sequence))
+        for name in rows[0]
+    }
+
+
+def measure_latency(
+    builds: tuple[EngineBuild, ...],
+    baseline_digest: str,
+    feed: FeedDict,
+    plan: LatencyPlan,
+    machine: Machine,
+    into: Path,
+    progress: Progress,
+) -> Benchmark:
+    """Load all engines of a target in this process, interleave them, keep the raw times; run it isolated."""
+    sessions = {build.digest: open_engine(build) for build in builds}
+    times = interleave(sessions, feed, plan, lambda done: progress("latency", done))
+    boundary = "host arrays in, host arrays out: copies to and from the device are inside"
+    return save_benchmark(
+        times, baseline_digest=baseline_digest, plan=plan, measured_on=machine, boundary=boundary, into=into
+    )

@@ -1,0 +1,218 @@
+"""The graph of each precision, from the exported fp32 one: calibration yields ONNX, a backend only builds."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from registry.digest import digest_of, record_tree
+from registry.errors import BadInput
+from registry.records import OnnxArtifact, Precision, Tensor
+from tasks.calibration.rows import Feed
+from tasks.graphs.files import GRAPH_FILE, save_graph
+from tasks.graphs.layers import Graph
+from tasks.quantization import autopilot, qdq
+from tasks.quantization.autopilot import CHOICE_FILE
+from tasks.quantization.gptq import compensating_format
+from tasks.quantization.int8 import int8_graph
+from tasks.quantization.request import Int8Plan, Made, Progress, Request
+from tasks.quantization.scales import ALPHAS, ActivationScale, choose_scales
+from tasks.quantization.table import TABLE_FILE, CalibrationTable, make_table, scales_for, to_json
+
+
+def quantize(
+    artifact: OnnxArtifact,
+    precision: Precision,
+    rows: Iterable[Feed] | None,
+    *,
+    calibration_set_digest: str | None,
+    into: Path,
+    on_progress: Progress = lambda _stage, _fraction: None,
+    plan: Int8Plan | None = None,
+) -> OnnxArtifact:
+    """Write the graph of `precision` into the empty folder `into`.
+
+    `rows` are feed dicts of [batch, …]; int8 and fp8 need them, the others ignore them. The same graph and rows
+    give the same bytes, however the rows are batched or ordered. The calibration table of int8 is written beside the
+    graph as calibration.json, and the autopilot's choice as autopilot.json; they are no files of the artifact: they
+    do not change the graph's digest.
+
+    Raises:
+        BadInput: `artifact` is not fp32, the precision has no usable rows, or no layer can be quantized.
+
+    """
+    if artifact.precision is not Precision.FP32:
+        raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
+    if into.exists() and any(into.iterdir()):
+        raise BadInput(f"{into} is not empty: the digest is over every file in it; give the graph its own folder")
+    made = METHODS[precision](Request(artifact.path, artifact.digest, rows, on_progress, plan or Int8Plan()))
+    into.mkdir(parents=True, exist_ok=True)
+    on_progress("write", 0.0)
+    save_graph(made.graph, into)
+    written = _artifact(artifact, precision, into, calibration_set_digest if precision in CALIBRATED else None)
+    if made.table is not None:
+        (into / TABLE_FILE).write_bytes(to_json(made.table))
+    if made.choice is not None:
+        (into / CHOICE_FILE).write_bytes(autopilot.to_json(made.choice))
+    on_progress("write", 1.0)
+    return written
+
+
+def keep_fp32(request: Request) -> Made:
+    """Keep the exported graph itself."""
+    return Made(request.load())
+
+
+def cast_to_fp16(request: Request) -> Made:
+    """Mixed fp16 by ModelOpt AutoCast: what would overflow stays fp32; outputs stay fp32."""
+    return _autocast(request, "fp16")
+
+
+def cast_to_bf16(request: Request) -> Made:
+    """Mixed bf16 by ModelOpt AutoCast; outputs stay fp32."""
+    return _autocast(request, "bf16")
+
+
+def _autocast(request: Request, low_precision: str) -> Made:
+    # Imports torch and takes seconds: only for those who cast.
+    from modelopt.onnx.autocast import convert_to_mixed_precision
+
+    request.on_progress("cast", 0.0)
+    with _without_chatter():
+        made: onnx.ModelProto = convert_to_mixed_precision(
+            str(request.source), low_precision_type=low_precision, keep_io_types=True
+        )
+    request.on_progress("cast", 1.0)
+    return Made(made)
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """AutoCast says a line or two for every node, through handlers of its own: hundreds on a user's terminal."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def quantize_int8(request: Request) -> Made:
+    """W8A8: SmoothQuant, then int8 weights per channel and int8 activations per tensor, all symmetric."""
+    plan = request.plan
+    if plan.table is not None:
+        scales = scales_for(plan.table, Graph(request.load()))
+        return _int8(request, scales, plan.table, {autopilot.NEAREST: qdq.int8_weight})
+    calibration = request.calibrate()
+    graph = Graph(request.load())
+    request.on_progress("search scales", 0.0)
+    scales = choose_scales(graph, calibration, method=plan.method, alphas=ALPHAS if plan.smooth else ())
+    request.on_progress("search scales", 1.0)
+    compensated = compensating_format(graph.linears(), scales, calibration)
+    roundings = {autopilot.NEAREST: qdq.int8_weight, autopilot.COMPENSATED: compensated}
+    if plan.compensate:
+        del roundings[autopilot.NEAREST]
+    return _int8(request, scales, make_table(request.onnx_digest, calibration, scales), roundings)
+
+
+def _int8(
+    request: Request,
+    scales: Mapping[str, ActivationScale],
+    table: CalibrationTable,
+    roundings: Mapping[str, qdq.WeightFormat],
+) -> Made:
+    """The int8 graph by the first of `roundings`; with a holdout, what the autopilot makes of all of them."""
+    if request.plan.holdout is None:
+        return Made(int8_graph(request.load(), scales, weight_format=next(iter(roundings.values()))), table)
+    made, choice = autopilot.choose(request.source, scales, roundings, request.plan.holdout, request.on_progress)
+    return Made(made, table, choice)
+
+
+def quantize_fp8(request: Request) -> Made:
+    """W8A8 in E4M3, one scale a tensor: amax / 448."""
+    calibration = request.calibrate()
+    graph = Graph(qdq.at_opset(request.load(), qdq.FP8_OPSET))
+    steps = {name: (each.amax or 1.0) / qdq.FP8_MAX for name, each in calibration.activations.items()}
+    qdq.quantize_activations(graph, steps, qdq.fp8_zero())
+    return _store_weights(Graph(graph.proto), qdq.fp8_weight)
+
+
+def quantize_int8_weights(request: Request) -> Made:
+    """int8 weights per channel; activations stay fp32."""
+    return _store_weights(Graph(request.load()), qdq.int8_weight)
+
+
+def quantize_int4_weights(request: Request) -> Made:
+    """int4 weights in blocks along K; activations stay fp32."""
+    return _store_weights(Graph(qdq.at_opset(request.load(), qdq.INT4_OPSET)), qdq.int4_weight)
+
+
+def _store_weights(graph: Graph, weight_format: qdq.WeightFormat) -> Made:
+    if not graph.linears():
+        raise BadInput("the graph has no MatMul, Gemm or Conv with a constant float32 weight to quantize")
+    qdq.quantize_weights(graph, weight_format)
+    return Made(graph.proto)
+
+
+def quantize_int8_dynamic(request: Request) -> Made:
+    """int8 weights per channel, activations quantized as they come: ONNX Runtime on CPU only."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder, _without_chatter():
+        file = Path(folder) / GRAPH_FILE
+        quantize_dynamic(
+            request.source,
+            file,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            # 7 bits: x86 without VNNI adds two products in 16 bits, which saturate with 8 (ONNX Runtime's
+            # documentation of quantization); an engine for "cpu" has to be as good on each of them.
+            reduce_range=True,
+        )
+        return Made(onnx.load(file))
+
+
+METHODS: dict[Precision, Callable[[Request], Made]] = {
+    Precision.FP32: keep_fp32,
+    Precision.FP16: cast_to_fp16,
+    Precision.BF16: cast_to_bf16,
+    Precision.INT8: quantize_int8,
+    Precision.INT8_DYNAMIC: quantize_int8_dynamic,
+    Precision.INT8_WEIGHT_ONLY: quantize_int8_weights,
+    Precision.FP8: quantize_fp8,
+    Precision.INT4_WEIGHT_ONLY: quantize_int4_weights,
+}
+CALIBRATED = frozenset({Precision.INT8, Precision.FP8})
+
+
+def _artifact(source: OnnxArtifact, precision: Precision, into: Path, calibration_set: str | None) -> OnnxArtifact:
+    written = onnx.load(into / GRAPH_FILE, load_external_data=False)
+    files = record_tree(into)
+    return OnnxArtifact(
+        file=GRAPH_FILE,
+        files=files,
+        digest=digest_of(files),
+        precision=precision,
+        opset=next(entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")),
+        inputs=tensors_of(written.graph.input),
+        outputs=tensors_of(written.graph.output),
+        quantized_from=source.digest,
+        calibration_set=calibration_set,
+        directory=into,
+    )
+
+
+def tensors_of(values: Iterable[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
+    """List inputs or outputs as values; dynamic axes keep their names."""
+    return tuple(
+        Tensor(
+            value.name,
+            np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name,
+            tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    )

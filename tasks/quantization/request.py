@@ -1,0 +1,81 @@
+"""What is asked of a precision's function, and what it gives."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from registry.errors import BadInput
+from tasks.calibration.collect import calibrate
+from tasks.calibration.ranges import Method
+from tasks.calibration.rows import Feed
+from tasks.calibration.statistics import Calibration
+from tasks.quantization.autopilot import Choice
+from tasks.quantization.holdout import Holdout
+from tasks.quantization.table import CalibrationTable
+
+# What is done and how much of it (0 to 1); what follows " · " changes as it goes on.
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Int8Plan:
+    """What int8 may do: `method` fixes how clips are found (None: the best for each tensor).
+
+    `smooth` divides channels (SmoothQuant), `compensate` rounds weights for the sample (GPTQ): a little nearer on
+    average, no nearer at worst, and several times slower (docs/adr/0017-calibration.md). `checkpoint` is a file
+    that a killed calibration goes on from, `table` reuses the ranges of an earlier calibration: no rows are run, and
+    weights are rounded to nearest. With a `holdout` the autopilot keeps layers in fp32 where its gate asks for that.
+    """
+
+    method: Method | None = None
+    smooth: bool = True
+    compensate: bool = False
+    checkpoint: Path | None = None
+    table: CalibrationTable | None = None
+    holdout: Holdout | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A precision's graph, and the table of its calibration and the autopilot's choice where it had them."""
+
+    graph: onnx.ModelProto
+    table: CalibrationTable | None = None
+    choice: Choice | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a precision's function gets: the fp32 graph, the calibration rows, whom to tell, what int8 may do."""
+
+    source: Path
+    onnx_digest: str
+    rows: Iterable[Feed] | None
+    on_progress: Progress
+    plan: Int8Plan
+
+    def load(self) -> onnx.ModelProto:
+        """Read the fp32 graph, external data included."""
+        return onnx.load(self.source)
+
+    def calibrate(self) -> Calibration:
+        """Statistics of the rows.
+
+        Raises:
+            BadInput: there are no rows.
+
+        """
+        if self.rows is None:
+            raise BadInput("this precision needs calibration rows: name a calibration set in the recipe")
+        feeds = self.rows if isinstance(self.rows, Sequence) else None
+        total = sum(len(next(iter(feed.values()))) for feed in feeds) if feeds else 0
+        started = time.monotonic()
+
+        def tell(row: int) -> None:
+            rate = f"calibrate · {row / max(1e-3, time.monotonic() - started):.0f} rows/s"
+            self.on_progress(rate, min(1.0, row / total) if total else 0.0)
+
+        return calibrate(self.source, self.rows, on_row=tell, checkpoint=self.plan.checkpoint)

@@ -1,0 +1,32 @@
+"""People who decide on one target at a time, and what history says of it in short."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from registry.promotion import promote as promotion
+from registry.promotion.promote import history
+from registry.promotion.rules import Decision, TargetRules
+from registry.records import PromotionEvent
+from registry.store import Store
+
+GUARDED = TargetRules(protected=True)
+AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+ANA = Decision("ana", "faster", AT)
+BEN = replace(ANA, who="ben")
+
+
+def promote(store: Store, target: str, version: int, rules: TargetRules | None = None, **words: Any) -> PromotionEvent:
+    """One target, by ana where no one else is named."""
+    decision = replace(ANA, **words)
+    (event,) = promotion.promote(store, "sst2", {target: version}, decision, {target: rules or TargetRules()})
+    return event
+
+
+def rollback(store: Store, target: str, rules: TargetRules | None = None, **words: Any) -> PromotionEvent:
+    (event,) = promotion.rollback(store, "sst2", [target], replace(ANA, **words), {target: rules or TargetRules()})
+    return event
+
+
+def outcomes(store: Store) -> list[tuple[str, int | None, int, str]]:
+    return [(e.action, e.from_version, e.to_version, e.outcome) for e in history(store, "sst2")]

@@ -1,0 +1,66 @@
+"""The deployed build-target with a door in every build: a test sees what is built, and keeps a build from ending."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows import deployments
+from flows.workers.orders import Order
+from registry.records import OnnxArtifact
+from tasks.backends import ort
+from tasks.backends.contract import BuiltEngine
+
+BEGUN, DONE = "begun", "done"
+
+
+@dataclass(frozen=True)
+class Door:
+    """Notes the builds of one model, and stays shut for the precisions that are held; `folder` is the model's."""
+
+    folder: Path
+
+    def hold(self, precision: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / precision).touch()
+
+    def open(self) -> None:
+        for held in self.folder.iterdir():
+            if held.name != "builds":
+                held.unlink()
+
+    def builds(self, what: str) -> list[str]:
+        """The precisions whose builds have begun, or are done, in that order."""
+        noted = self.folder / "builds"
+        lines = noted.read_text(encoding="utf-8").split("\n")[:-1] if noted.exists() else []
+        return [precision for precision, _, said in (line.partition(" ") for line in lines) if said == what]
+
+    def note(self, precision: str, what: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "builds").open("a", encoding="utf-8") as noted:
+            noted.write(f"{precision} {what}\n")
+
+    def wait(self, precision: str) -> None:
+        while (self.folder / precision).exists():
+            time.sleep(0.05)
+
+
+@flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
+def build_target(order: Order, doors: str) -> State:
+    """The deployed flow, whose builds of ONNX Runtime go through the door of their model under the folder `doors`."""
+    door, build = Door(Path(doors) / order.recipe.model), ort.build
+
+    def held(onnx: OnnxArtifact, *arguments: Any, **options: Any) -> BuiltEngine:
+        door.note(onnx.precision, BEGUN)
+        built = build(onnx, *arguments, **options)
+        door.wait(onnx.precision)
+        door.note(onnx.precision, DONE)
+        return built
+
+    with patch.object(ort, "build", held):
+        state: State = deployments.build_target.fn(order)
+    return state

@@ -1,0 +1,124 @@
+"""A small local hub: the part of the Hugging Face HTTP API that huggingface_hub uses for models."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+from tasks.checkpoints.hub import git_blob_id
+
+Tree = dict[str, bytes]
+
+
+@dataclass
+class Hub:
+    """Repositories in memory: commits by id, branches by name; `requests` counts what clients asked."""
+
+    url: str = ""
+    commits: dict[tuple[str, str], Tree] = field(default_factory=dict)
+    refs: dict[tuple[str, str], str] = field(default_factory=dict)
+    tampered: dict[str, bytes] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+    def commit(self, repo: str, tree: Tree, *, branch: str = "main") -> str:
+        """Store a tree, point the branch at it, and return its 40-hex id."""
+        listing = json.dumps({name: git_blob_id(content) for name, content in sorted(tree.items())})
+        commit = hashlib.sha1(listing.encode(), usedforsecurity=False).hexdigest()
+        self.commits[repo, commit] = dict(tree)
+        self.refs[repo, branch] = commit
+        return commit
+
+    def has_repo(self, repo: str) -> bool:
+        return any(name == repo for name, _ in self.refs)
+
+    def find(self, repo: str, revision: str) -> tuple[str, Tree] | None:
+        commit = self.refs.get((repo, revision), revision)
+        tree = self.commits.get((repo, commit))
+        return None if tree is None else (commit, tree)
+
+
+def siblings(tree: Tree) -> list[dict[str, object]]:
+    """The listing as the hub gives it with blobs=true: a git blob id for all, sha256 for large files."""
+    rows: list[dict[str, object]] = []
+    for name, content in tree.items():
+        row: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": git_blob_id(content)}
+        if name.endswith((".safetensors", ".bin")):
+            row["lfs"] = {
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "size": len(content),
+                "pointerSize": 130,
+            }
+        rows.append(row)
+    return rows
+
+
+def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  # a class with its methods, no branches
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            hub.requests.append(f"{self.command} {path}")
+            if path.startswith("/api/models/"):
+                repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+                self.send_model(repo, revision or "main")
+            else:
+                repo, _, rest = path.removeprefix("/").partition("/resolve/")
+                revision, _, name = rest.partition("/")
+                self.send_file(repo, revision, name)
+
+        do_HEAD = do_GET  # noqa: N815 - http.server's own name
+
+        def send_model(self, repo: str, revision: str) -> None:
+            found = hub.find(repo, revision)
+            if found is None:
+                self.refuse("RevisionNotFound" if hub.has_repo(repo) else "RepoNotFound")
+                return
+            commit, tree = found
+            body = {"_id": "1", "id": repo, "modelId": repo, "sha": commit, "private": False, "tags": []}
+            self.answer(json.dumps(body | {"siblings": siblings(tree)}).encode(), {"Content-Type": "application/json"})
+
+        def send_file(self, repo: str, revision: str, name: str) -> None:
+            found = hub.find(repo, revision)
+            if found is None or name not in found[1]:
+                self.refuse("EntryNotFound" if found else "RevisionNotFound")
+                return
+            content = hub.tampered.get(name, found[1][name])
+            self.answer(content, {"ETag": f'"{git_blob_id(content)}"', "X-Repo-Commit": found[0]})
+
+        def refuse(self, code: str) -> None:
+            self.answer(b"{}", {"X-Error-Code": code}, status=404)
+
+        def answer(self, body: bytes, headers: dict[str, str], *, status: int = 200) -> None:
+            self.send_response(status)
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's own name
+            """Tests print nothing."""
+
+    return Handler
+
+
+@contextmanager
+def serve() -> Iterator[Hub]:
+    """A hub on a free port of 127.0.0.1 for the length of the block."""
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(hub))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,337 @@
+"""The command line's promises: exit codes, one sentence instead of a traceback, and JSON that programs can read."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from flows.cli import _guarded, app
+from registry.errors import BadInput
+from registry.records import Verdict
+from registry.store import Store
+from tests.conftest import ManifestFactory
+from tests.support.publisher import Publisher
+
+FLEET = Path(__file__).parents[4] / "recipes" / "fleet.yaml"
+RECIPE = """
+model: tiny
+source: {path: checkpoint}
+data: {path: rows, max_length: 16}
+precisions: [fp32]
+targets: [cpu]
+profiles: [{batch: {min: 1, opt: 2, max: 4}, sequence: {min: 4, opt: 8, max: 16}}]
+"""
+VERSION_FIELDS = {
+    *("model", "version", "target", "precision", "backend", "verdict", "reason", "aliases", "digest", "size_bytes"),
+    *("metrics", "measured_on"),
+}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a person sees of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+Enginery = Callable[..., Ran]
+
+
+@pytest.fixture
+def enginery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], publisher: Publisher
+) -> Enginery:
+    """`enginery(*arguments)` as main() runs it, in a home of the test's own."""
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ENGINERY_DEBUG", "")  # set and not deleted, so that what --debug sets is undone
+    for name in ("HOME", "LOGGING_LEVEL", "SERVER_ANALYTICS_ENABLED", "SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"):
+        monkeypatch.setenv(f"PREFECT_{name}", "unused")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("ENGINERY_VERIFY_KEY", str(publisher.trust.public_key))
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        code = _guarded(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
+        return Ran(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def published(mlflow_store: Store, manifest_factory: ManifestFactory, publisher: Publisher) -> Store:
+    """The embedded registry with two engines for l4 that passed and one that was not measured."""
+    for sequence, verdict in enumerate((Verdict.PASSED, Verdict.PASSED, Verdict.UNMEASURED), start=1):
+        reason = "every gate passed" if verdict is Verdict.PASSED else "[latency] was not measured"
+        publisher.publish(
+            mlflow_store, manifest_factory(b"plan %d" % sequence, sequence=sequence, verdict=verdict, reason=reason)
+        )
+    return mlflow_store
+
+
+@pytest.fixture
+def empty(mlflow_store: Store) -> Store:
+    return mlflow_store
+
+
+def assert_one_sentence(ran: Ran, *words: str, code: int = 2) -> None:
+    assert ran.code == code, ran.err
+    assert ran.out == ""
+    assert ran.err.startswith("enginery: ")
+    assert len(ran.err.splitlines()) == 1
+    assert "Traceback" not in ran.err
+    for word in words:
+        assert word in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: [", ("recipe.yaml", "YAML")),
+        (RECIPE + "colour: red\n", ("colour", "spelling")),
+        (RECIPE.replace("max_length: 16", "max_length: .nan"), ("max_length",)),
+        (RECIPE.replace("[fp32]", "[fp31]"), ("precisions",)),
+        (RECIPE.replace("model: tiny", "model: ../tiny"), ("model",)),
+        (RECIPE.replace("opt: 8", "opt: 80"), ("sequence", "out of order")),
+        ("a: &a [x]\nb: *a\n", ("aliases", "line 2")),
+        ("", ("recipe.yaml",)),
+    ],
+)
+def test_a_bad_recipe_is_one_sentence_and_exit_2(
+    text: str, words: tuple[str, ...], enginery: Enginery, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert_one_sentence(enginery("release", tmp_path / "recipe.yaml", "--fleet", FLEET), *words)
+
+
+def test_a_recipe_that_is_not_there_is_one_sentence(enginery: Enginery, tmp_path: Path) -> None:
+    assert_one_sentence(enginery("release", tmp_path / "none.yaml", "--fleet", FLEET), "none.yaml", "cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("release",), ("name a recipe", "--resume")),
+        (("release", "recipe.yaml", "--resume", "0123456789ab"), ("one of the two",)),
+        (("release", "recipe.yaml", "--on-workers"), ("set PREFECT_API_URL",)),
+        (("release", "--resume", "0123456789ab"), ("set PREFECT_API_URL",)),
+        (("worker", "--target", "nobody", "--fleet", FLEET), ("no target 'nobody'",)),
+        (("worker", "--target", "cpu", "--fleet", FLEET), ("set PREFECT_API_URL",)),
+    ],
+)
+def test_what_needs_a_fleet_is_said_in_one_sentence(
+    arguments: tuple[object, ...], words: tuple[str, ...], enginery: Enginery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert_one_sentence(enginery(*arguments), *words)
+
+
+def test_debug_gives_the_traceback(enginery: Enginery, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"none\.yaml"):
+        enginery("--debug", "release", tmp_path / "none.yaml", "--fleet", FLEET)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("list", "nosuch"),
+        ("fetch", "nosuch", "--version", "1"),
+        ("fetch", "nosuch", "--target", "cpu"),
+        ("fetch", "nosuch"),
+        ("promote", "nosuch", "--target", "cpu"),
+        ("promote", "nosuch", "--target", "cpu", "--version", "1"),
+        ("rollback", "nosuch", "--target", "cpu"),
+    ],
+    ids=" ".join,
+)
+def test_an_unknown_model_is_one_sentence_and_exit_2(
+    command: tuple[str, ...], empty: Store, enginery: Enginery, tmp_path: Path
+) -> None:
+    to = ("--to", tmp_path / "models") if command[0] == "fetch" else ()
+    assert_one_sentence(enginery(*command, *to), "nosuch")
+
+
+@pytest.mark.parametrize("name", ["../escape", "[red]sst2", "a b", ""])
+def test_a_name_that_is_none_is_refused_whole(name: str, empty: Store, enginery: Enginery, tmp_path: Path) -> None:
+    assert_one_sentence(enginery("fetch", name, "--version", 1, "--to", tmp_path / "models"))
+    assert not (tmp_path / "escape").exists()
+
+
+@pytest.mark.parametrize("command", [("list",), ("doctor",), ("history", "sst2"), ("fetch", "sst2")], ids=" ".join)
+def test_a_home_that_is_a_file_is_one_sentence(command: tuple[str, ...], enginery: Enginery, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("not a folder", encoding="utf-8")
+    assert_one_sentence(enginery(*command), "ENGINERY_HOME", str(tmp_path / "home"))
+    assert (tmp_path / "home").read_text(encoding="utf-8") == "not a folder"
+
+
+def test_a_worker_whose_home_cannot_be_written_says_so_before_it_asks_for_work(
+    enginery: Enginery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINERY_HOME", "/proc/nobody-may-write-here")  # not even root
+    assert_one_sentence(enginery("worker", "--target", "cpu", "--fleet", str(FLEET)), "may not write", "/proc/nobody")
+
+
+@pytest.mark.parametrize("arguments", [("nosuch",), ("promote", "sst2"), ("list", "--colour")], ids=" ".join)
+def test_a_wrong_call_shows_the_usage_and_exits_2(arguments: tuple[str, ...], enginery: Enginery) -> None:
+    ran = enginery(*arguments)
+    assert ran.code == 2
+    assert "Traceback" not in ran.err
+    assert ran.err
+
+
+def test_an_interrupt_is_exit_130_and_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert _guarded(interrupted) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "stopped; what was finished is kept: run the same command again to go on"
+    ]
+
+
+def test_list_json_has_the_promised_fields(published: Store, enginery: Enginery) -> None:
+    published.set_alias("sst2", "candidate-l4", 2)
+    rows = enginery("list", "sst2", "--json").json
+    assert [row["version"] for row in rows] == [1, 2, 3]
+    for row, engine in zip(rows, published.versions("sst2"), strict=True):
+        assert row.keys() >= VERSION_FIELDS
+        assert row["metrics"] == dict(engine.metrics)
+        assert row["metrics"]["latency_p50_ms"] == 1.25
+        assert (row["digest"], row["size_bytes"]) == (engine.digest, engine.size_bytes)
+        assert (row["target"], row["precision"], row["backend"]) == ("l4", "fp16", "tensorrt")
+        assert row["measured_on"] == "NVIDIA L4"
+    assert [row["aliases"] for row in rows] == [[], ["candidate-l4"], []]
+    assert [row["verdict"] for row in rows] == ["passed", "passed", "unmeasured"]
+
+
+def test_list_json_of_an_empty_registry_is_an_empty_list(empty: Store, enginery: Enginery) -> None:
+    assert enginery("list", "--json").json == []
+
+
+def test_the_table_shows_each_engine(published: Store, enginery: Enginery) -> None:
+    ran = enginery("list")
+    assert ran.code == 0
+    assert ran.out.count("sst2") == 3
+    assert "unmeasured" in ran.out
+
+
+def test_fetch_json_names_a_folder_that_verifies(published: Store, enginery: Enginery, tmp_path: Path) -> None:
+    published.set_alias("sst2", "production-l4", 2)
+    asked = ("fetch", "sst2", "--target", "l4", "--any-host", "--to", tmp_path / "models", "--json")
+    fetched = enginery(*asked).json
+    assert fetched["version"] == 2
+    assert fetched["digest"] == published.version("sst2", 2).digest
+    assert (Path(fetched["path"]) / "engine.plan").read_bytes() == b"plan 2"
+    assert fetched["reused"] is False
+    assert enginery(*asked).json == fetched | {"reused": True}
+    intact = enginery("verify", fetched["path"], "--json").json
+    assert (intact["model"], intact["digest"], intact["intact"]) == ("sst2", fetched["digest"], True)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--target", "l4", "--tensorrt", "11.0"), "compute capability 8.9"),
+        (("--target", "l4", "--tensorrt", "eleven"), "no version"),
+        (("--version", 1, "--watch"), "--version"),
+        (("--target", "l4", "--watch", "--any-host", "--hook", "'open"), "open quote"),
+    ],
+)
+def test_what_fetch_will_not_do_is_said_in_one_sentence(
+    options: tuple[object, ...],
+    word: str,
+    published: Store,
+    enginery: Enginery,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("registry.host.compatibility.pynvml.nvmlInit", no_driver)
+    published.set_alias("sst2", "production-l4", 2)
+    assert_one_sentence(enginery("fetch", "sst2", *options, "--to", tmp_path / "models"), word)
+    assert not (tmp_path / "models" / "sst2").exists()
+
+
+def no_driver() -> None:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+
+def test_a_damaged_bundle_fails_verification_with_one_sentence(
+    published: Store, enginery: Enginery, tmp_path: Path
+) -> None:
+    fetched = enginery("fetch", "sst2", "--version", 1, "--any-host", "--to", tmp_path / "models", "--json").json
+    (Path(fetched["path"]) / "engine.plan").write_bytes(b"plan X")
+    assert_one_sentence(enginery("verify", fetched["path"]), "engine.plan", code=1)
+    shutil.rmtree(fetched["path"])
+    assert_one_sentence(enginery("verify", fetched["path"]), code=1)
+
+
+def test_promotion_rollback_and_history_are_told_as_json(published: Store, enginery: Enginery) -> None:
+    to_l4 = ("sst2", "--target", "l4", "--who", "ada", "--json")
+    assert enginery("promote", *to_l4, "--version", 1).json["outcome"] == "done"
+    published.set_alias("sst2", "candidate-l4", 2)
+    moved = enginery("promote", *to_l4, "--why", "faster").json
+    assert (moved["from_version"], moved["to_version"], moved["alias"]) == (1, 2, "production-l4")
+    back = enginery("rollback", *to_l4).json
+    assert (back["from_version"], back["to_version"]) == (2, 1)
+    told = enginery("history", "sst2", "--json").json
+    assert [(event["action"], event["to_version"], event["who"], event["outcome"]) for event in told] == [
+        ("promote", 1, "ada", "done"),
+        ("promote", 2, "ada", "done"),
+        ("rollback", 1, "ada", "done"),
+    ]
+    assert told[1]["why"] == "faster"
+    assert published.aliases("sst2")["production-l4"] == 1
+
+
+def test_a_refused_promotion_is_one_sentence_with_the_gates_reason(published: Store, enginery: Enginery) -> None:
+    ran = enginery("promote", "sst2", "--target", "l4", "--version", 3)
+    # The reason holds brackets, which rich would take for markup.
+    assert_one_sentence(ran, "[latency] was not measured", code=1)
+    assert published.aliases("sst2") == {}
+
+
+def test_a_waiver_lets_an_unmeasured_engine_through_on_the_record(published: Store, enginery: Enginery) -> None:
+    given = enginery("promote", "sst2", "--target", "l4", "--version", 3, "--waiver", "canary host", "--json").json
+    assert (given["waiver"], given["outcome"]) == ("canary host", "done")
+    assert published.aliases("sst2") == {"production-l4": 3}
+
+
+def test_targets_json_says_what_this_machine_can_do(enginery: Enginery) -> None:
+    rows = {row["target"]: row for row in enginery("targets", "--fleet", FLEET, "--json").json}
+    assert {"cpu", "rtx-4090", "l4"} <= rows.keys()
+    assert (rows["cpu"]["builds"], rows["cpu"]["measures"], rows["cpu"]["compute_capability"]) == (True, True, None)
+    for row in rows.values():
+        assert row["builds"] is (row["why_not_build"] is None)
+        assert row["measures"] is (row["why_not_measure"] is None)
+    assert rows["l4"]["backend"] == "tensorrt"
+
+
+def test_targets_names_the_extra_to_install(enginery: Enginery) -> None:
+    assert "enginery[trt]" in enginery("targets", "--fleet", FLEET).out
+
+
+def test_a_fleet_that_is_not_there_is_one_sentence(enginery: Enginery, tmp_path: Path) -> None:
+    assert_one_sentence(enginery("targets", "--fleet", tmp_path / "none.yaml"), "none.yaml")
+
+
+def test_doctor_json_says_what_to_mend(empty: Store, enginery: Enginery) -> None:
+    ran = enginery("doctor", "--json")
+    findings = {found["what"]: found for found in json.loads(ran.out)}
+    assert {"python", "GPU", "ENGINERY_HOME", "registry", "extra pipeline"} <= findings.keys()
+    assert findings["registry"]["found"] == "0 published engines"
+    for found in findings.values():
+        assert found.keys() == {"what", "found", "ok", "needed", "advice"}
+        assert found["ok"] or found["advice"]
+    broken = any(found["needed"] and not found["ok"] for found in findings.values())
+    assert ran.code == int(broken)

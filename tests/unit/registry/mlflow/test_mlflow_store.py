@@ -1,0 +1,95 @@
+"""What only MLflow can get wrong: torn uploads, files changed afterwards, races and edited tags."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from registry.errors import BadInput, DigestMismatch, EngineryError, TornBundle
+from registry.mlflow import store as module
+from registry.mlflow.errors import existing_is_fine, plainly
+from registry.mlflow.store import MlflowStore
+
+
+def client(store: MlflowStore) -> Any:
+    return store.client
+
+
+def test_publish_that_died_before_its_last_tag_is_invisible(mlflow_store: MlflowStore, manifest_factory: Any) -> None:
+    mlflow_store.publish(*manifest_factory())
+    client(mlflow_store).set_model_version_tag("sst2", "1", "publish_state", "uploading")
+    assert mlflow_store.versions("sst2") == ()
+    assert mlflow_store.find_build(manifest_factory()[0].build.build_key) is None
+    for ask in (mlflow_store.version, mlflow_store.manifest, lambda m, v: mlflow_store.set_alias(m, "a", v)):
+        with pytest.raises(TornBundle):
+            ask("sst2", 1)
+    assert mlflow_store.take_sequence("sst2") == 2
+    # Its files were read back before it was made: the same engine again is that one, and not one more.
+    assert mlflow_store.publish(*manifest_factory()).version == 1
+
+
+def test_manifest_overwritten_after_publishing_is_found_out(
+    mlflow_store: MlflowStore, manifest_factory: Any, tmp_path: Path
+) -> None:
+    mlflow_store.publish(*manifest_factory())
+    (path,) = (tmp_path / "home").rglob("manifest.json")
+    path.write_bytes(path.read_bytes().replace(b"every gate passed", b"each gate passed!"))
+    with pytest.raises(DigestMismatch, match="changed since"):
+        mlflow_store.manifest("sst2", 1)
+
+
+def test_run_of_the_pipeline_holds_one_bundle(mlflow_store: MlflowStore, manifest_factory: Any) -> None:
+    api = client(mlflow_store)
+    run_id = api.create_run(api.create_experiment("sst2")).info.run_id
+    mlflow_store.publish(*manifest_factory(), run_id=run_id)
+    assert api.get_model_version("sst2", "1").run_id == run_id
+    with pytest.raises(BadInput, match="already holds"):
+        mlflow_store.publish(*manifest_factory(b"other"), run_id=run_id)
+    with pytest.raises(BadInput, match="no id"):
+        mlflow_store.find_build("' or 1")
+
+
+def test_new_alias_that_lost_a_race_is_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def race(times: int) -> None:
+        calls.append(1)
+        if len(calls) < times:
+            raise MlflowException("UniqueViolation")
+
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    module._retry(lambda: race(3))
+    assert len(calls) == 3
+    with pytest.raises(MlflowException):
+        module._retry(lambda: race(99))
+
+
+def test_deleted_experiment_is_named(mlflow_store: MlflowStore, manifest_factory: Any) -> None:
+    api = client(mlflow_store)
+    api.delete_experiment(api.create_experiment("sst2"))
+    with pytest.raises(BadInput, match="restore it"):
+        mlflow_store.publish(*manifest_factory())
+
+
+def test_edited_tag_is_named(mlflow_store: MlflowStore, manifest_factory: Any) -> None:
+    mlflow_store.publish(*manifest_factory())
+    client(mlflow_store).set_model_version_tag("sst2", "1", "verdict", "splendid")
+    with pytest.raises(BadInput, match="tags that were edited"):
+        mlflow_store.version("sst2", 1)
+
+
+def test_server_error_is_one_sentence() -> None:
+    with pytest.raises(EngineryError, match="MLflow, asking: lost"), plainly("asking"):
+        raise MlflowException("lost\nand more")
+    with pytest.raises(MlflowException), existing_is_fine():
+        raise MlflowException("lost")
+
+
+def test_long_lists_are_read_whole(
+    mlflow_store: MlflowStore, manifest_factory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAGE", 1)
+    for number in (1, 2):
+        mlflow_store.publish(*manifest_factory(bytes([number]), sequence=number))
+    assert [row.version for row in mlflow_store.versions("sst2")] == [1, 2]

@@ -1,0 +1,129 @@
+"""A registry that does not answer is said at once, in one sentence without a password."""
+
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from flows.commands.console import open_store
+from registry.errors import BadInput, EngineryError
+from registry.mlflow.connect import NotReachable, check_reachable
+from tests.support.authority import make_authority
+from tests.support.servers import free_port
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("http://me:secret@127.0.0.1:{port}", "127.0.0.1:{port}"),
+        ("http://no-such-host.invalid:5000/", "no-such-host.invalid:5000"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:{port}/mlflow", "Connection refused"),
+    ],
+)
+def test_nobody_there_is_said_at_once_and_without_a_password(
+    uri: str, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    port, started = free_port(), time.monotonic()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(port=port))
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path))
+    with pytest.raises(EngineryError) as caught:
+        open_store()
+    assert time.monotonic() - started < 10
+    assert named.format(port=port) in str(caught.value)
+    assert "MLFLOW_TRACKING_URI" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["htp://x", "http://", "http://me:secret@", "mssql+nosuchdriver://db/x"])
+def test_an_address_that_is_none_is_one_sentence(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path))
+    with pytest.raises(EngineryError) as caught:
+        open_store()
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+class _Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Not on the tests' output."""
+
+
+class _Quiet(HTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that does not trust it is no news."""
+
+
+@pytest.fixture
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """A server's address, and the file of the private authority that vouches for it."""
+    for name in ("REQUESTS_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_INSECURE_TLS"):
+        monkeypatch.delenv(name, raising=False)
+    authority = make_authority(tmp_path, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    with _Quiet(("127.0.0.1", 0), _Healthy) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"https://me:secret@localhost:{server.server_port}", str(authority)
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_of_an_unknown_authority_is_named_at_once(private: tuple[str, str]) -> None:
+    # mlflow would try again for four minutes.
+    with pytest.raises(EngineryError, match=r"not trusted .certificate verify failed: .* REQUESTS_CA_BUNDLE") as caught:
+        check_reachable(private[0])
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH"])
+def test_an_authority_is_known_by_either_variable(
+    private: tuple[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, private[1])
+    check_reachable(private[0])
+    monkeypatch.setenv(name, "/no/such/file.pem")
+    with pytest.raises(BadInput, match=rf"/no/such/file\.pem: mend .*{name}"):
+        check_reachable(private[0])
+
+
+def test_a_driver_that_is_missing_is_named() -> None:
+    with pytest.raises(BadInput, match="pymssql"):
+        check_reachable("mssql+pymssql://db/x")
+
+
+def test_who_answers_is_reachable_whatever_they_say(server_uri: str, postgres_uri: str) -> None:
+    check_reachable(server_uri)
+    check_reachable(f"{server_uri}/nowhere")
+    check_reachable(postgres_uri)
+    check_reachable("sqlite:////not/looked/at")
+
+
+def test_a_job_waits_for_a_registry_that_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.mlflow.connect._PAUSE_SECONDS", 0.05)
+    port, started = free_port(), threading.Event()
+
+    def answer_one() -> None:
+        started.wait(10)
+        with HTTPServer(("127.0.0.1", port), _Healthy) as server:
+            server.handle_request()
+
+    thread = threading.Thread(target=answer_one)
+    thread.start()
+    threading.Timer(0.3, started.set).start()
+    check_reachable(f"http://127.0.0.1:{port}", patience_seconds=10)
+    thread.join()
+    assert started.is_set()
+    with pytest.raises(NotReachable):
+        check_reachable(f"http://127.0.0.1:{port}", patience_seconds=0.1)

@@ -1,0 +1,146 @@
+"""Files arrive whole and hashed, in parallel ranges; what arrived before a break is not asked for again."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, TornBundle
+from registry.records import FileRecord
+from registry.serving import download as module
+from registry.serving.download import download
+from tests.support.memory_store import MemorySource
+
+ENGINE = bytes(range(256)) * 40  # 10 KiB: five segments and a rest
+FILES = {"engine.plan": ENGINE, "tokenizer/a b.txt": b"a\nb\n", "tokenizer/copy": b"a\nb\n", "empty": b""}
+
+
+def records(files: dict[str, bytes] = FILES) -> tuple[FileRecord, ...]:
+    return tuple(FileRecord(name, sha256(content).hexdigest(), len(content)) for name, content in files.items())
+
+
+class Watched(MemorySource):
+    """Notes what is asked for; `breaks` says after how many bytes each of the next reads breaks."""
+
+    def __init__(self, files: dict[str, bytes] = FILES, *, ranged: bool = True, breaks: tuple[int, ...] = ()) -> None:
+        super().__init__(dict(files), ranged=ranged)
+        self.asked: list[tuple[str, int, int | None]] = []
+        self.breaks = list(breaks)
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        self.asked.append((path, start, stop))
+        left = self.breaks.pop(0) if self.breaks and path == "engine.plan" else None
+        for chunk in super().read(path, start, stop):
+            if left is not None and left <= 0:
+                raise Interrupted("the connection broke")
+            yield chunk
+            left = None if left is None else left - len(chunk)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEGMENT_BYTES", 2048)
+    monkeypatch.setattr(module, "_READ_BACK_BYTES", 1000)
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    (tmp_path / "into").mkdir()
+    return tmp_path / "into"
+
+
+def get(files: MemorySource, into: Path) -> None:
+    download(files, records(), into, into.with_name("journal"))
+
+
+def found(into: Path) -> dict[str, bytes]:
+    return {path.relative_to(into).as_posix(): path.read_bytes() for path in into.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("ranged", [True, False])
+def test_every_file_arrives_as_it_was(into: Path, ranged: bool) -> None:
+    source = Watched(ranged=ranged)
+    get(source, into)
+    assert found(into) == FILES
+    assert len([name for name, *_ in source.asked if name == "engine.plan"]) == (5 if ranged else 1)
+
+
+def test_what_is_there_is_not_asked_for_again(into: Path) -> None:
+    broken = Watched(breaks=(9999, 9999, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+    with pytest.raises(Interrupted):
+        get(broken, into)
+    again = Watched()
+    get(again, into)
+    assert found(into) == FILES
+    asked = [start for name, start, _ in again.asked if name == "engine.plan"]
+    assert 0 < len(asked) < 5
+
+
+@pytest.mark.parametrize("ranged", [True, False])
+def test_a_break_is_gone_on_with_where_it_was(into: Path, ranged: bool) -> None:
+    source = Watched(ranged=ranged, breaks=(1000,))
+    get(source, into)
+    assert found(into) == FILES
+    starts = [start for name, start, _ in source.asked if name == "engine.plan"]
+    assert (any(start % 2048 for start in starts)) == ranged
+
+
+@pytest.mark.parametrize("spoil", [b"", b"gone", ENGINE[:100]])
+def test_a_journal_that_outlived_its_bytes_costs_one_more_download(into: Path, spoil: bytes) -> None:
+    get(Watched(), into)
+    assert into.with_name("journal").is_file()
+    (into / "engine.plan").write_bytes(spoil.ljust(len(ENGINE), b"\0"))
+    source = Watched()
+    get(source, into)
+    assert found(into) == FILES
+    assert {name for name, *_ in source.asked} == {"engine.plan"}
+
+
+@pytest.mark.parametrize("line", ["", "0 2048", "0 2048 engine.pl", "x", "0 99999 engine.plan", "\0\udcff"])
+def test_a_torn_journal_is_no_claim(into: Path, line: str) -> None:
+    into.with_name("journal").write_bytes(line.encode(errors="surrogateescape"))
+    get(Watched(), into)
+    assert found(into) == FILES
+
+
+@pytest.mark.parametrize("ranged", [True, False])
+def test_other_bytes_than_the_manifest_says_are_refused(into: Path, ranged: bool) -> None:
+    with pytest.raises(DigestMismatch, match=r"engine\.plan"):
+        get(Watched(FILES | {"engine.plan": ENGINE[:-1] + b"?"}, ranged=ranged), into)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [(ENGINE[:-1], "fewer"), (ENGINE[:100], "fewer"), (ENGINE + b"?", "more")]
+)
+def test_a_file_of_another_size_is_refused(into: Path, content: bytes, word: str) -> None:
+    with pytest.raises(TornBundle, match=word):
+        get(Watched(FILES | {"engine.plan": content}, ranged=False), into)
+
+
+def test_a_missing_file_is_refused(into: Path) -> None:
+    with pytest.raises(NotFound):
+        download(Watched(), (*records(), FileRecord("none", "0" * 64, 3)), into, into.with_name("journal"))
+
+
+def test_a_connection_that_keeps_breaking_is_given_up(into: Path) -> None:
+    with pytest.raises(Interrupted):
+        get(Watched(breaks=(0,) * 99), into)
+
+
+def test_too_small_a_disk_is_said_before_anything_is_read(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    source = Watched()
+    with pytest.raises(EngineryError, match="10000 bytes free and 10248 are to come"):
+        get(source, into)
+    assert source.asked == []
+
+
+def test_a_link_planted_in_the_folder_is_not_written_through(into: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    (into / "engine.plan").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        get(Watched(), into)
+    assert (tmp_path / "precious").read_bytes() == b"precious"

@@ -1,0 +1,368 @@
+"""A serving host sees a whole, signed, verified bundle or none, and never an older release than it had."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, write_manifest
+from registry.errors import (
+    BadInput,
+    BadName,
+    DigestMismatch,
+    EngineryError,
+    Incompatible,
+    NotFound,
+    Replayed,
+    SignatureInvalid,
+    TornBundle,
+)
+from registry.promotion.promote import promote, rollback
+from registry.promotion.rules import Decision
+from registry.records import PromotionEvent
+from registry.serving.fetch import Policy, fetch, verify_placed
+from registry.serving.placed import RECORD_FILE, HostRecord, read_record
+from registry.store import Bundle, Store
+from tests.support.memory_store import MemoryStore
+from tests.support.publisher import HOST, Publisher, make_publisher
+
+WHOLE = [f"sst2/1/{name}" for name in ("engine.plan", "manifest.json", "model.sig", "tokenizer/vocab.txt")]
+
+
+@pytest.fixture
+def registry(memory_store: MemoryStore, manifest_factory: Any, publisher: Publisher) -> MemoryStore:
+    publisher.publish(memory_store, manifest_factory())
+    memory_store.set_alias("sst2", "production-l4", 1)
+    return memory_store
+
+
+@pytest.fixture
+def policy(publisher: Publisher) -> Policy:
+    return publisher.policy
+
+
+def visible(into: Path) -> list[str]:
+    """Files that a server would see, less what fetch keeps for itself."""
+    names = (path.relative_to(into) for path in (into / "sst2").rglob("*") if not path.is_dir())
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+
+
+def test_fetched_bundle_is_what_was_published(
+    store: Store, manifest_factory: Any, publisher: Publisher, tmp_path: Path
+) -> None:
+    manifest, directory = manifest_factory()
+    publisher.publish(store, (manifest, directory))
+    store.set_alias("sst2", "production-l4", 1)
+    into = tmp_path / "models"
+    fetched = fetch(store, "sst2", alias="production-l4", into=into, policy=publisher.policy)
+    assert (fetched.version, fetched.digest, fetched.reused) == (1, manifest.build.digest, False)
+    assert verify_placed(fetched.path, publisher.trust) == manifest
+    assert visible(into) == WHOLE
+    assert fetched.path.stat().st_mode & 0o777 == 0o755
+    again = fetch(store, "sst2", version=1, into=into, policy=publisher.policy)
+    assert again == replace(fetched, reused=True)
+    assert sorted(path.name for path in (into / "sst2").iterdir()) == [RECORD_FILE, "1"]
+
+
+@pytest.mark.parametrize("choice", [{}, {"alias": "production-l4", "version": 1}])
+def test_exactly_one_of_alias_and_version_is_named(
+    choice: dict[str, Any], registry: MemoryStore, policy: Policy, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="either"):
+        fetch(registry, "sst2", into=tmp_path, policy=policy, **choice)
+
+
+def test_unknown_things_are_not_found(registry: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+    for choice in ({"alias": "none"}, {"version": 9}):
+        with pytest.raises(NotFound):
+            fetch(registry, "sst2", into=tmp_path, policy=policy, **choice)
+    with pytest.raises(BadName):
+        fetch(registry, "../sst2", version=1, into=tmp_path, policy=policy)
+
+
+class CountingStore(MemoryStore):
+    """Counts how often a bundle is opened, and may change what comes out."""
+
+    opened = 0
+    spoil: Callable[[dict[str, bytes]], object] = staticmethod(len)
+
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        self.opened += 1
+        bundle = super().open_bundle(model, version)
+        files = dict(self.files[model, version])
+        self.spoil(files)
+        return replace(bundle, files=type(bundle.files)(files))  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def counting(manifest_factory: Any, publisher: Publisher) -> CountingStore:
+    store = CountingStore()
+    publisher.publish(store, manifest_factory())
+    return store
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        replace(HOST, compute_capability="9.0"),
+        replace(HOST, driver="550.1"),
+        replace(HOST, tensorrt="10.13"),
+        replace(HOST, tensorrt=None),
+    ],
+)
+def test_an_engine_that_does_not_load_here_is_refused_before_a_byte_is_read(
+    host: Any, counting: CountingStore, publisher: Publisher, tmp_path: Path
+) -> None:
+    counting.set_alias("sst2", "production-l4", 1)
+    with pytest.raises(Incompatible, match="in production: l4"):
+        fetch(counting, "sst2", version=1, into=tmp_path, policy=Policy(publisher.trust, host))
+    assert counting.opened == 0
+    assert list(tmp_path.glob("sst2*")) == []
+    fetch(counting, "sst2", version=1, into=tmp_path, policy=Policy(publisher.trust, None))
+
+
+def test_a_row_that_hides_what_the_manifest_needs_is_found_out_before_the_engine_is_read(
+    counting: CountingStore, publisher: Publisher, tmp_path: Path
+) -> None:
+    counting.rows["sst2", 1] = replace(counting.rows["sst2", 1], compute_capability="9.0")
+    other = Policy(publisher.trust, replace(HOST, compute_capability="9.0"))
+    with pytest.raises(Incompatible, match=r"compute capability 8\.9"):
+        fetch(counting, "sst2", version=1, into=tmp_path, policy=other)
+    assert visible(tmp_path) == []
+
+
+def flip(path: Path) -> None:
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+def link_outside(bundle: Path) -> None:
+    (bundle / "engine.plan").rename(bundle.parents[1] / "outside")
+    (bundle / "engine.plan").symlink_to(bundle.parents[1] / "outside")
+
+
+def flip_unseen(bundle: Path) -> None:
+    """Changes a byte, and puts the size and the time back."""
+    before = (bundle / "engine.plan").stat()
+    flip(bundle / "engine.plan")
+    os.utime(bundle / "engine.plan", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def put_pipe(bundle: Path) -> None:
+    (bundle / "engine.plan").unlink()
+    os.mkfifo(bundle / "engine.plan")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flipped byte": lambda bundle: flip(bundle / "engine.plan"),
+    "flipped byte with the old time": flip_unseen,
+    "flipped byte of the manifest": lambda bundle: flip(bundle / "manifest.json"),
+    "flipped byte of the signature": lambda bundle: flip(bundle / "model.sig"),
+    "no signature": lambda bundle: (bundle / "model.sig").unlink(),
+    "truncated": lambda bundle: os.truncate(bundle / "engine.plan", 1),
+    "added file": lambda bundle: (bundle / "extra").write_bytes(b""),
+    "added dotfile": lambda bundle: (bundle / ".extra").write_bytes(b""),
+    "added empty folder": lambda bundle: (bundle / "extra").mkdir(),
+    "removed file": lambda bundle: (bundle / "tokenizer" / "vocab.txt").unlink(),
+    "hard link": lambda bundle: os.link(bundle / "engine.plan", bundle.parents[1] / "outside"),
+    "symbolic link": link_outside,
+    "pipe": lambda bundle: put_pipe(bundle),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_bundle_is_refused_and_fetched_again(
+    damage: Callable[[Path], object], registry: MemoryStore, publisher: Publisher, tmp_path: Path
+) -> None:
+    into = tmp_path / "models"
+    fetched = fetch(registry, "sst2", version=1, into=into, policy=publisher.policy)
+    damage(fetched.path)
+    with pytest.raises((TornBundle, DigestMismatch, BadInput, SignatureInvalid)):
+        verify_placed(fetched.path, publisher.trust)
+    assert fetch(registry, "sst2", version=1, into=into, policy=publisher.policy) == fetched
+    verify_placed(fetched.path, publisher.trust)
+    assert visible(into) == WHOLE
+
+
+def test_file_in_the_place_of_the_bundle_is_replaced(
+    registry: MemoryStore, publisher: Publisher, tmp_path: Path
+) -> None:
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2" / "1").write_bytes(b"?")
+    path = fetch(registry, "sst2", version=1, into=tmp_path, policy=publisher.policy).path
+    verify_placed(path, publisher.trust)
+
+
+def test_what_is_in_place_is_not_read_again_unless_asked(
+    registry: MemoryStore, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(registry, "sst2", version=1, into=tmp_path, policy=policy)
+
+    def reads(*_: object) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr("registry.serving.fetch.verify_bundle", reads)
+    assert fetch(registry, "sst2", version=1, into=tmp_path, policy=policy).reused
+    with pytest.raises(AssertionError, match="read"):
+        fetch(registry, "sst2", version=1, into=tmp_path, policy=replace(policy, rehash=True))
+
+
+def test_a_copied_folder_is_verified_once_and_then_known(registry: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+    path = fetch(registry, "sst2", version=1, into=tmp_path, policy=policy).path
+    os.utime(path / "engine.plan")
+    before = read_record(tmp_path / "sst2")
+    assert fetch(registry, "sst2", version=1, into=tmp_path, policy=policy).reused
+    assert read_record(tmp_path / "sst2") != before
+
+
+def test_other_keys_are_not_satisfied_by_what_was_verified_with_these(
+    registry: MemoryStore, policy: Policy, tmp_path: Path
+) -> None:
+    fetch(registry, "sst2", version=1, into=tmp_path / "models", policy=policy)
+    stranger = make_publisher(tmp_path / "stranger").policy
+    with pytest.raises(SignatureInvalid):
+        fetch(registry, "sst2", version=1, into=tmp_path / "models", policy=stranger)
+    assert visible(tmp_path / "models") == WHOLE
+
+
+SPOILED: dict[str, Callable[[dict[str, bytes]], object]] = {
+    "flipped byte": lambda files: files.update({"engine.plan": b"Plan"}),
+    "truncated": lambda files: files.update({"engine.plan": b"pla"}),
+    "longer": lambda files: files.update({"engine.plan": b"plan!"}),
+    "removed file": lambda files: files.pop("tokenizer/vocab.txt"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED.keys())
+def test_what_the_registry_spoiled_is_never_placed(
+    spoil: Callable[[dict[str, bytes]], object], counting: CountingStore, policy: Policy, tmp_path: Path
+) -> None:
+    counting.spoil = spoil
+    with pytest.raises((TornBundle, DigestMismatch, NotFound)):
+        fetch(counting, "sst2", version=1, into=tmp_path, policy=policy)
+    assert visible(tmp_path) == []
+    counting.spoil = len
+    assert fetch(counting, "sst2", version=1, into=tmp_path, policy=policy).version == 1
+
+
+def test_what_was_added_in_the_registry_is_not_copied(counting: CountingStore, policy: Policy, tmp_path: Path) -> None:
+    counting.spoil = lambda files: files.update({"evil.so": b""})
+    fetch(counting, "sst2", version=1, into=tmp_path, policy=policy)
+    assert visible(tmp_path) == WHOLE
+
+
+def test_an_unsigned_bundle_is_refused(
+    memory_store: MemoryStore, manifest_factory: Any, policy: Policy, tmp_path: Path
+) -> None:
+    memory_store.publish(*manifest_factory())
+    with pytest.raises(SignatureInvalid, match=SIGNATURE_FILE):
+        fetch(memory_store, "sst2", version=1, into=tmp_path, policy=policy)
+    assert visible(tmp_path) == []
+
+
+def test_whole_bundle_of_another_engine_is_refused(
+    memory_store: MemoryStore, manifest_factory: Any, publisher: Publisher, tmp_path: Path
+) -> None:
+    other, directory = manifest_factory(release="r0")
+    publisher.sign(other, directory)
+    publisher.publish(memory_store, manifest_factory())
+    files = memory_store.files["sst2", 1]
+    files |= {name: (directory / name).read_bytes() for name in (MANIFEST_FILE, SIGNATURE_FILE)}
+    with pytest.raises(DigestMismatch, match="was changed"):  # by its pin
+        fetch(memory_store, "sst2", version=1, into=tmp_path, policy=publisher.policy)
+    memory_store._pins["sst2", 1] = sha256(write_manifest(other)).hexdigest()
+    with pytest.raises(DigestMismatch, match="release"):  # and by its row
+        fetch(memory_store, "sst2", version=1, into=tmp_path, policy=publisher.policy)
+    assert visible(tmp_path) == []
+
+
+def test_folder_that_cannot_be_made_is_one_sentence(registry: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(EngineryError, match="nothing was placed"):
+        fetch(registry, "sst2", version=1, into=tmp_path / "file", policy=policy)
+
+
+@pytest.fixture
+def two(memory_store: MemoryStore, manifest_factory: Any, publisher: Publisher) -> MemoryStore:
+    """Releases 1 and 2, of which the second was promoted after the first."""
+    for number in (1, 2):
+        publisher.publish(memory_store, manifest_factory(bytes([number]), sequence=number))
+        promote(memory_store, "sst2", {"l4": number}, decision("newer"), {})
+    return memory_store
+
+
+def decision(why: str) -> Decision:
+    return Decision("ana", why, datetime(2026, 11, 23, tzinfo=UTC))
+
+
+def take(store: MemoryStore, into: Path, policy: Policy) -> int:
+    return fetch(store, "sst2", alias="production-l4", into=into, policy=policy).version
+
+
+def test_a_replayed_old_release_is_refused_also_when_it_is_still_in_place(
+    two: MemoryStore, policy: Policy, tmp_path: Path
+) -> None:
+    two.set_alias("sst2", "production-l4", 1)
+    assert take(two, tmp_path, policy) == 1
+    two.set_alias("sst2", "production-l4", 2)
+    assert take(two, tmp_path, policy) == 2
+    two.set_alias("sst2", "production-l4", 1)
+    with pytest.raises(Replayed, match=r"sequence 1\) is older than .* \(sequence 2\)"):
+        take(two, tmp_path, policy)
+    with pytest.raises(Replayed):
+        fetch(two, "sst2", version=1, into=tmp_path, policy=policy)
+
+
+def test_a_rollback_in_the_history_is_followed_and_what_comes_after_it_too(
+    two: MemoryStore, policy: Policy, tmp_path: Path
+) -> None:
+    take(two, tmp_path, policy)
+    rollback(two, "sst2", ["l4"], decision("slow"), {})
+    assert take(two, tmp_path, policy) == 1
+    promote(two, "sst2", {"l4": 2}, decision("it was not"), {})
+    assert take(two, tmp_path, policy) == 2
+    two.set_alias("sst2", "production-l4", 1)  # the old rollback is no longer the last word
+    with pytest.raises(Replayed):
+        take(two, tmp_path, policy)
+
+
+def test_an_alias_put_back_with_its_operation_is_followed(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+    take(two, tmp_path, policy)
+    last = two.events("sst2")[-1]
+    two._events["sst2"][-1] = replace(last, outcome="undone")
+    two.set_alias("sst2", "production-l4", 1)
+    assert take(two, tmp_path, policy) == 1
+
+
+def test_a_reason_lets_an_older_release_in_and_is_kept(two: MemoryStore, publisher: Publisher, tmp_path: Path) -> None:
+    take(two, tmp_path, publisher.policy)
+    two.set_alias("sst2", "production-l4", 1)
+    assert take(two, tmp_path, publisher.older("restoring a backup")) == 1
+    record = read_record(tmp_path / "sst2")
+    assert record.older == ("version 1: restoring a backup",)
+    assert record.newest_sequence("l4") == 2
+
+
+def test_a_damaged_record_is_refused_and_not_taken_for_empty(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+    take(two, tmp_path, policy)
+    (tmp_path / "sst2" / RECORD_FILE).write_bytes(b"{}?")
+    with pytest.raises(BadInput, match="delete it"):
+        take(two, tmp_path, policy)
+
+
+def test_events_of_another_alias_say_nothing(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+    take(two, tmp_path, policy)
+    event: PromotionEvent = two.events("sst2")[-1]
+    two.set_alias("sst2", "production-l4", 1)
+    two._events["sst2"].append(replace(event, event="e9", alias="production-x", action="rollback", to_version=1))
+    with pytest.raises(Replayed):
+        take(two, tmp_path, policy)
+
+
+def test_nothing_is_known_of_a_new_host(tmp_path: Path) -> None:
+    assert read_record(tmp_path) == HostRecord()
+    assert HostRecord().newest_sequence("l4") == 0

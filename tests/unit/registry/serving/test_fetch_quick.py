@@ -1,0 +1,152 @@
+"""A fetch asks a plain MLflow server without importing mlflow, and gets the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from registry.errors import BadName, DigestMismatch, NotFound, TornBundle
+from registry.mlflow.rest import QuickStore, is_plain
+from registry.mlflow.store import MlflowStore
+from registry.store import Store
+from tests.support.publisher import Publisher
+
+ROOT = Path(__file__).parents[4]
+FETCH = """
+import sys
+from pathlib import Path
+from registry.serving.fetch import Policy, fetch
+from registry.mlflow.rest import QuickStore
+from registry.bundle.signing import Trust
+from tests.support.publisher import HOST
+
+uri, model, key, into = sys.argv[1:]
+policy = Policy(Trust(Path(key)), HOST)
+print(fetch(QuickStore(uri, exit), model, alias="production-l4", into=Path(into), policy=policy).reused)
+print(*sorted({"mlflow", "sqlalchemy", "requests", "model_signing", "pandas", "torch", "prefect"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture
+def whole(server_uri: str, tmp_path: Path) -> MlflowStore:
+    return MlflowStore(server_uri, tmp_path / "state")
+
+
+@pytest.fixture
+def model(whole: MlflowStore, manifest_factory: Any, publisher: Publisher) -> str:
+    name = f"quick-{uuid4().hex[:8]}"
+    publisher.publish(whole, manifest_factory(model=name))
+    whole.set_alias(name, "production-l4", 1)
+    return name
+
+
+def refuses() -> Store:
+    raise AssertionError("the whole store was made")
+
+
+def test_rows_and_aliases_are_those_of_the_whole_store(server_uri: str, whole: MlflowStore, model: str) -> None:
+    quick = QuickStore(server_uri, refuses)
+    assert quick.aliases(model) == whole.aliases(model) == {"production-l4": 1}
+    assert quick.version(model, 1) == quick.resolve(model, "production-l4") == whole.version(model, 1)
+    with pytest.raises(NotFound, match="no alias"):
+        quick.resolve(model, "none")
+    with pytest.raises(BadName):
+        quick.version("../x", 1)
+
+
+def test_what_it_cannot_answer_the_whole_store_does(server_uri: str, whole: MlflowStore, model: str) -> None:
+    quick = QuickStore(server_uri, lambda: whole)
+    assert quick.manifest(model, 1) == whole.manifest(model, 1)
+    assert quick.aliases("none") == {}
+    with pytest.raises(NotFound):
+        quick.version(model, 9)
+    whole.client.set_model_version_tag(model, "1", "publish_state", "uploading")
+    for ask in (quick.version, quick.open_bundle):
+        with pytest.raises(TornBundle):
+            ask(model, 1)
+    assert QuickStore("http://127.0.0.1:9", lambda: whole).aliases(model) == {"production-l4": 1}
+
+
+def test_files_are_those_of_the_whole_store(server_uri: str, whole: MlflowStore, model: str) -> None:
+    quick, other = QuickStore(server_uri, refuses).open_bundle(model, 1), whole.open_bundle(model, 1)
+    assert (quick.manifest, quick.signature) == (other.manifest, other.signature)
+    assert quick.files.ranged
+    assert other.files.ranged
+    for asked in (("engine.plan",), ("engine.plan", 1, 3), ("tokenizer/vocab.txt", 0, 2)):
+        assert b"".join(quick.files.read(*asked)) == b"".join(other.files.read(*asked))
+    with pytest.raises(NotFound):
+        b"".join(quick.files.read("none"))
+
+
+def test_files_that_are_not_the_servers_own_are_the_whole_stores(
+    server_uri: str, whole: MlflowStore, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = whole.client.get_model_version(model, "1")
+    whole.client.create_model_version(model, "s3://elsewhere/bundle", run_id=str(found.run_id), tags=found.tags)
+    asked: list[int] = []
+    monkeypatch.setattr(whole, "open_bundle", lambda _, version: asked.append(version))
+    quick = QuickStore(server_uri, lambda: whole)
+    quick.open_bundle(model, 2)
+    assert asked == [2]
+    monkeypatch.setattr("registry.mlflow.rest._server_info", lambda _: {"multipart_downloads_enabled": True})
+    quick.open_bundle(model, 1)
+    monkeypatch.setattr("registry.mlflow.rest._server_info", lambda _: None)
+    quick.open_bundle(model, 1)
+    assert asked == [2, 1, 1]
+
+
+def test_a_manifest_overwritten_after_publishing_is_refused(
+    server_uri: str, whole: MlflowStore, model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(b"{}")
+    run = str(whole.client.get_model_version(model, "1").run_id)
+    whole.client.log_artifact(run, str(tmp_path / "manifest.json"), "bundle")
+    with pytest.raises(DigestMismatch, match="its manifest was changed"):
+        QuickStore(server_uri, refuses).open_bundle(model, 1)
+
+
+def test_a_fetch_never_imports_mlflow_and_one_in_place_nothing_that_signs(
+    server_uri: str, model: str, publisher: Publisher, tmp_path: Path
+) -> None:
+    def imports(reused: bool) -> str:
+        told = (server_uri, model, str(publisher.trust.public_key), str(tmp_path / "models"))
+        done = subprocess.run(
+            [sys.executable, "-c", FETCH, *told], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
+        )
+        said, imported = done.stdout.splitlines()
+        assert said == str(reused)
+        return imported
+
+    assert imports(reused=False) == "model_signing requests"
+    assert imports(reused=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("uri", "setting", "plain"),
+    [
+        ("http://h:5000", None, True),
+        ("https://h", None, True),
+        ("https://u:p@h", None, False),
+        ("sqlite:///x", None, False),
+        ("", None, False),
+        ("http://h", "MLFLOW_TRACKING_TOKEN", False),
+        ("http://h", "MLFLOW_HTTP_REQUEST_TIMEOUT", False),
+        ("http://h", "MLFLOW_WORKSPACE", False),
+        ("http://h", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", False),
+        ("https://h", "MLFLOW_TRACKING_SERVER_CERT_PATH", False),
+    ],
+)
+def test_only_a_server_without_credentials_is_asked_directly(
+    uri: str, setting: str | None, plain: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    if setting:
+        monkeypatch.setenv(setting, "x")
+    assert is_plain(uri) is plain
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow" / "credentials").touch()
+    assert not is_plain(uri)

@@ -1,0 +1,210 @@
+"""A host follows its alias: `current` always leads to a whole bundle, and an engine that is not healthy goes back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.errors import EngineryError, Interrupted
+from registry.serving.fetch import Fetched, fetch, verify_placed
+from registry.serving.watch import Followed, Watch, current_version, follow, watch
+from registry.store import Store
+from tests.support.memory_store import MemoryStore
+from tests.support.publisher import Publisher
+
+ROOT = Path(__file__).parents[4]
+ALIAS = "production-l4"
+
+
+@pytest.fixture
+def registry(memory_store: MemoryStore, manifest_factory: Any, publisher: Publisher) -> MemoryStore:
+    for number in (1, 2, 3, 4):
+        publisher.publish(memory_store, manifest_factory(bytes([number]), sequence=number))
+    return memory_store
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def look(registry: MemoryStore, publisher: Publisher, models: Path) -> Callable[[int], Fetched]:
+    def to(version: int) -> Fetched:
+        registry.set_alias("sst2", ALIAS, version)
+        return fetch(registry, "sst2", alias=ALIAS, into=models, policy=publisher.policy)
+
+    return to
+
+
+def shell(script: str) -> tuple[str, ...]:
+    return ("/bin/sh", "-c", script, "sh")
+
+
+def versions(home: Path) -> list[str]:
+    return sorted(path.name for path in home.iterdir() if not path.name.startswith("."))
+
+
+def test_each_version_is_placed_beside_the_last_and_current_leads_to_it(
+    look: Callable[[int], Fetched], models: Path, publisher: Publisher
+) -> None:
+    home = models / "sst2"
+    for number in (1, 2):
+        assert follow(look(number), home, Watch()) == Followed(number)
+        assert current_version(home) == number
+        assert verify_placed(home / "current", publisher.trust).sequence == number
+    assert (home / "current").readlink() == Path("2")
+    assert versions(home) == ["1", "2", "current"]
+
+
+def test_the_hook_is_told_what_is_current(look: Callable[[int], Fetched], models: Path, tmp_path: Path) -> None:
+    log, home = tmp_path / "log", models / "sst2"
+    told = '"$@" $ENGINERY_MODEL $ENGINERY_VERSION $ENGINERY_PATH before:$ENGINERY_PREVIOUS'
+    options = Watch(hook=shell(f"echo {told} $(readlink {home}/current) >> {log}"))
+    for number in (1, 2, 2):
+        follow(look(number), home, options)
+    assert log.read_text().splitlines() == [
+        f"sst2 1 {home}/1 sst2 1 {home}/1 before: 1",
+        f"sst2 2 {home}/2 sst2 2 {home}/2 before:1 2",
+    ]
+
+
+def test_an_engine_that_is_not_healthy_goes_back_by_itself_and_is_not_tried_again(
+    look: Callable[[int], Fetched], models: Path, tmp_path: Path
+) -> None:
+    log, home = tmp_path / "log", models / "sst2"
+    options = Watch(hook=shell(f"echo $2 >> {log}"), health=shell("test $2 != 2"))
+    assert follow(look(1), home, options) == Followed(1)
+    assert follow(look(2), home, options) == Followed(1, refused=2)
+    assert current_version(home) == 1
+    assert log.read_text().split() == ["1", "2", "1"]  # the server was told to go back too
+    assert follow(look(2), home, options, refused=2) == Followed(1, refused=2)
+    assert log.read_text().split() == ["1", "2", "1"]
+    assert follow(look(3), home, options, refused=2) == Followed(3)
+
+
+@pytest.mark.parametrize("failing", [shell("exit 1"), ("/none/such",), shell("sleep 60")])
+@pytest.mark.parametrize("which", ["hook", "health"])
+def test_a_first_engine_that_is_not_healthy_leaves_nothing_current(
+    which: str, failing: tuple[str, ...], look: Callable[[int], Fetched], models: Path
+) -> None:
+    options = replace(Watch(command_seconds=0.2), **{which: failing})  # type: ignore[arg-type]
+    assert follow(look(1), models / "sst2", options) == Followed(None, refused=1)
+    assert versions(models / "sst2") == ["1"]
+
+
+def test_only_the_last_versions_are_kept_and_never_those_in_use(
+    look: Callable[[int], Fetched], models: Path, publisher: Publisher, registry: MemoryStore
+) -> None:
+    home = models / "sst2"
+    for number in (1, 2, 3, 4):
+        follow(look(number), home, Watch(keep=2))
+    assert versions(home) == ["3", "4", "current"]
+    back = fetch(registry, "sst2", version=1, into=models, policy=publisher.older("a test"))
+    assert follow(back, home, Watch(keep=1)) == Followed(1)
+    assert versions(home) == ["1", "4", "current"]
+
+
+def test_an_interrupted_check_leaves_the_version_before(
+    look: Callable[[int], Fetched], models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = models / "sst2"
+    follow(look(1), home, Watch())
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    fetched = look(2)
+    monkeypatch.setattr("registry.serving.watch._exit_code", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        follow(fetched, home, Watch(health=("check",)))
+    assert current_version(home) == 1
+
+
+def test_a_registry_that_is_down_is_waited_for_longer_each_time(
+    look: Callable[[int], Fetched], models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: Iterator[Callable[[], Fetched]] = iter(
+        [lambda: look(1), *[lambda: fail(Interrupted("the registry is down"))] * 8, lambda: look(2)]
+    )
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) == 10
+
+    watch(lambda: next(answers)(), models / "sst2", Watch(interval_seconds=10), wait)
+    assert waits == [10, 20, 40, 80, 160, 300, 300, 300, 300, 10]
+    assert caplog.text.count("the registry is down") == 8
+    assert current_version(models / "sst2") == 2
+
+
+def fail(error: EngineryError) -> Fetched:
+    raise error
+
+
+def test_a_link_by_hand_to_somewhere_else_is_no_version(tmp_path: Path) -> None:
+    assert current_version(tmp_path) is None
+    (tmp_path / "current").symlink_to("/etc")
+    assert current_version(tmp_path) is None
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to("7")
+    assert current_version(tmp_path) is None
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_follows_a_real_alias_and_ends_cleanly(
+    sent: signal.Signals, mlflow_store: Store, manifest_factory: Any, publisher: Publisher, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        publisher.publish(mlflow_store, manifest_factory(bytes([number]), sequence=number))
+    mlflow_store.set_alias("sst2", ALIAS, 1)
+    told = {"ENGINERY_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    told |= {"ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "fetch", "sst2", "--any-host", "--watch"]
+    options = ["--target", "l4", "--to", str(tmp_path / "models"), "--interval", "0.2"]
+    with subprocess.Popen(
+        [*command, *options, "--health", "test 0 -lt"],  # `test 0 -lt MODEL …` is an error: never healthy
+        env={name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | told,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as unhealthy:
+        assert unhealthy.stderr
+        line = next(line for line in unhealthy.stderr if "not healthy" in line)
+        assert "version 1 is not healthy; back to none" in line
+        unhealthy.send_signal(sent)
+        unhealthy.communicate(timeout=60)
+    home = tmp_path / "models" / "sst2"
+    with subprocess.Popen(
+        [*command, *options],
+        env={name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | told,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            until(lambda: current_version(home) == 1, process)
+            mlflow_store.set_alias("sst2", ALIAS, 2)
+            until(lambda: current_version(home) == 2, process)
+            process.send_signal(sent)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert errors.splitlines()[-1] == "stopped; what is current stays"
+    assert "Traceback" not in errors
+    assert current_version(home) == 2

@@ -1,0 +1,323 @@
+"""Triton's model repository: what config.pbtxt says, what is refused, and that nothing half-made is ever visible."""
+
+import array
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from registry.bundle.manifest import read_manifest, write_manifest
+from registry.digest import record_file
+from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible, TornBundle
+from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
+from registry.triton.control import triton_server
+from registry.triton.model import WarmupRow
+from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, Placed, place_triton, prune, restore
+from registry.triton.warmup import ROWS_FILE
+from tasks.bundle.assemble import add_warmup
+from tests.support.tiny import SPECIAL, WORDS
+from tests.support.triton_bundles import CPU, L4, PROFILE, write_bundle
+
+B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")
+RTX = GpuTarget("rtx", Backend.TENSORRT_RTX, "8.9", "NVIDIA GeForce RTX 4090")
+ROW = WarmupRow("good music", (("input_ids", (2, 5, 12, 3)), ("attention_mask", (1, 1, 1, 1))))
+
+
+def profile(batch: tuple[int, int, int], sequence: tuple[int, int, int]) -> ShapeProfile:
+    return ShapeProfile(AxisRange(*batch), AxisRange(*sequence))
+
+
+def config_of(placed: Placed) -> Any:
+    return text_format.Parse((placed.folder / CONFIG_FILE).read_bytes(), ModelConfig())
+
+
+def place_plan(tmp_path: Path, *profiles: ShapeProfile, rows: tuple[WarmupRow, ...] = ()) -> Placed:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", profiles=profiles)
+    return place_triton([bundle], tmp_path / "repository", version=7, rows=rows)
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_tensorrt_model_says_what_the_manifest_says(tmp_path: Path) -> None:
+    placed = place_plan(tmp_path, PROFILE)
+    config = config_of(placed)
+    assert (config.name, config.backend, config.max_batch_size) == ("opinions", "tensorrt", 8)
+    assert [(tensor.name, list(tensor.dims)) for tensor in config.input] == [
+        ("input_ids", [-1]),
+        ("attention_mask", [-1]),
+    ]
+    assert [(tensor.name, list(tensor.dims)) for tensor in config.output] == [("logits", [2])]
+    assert list(config.version_policy.specific.versions) == [7]
+    assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
+    assert config.optimization.cuda.graphs
+    assert [(spec.batch_size, list(spec.input["input_ids"].dim)) for spec in config.optimization.cuda.graph_spec] == [
+        (4, [8])
+    ]
+    assert config.parameters["enginery_digest"].string_value == placed.digest
+    assert config.parameters["enginery_release"].string_value == "r1"
+    assert config.parameters["enginery_precision"].string_value == "fp32"
+    assert (placed.folder / "7" / "model.plan").read_bytes() == b"plan"
+    assert (placed.folder / config.output[0].label_filename).read_text() == "negative\npositive\n"
+
+
+def test_one_instance_group_lists_every_profile(tmp_path: Path) -> None:
+    config = config_of(place_plan(tmp_path, PROFILE, profile((1, 16, 64), (16, 32, 128))))
+    assert [list(group.profile) for group in config.instance_group] == [["0", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("profiles", "largest"),
+    [
+        ([profile((1, 1, 1), (1, 8, 64)), profile((1, 8, 32), (1, 8, 64))], 32),
+        ([profile((1, 4, 8), (2, 8, 16)), profile((1, 16, 64), (16, 32, 128))], 8),
+        ([profile((1, 1, 1), (1, 8, 64)), profile((8, 8, 32), (1, 8, 64))], 1),
+        ([profile((1, 8, 64), (1, 5, 10)), profile((1, 4, 8), (1, 9, 30)), profile((1, 8, 64), (20, 25, 30))], 8),
+    ],
+    ids=["same lengths", "other lengths", "a gap between batches", "a narrow place between"],
+)
+def test_no_batch_is_formed_that_some_length_has_no_profile_for(
+    tmp_path: Path, profiles: list[ShapeProfile], largest: int
+) -> None:
+    config = config_of(place_plan(tmp_path, *profiles))
+    assert config.max_batch_size == largest
+    sizes = [
+        *config.dynamic_batching.preferred_batch_size,
+        *(s.batch_size for s in config.optimization.cuda.graph_spec),
+    ]
+    assert max(sizes) <= largest
+
+
+def test_a_model_without_profiles_is_not_batched(tmp_path: Path) -> None:
+    config = config_of(place_plan(tmp_path))
+    assert config.max_batch_size == 0
+    assert list(config.input[0].dims) == [-1, -1]
+    assert not config.HasField("dynamic_batching")
+
+
+def test_warmup_is_the_tokens_of_rows_that_fit_a_profile(tmp_path: Path) -> None:
+    long = WarmupRow("long", tuple((name, (1,) * 99) for name in ("input_ids", "attention_mask")))
+    placed = place_plan(tmp_path, PROFILE, rows=(ROW, long))
+    (warmup,) = config_of(placed).model_warmup
+    assert warmup.batch_size == 4
+    file = placed.folder / WARMUP_FOLDER / warmup.inputs["input_ids"].input_data_file
+    assert array.array("q", file.read_bytes()).tolist() == [2, 5, 12, 3]
+    assert list(warmup.inputs["input_ids"].dims) == [4]
+
+
+def test_a_row_without_an_inputs_tokens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no tokens for input input_ids"):
+        place_plan(tmp_path, PROFILE, rows=(WarmupRow("only text"),))
+
+
+def with_rows(bundle: Path, raw: bytes) -> Path:
+    (bundle / ROWS_FILE).write_bytes(raw)
+    manifest = read_manifest((bundle / "manifest.json").read_bytes())
+    files = (*manifest.files, record_file(bundle / ROWS_FILE, root=bundle))
+    (bundle / "manifest.json").write_bytes(write_manifest(replace(manifest, files=files)))
+    return bundle
+
+
+def test_a_bundle_brings_its_own_rows(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    build = read_manifest((bundle / "manifest.json").read_bytes()).build
+    add_warmup(build, bundle, ["good music", "the bad film", "fine", "poor"], tmp_path)
+    with_rows(bundle, (tmp_path / ROWS_FILE).read_bytes())
+    placed = place_triton([bundle], tmp_path / "repository", version=1)
+    assert len(config_of(placed).model_warmup) == 4
+    file = placed.folder / WARMUP_FOLDER / config_of(placed).model_warmup[0].inputs["input_ids"].input_data_file
+    ids = [(SPECIAL + WORDS).index(word) for word in ("[CLS]", "good", "music", "[SEP]")]
+    assert array.array("q", file.read_bytes()).tolist() == ids
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b'[{"text": 1}]', b'[{"text": "a", "tokens": [["input_ids", [1.5]]]}]'])
+def test_rows_that_are_none_are_refused(tmp_path: Path, raw: bytes) -> None:
+    bundle = with_rows(write_bundle(tmp_path / "bundle", L4, engine=b"plan"), raw)
+    with pytest.raises(BadInput, match=r"warmup\.json holds no rows"):
+        place_triton([bundle], tmp_path / "repository", version=1)
+
+
+def test_old_versions_are_removed_and_the_placed_one_never(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    for version in (9, 10, 11, 12, 1):
+        placed = place_triton([bundle], tmp_path / "repository", version=version, rows=[ROW])
+    prune(placed, 2)
+    assert sorted(path.name for path in placed.folder.iterdir() if path.is_dir()) == ["1", "11", "12", "warmup"]
+    beside = {path.name.split("-")[0] for path in (placed.folder / WARMUP_FOLDER).iterdir()}
+    assert beside == {"1", "11", "12"}
+    assert {path.name for path in placed.folder.glob("labels-*")} == {f"labels-{n}.txt" for n in (1, 11, 12)}
+
+
+def test_engines_for_two_gpus_share_a_version_by_compute_capability(tmp_path: Path) -> None:
+    bundles = [write_bundle(tmp_path / t.name, t, engine=t.name.encode()) for t in (L4, B200)]
+    placed = place_triton(bundles, tmp_path / "repository", version=1)
+    config = config_of(placed)
+    assert dict(config.cc_model_filenames) == {"8.9": "sm89.plan", "10.0": "sm100.plan"}
+    for capability, name in config.cc_model_filenames.items():
+        digest = config.parameters[f"enginery_digest_{capability}"].string_value
+        engine = (placed.folder / "1" / name).read_bytes()
+        assert digest == read_manifest((bundles[engine == b"b200"] / "manifest.json").read_bytes()).build.digest
+
+
+def test_engines_that_differ_in_more_than_the_gpu_are_not_placed_together(tmp_path: Path) -> None:
+    one = write_bundle(tmp_path / "one", L4, engine=b"1")
+    other = write_bundle(tmp_path / "other", B200, engine=b"2", labels=("no", "yes"))
+    with pytest.raises(Incompatible, match="may differ in compute capability only"):
+        place_triton([one, other], tmp_path / "repository", version=1)
+    with pytest.raises(Incompatible, match="two engines for one compute capability"):
+        place_triton([one, one], tmp_path / "repository", version=1)
+
+
+def test_what_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
+    rtx = write_bundle(tmp_path / "rtx", RTX, engine=b"plan")
+    with pytest.raises(Incompatible, match="no backend for TensorRT for RTX"):
+        place_triton([rtx], tmp_path / "repository", version=1)
+    plan = write_bundle(tmp_path / "plan", L4, engine=b"plan")
+    with pytest.raises(Incompatible, match="ONNX Runtime engines only"):
+        place_triton([plan], tmp_path / "repository", version=1, python_backend=True)
+    with pytest.raises(Incompatible, match="takes no batch of 1"):
+        place_plan(tmp_path, profile((2, 4, 8), (1, 8, 64)))
+    with pytest.raises(BadInput, match="count from 1"):
+        place_triton([plan], tmp_path / "repository", version=0)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_container_with_another_tensorrt_is_refused_with_the_right_one(tmp_path: Path) -> None:
+    plan = write_bundle(tmp_path / "plan", L4, engine=b"plan")
+    with pytest.raises(Incompatible, match=r"26\.07 carries TensorRT 11\.1\.0\.106.*tritonserver:26\.08-py3"):
+        place_triton([plan], tmp_path / "repository", version=1, container="26.07")
+    assert place_triton([plan], tmp_path / "repository", version=1, container="26.08").version == 1
+
+
+def test_a_label_with_a_line_break_is_refused(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", labels=("no\nyes", "positive"))
+    with pytest.raises(BadInput, match="no printable line"):
+        place_triton([bundle], tmp_path / "repository", version=1)
+
+
+def test_a_dtype_that_triton_lacks_is_refused(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    manifest = read_manifest((bundle / "manifest.json").read_bytes())
+    strange = replace(manifest.build, outputs=(replace(manifest.build.outputs[0], dtype="complex64"),))
+    (bundle / "manifest.json").write_bytes(write_manifest(replace(manifest, build=strange)))
+    with pytest.raises(BadInput, match="logits is complex64"):
+        place_triton([bundle], tmp_path / "repository", version=1)
+
+
+def test_a_damaged_bundle_is_not_placed(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    (bundle / "engine.plan").write_bytes(b"PLAN")
+    with pytest.raises(DigestMismatch):
+        place_triton([bundle], tmp_path / "repository", version=1)
+    (bundle / "engine.plan").unlink()
+    with pytest.raises(TornBundle):
+        place_triton([bundle], tmp_path / "repository", version=1)
+
+
+def test_placing_again_changes_nothing(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    first = place_triton([bundle], tmp_path / "repository", version=1, rows=[ROW])
+    before = (first.folder / CONFIG_FILE).stat()
+    again = place_triton([bundle], tmp_path / "repository", version=1, rows=[ROW])
+    assert (first.reused, again.reused) == (False, True)
+    assert (again.folder / CONFIG_FILE).stat() == before
+
+
+def test_a_placed_engine_that_was_changed_is_replaced(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    placed = place_triton([bundle], tmp_path / "repository", version=1)
+    (placed.folder / "1" / "model.plan").write_bytes(b"tampered")
+    assert not place_triton([bundle], tmp_path / "repository", version=1).reused
+    assert (placed.folder / "1" / "model.plan").read_bytes() == b"plan"
+
+
+def test_restore_gives_back_the_version_before(tmp_path: Path) -> None:
+    old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i) for i in (1, 2))
+    first = place_triton([old], tmp_path / "repository", version=1)
+    before = (first.folder / CONFIG_FILE).read_bytes()
+    second = place_triton([new], tmp_path / "repository", version=2)
+    assert list(config_of(second).version_policy.specific.versions) == [2]
+    restore(second)
+    assert (first.folder / CONFIG_FILE).read_bytes() == before
+    restore(first)
+    assert list((tmp_path / "repository").iterdir()) == []
+
+
+def test_a_model_that_enginery_did_not_place_is_kept(tmp_path: Path) -> None:
+    theirs = tmp_path / "repository" / "opinions"
+    theirs.mkdir(parents=True)
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    for config in (None, 'name: "opinions"\n'):
+        if config:
+            (theirs / CONFIG_FILE).write_text(config)
+        with pytest.raises(BadInput, match="was not placed by Enginery"):
+            place_triton([bundle], tmp_path / "repository", version=1)
+    assert snapshot(theirs) == {CONFIG_FILE: b'name: "opinions"\n'}
+
+
+def test_a_full_disk_at_any_write_leaves_what_was_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i) for i in (1, 2))
+    repository = tmp_path / "repository"
+    served = snapshot(place_triton([old], repository, version=1, rows=[ROW]).folder)
+    real, left = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal left
+        if left == 0:
+            raise OSError(28, "No space left on device")
+        left -= 1
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    failures = 0
+    for writes in range(1000):
+        left = writes
+        try:
+            place_triton([new], repository, version=2, rows=[ROW])
+            break
+        except EngineryError as error:
+            assert "No space left" in str(error)  # noqa: PT017  # the loop ends with the first success
+            failures += 1
+        now = snapshot(repository / "opinions")
+        if now[CONFIG_FILE] == served[CONFIG_FILE]:
+            assert {name: now[name] for name in served} == served
+        else:
+            assert now["2/model.plan"] == b"2"
+        assert [path.name for path in repository.iterdir()] == ["opinions"]
+    assert failures > 3
+    assert not [path for path in tmp_path.iterdir() if "incoming" in path.name]
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", ":8001", "localhost:grpc"])
+def test_an_address_without_host_or_port_is_refused(address: str) -> None:
+    with pytest.raises(BadInput, match="not HOST:PORT"):
+        triton_server(address)
+
+
+@pytest.mark.parametrize("header", ["admin", "=value", "admin=", "a b=value"])
+def test_a_header_that_is_no_pair_is_refused_without_showing_the_secret(header: str) -> None:
+    with pytest.raises(BadInput, match="not NAME=VALUE, as in") as refused:
+        triton_server("localhost:8001", header)
+    assert "value" not in str(refused.value)
+
+
+def test_a_header_gets_the_prefix_that_triton_looks_for_and_stays_out_of_logs() -> None:
+    server = triton_server("localhost:8001", "admin=s3cret=x")
+    assert server.headers == (("triton-grpc-protocol-admin", "s3cret=x"),)
+    assert "s3cret" not in repr(server)
+
+
+def test_the_text_model_lies_beside_engine_tokenizer_and_manifest(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", CPU)
+    placed = place_triton([bundle], tmp_path / "repository", version=1, rows=[ROW], python_backend=True)
+    assert {"model.py", "engine.onnx", "tokenizer.json", "manifest.json"} <= {
+        path.name for path in (placed.folder / "1").iterdir()
+    }
+    (warmup,) = config_of(placed).model_warmup
+    stored = (placed.folder / WARMUP_FOLDER / warmup.inputs["text"].input_data_file).read_bytes()
+    assert stored == b"\x0a\x00\x00\x00good music"

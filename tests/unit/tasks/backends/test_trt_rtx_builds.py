@@ -1,0 +1,169 @@
+"""Real builds by TensorRT for RTX, which needs no GPU to build."""
+
+import multiprocessing
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from registry.digest import file_sha256
+from registry.errors import BadInput, BuildError, DigestMismatch, Incompatible
+from registry.records import AxisRange, Backend, EngineBuild, GpuTarget, OnnxArtifact, Precision, ShapeProfile
+from tasks.backends import BACKENDS, open_engine
+from tasks.backends.build import build_engine, build_key
+from tasks.backends.trt.builder import profile_shapes
+from tests.support.onnx_graphs import describe, save_graph
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install -e .[trt-rtx]")
+
+PROFILE = ShapeProfile(AxisRange(1, 2, 4), AxisRange(8, 16, 32))
+
+
+def rtx(capability: str) -> GpuTarget:
+    return GpuTarget("some-gpu", Backend.TENSORRT_RTX, capability, work_pool="gpus")
+
+
+SOME_GPU = rtx("8.9")
+
+
+def proceed(phase: str, fraction: float) -> bool:
+    return True
+
+
+def build(onnx_artifact: OnnxArtifact, into: Path, **changes: object) -> EngineBuild:
+    arguments = {"target": rtx("8.9"), "profiles": (PROFILE,), "on_progress": proceed, **changes}
+    return build_engine(onnx_artifact, workspace_bytes=2**28, into=into, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
+@pytest.mark.parametrize("capability", ["8.6", "8.9", "12.0"])
+def test_engine_is_built_for_its_target(precision: Precision, capability: str, tmp_path: Path) -> None:
+    graph = save_graph(tmp_path / "onnx", precision)
+    phases: list[float] = []
+
+    def watch(phase: str, fraction: float) -> bool:
+        phases.append(fraction)
+        return True
+
+    built = build(
+        graph,
+        tmp_path / "engine",
+        target=rtx(capability),
+        on_progress=watch,
+    )
+    assert [path.name for path in (tmp_path / "engine").iterdir()] == ["engine.plan"]
+    assert built.path.stat().st_size == built.size_bytes > 1000
+    assert built.digest == file_sha256(built.path)
+    assert (built.onnx_digest, built.inputs, built.outputs) == (graph.digest, graph.inputs, graph.outputs)
+    assert phases
+    assert all(0 <= fraction <= 1 for fraction in phases)
+
+
+def test_two_profiles_and_external_data_build(tmp_path: Path) -> None:
+    graph = save_graph(tmp_path / "onnx", Precision.FP32, external="weights.bin")
+    assert build(graph, tmp_path, profiles=(PROFILE, replace(PROFILE, batch=AxisRange(4, 8, 16)))).size_bytes > 1000
+
+
+def test_dynamic_input_without_a_profile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="inputs x have dynamic axes: give an optimization profile"):
+        build(save_graph(tmp_path / "onnx", Precision.FP32), tmp_path / "engine", profiles=())
+    assert not list((tmp_path / "engine").iterdir())
+
+
+def test_cancelled_build_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="was cancelled"):
+        build(save_graph(tmp_path / "onnx", Precision.FP32), tmp_path / "engine", on_progress=lambda *_: False)
+    assert not list((tmp_path / "engine").iterdir())
+
+
+def test_ctrl_c_ends_the_build_and_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(phase: str, fraction: float) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(save_graph(tmp_path / "onnx", Precision.FP32), tmp_path / "engine", on_progress=interrupt)
+    assert not list((tmp_path / "engine").iterdir())
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("span", [AxisRange(4, 2, 8), AxisRange(1, 9, 8), AxisRange(0, 1, 8)])
+def test_profile_out_of_order_is_refused(span: AxisRange, tmp_path: Path) -> None:
+    graph = save_graph(tmp_path / "onnx", Precision.FP32)
+    with pytest.raises(BadInput, match="1 <= min <= opt <= max"):
+        build(graph, tmp_path, profiles=(replace(PROFILE, sequence=span),))
+
+
+def test_profile_fills_the_first_two_dynamic_axes_and_keeps_the_rest() -> None:
+    assert profile_shapes("x", (-1, 3, -1), PROFILE) == ((1, 3, 8), (2, 3, 16), (4, 3, 32))
+    assert profile_shapes("x", (-1, 3), PROFILE) == ((1, 3), (2, 3), (4, 3))
+    assert profile_shapes("x", (5,), PROFILE) == ((5,), (5,), (5,))
+    with pytest.raises(BuildError, match="x has 3 dynamic axes"):
+        profile_shapes("x", (-1, -1, -1), PROFILE)
+
+
+def test_node_that_the_parser_refuses_is_named(tmp_path: Path) -> None:
+    nodes = [helper.make_node("StringNormalizer", ["x"], ["y"], name="lower-the-case")]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.STRING, [1]) for name in "xy")
+    graph = helper.make_graph(nodes, "text", [x], [y])
+    onnx.save(helper.make_model(graph, ir_version=10), str(tmp_path / "model.onnx"))
+    artifact = replace(describe(tmp_path, Precision.FP32))
+    with pytest.raises(BuildError, match="cannot parse") as caught:
+        build(artifact, tmp_path / "engine")
+    assert re.search("lower-the-case|string", str(caught.value), re.IGNORECASE)
+
+
+def test_dynamically_quantized_node_is_named_by_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.backends.trt.builder.why_unsupported", lambda *_: None)
+    graph = save_graph(tmp_path, Precision.INT8_DYNAMIC)
+    with pytest.raises(BuildError, match=r"'quantize_x' \(DynamicQuantizeLinear\).*'matmul' \(MatMulInteger\)"):
+        BACKENDS[Backend.TENSORRT_RTX].build(
+            graph, rtx("8.9"), (PROFILE,), workspace_bytes=2**28, into=tmp_path, progress=proceed
+        )
+
+
+def test_changed_graph_is_refused_before_the_build(tmp_path: Path) -> None:
+    graph = save_graph(tmp_path, Precision.FP32)
+    graph.path.write_bytes(graph.path.read_bytes()[:-1] + b"?")
+    with pytest.raises(DigestMismatch):
+        build(graph, tmp_path / "engine")
+
+
+def test_build_key_follows_what_decides_the_engine_and_not_its_place(tmp_path: Path) -> None:
+    graph = save_graph(tmp_path, Precision.FP32)
+
+    def key(graph: OnnxArtifact = graph, target: GpuTarget = SOME_GPU, **changes: object) -> str:
+        arguments = {"workspace_bytes": 1, "backend_version": "1", **changes}
+        return build_key(graph, target, (PROFILE,), **arguments)  # type: ignore[arg-type]
+
+    same = [
+        key(),
+        key(replace(graph, directory=Path("/elsewhere"))),
+        key(target=replace(rtx("8.9"), name="other")),
+    ]
+    other = [
+        key(replace(graph, digest="0" * 64)),
+        key(target=rtx("8.6")),
+        key(workspace_bytes=2),
+        key(backend_version="2"),
+        key(options=(("level", "5"),)),
+    ]
+    assert len(set(same)) == 1
+    assert len({*same, *other}) == 1 + len(other)
+
+
+def test_engine_is_refused_before_tensorrt_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = build(save_graph(tmp_path / "onnx", Precision.FP32), tmp_path / "engine")
+    monkeypatch.setattr("tasks.backends.trt.builder.load_engine", lambda *_, **__: pytest.fail("it was deserialised"))
+    monkeypatch.setattr("tasks.backends.trt.builder.local_compute_capability", lambda: "8.6")
+    with pytest.raises(Incompatible, match=r"compute capability 8.9 .this machine's GPU has 8.6.*pool gpus"):
+        open_engine(built)
+    with pytest.raises(Incompatible, match=r"was built by tensorrt_rtx 0\.1"):
+        open_engine(replace(built, backend_version="0.1"))
+    engine_bytes = bytearray(built.path.read_bytes())
+    engine_bytes[len(engine_bytes) // 2] ^= 1
+    built.path.write_bytes(engine_bytes)
+    with pytest.raises(DigestMismatch):
+        open_engine(built)

@@ -1,0 +1,81 @@
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from registry.errors import BadInput
+from registry.records import SourceFiles
+from tasks.checkpoints.head import fit_head
+from tasks.checkpoints.source import from_folder
+from tasks.graphs.export import check_export, export_checkpoint
+from tasks.model_tasks.text_inputs import text_encoder
+from tests.support.tiny import tiny_bert
+
+WORDS = ("film", "music", "library", "editor")
+TEXTS = [f"a {mood} {one} and {two}" for mood, one, two in product(("good", "bad"), WORDS, WORDS)]
+LABELS = [int("bad" in text) for text in TEXTS]
+NAMES = ("praise", "blame")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> SourceFiles:
+    root = tmp_path_factory.mktemp("encoder")
+    return from_folder(tiny_bert(root / "made", ()), name="tiny", task="feature-extraction", into=root / "taken")
+
+
+def fit(encoder: SourceFiles, into: Path, *, seed: int = 1, labels: list[int] = LABELS) -> SourceFiles:
+    return fit_head(encoder, TEXTS, labels, NAMES, seed=seed, max_length=16, into=into)
+
+
+def test_same_rows_and_seed_give_the_same_checkpoint(encoder: SourceFiles, tmp_path: Path) -> None:
+    one, two = fit(encoder, tmp_path / "one"), fit(encoder, tmp_path / "two")
+    other = fit(encoder, tmp_path / "other", seed=2)
+    assert one == two
+    assert one.digest != other.digest
+    assert one.source.revision == one.digest
+
+
+def test_fitted_checkpoint_exports_like_any_other(encoder: SourceFiles, tmp_path: Path) -> None:
+    fitted = fit(encoder, tmp_path / "fitted")
+    graph = export_checkpoint(fitted, into=tmp_path / "onnx")
+    names = [tensor.name for tensor in graph.inputs]
+    feed = text_encoder(fitted.directory, names, max_length=16).encode(TEXTS)
+    assert check_export(fitted, graph, feed) < 1e-3
+    assert fitted.source.task == "text-classification"
+    assert fitted.source.labels == NAMES
+    assert fitted.source.origin.startswith("folder:made + head fitted on ")
+    config = json.loads((fitted.directory / "config.json").read_text())
+    assert config["label2id"] == {"praise": 0, "blame": 1}
+    assert config["problem_type"] == "single_label_classification"
+
+
+def test_progress_ends_with_all_rows(encoder: SourceFiles, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    fit_head(
+        encoder,
+        TEXTS,
+        LABELS,
+        NAMES,
+        seed=1,
+        max_length=16,
+        into=tmp_path / "x",
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (len(TEXTS), len(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (LABELS[:-1], "32 texts but 31 labels"),
+        ([*LABELS[:-1], 2], "label 2 has no name"),
+        ([-1, *LABELS[1:]], "label -1 has no name"),
+        ([0] * len(TEXTS), "no text is labelled blame"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(
+    encoder: SourceFiles, tmp_path: Path, labels: list[int], sentence: str
+) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        fit(encoder, tmp_path / "x", labels=labels)

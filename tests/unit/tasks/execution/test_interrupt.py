@@ -1,0 +1,92 @@
+"""Ctrl-C is not lost where someone else's code swallows the exception."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tasks.execution import interrupt
+from tasks.execution.interrupt import check_stopped, hold_ctrl_c, remember_ctrl_c
+from tasks.execution.isolate import Progress, run_isolated
+
+
+@pytest.fixture(autouse=True)
+def own_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(interrupt, "_stopping", threading.Event())
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def sleep_long(progress: Progress) -> None:
+    time.sleep(600)
+
+
+def test_a_swallowed_ctrl_c_is_raised_again() -> None:
+    remember_ctrl_c()
+    check_stopped()
+    with suppress(KeyboardInterrupt):  # as a careless import does
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        check_stopped()
+
+
+def test_ctrl_c_ends_a_silent_build_in_another_thread() -> None:
+    remember_ctrl_c()
+    raised: list[type[BaseException]] = []
+
+    def build() -> None:
+        try:
+            run_isolated(sleep_long, on_progress=lambda _phase, _done: True)
+        except BaseException as error:  # noqa: BLE001  # what a thread raises is what is asked here
+            raised.append(type(error))
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    thread.join(60)
+    assert raised == [KeyboardInterrupt]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_ctrl_c_waits_until_a_child_is_started_whole(beside: bool) -> None:
+    """It comes to this thread, which holds it back, or to one that was there before and does not."""
+    remember_ctrl_c()
+    began, sent = threading.Event(), threading.Event()
+    started: list[str] = []
+
+    def press() -> None:
+        began.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+        sent.set()
+
+    def start() -> None:
+        if not beside:
+            presser.start()
+        began.set()
+        sent.wait(60)
+        time.sleep(0.05)  # for Python to handle it in this thread
+        started.append("whole")
+
+    presser = threading.Thread(target=press)
+    if beside:
+        presser.start()
+    with pytest.raises(KeyboardInterrupt), hold_ctrl_c():
+        start()
+    assert started == ["whole"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    presser.join()
+
+
+def asks_for_ctrl_c(progress: Progress) -> bool:
+    os.kill(os.getpid(), signal.SIGINT)
+    return signal.SIGINT in signal.sigpending()
+
+
+def test_a_child_does_not_get_ctrl_c_even_before_its_first_line() -> None:
+    assert run_isolated(asks_for_ctrl_c, on_progress=lambda _phase, _done: True)

@@ -1,0 +1,144 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from registry.digest import verify_tree
+from registry.errors import BadInput, EngineryError
+from registry.records import OnnxArtifact, Precision, SourceFiles
+from tasks.checkpoints.source import from_folder
+from tasks.graphs.export import check_export, export_checkpoint, export_module, load_module
+from tasks.model_tasks.text_inputs import FeedDict, text_encoder
+from tests.support.tiny import tiny_bert
+
+TEXTS = ("a good film", "bad music", "the editor of the library for good and fine films and poor films")
+
+
+def two_layers() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    return TwoLayers(), {"pixels": torch.zeros(1, 6)}
+
+
+class TwoLayers(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = torch.nn.Linear(6, 5), torch.nn.Linear(5, 3)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.hidden(pixels)))  # type: ignore[no-any-return]
+
+
+def not_a_module() -> str:
+    return "module"
+
+
+def without_samples() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    return TwoLayers(), {}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> SourceFiles:
+    root = tmp_path_factory.mktemp("source")
+    return from_folder(tiny_bert(root / "made"), name="tiny", task="text-classification", into=root / "taken")
+
+
+@pytest.fixture(scope="module")
+def graph(source: SourceFiles, tmp_path_factory: pytest.TempPathFactory) -> OnnxArtifact:
+    return export_checkpoint(source, into=tmp_path_factory.mktemp("onnx"))
+
+
+def feed_of(source: SourceFiles, graph: OnnxArtifact) -> FeedDict:
+    names = [tensor.name for tensor in graph.inputs]
+    return text_encoder(source.directory, names, max_length=32).encode(TEXTS)
+
+
+def test_checkpoint_exports_with_named_dynamic_axes(graph: OnnxArtifact) -> None:
+    assert {tensor.name for tensor in graph.inputs} == {"input_ids", "attention_mask", "token_type_ids"}
+    assert {tensor.shape for tensor in graph.inputs} == {("batch_size", "sequence_length")}
+    assert {tensor.dtype for tensor in graph.inputs} == {"int64"}
+    assert [(tensor.name, tensor.dtype) for tensor in graph.outputs] == [("logits", "float32")]
+    assert graph.outputs[0].shape == ("batch_size", 2)
+    assert (graph.opset, graph.precision) == (18, Precision.FP32)
+
+
+def test_only_the_graph_is_kept(graph: OnnxArtifact) -> None:
+    assert [file.path for file in graph.files] == ["model.onnx"]
+    verify_tree(graph.directory, graph.files)
+
+
+def test_exporting_again_gives_the_same_digest(source: SourceFiles, graph: OnnxArtifact, tmp_path: Path) -> None:
+    assert export_checkpoint(source, into=tmp_path / "again").digest == graph.digest
+
+
+def test_graph_computes_what_the_checkpoint_computes(source: SourceFiles, graph: OnnxArtifact) -> None:
+    assert 0.0 <= check_export(source, graph, feed_of(source, graph)) < 1e-4
+
+
+def test_export_prints_nothing(source: SourceFiles, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    export_checkpoint(source, into=tmp_path / "onnx")
+    export_module("test_export:two_layers", into=tmp_path / "module")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("change", [lambda weights: weights * 1.01, lambda weights: weights * np.nan])
+def test_changed_weights_are_noticed(source: SourceFiles, graph: OnnxArtifact, tmp_path: Path, change) -> None:  # type: ignore[no-untyped-def]
+    tampered = onnx.load(str(graph.path))
+    weights = next(tensor for tensor in tampered.graph.initializer if tensor.name == "classifier.weight")
+    changed = change(onnx.numpy_helper.to_array(weights)).astype(np.float32)
+    weights.CopyFrom(onnx.numpy_helper.from_array(changed, weights.name))
+    onnx.save(tampered, str(tmp_path / graph.file))
+    with pytest.raises(EngineryError, match="output logits differs from PyTorch"):
+        check_export(source, replace(graph, directory=tmp_path), feed_of(source, graph))
+
+
+def test_a_checkpoint_without_the_head_is_refused(tmp_path: Path) -> None:
+    encoder = tiny_bert(tmp_path / "encoder", ())
+    source = from_folder(encoder, name="tiny", task="text-classification", into=tmp_path / "taken")
+    with pytest.raises(BadInput, match=r"no weights for classifier\.bias"):
+        export_checkpoint(source, into=tmp_path / "onnx")
+
+
+def test_an_unknown_task_is_refused(source: SourceFiles, tmp_path: Path) -> None:
+    wrong = replace(source, source=replace(source.source, task="levitation"))
+    with pytest.raises(BadInput, match="levitation"):
+        export_checkpoint(wrong, into=tmp_path / "onnx")
+
+
+def test_a_filled_folder_is_refused(source: SourceFiles, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(BadInput, match="not an empty folder"):
+        export_checkpoint(source, into=tmp_path)
+
+
+def test_module_exports_with_a_dynamic_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graph = export_module("test_export:two_layers", into=tmp_path / "onnx")
+    assert [(tensor.name, tensor.shape) for tensor in graph.inputs] == [("pixels", ("batch_size", 6))]
+    assert [tensor.shape for tensor in graph.outputs] == [("batch_size", 3)]
+    torch.manual_seed(0)
+    module, _ = load_module("test_export:two_layers")
+    for rows in (1, 7):
+        assert check_export(module, graph, {"pixels": np.ones((rows, 6), np.float32)}) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("test_export", "not of the form"),
+        ("test_export:", "not of the form"),
+        ("../test_export:two_layers", "not of the form"),
+        ("os:system('x')", "not of the form"),
+        ("test_export:two_layers\n", "not of the form"),
+        ("absent_package.nets:make", "No module named 'absent_package'"),
+        ("test_export:absent", "no callable named absent"),
+        ("test_export:TEXTS", "no callable named TEXTS"),
+        ("test_export:not_a_module", "must return (torch.nn.Module"),
+        ("test_export:without_samples", "named tensors"),
+    ],
+)
+def test_a_wrong_callable_is_refused(path: str, sentence: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(sentence)):
+        load_module(path)

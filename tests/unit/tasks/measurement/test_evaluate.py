@@ -1,0 +1,102 @@
+"""Accuracy: every row once, in any order and any batch; an answer that is no number is no answer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from registry.errors import MeasurementError
+from tasks.measurement.evaluate import LARGEST_BATCH, Evaluation, evaluate
+from tasks.model_tasks.text_inputs import FeedDict, TextEncoder, batches, text_encoder
+from tests.support.tiny import WORDS, write_tokenizer
+
+
+class ByTokens:
+    """Logits of 5 classes that depend on a row's own tokens and not on its batch; a second output that is NaN."""
+
+    def __init__(self, spoil: float | None = None) -> None:
+        self.spoil, self.rows, self.largest = spoil, 0, 0
+
+    def run(self, feed: FeedDict) -> list[NDArray[np.float32]]:
+        ids, mask = feed["input_ids"], feed["attention_mask"]
+        self.rows, self.largest = self.rows + len(ids), max(self.largest, len(ids))
+        logits = np.eye(5, dtype=np.float32)[(ids * mask).sum(axis=1) % 5]
+        if self.spoil is not None and self.rows > LARGEST_BATCH:
+            logits[-1, 2] = self.spoil
+        return [logits, np.full((1, 1), np.nan, dtype=np.float32)]
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> TextEncoder:
+    write_tokenizer(tmp_path)
+    return text_encoder(tmp_path, ["attention_mask", "input_ids"], max_length=16)
+
+
+def texts(count: int) -> list[str]:
+    """Rows of 1 to 12 words of the tiny vocabulary and beyond it, most of them different."""
+    random = np.random.default_rng(0)
+    return [" ".join(random.choice([*WORDS, "unheard"], size=random.integers(1, 13))) for _ in range(count)]
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    return folder
+
+
+def judged(encoder: TextEncoder, rows: list[str], labels: list[int], into: Path) -> Evaluation:
+    return evaluate(ByTokens(), encoder, rows, labels, subject_digest="d" * 64, into=into)
+
+
+def test_answers_stand_in_the_order_of_the_rows_whatever_the_batches(encoder: TextEncoder, into: Path) -> None:
+    rows = texts(100)
+    alone = [int(ByTokens().run(encoder.encode([row]))[0].argmax()) for row in rows]
+    assert len(set(alone)) > 1
+    assert judged(encoder, rows, [0] * 100, into).predictions().tolist() == alone
+
+
+def test_accuracy_does_not_depend_on_the_order_of_the_rows(encoder: TextEncoder, into: Path) -> None:
+    rows = texts(100)
+    labels = [int(label) for label in np.random.default_rng(1).integers(0, 5, 100)]
+    first = judged(encoder, rows, labels, into)
+    before = first.predictions()
+    order = np.random.default_rng(2).permutation(100)
+    second = judged(encoder, [rows[n] for n in order], [labels[n] for n in order], into)
+    assert first.accuracy == second.accuracy == float((before == labels).mean())
+    assert 0 < first.accuracy < 1
+    np.testing.assert_array_equal(second.predictions(), before[order])
+
+
+def test_every_row_runs_once_and_progress_ends_at_one(encoder: TextEncoder, into: Path) -> None:
+    session, done = ByTokens(), list[float]()
+    evaluate(session, encoder, texts(70), [0] * 70, subject_digest="d" * 64, into=into, on_progress=done.append)
+    assert (session.rows, session.largest) == (70, LARGEST_BATCH)
+    assert done == [32 / 70, 64 / 70, 1.0]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_the_size_of_a_batch_changes_no_answer(encoder: TextEncoder, into: Path, size: int) -> None:
+    rows, session = texts(50), ByTokens()
+    expected = judged(encoder, rows, [0] * 50, into).predictions()
+    found = evaluate(session, encoder, rows, [0] * 50, subject_digest="d" * 64, into=into, batch_size=size)
+    np.testing.assert_array_equal(found.predictions(), expected)
+    assert session.largest == min(size, 50)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_logit_that_is_no_number_voids_the_evaluation(encoder: TextEncoder, into: Path, value: float) -> None:
+    with pytest.raises(MeasurementError, match="the graph dddddddddddd gave NaN or infinite logits"):
+        evaluate(ByTokens(value), encoder, texts(70), [0] * 70, subject_digest="d" * 64, into=into)
+    assert list(into.iterdir()) == []
+
+
+def test_batches_hold_every_position_once_with_its_text() -> None:
+    rows = texts(75)
+    found = [
+        (position, text)
+        for positions, group in batches(rows, 32)
+        for position, text in zip(positions, group, strict=True)
+    ]
+    assert sorted(found) == list(enumerate(rows))

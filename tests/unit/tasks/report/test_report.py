@@ -1,0 +1,28 @@
+"""What a person reads at the end of a release: short where nothing happened, and every reason said once."""
+
+import io
+
+from rich.console import Console
+
+from registry.records import Backend, Precision, Verdict
+from tasks.report.rows import ReleaseReport, Row, notes, release_table
+
+BUILT = Row("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "", Verdict.PASSED, version=1)
+MISSING = [
+    Row("sst2", target, precision, Backend.TENSORRT, "skipped", "needs a GPU")
+    for target in ("l4", "h100")
+    for precision in (Precision.FP32, Precision.FP16)
+]
+REPORT = ReleaseReport("r1", "sst2", (BUILT, *MISSING))
+
+
+def test_a_target_that_was_skipped_whole_is_one_line() -> None:
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(release_table(REPORT))
+    lines = console.export_text().splitlines()
+    assert sum("l4" in line for line in lines) == 1
+    assert sum("all 2" in line for line in lines) == 2
+
+
+def test_a_reason_is_said_once_for_all_it_concerns() -> None:
+    assert notes(REPORT) == ["l4 fp32, fp16; h100 fp32, fp16: skipped: needs a GPU"]

@@ -1,0 +1,139 @@
+"""A candidate against what serves: proven no worse, proven worse, or neither; and what is no comparison."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from registry.records import Machine, Measurement, Verdict
+from tasks.verdicts.against_production import Measured, compare
+from tasks.verdicts.intervals import PairedLoss, paired_loss
+
+L4 = Machine("x86", 8, "NVIDIA L4", "580.10")
+PASSED, FAILED, INCONCLUSIVE, UNMEASURED = (
+    Verdict.PASSED,
+    Verdict.FAILED,
+    Verdict.INCONCLUSIVE,
+    Verdict.UNMEASURED,
+)
+
+
+def figure(metric: str, value: float, low: float | None, high: float | None, raw: str | None = None) -> Measurement:
+    return Measurement(metric, value, "", 872, "engine", "d" * 64, L4, low, high, raw)
+
+
+def measured(
+    accuracy: tuple[float, float, float] = (0.90, 0.88, 0.92),
+    loss: tuple[float, float, float] = (0.004, 0.001, 0.007),
+    p50: tuple[float, float, float] = (2.0, 1.98, 2.02),
+    p99: tuple[float, float | None, float | None] = (3.0, 2.95, 3.05),
+    raw: str = "1" * 64,
+) -> Measured:
+    return Measured(
+        (
+            figure("accuracy", *accuracy, raw),
+            figure("accuracy_loss", *loss),
+            figure("latency_p50_ms", *p50),
+            figure("latency_p99_ms", *p99),
+        ),
+        evaluation_set="e" * 64,
+        source_revision="a" * 40,
+        shape=(8, 64),
+    )
+
+
+def verdicts(candidate: Measured, production: Measured, paired: PairedLoss | None = None) -> list[Verdict]:
+    return [result.verdict for result in compare(candidate, production, loss_max=0.01, paired=paired)]
+
+
+def test_an_engine_is_no_worse_than_one_that_measured_the_same() -> None:
+    assert verdicts(measured(raw="2" * 64), measured()) == [PASSED] * 3
+
+
+def test_the_same_answers_need_no_statistics() -> None:
+    wide = (0.90, 0.50, 0.99)
+    assert verdicts(measured(wide, loss=wide), measured(wide, loss=wide))[0] is PASSED
+
+
+@pytest.mark.parametrize(
+    ("loss", "verdict"),
+    [((0.03, 0.025, 0.035), FAILED), ((0.012, 0.009, 0.015), INCONCLUSIVE), ((0.004, 0.001, 0.007), PASSED)],
+)
+def test_losses_against_the_same_fp32_are_taken_as_far_apart_as_they_can_be(
+    loss: tuple[float, float, float], verdict: Verdict
+) -> None:
+    assert verdicts(measured(loss=loss, raw="2" * 64), measured())[0] is verdict
+
+
+def test_losses_against_different_sources_say_nothing_so_accuracies_must() -> None:
+    new = replace(measured(raw="2" * 64), source_revision="b" * 40)
+    assert verdicts(new, measured())[0] is INCONCLUSIVE
+    sharp = replace(measured((0.95, 0.94, 0.96), raw="2" * 64), source_revision="b" * 40)
+    assert verdicts(sharp, measured())[0] is PASSED
+    worse = replace(measured((0.80, 0.78, 0.82), raw="2" * 64), source_revision="b" * 40)
+    assert verdicts(worse, measured())[0] is FAILED
+
+
+def test_a_paired_test_decides_where_the_answers_are_there() -> None:
+    right = np.ones(1000, bool)
+    mostly = right.copy()
+    mostly[:50] = False
+    wide = replace(measured(raw="2" * 64), source_revision="b" * 40)
+    assert verdicts(wide, measured(), paired_loss(right, right))[0] is PASSED
+    assert verdicts(wide, measured(), paired_loss(right, mostly))[0] is FAILED
+
+
+def test_other_evaluation_data_is_no_comparison() -> None:
+    assert verdicts(replace(measured(), evaluation_set="f" * 64), measured())[0] is UNMEASURED
+
+
+@pytest.mark.parametrize(
+    ("p50", "verdict"),
+    [
+        ((2.5, 2.45, 2.55), FAILED),
+        ((2.15, 2.0, 2.3), INCONCLUSIVE),
+        ((2.1, 2.09, 2.11), PASSED),
+        ((1.0, 0.9, 1.1), PASSED),
+    ],
+)
+def test_a_call_time_must_be_proven_no_slower(p50: tuple[float, float, float], verdict: Verdict) -> None:
+    assert verdicts(measured(p50=p50), measured())[1] is verdict
+
+
+@pytest.mark.parametrize("p99", [(3.0, 2.9, None), (3.0, 2.9, float("nan")), (3.0, None, None)])
+def test_a_bound_that_is_missing_proves_nothing(p99: tuple[float, float | None, float | None]) -> None:
+    assert verdicts(measured(p99=p99), measured())[2] is INCONCLUSIVE
+    assert verdicts(measured(), measured(p99=(3.0, None, 3.1)))[2] is INCONCLUSIVE
+
+
+def test_another_kind_of_machine_is_no_comparison_and_says_so() -> None:
+    there = measured()
+    t4 = replace(
+        there, measurements=tuple(replace(m, measured_on=replace(L4, gpu="Tesla T4")) for m in there.measurements)
+    )
+    results = compare(measured(), t4, loss_max=0.01)
+    assert [result.verdict for result in results] == [PASSED, UNMEASURED, UNMEASURED]
+    assert "NVIDIA L4 and on Tesla T4" in results[1].reason
+
+
+def test_a_newer_driver_is_the_same_machine() -> None:
+    there = measured()
+    newer = tuple(replace(m, measured_on=replace(L4, driver="590")) for m in there.measurements)
+    assert verdicts(measured(), replace(there, measurements=newer)) == [PASSED] * 3
+
+
+def test_other_shapes_are_no_comparison() -> None:
+    assert verdicts(replace(measured(), shape=(1, 64)), measured()) == [PASSED, UNMEASURED, UNMEASURED]
+
+
+def test_what_the_engine_did_not_measure_itself_counts_for_nothing() -> None:
+    there = measured()
+    graph = replace(there, measurements=tuple(replace(m, subject="onnx-graph") for m in there.measurements))
+    assert verdicts(measured(), graph) == [UNMEASURED] * 3
+    assert verdicts(graph, measured()) == [UNMEASURED] * 3
+    assert verdicts(replace(there, measurements=()), measured()) == [UNMEASURED] * 3
+
+
+def test_a_figure_that_is_nan_is_none() -> None:
+    nothing = measured(p50=(float("nan"), 1.9, 2.1))
+    assert verdicts(nothing, measured())[1] is UNMEASURED
