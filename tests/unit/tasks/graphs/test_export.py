@@ -79,7 +79,7 @@ def test_graph_computes_what_the_checkpoint_computes(source: SourceFiles, graph:
 
 def test_export_prints_nothing(source: SourceFiles, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     export_checkpoint(source, into=tmp_path / "onnx")
-    export_module("test_export:two_layers", into=tmp_path / "module")
+    export_module("tests.unit.tasks.graphs.test_export:two_layers", into=tmp_path / "module")
     assert capfd.readouterr() == ("", "")
 
 
@@ -115,11 +115,11 @@ def test_a_filled_folder_is_refused(source: SourceFiles, tmp_path: Path) -> None
 
 def test_module_exports_with_a_dynamic_batch(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    graph = export_module("test_export:two_layers", into=tmp_path / "onnx")
+    graph = export_module("tests.unit.tasks.graphs.test_export:two_layers", into=tmp_path / "onnx")
     assert [(tensor.name, tensor.shape) for tensor in graph.inputs] == [("pixels", ("batch_size", 6))]
     assert [tensor.shape for tensor in graph.outputs] == [("batch_size", 3)]
     torch.manual_seed(0)
-    module, _ = load_module("test_export:two_layers")
+    module, _ = load_module("tests.unit.tasks.graphs.test_export:two_layers")
     for rows in (1, 7):
         assert check_export(module, graph, {"pixels": np.ones((rows, 6), np.float32)}) < 1e-5
 
@@ -128,15 +128,15 @@ def test_module_exports_with_a_dynamic_batch(tmp_path: Path) -> None:
     ("path", "sentence"),
     [
         ("test_export", "not of the form"),
-        ("test_export:", "not of the form"),
-        ("../test_export:two_layers", "not of the form"),
+        ("tests.unit.tasks.graphs.test_export:", "not of the form"),
+        ("../tests.unit.tasks.graphs.test_export:two_layers", "not of the form"),
         ("os:system('x')", "not of the form"),
-        ("test_export:two_layers\n", "not of the form"),
+        ("tests.unit.tasks.graphs.test_export:two_layers\n", "not of the form"),
         ("absent_package.nets:make", "No module named 'absent_package'"),
-        ("test_export:absent", "no callable named absent"),
-        ("test_export:TEXTS", "no callable named TEXTS"),
-        ("test_export:not_a_module", "must return (torch.nn.Module"),
-        ("test_export:without_samples", "named tensors"),
+        ("tests.unit.tasks.graphs.test_export:absent", "no callable named absent"),
+        ("tests.unit.tasks.graphs.test_export:TEXTS", "no callable named TEXTS"),
+        ("tests.unit.tasks.graphs.test_export:not_a_module", "must return (torch.nn.Module"),
+        ("tests.unit.tasks.graphs.test_export:without_samples", "named tensors"),
     ],
 )
 def test_a_wrong_callable_is_refused(path: str, sentence: str) -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[4]
 CPU = "Haswell"
 RUN = """
 import sys, numpy, onnxruntime
-from tasks import session as sessions
+from tasks.graphs import session as sessions
 graph, rows, answers, exact = sys.argv[1:]
 sessions.adds_int8_exactly = lambda: False  # /proc/cpuinfo is the real CPU's
 options = sessions.exact_options() if exact == "exact" else None
