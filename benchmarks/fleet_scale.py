@@ -23,7 +23,7 @@ import psutil
 from benchmarks.fleet_stack import ENTRYPOINT, RELEASE_ENTRYPOINT, BenchFleet, deploy, load, wait_for_worker
 from benchmarks.fleet_stack import write_recipe as write_tiny
 from benchmarks.release import MEGABYTE, PeakMemory
-from flows.prefect_server.deployment_file import RELEASES_POOL
+from flows.inputs.fleet import RELEASES_POOL
 from tests.fleet.conftest import ROOT, started
 
 TARGETS_A_MODEL = 25

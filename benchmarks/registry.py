@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.commands.console import open_store
 from flows.commands.promotion import NEWEST
 from registry.digest import record_tree
+from registry.mlflow.connect import open_store
 from registry.mlflow.store import MlflowStore
 from registry.promotion.promote import promote, rollback
 from registry.promotion.rules import Decision

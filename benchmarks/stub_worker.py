@@ -18,17 +18,18 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed, Pending, Running
 
-from flows.commands.console import now, open_store
 from flows.release.build_target import Judged
+from flows.release.context import now
 from flows.workers.machine import WorkerReport, write_report
 from flows.workers.orders import Order, Outcome, OutcomeRef, make_entry, outcome_folder, write_outcome
 from flows.workers.parcels import receive
 from registry.digest import record_file
 from registry.host.home import home
+from registry.mlflow.connect import open_store
 from registry.mlflow.runs.run_files import RunFiles
 from registry.records import Backend, EngineBuild, OnnxArtifact, Precision
 from tasks.backends import BACKENDS
-from tasks.bundle.assemble import own_code
+from tasks.bundle.toolchain import own_code
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import Row
 from tasks.verdicts.gates import Limits, judge, overall

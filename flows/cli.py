@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import calibration, promotion, refresh, release, serving, stack, triton, worker
+from flows.commands import calibration, machine, promotion, refresh, release, serving, stack, triton, worker
 from flows.commands.console import err
 from registry.errors import EngineryError
 
@@ -26,7 +26,7 @@ app.command("release")(release.release)
 app.command("worker")(worker.worker)
 app.command("refresh")(refresh.refresh)
 app.command("list")(promotion.list_engines)
-app.command("targets")(release.targets)
+app.command("targets")(machine.targets)
 app.command("calibration")(calibration.calibration)
 app.command("promote")(promotion.promote)
 app.command("rollback")(promotion.rollback)
@@ -35,7 +35,7 @@ app.command("fetch")(serving.fetch)
 app.command("verify")(serving.verify)
 app.command("run")(serving.run)
 app.command("triton")(triton.triton)
-app.command("doctor")(release.doctor)
+app.command("doctor")(machine.doctor)
 app.command("deployments")(stack.deployments)
 app.command("up")(stack.up)
 app.command("down")(stack.down)

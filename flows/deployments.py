@@ -1,34 +1,35 @@
 """The flows that Prefect deployments run: parameters are JSON, and everything else comes from MLflow."""
 
+import datetime
 import platform
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from prefect import flow, get_run_logger, runtime
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
+from prefect import State, flow, get_run_logger, runtime
+from prefect.states import Completed, Failed
 
-from flows.commands.console import FLEET, JOB_PATIENCE_SECONDS, open_store
-from flows.inputs.choices import RecipeChoice, TargetChoice
+from flows.inputs.choices import RecipeChoice, TargetChoice, TargetOrAll
+from flows.inputs.fleet import FLEET
 from flows.prefect_server.pages import progress_artifacts
+from flows.promotion import decisions
+from flows.refresh.refresh_engines import pool_toolchains, refresh, release_deployed
+from flows.refresh.results import Refreshed, RefreshIncomplete, RefreshRequest, refresh_artifacts
 from flows.release import build_target as here
-from flows.release.graphs import Graphs
+from flows.release.context import Bench
 from flows.release.progress import lines_report
-from flows.release.publish import Made
 from flows.release.release_engines import side_by_side
-from flows.release.stages import Bench
-from flows.workers.machine import check_machine
+from flows.workers.job import check_order, receive_order
 from flows.workers.orders import Order, Outcome, make_entry, outcome_folder, write_outcome
-from flows.workers.parcels import receive
-from flows.workers.release_on_workers import Asked, RowsFile, release_on_workers
+from flows.workers.release_on_workers import ReleaseRequest, release_on_workers
 from registry.bundle.signing import Signer, local_trust
-from registry.errors import Incompatible
-from registry.host.compatibility import read_host
+from registry.errors import EngineryError
 from registry.host.home import home
+from registry.mlflow.connect import JOB_PATIENCE_SECONDS, open_store
 from registry.mlflow.runs.run_files import RunFiles
-from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles
-from tasks.bundle.assemble import own_code
+from registry.promotion.rules import Decision
+from registry.records import Precision, PromotionEvent
 from tasks.execution.workspace import Workspace
-from tasks.measurement.evaluate import Evaluation
 from tasks.report.rows import ReleaseReport
 
 
@@ -50,7 +51,7 @@ def release_engines(
         resume: id of an earlier release; its own recipe counts, and only what it lacks is made.
     """
     log = get_run_logger()
-    asked = Asked(
+    asked = ReleaseRequest(
         Path(recipe),
         Path(fleet),
         tuple(targets) if targets else None,
@@ -85,30 +86,69 @@ def build_target(order: Order) -> State:
     return Completed(message=ref.model_dump_json())
 
 
-def check_order(order: Order) -> None:
-    """Refuse, before anything is downloaded, what this machine or this copy of Enginery cannot do.
+@flow(name="promote-engine", flow_run_name="{model} on {targets}", persist_result=False)
+def promote_engine(
+    model: str,
+    targets: list[TargetOrAll],
+    why: str,
+    who: str,
+    version: int | None = None,
+    waiver: str | None = None,
+    fleet: str = str(FLEET),
+) -> State[Any]:
+    """Move production to a version whose gates passed, the candidate by default; several targets, or `all`, together.
 
-    Raises:
-        Incompatible: another GPU, driver or backend than the target's, or other code than the release's.
+    A refusal ends Failed with the one sentence that says why.
     """
-    check_machine(order.target, order.spec.serving, read_host())
-    if order.code != own_code():
-        raise Incompatible(
-            f"this worker has another Enginery ({own_code()[:12]}) than the release ({order.code[:12]}): "
-            "put the same commit on both"
-        )
+    try:
+        store = open_store()
+        moved = decisions.promote(store, model, targets, version, _decision(who, why, waiver), Path(fleet))
+    except EngineryError as error:
+        return Failed(message=str(error))
+    return _told(moved)
 
 
-def receive_order(files: RunFiles, workspace: Workspace, order: Order) -> Made:
-    """What all targets of the release share, fetched and verified; the reference evaluation is found by its key."""
-    receive(files, workspace, order.reference, Evaluation)
-    return Made(
-        receive(files, workspace, order.tokenizer, SourceFiles),
-        receive(files, workspace, order.evaluation, RowsFile).read(),
-        receive(files, workspace, order.calibration, CalibrationSet),
-        Graphs(
-            {precision: receive(files, workspace, parcel, OnnxArtifact) for precision, parcel in order.graphs.items()},
-            order.refused,
-            order.remarks,
-        ),
-    )
+@flow(name="rollback-engine", flow_run_name="{model} on {targets}", persist_result=False)
+def rollback_engine(model: str, targets: list[TargetOrAll], why: str, who: str, fleet: str = str(FLEET)) -> State[Any]:
+    """Move production back to the version before; several targets, or `all`, together."""
+    try:
+        moved = decisions.roll_back(open_store(), model, targets, _decision(who, why, None), Path(fleet))
+    except EngineryError as error:
+        return Failed(message=str(error))
+    return _told(moved)
+
+
+def _decision(who: str, why: str, waiver: str | None) -> Decision:
+    # A form sends an empty text for what was left empty.
+    return Decision(who, why, datetime.datetime.now(datetime.UTC), waiver or None, str(runtime.flow_run.id))
+
+
+def _told(moved: Sequence[PromotionEvent]) -> State[Any]:
+    log = get_run_logger()
+    for event in moved:
+        log.info("%s %s: %s", event.model, decisions.describe_event(event), event.evidence)
+    return Completed(message="; ".join(map(decisions.describe_event, moved)))
+
+
+@flow(name="refresh-engines", persist_result=False)
+def refresh_engines(
+    recipes: list[RecipeChoice] | None = None,
+    fleet: str = "recipes/fleet.yaml",
+    dry_run: bool = False,
+    full: bool = False,
+) -> list[Refreshed]:
+    """Release again, by their deployments, the recipes that have stale engines.
+
+    Args:
+        recipes: paths of recipes in the checkout; all beside the fleet file without it.
+        fleet: path of the fleet file in the checkout.
+        dry_run: only say what is stale and why.
+        full: release everything, stale or not; what is made already is found by its key.
+    """
+    asked = RefreshRequest(tuple(map(Path, recipes)) if recipes else None, Path(fleet), dry_run, full)
+    store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
+    results = refresh(asked, store, pool_toolchains(), lambda plans: release_deployed(plans, fleet))
+    refresh_artifacts(results)
+    if failed := [f"{each.recipe}: {each.reason}" for each in results if each.state == "failed"]:
+        raise RefreshIncomplete("; ".join(failed))
+    return results

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flows.commands.console import Json, need_pipeline, open_store, out, plain, print_json
+from flows.commands.console import Json, need_pipeline, out, plain, print_json
 from registry.errors import BadInput, NotFound
+from registry.mlflow.connect import open_store
 
 WORST = 12
 
@@ -21,11 +22,10 @@ def calibration(
 ) -> None:
     """Show how an int8 engine was calibrated: its worst tensors, what stayed fp32, and scales that moved."""
     need_pipeline("calibration")
-    from flows.drift import in_words
     from registry.mlflow.runs.releases import ReleaseLog
     from tasks.quantization.autopilot import CHOICE_FILE
     from tasks.quantization.autopilot import from_json as read_choice
-    from tasks.quantization.table import drift, from_json
+    from tasks.quantization.table import describe_drift, drift, from_json
 
     store = open_store()
     store.version(model, version)  # an unknown one is said to be unknown
@@ -44,7 +44,9 @@ def calibration(
     out.print(f"{len(table.ranges)} tensors, {table.rows} rows, {len(table.quarantined)} quarantined", highlight=False)
     out.print(f"autopilot: {choice.in_words if choice else 'not asked'}", highlight=False, soft_wrap=True)
     if moved is not None:
-        out.print(f"against version {against}: {in_words(moved, len(table.ranges))}", highlight=False, soft_wrap=True)
+        out.print(
+            f"against version {against}: {describe_drift(moved, len(table.ranges))}", highlight=False, soft_wrap=True
+        )
     if save is not None:
         out.print(f"kept in {save}", highlight=False, soft_wrap=True)
 

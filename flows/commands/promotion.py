@@ -7,8 +7,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.console import FLEET, FleetFile, Json, err, now, open_store, out, plain, print_json, who_decides
+from flows.commands.console import FleetFile, Json, err, out, plain, print_json, who_decides
+from flows.inputs.fleet import FLEET
+from flows.release.context import now
 from registry.errors import NotFound
+from registry.mlflow.connect import open_store
 
 Targets = Annotated[
     list[str], typer.Option("--target", help="A target of the fleet such as cpu or l4; again for another; or `all`.")
@@ -146,7 +149,9 @@ def _show_events(events: Sequence[Any], as_json: bool, *, one: bool) -> None:
     if as_json:
         print_json(plain(events[0]) if one else [plain(event) for event in events])
         return
-    from flows.promotion.decisions import in_words
+    from flows.promotion.decisions import describe_event
 
     for event in events:
-        out.print(f"{event.model} {in_words(event)}; {event.evidence}", highlight=False, markup=False, soft_wrap=True)
+        out.print(
+            f"{event.model} {describe_event(event)}; {event.evidence}", highlight=False, markup=False, soft_wrap=True
+        )

@@ -9,9 +9,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.console import FLEET, FleetFile, Json, need_pipeline, open_store, out, print_json
+from flows.commands.console import FleetFile, Json, need_pipeline, out, print_json
+from flows.inputs.fleet import FLEET
+from flows.refresh.results import describe_refresh
 from registry.errors import EngineryError
 from registry.host.home import home
+from registry.mlflow.connect import open_store
 
 
 def refresh(
@@ -33,11 +36,12 @@ def refresh(
     local_prefect.configure(home())
     from flows.prefect_server.reachable import prefect_answers
     from flows.refresh.lineage import local_toolchains
-    from flows.refresh.refresh_engines import Asked, pool_toolchains, release_deployed
-    from flows.refresh.refresh_engines import as_json as refresh_json
+    from flows.refresh.refresh_engines import pool_toolchains, release_deployed
     from flows.refresh.refresh_engines import refresh as refresh_all
+    from flows.refresh.results import RefreshRequest
+    from flows.refresh.results import as_json as refresh_json
 
-    asked = Asked(tuple(recipe) if recipe else None, fleet, dry_run, full)
+    asked = RefreshRequest(tuple(recipe) if recipe else None, fleet, dry_run, full)
     if "PREFECT_API_URL" in os.environ:
         with prefect_answers("the recipes' deployments are run by"):
             store = open_store()
@@ -55,7 +59,7 @@ def refresh(
 
 def _release_here(fleet: Path, *, quiet: bool) -> Any:
     from flows.commands.release import _release
-    from flows.inputs.recipe import load_fleet
+    from flows.inputs.fleet import load_fleet
 
     def release(plans: Sequence[Any]) -> Mapping[Path, str]:
         failures = {}
@@ -81,17 +85,4 @@ def _show(results: Sequence[Any]) -> None:
     if table.row_count:
         out.print(table)
     for each in results:
-        out.print(f"{each.recipe}: {escape(in_words(each))}", highlight=False, soft_wrap=True)
-
-
-def in_words(refreshed: Any) -> str:
-    """What became of a recipe, as one line."""
-    plan, said = refreshed.plan, [refreshed.state]
-    if plan is not None and plan.targets:
-        said.append(f"targets {', '.join(plan.targets)}")
-    if plan is not None and plan.unbuilt:
-        said.append(f"no machine builds {', '.join(plan.unbuilt)}")
-    for promotion in refreshed.promotions:
-        outcome = "promoted" if promotion.promoted else "left to a person"
-        said.append(f"{promotion.target} version {promotion.version} {outcome}: {promotion.reason}")
-    return "; ".join([*said, *filter(None, [refreshed.reason])])
+        out.print(f"{each.recipe}: {escape(describe_refresh(each))}", highlight=False, soft_wrap=True)

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from flows.commands.console import FLEET, FleetFile, Json, err, need_pipeline, now, open_store, out, plain, print_json
+from flows.commands.console import FleetFile, Json, err, need_pipeline, out, print_json
+from flows.inputs.fleet import FLEET
+from flows.release.context import now
 from registry.errors import BadInput
 from registry.host.home import home
+from registry.mlflow.connect import open_store
 
 
 def release(
@@ -27,7 +29,8 @@ def release(
     What is already made is found by its key: a second release of the same recipe builds nothing.
     """
     need_pipeline("release")
-    from flows.inputs.recipe import load_fleet, load_recipe
+    from flows.inputs.fleet import load_fleet
+    from flows.inputs.recipe import load_recipe
 
     if (recipe is None) == (resume is None):
         raise BadInput("name a recipe, or with --resume a release that was made on workers: one of the two")
@@ -38,8 +41,9 @@ def release(
 
 
 def _show(result: Any, *, as_json: bool) -> None:
-    from tasks.report.rows import ReleaseIncomplete, notes, release_table
+    from tasks.report.rows import ReleaseIncomplete
     from tasks.report.rows import as_json as report_json
+    from tasks.report.table import notes, release_table
 
     if as_json:
         print_json(report_json(result))
@@ -61,8 +65,8 @@ def _show(result: Any, *, as_json: bool) -> None:
 
 def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> Any:
     from flows.prefect_server import local as local_prefect
-    from flows.prefect_server.deployment_file import be_patient
     from flows.prefect_server.reachable import prefect_answers
+    from flows.prefect_server.settings import be_patient
     from tasks.execution.interrupt import remember_ctrl_c
 
     remember_ctrl_c()
@@ -76,14 +80,14 @@ def _through_workers(recipe: Path | None, fleet: Path, resume: str | None, *, qu
     from prefect import flow
 
     from flows.release.progress import progress_report
-    from flows.workers.release_on_workers import Asked, release_on_workers
+    from flows.workers.release_on_workers import ReleaseRequest, release_on_workers
     from tasks.report.rows import ReleaseIncomplete
 
     # The same job as the deployment's, with its progress on this terminal.
     job = flow(name="release-engines", validate_parameters=False, persist_result=False)(release_on_workers)
     with progress_report(err, quiet=quiet) as report:
         try:
-            return job(Asked(recipe, fleet, resume=resume), open_store(), report, _said(quiet))
+            return job(ReleaseRequest(recipe, fleet, resume=resume), open_store(), report, _said(quiet))
         except ReleaseIncomplete as incomplete:
             return incomplete.report
 
@@ -117,100 +121,6 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
 
 def _said(quiet: bool) -> Callable[[str], None]:
     return (lambda _: None) if quiet else partial(err.print, markup=False, highlight=False)
-
-
-def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
-    """Show the fleet's targets, and which of them this machine can build and measure.
-
-    With PREFECT_API_URL also the workers of each target's pool: is one online, and what they said of themselves.
-    """
-    need_pipeline("targets")
-    from flows.inputs.recipe import load_fleet
-    from tasks.backends import BACKENDS
-
-    machines = load_fleet(fleet)
-    rows: list[dict[str, Any]] = []
-    for name in machines.targets:
-        target = machines.target(name)
-        backend = BACKENDS[target.backend]
-        builds, runs = backend.can_build(target), backend.can_run(target)
-        rows.append(
-            {
-                "target": name,
-                "backend": target.backend.value,
-                "compute_capability": target.compute_capability,
-                "gpu_name": target.gpu_name,
-                "work_pool": target.work_pool,
-                "builds": builds is None,
-                "measures": runs is None,
-                "why_not_build": builds,
-                "why_not_measure": runs,
-            }
-        )
-    on_fleet = "PREFECT_API_URL" in os.environ
-    if on_fleet:
-        _add_workers(rows)
-    if as_json:
-        print_json(rows)
-        return
-    table = Table("target", "backend", "compute capability", "builds here", "measures here")
-    if on_fleet:
-        table.add_column("workers")
-    for row in rows:
-        table.add_row(
-            str(row["target"]),
-            str(row["backend"]),
-            str(row["compute_capability"] or ""),
-            "yes" if row["builds"] else escape(f"no: {row['why_not_build']}"),
-            "yes" if row["measures"] else escape(f"no: {row['why_not_measure'] if row['builds'] else 'same'}"),
-            *([_workers_in_words(row)] if on_fleet else []),
-        )
-    out.print(table)
-
-
-def _add_workers(rows: list[dict[str, Any]]) -> None:
-    from flows.prefect_server.reachable import prefect_answers
-
-    with prefect_answers("workers are known to"):
-        from prefect.client.orchestration import get_client
-
-        from flows.workers.flow_runs import is_online
-        from flows.workers.machine import read_reports
-
-        with get_client(sync_client=True) as client:
-            for row in rows:
-                row["online"] = is_online(client, row["work_pool"])
-                row["workers"] = [plain(report) for report in read_reports(row["work_pool"])]
-
-
-def _workers_in_words(row: dict[str, Any]) -> str:
-    said = [
-        ", ".join(filter(None, [each["host"], each["backend_version"], each["gpu_name"], each["driver"]]))
-        for each in row["workers"]
-    ]
-    state = "online" if row["online"] else f"none online: enginery worker --target {row['target']}"
-    return escape("\n".join([state, *said]))
-
-
-def doctor(
-    repair: Annotated[bool, typer.Option(help="Finish or set aside what a crash left half published.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Check this machine: packages, backends, GPU, registry, disk; say what to install or mend."""
-    from flows.doctor import examine, mend
-
-    mended = mend(open_store(), home(), now) if repair else []
-    findings = [*mended, *examine(home(), open_store, now)]
-    if as_json:
-        print_json([plain(finding) for finding in findings])
-    else:
-        for finding in findings:
-            mark = "[green]ok  [/]" if finding.ok else "[yellow]mend[/]"
-            out.print(f"{mark} {finding.what}: {escape(finding.found)}", highlight=False, soft_wrap=True)
-            if finding.advice:
-                out.print(f"     {escape(finding.advice)}", highlight=False, soft_wrap=True)
-    if any(finding.needed and not finding.ok for finding in findings):
-        raise typer.Exit(1)
 
 
 def _say_where_the_ui_is() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from flows.commands.console import Json, err, need, open_store, out, plain, print_json
+from flows.commands.console import Json, err, need, out, plain, print_json
 from flows.commands.triton import (
     Container,
     Layout,
@@ -23,6 +23,7 @@ from flows.commands.triton import (
 )
 from registry.errors import BadInput
 from registry.host.home import home
+from registry.mlflow.connect import open_store
 from registry.names import production_alias
 
 if TYPE_CHECKING:

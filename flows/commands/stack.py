@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import FLEET, FleetFile, err, need_pipeline, out
+from flows.commands.console import FleetFile, err, need_pipeline, out
+from flows.inputs.fleet import FLEET
 from registry.errors import EngineryError
 from registry.host.home import home
 
@@ -19,10 +20,11 @@ def deployments(
 ) -> None:
     """Check that prefect.yaml has a deployment for each recipe and each work pool of the fleet."""
     need_pipeline("deployments")
-    from flows.inputs.recipe import load_fleet
+    from flows.inputs.choices import shipped
+    from flows.inputs.fleet import load_fleet
     from flows.prefect_server import deployment_file as prefect_yaml
 
-    machines, recipes = load_fleet(fleet), prefect_yaml.shipped(fleet)
+    machines, recipes = load_fleet(fleet), shipped(fleet)
     if write:
         prefect_yaml.write(recipes, machines)
     if differs := prefect_yaml.difference(recipes, machines):

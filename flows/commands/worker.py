@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import FLEET, FleetFile, err, need_pipeline, now
+from flows.commands.console import FleetFile, err, need_pipeline
+from flows.inputs.fleet import FLEET
+from flows.release.context import now
 from registry.host.home import writable_home
 
 
@@ -16,9 +18,9 @@ def worker(
 ) -> None:
     """Take the work of a target's pool, one job at a time, after this machine was checked and reported."""
     need_pipeline("worker")
-    from flows.inputs.recipe import load_fleet
-    from flows.prefect_server.deployment_file import be_patient
+    from flows.inputs.fleet import load_fleet
     from flows.prefect_server.reachable import prefect_answers
+    from flows.prefect_server.settings import be_patient
 
     machines = load_fleet(fleet)
     machines.target(target)

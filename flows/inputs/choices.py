@@ -4,14 +4,16 @@ A deployment keeps the schema of its parameters. `enum` in it becomes a menu in 
 other value when a run is created; in Python they are plain strings, so a fleet file of another place works too.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from flows.commands.console import FLEET
-from flows.inputs.recipe import load_fleet
-from flows.promotion.decisions import ALL
+from flows.inputs.fleet import FLEET, load_fleet
+from registry.errors import BadInput
+
+ALL = "all"
 
 
 def recipes_beside(fleet: Path) -> list[Path]:
@@ -31,3 +33,14 @@ RecipeChoice = Annotated[str, Field(json_schema_extra=_menu(_RECIPES))]
 TargetChoice = Annotated[str, Field(json_schema_extra=_menu(_TARGETS))]
 # Where `all` stands for every target that has a candidate, or is in production.
 TargetOrAll = Annotated[str, Field(json_schema_extra=_menu([*_TARGETS, ALL] if _TARGETS else []))]
+
+
+def shipped(fleet_file: Path) -> list[Path]:
+    """The recipes beside a fleet file, as they are named from here.
+
+    Raises:
+        BadInput: there are none.
+    """
+    if not (found := recipes_beside(fleet_file)):
+        raise BadInput(f"no recipe lies beside {fleet_file}: run this in the checkout, or name the --fleet")
+    return [Path(os.path.relpath(path)) for path in found]

@@ -1,15 +1,13 @@
 """The part of prefect.yaml that follows the recipes and the fleet file: one release each, one build-target a pool."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from flows.commands.console import FLEET
-from flows.inputs.choices import recipes_beside
-from flows.inputs.recipe import Fleet, load_recipe
+from flows.inputs.fleet import FLEET, Fleet, work_pools
+from flows.inputs.recipe import load_recipe
 from registry.errors import BadInput
 from registry.host.durable import replace_file
 from registry.names import check_name
@@ -18,39 +16,6 @@ from registry.records import Backend
 FILE = Path("prefect.yaml")
 BEGIN = "  # --- made by `enginery deployments --write` from recipes/ and its fleet.yaml: do not edit below\n"
 END = "  # --- made until here\n"
-# Flows that start others and wait: in a pool that builds they could wait for a place that they hold themselves.
-RELEASES_POOL = "releases"
-# How often a flow run is heard of, which prefect.yaml sets for every run; Prefect takes no less.
-BEAT_SECONDS = 30
-# What the automations of flows/prefect_server/setup.py watch carries it; prefect.yaml gives it to every deployment.
-WATCHED_TAG = "enginery"
-# A Prefect server whose database restarts answers 500, which its client takes for the last word: a job that was done
-# would be called Crashed. With this the client asks again for a minute, as it does where no server answers.
-PATIENT = {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
-# What every flow run finds in its environment; prefect.yaml says the same.
-RUN_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS), **PATIENT}
-
-
-def be_patient() -> None:
-    """Have this process and those that it starts be `PATIENT`, unless its environment says otherwise."""
-    for name, value in PATIENT.items():
-        os.environ.setdefault(name, value)
-
-
-def work_pools(fleet: Fleet) -> dict[str, Backend]:
-    """The fleet's work pools, each with its one backend, in the fleet file's order.
-
-    Raises:
-        BadInput: a pool of two backends, or of the name that releases have for theirs.
-    """
-    pools: dict[str, Backend] = {}
-    for name in fleet.targets:
-        target = fleet.target(name)
-        if pools.setdefault(target.work_pool, target.backend) != target.backend:
-            raise BadInput(f"work pool {target.work_pool!r} of the fleet file has two backends: give {name} another")
-    if RELEASES_POOL in pools:
-        raise BadInput(f"work pool {RELEASES_POOL!r} is where releases run: give the fleet's targets another one")
-    return pools
 
 
 def generate(recipes: Sequence[Path], fleet: Fleet) -> str:
@@ -110,17 +75,6 @@ def write(recipes: Sequence[Path], fleet: Fleet, file: Path = FILE) -> None:
     text = _replaced(_read(file), generate(recipes, fleet), file)
     _deployments(text, file)
     replace_file(file, text.encode(), mode=file.stat().st_mode & 0o777)
-
-
-def shipped(fleet_file: Path) -> list[Path]:
-    """The recipes beside a fleet file, as they are named from here.
-
-    Raises:
-        BadInput: there are none.
-    """
-    if not (found := recipes_beside(fleet_file)):
-        raise BadInput(f"no recipe lies beside {fleet_file}: run this in the checkout, or name the --fleet")
-    return [Path(os.path.relpath(path)) for path in found]
 
 
 def _read(file: Path) -> str:

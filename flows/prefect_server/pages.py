@@ -6,11 +6,11 @@ Builders are plain functions; what calls Prefect does so inside of a flow run on
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, cast
+from typing import cast
 from uuid import UUID
 
 from prefect import runtime
@@ -21,13 +21,10 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.release.stages import Report
+from flows.release.context import Report
 from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore
 from tasks.report.rows import ReleaseReport, Row, row_json
-
-if TYPE_CHECKING:
-    from flows.refresh.refresh_engines import Refreshed
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +66,6 @@ def release_artifacts(report: ReleaseReport, store: MlflowStore) -> None:
         create_markdown_artifact(key=_key("verdicts", report.model), markdown=verdicts(report, pages))
 
 
-def refresh_artifacts(results: Sequence["Refreshed"]) -> None:
-    """Show on its flow run's page what a refresh found stale, and what became of it."""
-    if not runtime.flow_run.id:
-        return
-    with _best_effort("the refresh"):
-        create_table_artifact(key="refresh", table=refresh_rows(results), description="what is stale, and why")
-
-
 def progress_artifacts(report: Report) -> Report:
     """The same `Report`, which also shows calibrations and builds as progress on the flow run's page."""
     return _Progress(report) if runtime.flow_run.id else report
@@ -112,25 +101,6 @@ def verdicts(report: ReleaseReport, pages: Pages) -> str:
         engine = _link(f"{row.target} {row.precision.value}", pages.of_engine(row))
         lines.append(f"| {engine} | {row.verdict.value if row.verdict else row.state} | {_plain(row.reason)} |")
     return "\n".join(lines)
-
-
-def refresh_rows(results: Sequence["Refreshed"]) -> list[dict[str, object]]:
-    """One row a stale engine, and one for each recipe without any."""
-    table: list[dict[str, object]] = []
-    for each in results:
-        said = {"recipe": str(each.recipe), "state": each.state, "said": each.reason}
-        stale = each.plan.stale if each.plan else ()
-        for found in stale:
-            reason = {"target": found.target, "precision": found.precision.value, "version": found.version or ""}
-            table.append({**said, **reason, "why": found.reason})
-        for promotion in each.promotions:
-            why = f"{'promoted' if promotion.promoted else 'left to a person'}: {promotion.reason}"
-            table.append(
-                {**said, "target": promotion.target, "precision": "", "version": promotion.version, "why": why}
-            )
-        if not stale and not each.promotions:
-            table.append({**said, "target": "", "precision": "", "version": "", "why": ""})
-    return table
 
 
 @dataclass

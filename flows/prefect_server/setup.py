@@ -11,9 +11,9 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
 
-from flows.inputs.recipe import Fleet
-from flows.prefect_server.deployment_file import BEAT_SECONDS, RELEASES_POOL, WATCHED_TAG, work_pools
+from flows.inputs.fleet import RELEASES_POOL, Fleet, work_pools
 from flows.prefect_server.reachable import prefect_answers
+from flows.prefect_server.settings import BEAT_SECONDS, WATCHED_TAG
 from registry.errors import BadInput
 
 # Three beats that fail to come are a crash.
@@ -35,7 +35,7 @@ def set_up(fleet: Fleet) -> list[str]:
 
     Raises:
         BadInput: the server keeps leases in memory only.
-        BadInput, EngineryError: as `prefect_answers`, or as `flows.prefect_server.deployment_file.work_pools`.
+        BadInput, EngineryError: as `prefect_answers`, or as `flows.inputs.fleet.work_pools`.
     """
     with prefect_answers("work pools are made on"):
         with get_client(sync_client=True) as client:
@@ -68,7 +68,7 @@ def make_pools(fleet: Fleet) -> list[str]:
     One that is there already is left as it is. Returns the names of all.
 
     Raises:
-        BadInput: as `flows.prefect_server.deployment_file.work_pools`.
+        BadInput: as `flows.inputs.fleet.work_pools`.
     """
     names = [RELEASES_POOL, *work_pools(fleet)]
     with get_client(sync_client=True) as client:

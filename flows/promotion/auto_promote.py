@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration_data.reader import load_split
-from flows.inputs.recipe import Fleet, Recipe, load_fleet
+from flows.inputs.fleet import Fleet, load_fleet
+from flows.inputs.recipe import Recipe
 from flows.promotion.decisions import promote
 from flows.release.identity import dataset_ref
 from registry.digest import file_sha256

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.inputs.recipe import load_fleet
+from flows.inputs.choices import ALL
+from flows.inputs.fleet import load_fleet
 from flows.promotion import events
 from registry.errors import BadInput, PromotionRefused
 from registry.names import CANDIDATE, PRODUCTION, candidate_alias, production_alias
@@ -11,8 +12,6 @@ from registry.promotion import promote as promotion
 from registry.promotion.rules import APPROVE, Decision, TargetRules
 from registry.records import PromotionEvent
 from registry.store import Store
-
-ALL = "all"
 
 
 def promote(
@@ -61,7 +60,7 @@ def roll_back(
     return done
 
 
-def in_words(event: PromotionEvent) -> str:
+def describe_event(event: PromotionEvent) -> str:
     """What became of one target, in one line."""
     if event.action == APPROVE:
         return (

@@ -7,13 +7,12 @@ from dataclasses import asdict
 from pydantic import ValidationError
 
 from calibration_data.reader import FEWEST_CALIBRATION_ROWS, FEWEST_EVALUATION_ROWS, load_split
-from calibration_data.splits import split_revision
-from flows.inputs.recipe import Fleet, Recipe
+from flows.inputs.fleet import Fleet
+from flows.inputs.recipe import Recipe
 from flows.refresh.staleness import Combination, Engine, Facts, Toolchain
 from flows.release.graphs import INSTEAD_OF_INT8
-from flows.release.identity import dataset_ref, source_content
+from flows.release.identity import dataset_ref, source_revision
 from registry.bundle.manifest import FORMAT_VERSION
-from registry.digest import digest_of
 from registry.host.compatibility import read_host
 from registry.mlflow.runs.lineage import EngineRun, Lineage
 from registry.mlflow.store import MlflowStore
@@ -23,24 +22,6 @@ from tasks.report.rows import ROWS, Row
 
 # A pair that no release of the last twenty tried is new enough to be tried again.
 REPORTS = 20
-
-
-def source_revision(recipe: Recipe) -> str:
-    """What identifies a pinned recipe's weights without fetching them: a hub's commit, or a digest.
-
-    The digest is of a folder's files, a module's weights or a package's pin; with a head, of what it is fitted on too.
-    """
-    spec, data = recipe.source, recipe.data
-    if spec.hub is not None:
-        revision = str(spec.revision)
-    elif spec.package is not None:
-        revision = digest_of((spec.package, spec.version, spec.folder, spec.sha256))
-    else:
-        revision = digest_of(source_content(recipe))
-    if spec.head is None:
-        return revision
-    fitted_on = split_revision(dataset_ref(recipe), spec.head.split), data.text, data.label, data.max_length
-    return digest_of((revision, spec.head.seed, fitted_on))
 
 
 def read_facts(recipe: Recipe, fleet: Fleet) -> Facts:

@@ -2,27 +2,26 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import cast
 
 import httpx
-from prefect import flow, runtime
+from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from flows.commands.console import JOB_PATIENCE_SECONDS, now, open_store
-from flows.inputs.choices import RecipeChoice
-from flows.inputs.recipe import Fleet, Recipe, load_fleet, load_recipe
-from flows.prefect_server.deployment_file import shipped
-from flows.prefect_server.pages import refresh_artifacts
+from flows.inputs.choices import shipped
+from flows.inputs.fleet import Fleet, load_fleet
+from flows.inputs.recipe import Recipe, load_recipe
 from flows.promotion import events
 from flows.promotion.auto_promote import Promotion, promote_proven
 from flows.refresh.lineage import read_engines, read_facts, read_tried
+from flows.refresh.results import Plan, Refreshed, RefreshRequest
 from flows.refresh.staleness import Stale, Toolchain, find_stale
+from flows.release.context import now
 from flows.release.identity import pin
 from flows.workers.machine import read_reports
 from registry.errors import EngineryError
@@ -35,78 +34,12 @@ POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 86_400.0
 
 
-class RefreshIncomplete(EngineryError):
-    """Some recipes could not be looked at or released; the others were."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be refreshed: recipes (None: all beside the fleet file), only as a plan, or whatever their state."""
-
-    recipes: tuple[Path, ...] | None
-    fleet: Path
-    dry_run: bool = False
-    full: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is stale of a recipe, and the targets to be released for it; `unbuilt` are stale where no machine builds.
-
-    `pinned` is the recipe with the revisions that were looked at.
-    """
-
-    recipe: Path
-    pinned: Recipe
-    stale: tuple[Stale, ...]
-    targets: tuple[str, ...]
-    unbuilt: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Refreshed:
-    """What became of a recipe: `state` is fresh, planned, waiting, released or failed, and `reason` why it failed.
-
-    What waits is stale, and no machine that is known builds it.
-    """
-
-    recipe: Path
-    state: str
-    plan: Plan | None = None
-    reason: str = ""
-    promotions: tuple[Promotion, ...] = ()
-
-
 Toolchains = Callable[[Recipe, Fleet], Mapping[str, Toolchain]]
 # Releases what is planned; for each recipe the reason why that failed, or "".
 Release = Callable[[Sequence[Plan]], Mapping[Path, str]]
 
 
-@flow(name="refresh-engines", persist_result=False)
-def refresh_engines(
-    recipes: list[RecipeChoice] | None = None,
-    fleet: str = "recipes/fleet.yaml",
-    dry_run: bool = False,
-    full: bool = False,
-) -> list[Refreshed]:
-    """Release again, by their deployments, the recipes that have stale engines.
-
-    Args:
-        recipes: paths of recipes in the checkout; all beside the fleet file without it.
-        fleet: path of the fleet file in the checkout.
-        dry_run: only say what is stale and why.
-        full: release everything, stale or not; what is made already is found by its key.
-    """
-    asked = Asked(tuple(map(Path, recipes)) if recipes else None, Path(fleet), dry_run, full)
-    store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
-    results = refresh(asked, store, pool_toolchains(), lambda plans: release_deployed(plans, fleet))
-    refresh_artifacts(results)
-    if failed := [f"{each.recipe}: {each.reason}" for each in results if each.state == "failed"]:
-        raise RefreshIncomplete("; ".join(failed))
-    return results
-
-
-def refresh(asked: Asked, store: MlflowStore, toolchains: Toolchains, release: Release) -> list[Refreshed]:
+def refresh(asked: RefreshRequest, store: MlflowStore, toolchains: Toolchains, release: Release) -> list[Refreshed]:
     """Plan each recipe, release what is stale, and promote what is proven; one recipe's failure sinks no other.
 
     Raises:
@@ -221,23 +154,3 @@ def _conclude(plan: Plan, fleet: Path, store: MlflowStore, before: Mapping[str, 
     except EngineryError as error:
         failure = f"{failure}; {error}" if failure else str(error)
     return Refreshed(plan.recipe, "failed" if failure else "released", plan, failure, promotions)
-
-
-def as_json(results: Sequence[Refreshed]) -> list[dict[str, object]]:
-    """The list that `refresh --json` ends with."""
-    return [
-        {
-            "recipe": str(each.recipe),
-            "state": each.state,
-            "reason": each.reason,
-            "targets": list(each.plan.targets) if each.plan else [],
-            "unbuilt": list(each.plan.unbuilt) if each.plan else [],
-            "stale": [_stale_json(found) for found in each.plan.stale] if each.plan else [],
-            "promotions": [vars(promotion) for promotion in each.promotions],
-        }
-        for each in results
-    ]
-
-
-def _stale_json(found: Stale) -> dict[str, object]:
-    return {**vars(found), "precision": found.precision.value}

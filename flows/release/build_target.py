@@ -10,8 +10,10 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from calibration_data.reader import Rows
+from flows.release.context import Bench
+from flows.release.engines import engine_step
 from flows.release.graphs import Graphs
-from flows.release.stages import Bench, engine_step, graph_as_engine, make_benchmark, make_evaluation
+from flows.release.measuring import graph_as_engine, make_benchmark, make_evaluation
 from registry.errors import BuildError, EngineryError
 from registry.records import (
     Backend,

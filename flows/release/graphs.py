@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibration_data.reader import Rows, draw_holdout, read_calibration_texts
+from flows.release.context import Bench, versions
 from flows.release.identity import dataset_ref
-from flows.release.stages import Bench, versions
 from registry.errors import BadInput
 from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
 from tasks.execution.steps import Step, run_stage

@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from calibration_data.splits import DatasetRef, split_revision
-from flows.inputs.recipe import Fleet, Recipe
+from flows.inputs.fleet import Fleet
+from flows.inputs.recipe import Recipe
 from registry.digest import digest_of, file_sha256, record_tree
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
 from registry.records import FileRecord, GpuTarget
 from tasks.backends import BACKENDS
-from tasks.bundle.assemble import own_code, toolchain
+from tasks.bundle.toolchain import own_code, toolchain
 from tasks.checkpoints.hub import dataset_commit
 from tasks.checkpoints.source import resolve_revision
 from tasks.measurement.machine import this_machine
@@ -37,7 +38,7 @@ def dataset_ref(recipe: Recipe) -> DatasetRef:
 def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | str:
     """The files of a folder, the weights of a module; a hub commit and a package version say it themselves."""
     if recipe.source.module is not None:
-        from tasks.graphs.export import module_digest  # imports torch, which the other origins do not need here
+        from tasks.checkpoints.module import module_digest
 
         return module_digest(recipe.source.module)
     path = recipe.source.path
@@ -84,3 +85,21 @@ def finished_release(model: str, release: str, store: MlflowStore) -> ReleaseRep
         return None
     found = tuple(replace(row, state="found") if row.digest else row for row in rows)
     return ReleaseReport(release, model, with_aliases(found, store.aliases(model)), found=True, run_id=run_id)
+
+
+def source_revision(recipe: Recipe) -> str:
+    """What identifies a pinned recipe's weights without fetching them: a hub's commit, or a digest.
+
+    The digest is of a folder's files, a module's weights or a package's pin; with a head, of what it is fitted on too.
+    """
+    spec, data = recipe.source, recipe.data
+    if spec.hub is not None:
+        revision = str(spec.revision)
+    elif spec.package is not None:
+        revision = digest_of((spec.package, spec.version, spec.folder, spec.sha256))
+    else:
+        revision = digest_of(source_content(recipe))
+    if spec.head is None:
+        return revision
+    fitted_on = split_revision(dataset_ref(recipe), spec.head.split), data.text, data.label, data.max_length
+    return digest_of((revision, spec.head.seed, fitted_on))

@@ -8,7 +8,7 @@ from threading import Lock, get_ident, main_thread
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flows.release.stages import Report
+from flows.release.context import Report
 from tasks.execution.interrupt import check_stopped
 
 

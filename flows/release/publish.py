@@ -7,21 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import runtime
-from prefect.utilities.urls import url_for
 
 from calibration_data.reader import Rows, read_calibration_texts
-from flows.drift import moved_scales
-from flows.refresh.lineage import source_revision
 from flows.release.build_target import Judged
+from flows.release.context import Bench, flow_run_links
 from flows.release.graphs import Graphs, read_choice
-from flows.release.stages import Bench
+from flows.release.identity import source_revision
 from registry.bundle.manifest import FORMAT_VERSION
+from registry.errors import EngineryError
 from registry.mlflow.runs.releases import EngineEntry, ReleaseLog
 from registry.promotion.promote import nominate
-from registry.records import CalibrationSet, OnnxArtifact, SourceFiles, Verdict
+from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
 from tasks.quantization.autopilot import CHOICE_FILE
-from tasks.quantization.table import TABLE_FILE, read_table
+from tasks.quantization.table import TABLE_FILE, describe_drift, drift, from_json, read_table
 from tasks.report.rows import Row, winner, with_aliases
 
 
@@ -101,12 +100,6 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
     return replace(row, version=version)
 
 
-def flow_run_links(flow_run: str) -> dict[str, str]:
-    """Tags that lead from an MLflow run to the Prefect run: its id, and its page where Prefect has a server."""
-    page = url_for("flow-run", obj_id=flow_run)
-    return {"prefect_flow_run": flow_run} | ({"prefect_flow_run_url": page} if page else {})
-
-
 def publish_version(
     bench: Bench, release: str, run_id: str, made: Made, judged: Judged, calibration: CalibrationSet | None
 ) -> int:
@@ -161,3 +154,22 @@ def draw_release(rows: Sequence[Row], into: Path) -> dict[str, Path]:
             name = f"{row.target} {row.precision}"
             points.append((name, p50.value, accuracy.value, accuracy.low, accuracy.high))
     return {"trade-off": accuracy_against_latency(points, into / "accuracy_latency.png")} if points else {}
+
+
+def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:
+    """One sentence for each calibrated precision whose scales moved since another release's newest table."""
+    found = {}
+    for precision, graph in graphs.made.items():
+        file = graph.directory / TABLE_FILE
+        if not file.is_file():
+            continue
+        now = read_table(file)
+        try:
+            before = log.last_calibration_file(model, TABLE_FILE, precision, apart_from=release)
+            moved = drift(from_json(before), now) if before is not None else ()
+        except EngineryError as error:  # no reason to publish nothing
+            found[precision] = f"scales not compared with the last release's: {error}"
+        else:
+            if moved:
+                found[precision] = f"since the last release {describe_drift(moved, len(now.ranges))}"
+    return found

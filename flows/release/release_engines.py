@@ -12,11 +12,13 @@ from typing import Any
 from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.inputs.recipe import Fleet, Recipe
+from flows.inputs.fleet import Fleet
+from flows.inputs.recipe import Recipe
 from flows.release.build_target import Judged, build_target, builds_at_once, why_not
+from flows.release.context import Bench, Report, flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
-from flows.release.publish import Made, draw_release, flow_run_links, publish_all
-from flows.release.stages import Bench, Report, evaluation_rows, make_calibration_set, make_onnx, make_source
+from flows.release.publish import Made, draw_release, publish_all
+from flows.release.stages import evaluation_rows, make_calibration_set, make_onnx, make_source
 from registry.bundle.signing import local_signer, local_trust
 from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog

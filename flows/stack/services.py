@@ -11,8 +11,8 @@ from typing import Any
 
 import requests
 
-from flows.inputs.recipe import Fleet, load_fleet
-from flows.prefect_server.deployment_file import RELEASES_POOL, RUN_ENVIRONMENT, work_pools
+from flows.inputs.fleet import RELEASES_POOL, Fleet, load_fleet, work_pools
+from flows.prefect_server.settings import RUN_ENVIRONMENT
 from flows.stack.postgres import Cluster
 from flows.stack.processes import Service
 from tasks.backends import BACKENDS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.inputs.recipe import load_fleet
+from flows.inputs.fleet import load_fleet
 from flows.prefect_server.deployment_file import FILE
 from flows.stack import postgres as stack_postgres
 from flows.stack.processes import Processes, Service

@@ -18,10 +18,10 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
-from flows.prefect_server.deployment_file import RUN_ENVIRONMENT, WATCHED_TAG
+from flows.prefect_server.settings import RUN_ENVIRONMENT, WATCHED_TAG
 from flows.release.build_target import Judged
+from flows.release.context import Bench
 from flows.release.publish import Made
-from flows.release.stages import Bench
 from flows.workers.flow_runs import POLL_SECONDS, Watched, cancel, is_online, read_states, settle, why_lost
 from flows.workers.orders import Order, OutcomeRef, read_outcome, take_outcome
 from registry.errors import EngineryError, TornBundle

@@ -12,7 +12,7 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFi
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
-from flows.prefect_server.deployment_file import BEAT_SECONDS
+from flows.prefect_server.settings import BEAT_SECONDS
 from registry.records import GpuTarget
 
 POLL_SECONDS = 3.0

@@ -13,13 +13,13 @@ from prefect.client.orchestration import get_client
 from prefect.variables import Variable
 from pydantic import TypeAdapter, ValidationError
 
-from flows.inputs.recipe import Fleet
+from flows.inputs.fleet import Fleet
 from registry.errors import BadInput, Incompatible
 from registry.host.compatibility import Host, read_host
 from registry.host.tensorrt_releases import is_release_of, minimum_driver
 from registry.records import Backend, GpuTarget
 from tasks.backends import BACKENDS
-from tasks.bundle.assemble import own_code
+from tasks.bundle.toolchain import own_code
 
 VARIABLE = "enginery_worker"
 # Prefect's own 10 s were half of what a free worker waits for its next job; a hundred workers ask 20 times a second so.
@@ -30,7 +30,7 @@ QUERY_SECONDS = 5
 class WorkerReport:
     """One machine that takes the work of a pool; `at` is when it said so (ISO 8601, UTC).
 
-    `code` is the digest of its copy of Enginery (tasks.bundle.assemble.own_code); the GPU's fields are None on a CPU.
+    `code` is the digest of its copy of Enginery (tasks.bundle.toolchain.own_code); the GPU's fields are None on a CPU.
     """
 
     pool: str

@@ -3,19 +3,26 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from flows.inputs.recipe import Name, Part, Recipe, Sha256, TargetSpec
+from calibration_data.reader import Rows
+from flows.inputs.fleet import TargetSpec
+from flows.inputs.recipe import Recipe
+from flows.inputs.strict_yaml import Name, Part, Sha256
 from flows.release.build_target import Judged
+from flows.release.publish import Made
+from flows.workers.machine import read_reports, toolchains
 from flows.workers.parcels import Parcel, receive, send
+from registry.digest import digest_of
 from registry.errors import TornBundle
 from registry.mlflow.runs.run_files import RunFiles
-from registry.records import EngineBuild, GateResult, GpuTarget, OnnxArtifact, Precision, Verdict
+from registry.records import PLACE, EngineBuild, GateResult, GpuTarget, OnnxArtifact, Precision, Verdict
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import Row
 
@@ -182,3 +189,29 @@ def write_outcome(outcome: Outcome, files: RunFiles, workspace: Workspace, run_i
 def outcome_folder(target: str, flow_run: str) -> str:
     """Where a flow run logs what it made: no other run writes there."""
     return f"targets/{target}/{flow_run}"
+
+
+ROWS_FILE = "rows.json"
+
+
+@dataclass(frozen=True)
+class RowsFile:
+    """Evaluation rows as a file that can be handed over."""
+
+    digest: str
+    directory: Path = field(default=Path(), compare=False, metadata=PLACE)
+
+    def read(self) -> Rows:
+        """The rows."""
+        return TypeAdapter(Rows).validate_json((self.directory / ROWS_FILE).read_bytes())
+
+
+def outcome_key(order: Order, made: Made, target: GpuTarget) -> str:
+    """What a target's outcome is made of: equal keys, the same engines, measured alike on the same machines."""
+    recipe = order.recipe.model_dump(
+        mode="json", include={"precisions", "profiles", "gates", "latency", "workspace_mb", "reproducible_builds"}
+    )
+    graphs = {precision: made.graphs.made[precision].digest for precision in order.graphs}, order.refused, order.remarks
+    rows = (made.evaluation.digest, made.calibration.digest, order.recipe.data.max_length)
+    machines = toolchains(read_reports(target.work_pool))
+    return digest_of((target, order.spec.serving, recipe, graphs, made.source.digest, rows, machines, order.code))

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.inputs.recipe import Sha256
+from flows.inputs.strict_yaml import Sha256
 from registry.digest import file_sha256
 from registry.errors import TornBundle
 from registry.mlflow.runs.run_files import RunFiles

@@ -1,51 +1,40 @@
 """A release whose shared stages are made here, and whose engines are made by the workers of each target's pool."""
 
 import shutil
-from asyncio import CancelledError
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectAlreadyExists
 from pydantic import TypeAdapter, ValidationError
 
 from calibration_data.reader import Rows
-from flows.commands.console import now
-from flows.inputs.recipe import Fleet, Recipe, load_fleet, load_recipe
+from flows.inputs.fleet import Fleet, load_fleet
+from flows.inputs.recipe import Recipe, load_recipe
 from flows.prefect_server.pages import release_artifacts
+from flows.release.context import Report, now
 from flows.release.identity import finished_release, pin, release_id
-from flows.release.publish import Made
+from flows.release.measuring import graph_as_engine, make_evaluation
 from flows.release.release_engines import abandoned_on_error, make_shared, open_bench, publish_release, start_release
-from flows.release.stages import Report, graph_as_engine, make_evaluation
 from flows.workers.fan_out import Errand, Office, fan_out
 from flows.workers.machine import read_reports, toolchains
-from flows.workers.orders import Order
+from flows.workers.orders import ROWS_FILE, Order, RowsFile, outcome_key
 from flows.workers.parcels import Parcel, send
-from registry.digest import digest_of, record_tree
-from registry.errors import BadInput, EngineryError
+from flows.workers.turn import one_at_a_time
+from registry.digest import record_tree
+from registry.errors import BadInput
 from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.runs.run_files import RunFiles
 from registry.mlflow.store import MlflowStore
-from registry.records import PLACE, GpuTarget, Precision, SourceFiles
+from registry.records import GpuTarget, Precision, SourceFiles
 from tasks.backends import BACKENDS
-from tasks.bundle.assemble import SERVING_FILES, own_code
+from tasks.bundle.toolchain import SERVING_FILES, own_code
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import ReleaseIncomplete, ReleaseReport
 
-ROWS_FILE = "rows.json"
-# A publisher that was killed keeps the others waiting for this long, and at most 15 s more until Prefect looks. Renewed
-# after three quarters of it: a Prefect server may be away for the last one.
-LEASE_SECONDS = 90.0
-# Who waits for longer is told what may be wrong.
-TURN_SECONDS = 300.0
-
 
 @dataclass(frozen=True)
-class Asked:
+class ReleaseRequest:
     """What is to be released: a recipe, narrowed to some targets and precisions, or an earlier release by its id."""
 
     recipe: Path | None
@@ -55,19 +44,9 @@ class Asked:
     resume: str | None = None
 
 
-@dataclass(frozen=True)
-class RowsFile:
-    """Evaluation rows as a file that can be handed over."""
-
-    digest: str
-    directory: Path = field(default=Path(), compare=False, metadata=PLACE)
-
-    def read(self) -> Rows:
-        """The rows."""
-        return TypeAdapter(Rows).validate_json((self.directory / ROWS_FILE).read_bytes())
-
-
-def release_on_workers(asked: Asked, store: MlflowStore, report: Report, say: Callable[[str], None]) -> ReleaseReport:
+def release_on_workers(
+    asked: ReleaseRequest, store: MlflowStore, report: Report, say: Callable[[str], None]
+) -> ReleaseReport:
     """Make what all targets share, have each target's workers do the rest, and publish what they brought.
 
     Raises:
@@ -119,42 +98,7 @@ def narrow(recipe: Recipe, targets: Sequence[str] | None, precisions: Sequence[P
     )
 
 
-@contextmanager
-def one_at_a_time(model: str, release: str, say: Callable[[str], None]) -> Iterator[None]:
-    """One release of a model writes to the registry at a time, among all that this Prefect server knows of.
-
-    Raises:
-        EngineryError: the turn was lost in the middle: this process or Prefect stood still for longer than the lease.
-    """
-    name = f"enginery-release-{model}"
-    # Prefect looks whether it is there and then makes it: another release of the model may have been in between.
-    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
-        client.upsert_global_concurrency_limit_by_name(name, 1)
-    try:
-        with ExitStack() as turn:
-            while not _is_taken(turn, name):
-                say(
-                    f"still waiting for another release of {model} to publish: if none runs, a Prefect server that "
-                    f"keeps leases in memory was restarted; `prefect gcl update {name} --active-slots 0` frees it"
-                )
-            yield
-    except CancelledError as error:  # Prefect throws it into whatever is going on here
-        raise EngineryError(
-            f"this release of {model} lost its turn to publish, since it or the Prefect server stood still for too "
-            f"long: what is published is whole; go on with `enginery release --resume {release}`"
-        ) from error
-
-
-def _is_taken(turn: ExitStack, name: str) -> bool:
-    """Whether the only slot of a limit came free within TURN_SECONDS; it is held until `turn` ends."""
-    try:
-        turn.enter_context(concurrency(name, 1, TURN_SECONDS, lease_duration=LEASE_SECONDS, strict=True))
-    except TimeoutError:
-        return False
-    return True
-
-
-def _identify(asked: Asked, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str]:
+def _identify(asked: ReleaseRequest, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str]:
     """The pinned recipe and the release's id: the one that is resumed, or what it is made of on these workers."""
     if asked.resume is not None:
         kept = ReleaseLog(store).recipe_of(asked.resume)
@@ -197,17 +141,6 @@ def _errands(office: Office, fleet: Fleet, release: str) -> dict[str, Errand]:
         )
         errands[name] = Errand(order, outcome_key(order, made, target), fleet.spec(name).patience_seconds)
     return errands
-
-
-def outcome_key(order: Order, made: Made, target: GpuTarget) -> str:
-    """What a target's outcome is made of: equal keys, the same engines, measured alike on the same machines."""
-    recipe = order.recipe.model_dump(
-        mode="json", include={"precisions", "profiles", "gates", "latency", "workspace_mb", "reproducible_builds"}
-    )
-    graphs = {precision: made.graphs.made[precision].digest for precision in order.graphs}, order.refused, order.remarks
-    rows = (made.evaluation.digest, made.calibration.digest, order.recipe.data.max_length)
-    machines = toolchains(read_reports(target.work_pool))
-    return digest_of((target, order.spec.serving, recipe, graphs, made.source.digest, rows, machines, order.code))
 
 
 def _send_shared(office: Office) -> Mapping[str, Parcel]:

@@ -1,10 +1,13 @@
 """Whether a registry answers, asked before mlflow asks: that tries again for minutes, without a word."""
 
+import gc
 import os
 import re
 import time
+from typing import Any
 
 from registry.errors import BadInput, EngineryError
+from registry.host.home import home
 
 _SERVERS, _DATABASES = ("http", "https"), ("postgresql", "mysql", "mssql")
 _SECONDS, _PAUSE_SECONDS = 10.0, 2.0
@@ -87,3 +90,28 @@ def _connect(uri: str) -> None:
         raise NotReachable(
             f"the registry's database does not answer ({sentence}): start it, or set MLFLOW_TRACKING_URI to another"
         ) from error
+
+
+# A server that is restarted is back by then. Who sits at a terminal wants to know at once; a job of the fleet can wait.
+JOB_PATIENCE_SECONDS = 90.0
+
+
+def open_store(*, patience_seconds: float = 0.0) -> Any:
+    """The registry: MLFLOW_TRACKING_URI's, or the embedded one under ENGINERY_HOME.
+
+    ENGINERY_LEASE_DATABASE names the database that serialises promotion where MLflow is behind a server. One that does
+    not answer is asked again for `patience_seconds`.
+
+    Raises:
+        BadInput: MLFLOW_TRACKING_URI is no address of a registry.
+        EngineryError: nothing answers there, or it is not trusted.
+    """
+    uri, leases = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("ENGINERY_LEASE_DATABASE")
+    if uri:
+        check_reachable(uri, patience_seconds)
+    from registry.mlflow.store import MlflowStore, embedded_store
+
+    store = MlflowStore(uri, home(), lease_database=leases) if uri else embedded_store(home())
+    # What was imported stays: each full collection of garbage would go over all of it, and take a quarter of a second.
+    gc.freeze()
+    return store

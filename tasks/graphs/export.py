@@ -4,11 +4,8 @@ Checkpoints go through Optimum (TorchScript route, opset 18), plain modules thro
 """
 
 import contextlib
-import hashlib
-import importlib
 import io
 import logging
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,15 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from registry.digest import digest_of, file_sha256, record_tree
+from registry.digest import digest_of, record_tree
 from registry.errors import BadInput, EngineryError
 from registry.records import OnnxArtifact, Precision, SourceFiles, Tensor
+from tasks.checkpoints.module import load_module
 from tasks.graphs.session import exact_options
 from tasks.model_tasks.text_inputs import TEXT_INPUTS
 
 Feed = Mapping[str, NDArray[Any]]
 GRAPH = "model.onnx"
-CALLABLE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 # Of the largest magnitude in an output: fp32 sums in another order differ by about 1e-6 of it.
 TOLERANCE = 1e-4
 NOISY_LOGGERS = ("transformers", "optimum", "torch.onnx", "onnxscript", "onnx_ir", "torch.export")
@@ -109,45 +106,6 @@ def export_module(
         return _keep_graph(Path(scratch), into)
 
 
-def load_module(callable_path: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """The module (in eval mode) and its sample inputs that "package.module:callable" returns.
-
-    Raises:
-        BadInput: the text has another form, nothing is there, or it returns something else.
-    """
-    parts = CALLABLE.fullmatch(callable_path)
-    if parts is None:
-        raise BadInput(f"{callable_path!r:.100} is not of the form package.module:callable")
-    try:
-        found = getattr(importlib.import_module(parts[1]), parts[2], None)
-    except ImportError as error:
-        raise BadInput(f"{callable_path}: {error}; install it, or put its folder on PYTHONPATH") from error
-    if not callable(found):
-        raise BadInput(f"{parts[1]} has no callable named {parts[2]}: correct {callable_path}")
-    made = found()
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
-        raise BadInput(f"{callable_path} must return (torch.nn.Module, sample inputs), not {type(made).__name__}")
-    samples = made[1]
-    if not (isinstance(samples, Mapping) and samples and all(_is_sample(*item) for item in samples.items())):
-        raise BadInput(f"{callable_path} must return its sample inputs as named tensors with a batch axis")
-    return made[0].eval(), dict(samples)
-
-
-def module_digest(callable_path: str) -> str:
-    """Hex sha256 of a module's class, its parameters and buffers, and its file's text: what its export depends on.
-
-    Raises:
-        BadInput: as `load_module`.
-    """
-    module, _ = load_module(callable_path)
-    code = importlib.import_module(type(module).__module__).__file__
-    weights = [
-        (name, str(tensor.dtype), list(tensor.shape), hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest())
-        for name, tensor in module.state_dict().items()
-    ]
-    return digest_of((callable_path, type(module).__qualname__, file_sha256(Path(code)) if code else "", weights))
-
-
 def check_export(reference: SourceFiles | torch.nn.Module, onnx: OnnxArtifact, feed: Feed) -> float:
     """Largest absolute difference between PyTorch and ONNX Runtime over all outputs on `feed`.
 
@@ -168,10 +126,6 @@ def check_export(reference: SourceFiles | torch.nn.Module, onnx: OnnxArtifact, f
             )
         worst = max(worst, difference)
     return worst
-
-
-def _is_sample(name: object, sample: object) -> bool:
-    return isinstance(name, str) and isinstance(sample, torch.Tensor) and sample.dim() > 0
 
 
 def _run_graph(onnx: OnnxArtifact, names: list[str], feed: Feed) -> list[NDArray[Any]]:

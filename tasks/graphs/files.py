@@ -1,8 +1,13 @@
 """A graph as a file: one message, or with external data where protobuf cannot hold it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import onnx
+
+from registry.digest import digest_of, record_tree
+from registry.records import OnnxArtifact, Precision, Tensor
 
 GRAPH_FILE = "model.onnx"
 # A protobuf message ends at 2 GiB; the margin is for nodes and names.
@@ -25,3 +30,32 @@ def write_graph(model: onnx.ModelProto, into: Path) -> Path:
     else:
         file.write_bytes(model.SerializeToString(deterministic=True))
     return file
+
+
+def _artifact(source: OnnxArtifact, precision: Precision, into: Path, calibration_set: str | None) -> OnnxArtifact:
+    written = onnx.load(into / GRAPH_FILE, load_external_data=False)
+    files = record_tree(into)
+    return OnnxArtifact(
+        file=GRAPH_FILE,
+        files=files,
+        digest=digest_of(files),
+        precision=precision,
+        opset=next(entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")),
+        inputs=tensors_of(written.graph.input),
+        outputs=tensors_of(written.graph.output),
+        quantized_from=source.digest,
+        calibration_set=calibration_set,
+        directory=into,
+    )
+
+
+def tensors_of(values: Iterable[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
+    """List inputs or outputs as values; dynamic axes keep their names."""
+    return tuple(
+        Tensor(
+            value.name,
+            np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name,
+            tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    )

@@ -20,10 +20,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from registry.digest import canonical_json
 from registry.errors import BadInput
-from tasks.calibration.probe import has_external_data, open_session
 from tasks.calibration.rows import Feed
 from tasks.graphs.files import write_graph
 from tasks.graphs.layers import Floats, Graph, groups
+from tasks.graphs.session import has_external_data, open_session
 from tasks.quantization import qdq
 from tasks.quantization.holdout import Holdout, Score, answers
 from tasks.quantization.int8 import int8_graph

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnx
 
-from registry.digest import digest_of, record_tree
 from registry.errors import BadInput
-from registry.records import OnnxArtifact, Precision, Tensor
+from registry.records import OnnxArtifact, Precision
 from tasks.calibration.rows import Feed
-from tasks.graphs.files import GRAPH_FILE, save_graph
+from tasks.graphs.files import GRAPH_FILE, _artifact, save_graph
 from tasks.graphs.layers import Graph
 from tasks.quantization import autopilot, qdq
 from tasks.quantization.autopilot import CHOICE_FILE
@@ -187,32 +185,3 @@ METHODS: dict[Precision, Callable[[Request], Made]] = {
     Precision.INT4_WEIGHT_ONLY: quantize_int4_weights,
 }
 CALIBRATED = frozenset({Precision.INT8, Precision.FP8})
-
-
-def _artifact(source: OnnxArtifact, precision: Precision, into: Path, calibration_set: str | None) -> OnnxArtifact:
-    written = onnx.load(into / GRAPH_FILE, load_external_data=False)
-    files = record_tree(into)
-    return OnnxArtifact(
-        file=GRAPH_FILE,
-        files=files,
-        digest=digest_of(files),
-        precision=precision,
-        opset=next(entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")),
-        inputs=tensors_of(written.graph.input),
-        outputs=tensors_of(written.graph.output),
-        quantized_from=source.digest,
-        calibration_set=calibration_set,
-        directory=into,
-    )
-
-
-def tensors_of(values: Iterable[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
-    """List inputs or outputs as values; dynamic axes keep their names."""
-    return tuple(
-        Tensor(
-            value.name,
-            np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name,
-            tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim),
-        )
-        for value in values
-    )

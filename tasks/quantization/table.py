@@ -203,3 +203,14 @@ def _wrong(each: TensorRange) -> str | None:
     if name := next((name for name, value in others.items() if not 0 <= value < math.inf), None):
         return name
     return None if math.isclose(each.scale * INT8_MAX, each.clip, rel_tol=1e-6) else "scale"
+
+
+def describe_drift(moved: tuple[Drift, ...], tensors: int) -> str:
+    """How many scales moved, and the one that moved farthest."""
+    if not moved:
+        return f"none of {tensors} scales moved by more than {DRIFT_MOST:.0%}"
+    far = moved[0]
+    by = f"by {far.change:.0%}" if far.old is not None and far.new is not None else "is in one table only"
+    return (
+        f"{len(moved)} of {tensors} scales moved by more than {DRIFT_MOST:.0%}, farthest {far.tensor.strip('/')} {by}"
+    )

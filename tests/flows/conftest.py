@@ -105,9 +105,9 @@ def write_tiny_recipe(folder: Path) -> TinyRecipe:
 def release_into(home: Path, recipe: Any, fleet: Any) -> Any:
     """What `enginery release` does with a parsed recipe and fleet, less the printing; the report."""
     # Prefect is imported by these, and reads its settings when it is.
+    from flows.release.context import Bench
     from flows.release.identity import find_release
     from flows.release.release_engines import release_engines
-    from flows.release.stages import Bench
     from registry.bundle.signing import local_signer, local_trust
     from registry.mlflow.store import embedded_store
     from tasks.execution.workspace import Workspace

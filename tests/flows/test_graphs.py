@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from calibration_data.reader import Rows, read_calibration_texts
-from flows.inputs.recipe import load_fleet, load_recipe
+from flows.inputs.fleet import load_fleet
+from flows.inputs.recipe import load_recipe
 from flows.release import graphs, stages
+from flows.release.context import Bench
 from flows.release.graphs import Graphs, Material, gather, make_graph, make_graphs
-from flows.release.stages import Bench
 from registry.errors import BadInput
 from registry.records import GpuTarget, Precision
 from tasks.backends import BACKENDS

@@ -49,12 +49,12 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 @pytest.fixture
 def run(prefect_offline: None, fleet: str) -> Callable[..., Any]:
-    """Run a flow of flows/promote.py by name; its final state."""
+    """Run a flow of flows/deployments.py by name; its final state."""
 
     def flow_run(name: str, **parameters: Any) -> Any:
-        from flows import promote
+        from flows import deployments
 
-        flow = getattr(promote, name)
+        flow = getattr(deployments, name)
         return flow(model="sst2", why="a test", who="ana", fleet=fleet, **parameters, return_state=True)
 
     return flow_run

@@ -13,10 +13,13 @@ import yaml
 from prefect.client.orchestration import get_client
 
 from flows.cli import _guarded, app
-from flows.inputs.recipe import Fleet, Recipe, load_fleet, load_recipe
+from flows.deployments import refresh_engines
+from flows.inputs.fleet import Fleet, load_fleet
+from flows.inputs.recipe import Recipe, load_recipe
 from flows.prefect_server import local as local_prefect
 from flows.refresh.lineage import local_toolchains
-from flows.refresh.refresh_engines import Asked, Plan, Refreshed, refresh, refresh_engines
+from flows.refresh.refresh_engines import refresh
+from flows.refresh.results import Plan, Refreshed, RefreshRequest
 from flows.refresh.staleness import Toolchain
 from flows.workers.machine import WorkerReport, write_report
 from registry.mlflow.store import MlflowStore, embedded_store
@@ -47,7 +50,7 @@ class World:
         self.tiny.recipe.write_text(yaml.safe_dump(recipe | keys), encoding="utf-8")
 
     def refresh(self, *, full: bool = False, dry_run: bool = False, toolchains: Any = local_toolchains) -> Refreshed:
-        asked = Asked((self.tiny.recipe,), self.tiny.fleet, dry_run, full)
+        asked = RefreshRequest((self.tiny.recipe,), self.tiny.fleet, dry_run, full)
         (result,) = refresh(asked, self.store, toolchains, self._release)
         return result
 
@@ -179,7 +182,7 @@ def test_a_full_refresh_of_what_is_fresh_finds_everything(world: World) -> None:
 
 def test_a_recipe_that_cannot_be_read_sinks_no_other(world: World) -> None:
     (world.tiny.folder / "broken.yaml").write_text("model: 7", encoding="utf-8")
-    results = refresh(Asked(None, world.tiny.fleet), world.store, local_toolchains, world._release)
+    results = refresh(RefreshRequest(None, world.tiny.fleet), world.store, local_toolchains, world._release)
     assert [(each.recipe.name, each.state) for each in results] == [("broken.yaml", "failed"), ("recipe.yaml", "fresh")]
     assert "broken.yaml" in results[0].reason
 

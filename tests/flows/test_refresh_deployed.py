@@ -10,9 +10,11 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import get_client
 
-from flows.inputs.recipe import Fleet, Recipe
+from flows.inputs.fleet import Fleet
+from flows.inputs.recipe import Recipe
 from flows.refresh import refresh_engines as refreshing
-from flows.refresh.refresh_engines import Plan, pool_toolchains, release_deployed
+from flows.refresh.refresh_engines import pool_toolchains, release_deployed
+from flows.refresh.results import Plan
 from flows.refresh.staleness import Toolchain
 from flows.workers.machine import WorkerReport, write_report
 from registry.records import Backend

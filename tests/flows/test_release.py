@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from flows.inputs.recipe import load_fleet, load_recipe
+from flows.inputs.fleet import load_fleet
+from flows.inputs.recipe import load_recipe
 from registry.bundle.manifest import verify_bundle
 from registry.bundle.signing import local_trust
 from registry.errors import PromotionRefused

@@ -9,10 +9,10 @@ from threading import Thread
 import pytest
 from prefect.client.orchestration import get_client
 
-from flows.inputs.recipe import Fleet
+from flows.inputs.fleet import Fleet
 from flows.prefect_server.setup import set_up
 from flows.workers import release_on_workers as on_workers
-from flows.workers.release_on_workers import one_at_a_time
+from flows.workers.turn import one_at_a_time
 from registry.errors import BadInput
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]

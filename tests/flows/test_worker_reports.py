@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.variables import Variable
 
-from flows.commands.release import targets
+from flows.commands.machine import targets
 from flows.workers.machine import WorkerReport, read_reports, write_report
 from registry.records import Backend
 

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from registry.digest import digest_of, record_tree
 from registry.records import OnnxArtifact, Precision
+from tasks.graphs.files import tensors_of
 from tasks.graphs.session import exact_options
 from tasks.model_tasks.text_inputs import FeedDict
-from tasks.quantization.quantize import tensors_of
 
 WIDTH, VOCABULARY, NAN_TOKEN, OUTLIERS = 64, 50, 49, (3, 17)
 

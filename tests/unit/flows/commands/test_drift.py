@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.commands import calibration as command
-from flows.drift import moved_scales
 from flows.release.graphs import Graphs
+from flows.release.publish import moved_scales
 from registry.errors import BadInput, NotFound
 from registry.mlflow.runs.releases import EngineEntry, ReleaseLog
 from registry.mlflow.store import MlflowStore

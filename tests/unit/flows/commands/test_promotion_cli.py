@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.cli import _guarded, app
-from flows.inputs.recipe import load_fleet
+from flows.inputs.fleet import load_fleet
 from registry.errors import BadInput
 from registry.promotion.rules import TargetRules
 from registry.store import Store

@@ -7,19 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.inputs.choices import recipes_beside
-from flows.inputs.recipe import Fleet, load_fleet
-from flows.prefect_server.deployment_file import (
-    BEGIN,
-    END,
-    RELEASES_POOL,
-    RUN_ENVIRONMENT,
-    difference,
-    generate,
-    shipped,
-    work_pools,
-    write,
-)
+from flows.inputs.choices import recipes_beside, shipped
+from flows.inputs.fleet import RELEASES_POOL, Fleet, load_fleet, work_pools
+from flows.prefect_server.deployment_file import BEGIN, END, difference, generate, write
+from flows.prefect_server.settings import RUN_ENVIRONMENT
 from registry.errors import BadInput
 
 ROOT = Path(__file__).parents[4]
@@ -182,7 +173,7 @@ def test_a_form_offers_the_fleets_targets(monkeypatch: pytest.MonkeyPatch) -> No
     pytest.importorskip("prefect")
     from prefect.utilities.callables import parameter_schema
 
-    from flows.promote import promote_engine
+    from flows.deployments import promote_engine
 
     offered = parameter_schema(promote_engine).model_dump()["properties"]["targets"]["items"]["enum"]
     assert offered == [*load_fleet(ROOT / "recipes" / "fleet.yaml").targets, "all"]

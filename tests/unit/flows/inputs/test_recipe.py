@@ -9,7 +9,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.inputs.recipe import LARGEST_FILE, load_fleet, load_recipe
+from flows.inputs.fleet import load_fleet
+from flows.inputs.recipe import load_recipe
+from flows.inputs.strict_yaml import LARGEST_FILE
 from registry.errors import BadInput
 from registry.records import AxisRange, Backend, Precision
 

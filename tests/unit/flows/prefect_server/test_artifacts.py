@@ -6,17 +6,9 @@ from pathlib import Path
 import pytest
 
 from flows.prefect_server import pages as artifacts
-from flows.prefect_server.pages import (
-    Pages,
-    _Progress,
-    progress_artifacts,
-    refresh_rows,
-    release_artifacts,
-    release_rows,
-    verdicts,
-)
+from flows.prefect_server.pages import Pages, _Progress, progress_artifacts, release_artifacts, release_rows, verdicts
 from flows.promotion.auto_promote import Promotion
-from flows.refresh.refresh_engines import Plan, Refreshed
+from flows.refresh.results import Plan, Refreshed, refresh_rows
 from flows.refresh.staleness import Stale
 from registry.records import Backend, Machine, Measurement, Precision, Verdict
 from tasks.report.rows import ReleaseReport, Row

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from flows.release.stages import Bench, _from_registry
+from flows.release.context import Bench
+from flows.release.engines import _from_registry
 from registry.bundle.signing import Trust
 from registry.digest import file_sha256
 from registry.errors import BadInput

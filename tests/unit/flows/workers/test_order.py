@@ -10,7 +10,8 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 from flows.deployments import build_target, release_engines
-from flows.inputs.recipe import Recipe, load_fleet, load_recipe
+from flows.inputs.fleet import load_fleet
+from flows.inputs.recipe import Recipe, load_recipe
 from flows.workers.orders import Entry, Order, Outcome, read_outcome, take_outcome, write_outcome
 from flows.workers.parcels import Parcel, send
 from flows.workers.release_on_workers import narrow

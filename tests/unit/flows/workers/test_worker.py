@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.inputs.recipe import Fleet
+from flows.inputs.fleet import Fleet
 from flows.workers.machine import WorkerReport, check_machine, pool_targets, toolchains, worker_name
 from registry.errors import BadInput, Incompatible
 from registry.host.compatibility import Host

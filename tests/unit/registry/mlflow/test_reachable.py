@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.console import open_store
 from registry.errors import BadInput, EngineryError
-from registry.mlflow.connect import NotReachable, check_reachable
+from registry.mlflow.connect import NotReachable, check_reachable, open_store
 from tests.support.authority import make_authority
 from tests.support.servers import free_port
 

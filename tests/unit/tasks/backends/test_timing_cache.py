@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from flows.inputs.recipe import Recipe
-from flows.release.stages import Bench, _timing
+from flows.release.context import Bench
+from flows.release.engines import _timing
 from registry.errors import BuildError, EngineryError
 from registry.mlflow.runs.timing_caches import EXPERIMENT, FILE, TimingCaches
 from registry.mlflow.store import MlflowStore
@@ -302,7 +303,7 @@ def test_only_tensorrt_gets_a_folder_and_its_key_has_the_version_that_is_install
     mlflow_store: MlflowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict: bool, options: Any
 ) -> None:
     monkeypatch.setattr(TensorRT, "version", lambda _self: "11.4.0")
-    monkeypatch.setattr("flows.release.stages.read_host", lambda: SimpleNamespace(gpu_name="NVIDIA L4"))
+    monkeypatch.setattr("flows.release.engines.read_host", lambda: SimpleNamespace(gpu_name="NVIDIA L4"))
     recipe = Recipe.model_construct(workspace_mb=64)
     bench = Bench(None, recipe, lambda *_: None, mlflow_store, None, None)  # type: ignore[arg-type]  # not looked at
     replay = REPLAY if strict else None

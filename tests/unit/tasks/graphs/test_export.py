@@ -10,8 +10,9 @@ import torch
 from registry.digest import verify_tree
 from registry.errors import BadInput, EngineryError
 from registry.records import OnnxArtifact, Precision, SourceFiles
+from tasks.checkpoints.module import load_module
 from tasks.checkpoints.source import from_folder
-from tasks.graphs.export import check_export, export_checkpoint, export_module, load_module
+from tasks.graphs.export import check_export, export_checkpoint, export_module
 from tasks.model_tasks.text_inputs import FeedDict, text_encoder
 from tests.support.tiny import tiny_bert
 

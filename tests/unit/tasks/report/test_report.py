@@ -5,7 +5,8 @@ import io
 from rich.console import Console
 
 from registry.records import Backend, Precision, Verdict
-from tasks.report.rows import ReleaseReport, Row, notes, release_table
+from tasks.report.rows import ReleaseReport, Row
+from tasks.report.table import notes, release_table
 
 BUILT = Row("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "", Verdict.PASSED, version=1)
 MISSING = [

@@ -1,0 +1,56 @@
+"""TODO: flows/release/context.py."""
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prefect.utilities.urls import url_for
+
+from flows.inputs.recipe import Recipe
+from registry.bundle.signing import Signer, Trust
+from registry.mlflow.store import MlflowStore
+from tasks.bundle.toolchain import own_code, toolchain
+from tasks.execution.workspace import Workspace
+
+Report = Callable[[str, float], None]
+"""Called with what is being made and how much of it is done (0 to 1)."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a release works with: where stages are kept, the recipe, whom to tell, where it goes, keys.
+
+    `signer` signs what is published, `trust` says (when it is asked) whose published engines are taken over.
+    """
+
+    workspace: Workspace
+    recipe: Recipe
+    report: Report
+    store: MlflowStore
+    signer: Signer
+    trust: Callable[[], Trust]
+
+    def progress(self, what: str) -> Callable[[str, float], bool]:
+        """A backend's progress callback that shows `what` and never cancels (Ctrl-C does)."""
+
+        def tell(phase: str, fraction: float) -> bool:
+            self.report(f"{what}: {phase}", fraction)
+            return True
+
+        return tell
+
+
+def versions(*names: str) -> tuple[tuple[str, str], ...]:
+    """(package, version) of the tools that a stage's result depends on; our own code is always one."""
+    return (("enginery", own_code()), *(pair for pair in toolchain() if pair[0] in names))
+
+
+def now() -> datetime.datetime:
+    """The clock of the command line, in UTC."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def flow_run_links(flow_run: str) -> dict[str, str]:
+    """Tags that lead from an MLflow run to the Prefect run: its id, and its page where Prefect has a server."""
+    page = url_for("flow-run", obj_id=flow_run)
+    return {"prefect_flow_run": flow_run} | ({"prefect_flow_run_url": page} if page else {})

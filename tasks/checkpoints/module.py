@@ -1,0 +1,79 @@
+"""TODO: tasks/checkpoints/module.py."""
+
+import hashlib
+import importlib
+import importlib.metadata
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from registry.digest import digest_of, file_sha256, record_tree
+from registry.errors import BadInput
+from registry.names import check_name
+from registry.records import ModelSource, SourceFiles
+
+CALLABLE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
+
+
+def load_module(callable_path: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The module (in eval mode) and its sample inputs that "package.module:callable" returns.
+
+    Raises:
+        BadInput: the text has another form, nothing is there, or it returns something else.
+    """
+    parts = CALLABLE.fullmatch(callable_path)
+    if parts is None:
+        raise BadInput(f"{callable_path!r:.100} is not of the form package.module:callable")
+    try:
+        found = getattr(importlib.import_module(parts[1]), parts[2], None)
+    except ImportError as error:
+        raise BadInput(f"{callable_path}: {error}; install it, or put its folder on PYTHONPATH") from error
+    if not callable(found):
+        raise BadInput(f"{parts[1]} has no callable named {parts[2]}: correct {callable_path}")
+    made = found()
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
+        raise BadInput(f"{callable_path} must return (torch.nn.Module, sample inputs), not {type(made).__name__}")
+    samples = made[1]
+    if not (isinstance(samples, Mapping) and samples and all(_is_sample(*item) for item in samples.items())):
+        raise BadInput(f"{callable_path} must return its sample inputs as named tensors with a batch axis")
+    return made[0].eval(), dict(samples)
+
+
+def module_digest(callable_path: str) -> str:
+    """Hex sha256 of a module's class, its parameters and buffers, and its file's text: what its export depends on.
+
+    Raises:
+        BadInput: as `load_module`.
+    """
+    module, _ = load_module(callable_path)
+    code = importlib.import_module(type(module).__module__).__file__
+    weights = [
+        (name, str(tensor.dtype), list(tensor.shape), hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest())
+        for name, tensor in module.state_dict().items()
+    ]
+    return digest_of((callable_path, type(module).__qualname__, file_sha256(Path(code)) if code else "", weights))
+
+
+def _is_sample(name: object, sample: object) -> bool:
+    return isinstance(name, str) and isinstance(sample, torch.Tensor) and sample.dim() > 0
+
+
+def from_module(
+    callable_path: str, weights: str, tokenizer: Path, labels: tuple[str, ...], *, name: str, task: str, into: Path
+) -> SourceFiles:
+    """What a plain module has of a checkpoint: its tokenizer.json; `weights` is the digest that names the module.
+
+    Raises:
+        BadInput: no tokenizer.json in the folder `tokenizer`.
+    """
+    check_name(name, what="model name")
+    file = tokenizer / "tokenizer.json"
+    if not file.is_file():
+        raise BadInput(f"{tokenizer} has no tokenizer.json: name the folder of the module's fast tokenizer")
+    shutil.copyfile(file, into / file.name)
+    files = record_tree(into)
+    digest = digest_of((weights, files, labels))
+    return SourceFiles(ModelSource(name, f"module:{callable_path}", weights, task, labels), digest, files, into)
