@@ -181,7 +181,7 @@ def exported(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
     from calibration_data.reader import load_split
     from flows.inputs.recipe import load_recipe
     from flows.release import stages
-    from flows.release.context import Bench
+    from flows.release.context import ReleaseContext
     from flows.release.identity import dataset_ref
     from tasks.execution.workspace import Workspace
     from tasks.model_tasks.text_inputs import text_encoder
@@ -192,10 +192,10 @@ def exported(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
     setattr(stages, "run_stage", stage)  # noqa: B010 - without Prefect, as in benchmarks/release.py
     recipe = load_recipe(RECIPE)
     nothing: Any = None  # no registry and no signer: nothing is built or published here
-    bench = Bench(Workspace(workspace), recipe, lambda _what, _done: None, nothing, nothing, nothing)
-    source = stages.make_source(bench)
-    evaluation = stages.evaluation_rows(bench, source)
-    graph = stages.make_onnx(bench, source, evaluation)
+    context = ReleaseContext(Workspace(workspace), recipe, lambda _what, _done: None, nothing, nothing, nothing)
+    source = stages.make_source(context)
+    evaluation = stages.evaluation_rows(context, source)
+    graph = stages.make_onnx(context, source, evaluation)
     names = [tensor.name for tensor in graph.inputs]
     encoder = text_encoder(source.directory, names, max_length=recipe.data.max_length)
     calibration = load_split(dataset_ref(recipe), recipe.data.calibration.split)

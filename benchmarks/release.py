@@ -101,11 +101,11 @@ class Nothing:
 if __name__ == "__main__":
     recipe, fleet = load_recipe(Path({str(RECIPE)!r})), load_fleet(Path({str(FLEET)!r}))
     workspace, nobody = Workspace(Path({str(root)!r})), Signer(Path())
-    bench = stages.Bench(workspace, recipe, lambda what, done: None, Nothing(), nobody, lambda: None)
+    context = stages.ReleaseContext(workspace, recipe, lambda what, done: None, Nothing(), nobody, lambda: None)
     targets = [fleet.target(name) for name in recipe.targets]
-    made = release.make_shared(bench, targets, release.builds_here)
+    made = release.make_shared(context, targets, release.builds_here)
     for each in targets:
-        target.build_target.fn(bench, each, made.source, made.graphs, made.calibration, made.evaluation)
+        target.build_target.fn(context, each, made.source, made.graphs, made.calibration, made.evaluation)
 """
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)

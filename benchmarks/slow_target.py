@@ -18,13 +18,13 @@ from prefect.client.schemas.objects import State
 from flows import deployments
 from flows.workers import fan_out
 from flows.workers import release_on_workers as on_workers
-from flows.workers.orders import Order
+from flows.workers.orders import BuildRequest
 from registry.mlflow.runs.releases import ReleaseLog
 from tasks.report.rows import ReleaseReport
 
 
 @flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
-def build_target(order: Order, build_seconds: float) -> State:
+def build_target(order: BuildRequest, build_seconds: float) -> State:
     """The deployed flow, after `build_seconds` more."""
     time.sleep(build_seconds)
     state: State = deployments.build_target.fn(order)

@@ -18,10 +18,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed, Pending, Running
 
-from flows.release.build_target import Judged
+from flows.release.build_target import JudgedEngine
 from flows.release.context import now
 from flows.workers.machine import WorkerReport, write_report
-from flows.workers.orders import Order, Outcome, OutcomeRef, make_entry, outcome_folder, write_outcome
+from flows.workers.orders import BuildRequest, BuildResult, BuildResultRef, make_entry, outcome_folder, write_outcome
 from flows.workers.parcels import receive
 from registry.digest import record_file
 from registry.host.home import home
@@ -31,7 +31,7 @@ from registry.records import Backend, EngineBuild, OnnxArtifact, Precision
 from tasks.backends import BACKENDS
 from tasks.bundle.toolchain import own_code
 from tasks.execution.workspace import Workspace
-from tasks.report.rows import Row
+from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits, judge, overall
 
 ASK_SECONDS = 2.0
@@ -67,7 +67,7 @@ def serve(client: SyncPrefectClient, run: FlowRun, build_seconds: float, files: 
     client.set_flow_run_state(run.id, Pending())
     client.set_flow_run_state(run.id, Running())
     try:
-        order = Order.model_validate(run.parameters["order"])
+        order = BuildRequest.model_validate(run.parameters["order"])
         ref = answer(order, str(run.id), build_seconds, files, workspace)
     except Exception as error:  # the parent reads why, as with a real worker
         client.set_flow_run_state(run.id, Failed(message=f"{type(error).__name__}: {error}"))
@@ -75,7 +75,9 @@ def serve(client: SyncPrefectClient, run: FlowRun, build_seconds: float, files: 
     client.set_flow_run_state(run.id, Completed(message=ref.model_dump_json()))
 
 
-def answer(order: Order, flow_run: str, build_seconds: float, files: RunFiles, workspace: Workspace) -> OutcomeRef:
+def answer(
+    order: BuildRequest, flow_run: str, build_seconds: float, files: RunFiles, workspace: Workspace
+) -> BuildResultRef:
     """Log an outcome with one engine in fp32 that nothing measured."""
     graph = receive(files, workspace, order.graphs[Precision.FP32], OnnxArtifact)
     time.sleep(build_seconds)
@@ -85,7 +87,7 @@ def answer(order: Order, flow_run: str, build_seconds: float, files: RunFiles, w
     limits = Limits(**order.recipe.gates.model_dump())
     gates = judge((), limits, size_bytes=build.size_bytes, is_baseline=True)
     verdict, reason = overall(gates)
-    row = Row(
+    row = EngineRow(
         order.recipe.model,
         order.name,
         build.precision,
@@ -98,12 +100,12 @@ def answer(order: Order, flow_run: str, build_seconds: float, files: RunFiles, w
         build_seconds=build.build_seconds,
     )
     folder = outcome_folder(order.name, flow_run)
-    entry = make_entry(Judged(row, build, gates, verdict), files, workspace, order.run_id, folder)
-    outcome = Outcome(target=order.name, flow_run=flow_run, host="stub", entries=(entry,))
+    entry = make_entry(JudgedEngine(row, build, gates, verdict), files, workspace, order.run_id, folder)
+    outcome = BuildResult(target=order.name, flow_run=flow_run, host="stub", entries=(entry,))
     return write_outcome(outcome, files, workspace, order.run_id, folder)
 
 
-def _stub_engine(order: Order, graph: OnnxArtifact, into: Path) -> EngineBuild:
+def _stub_engine(order: BuildRequest, graph: OnnxArtifact, into: Path) -> EngineBuild:
     seed = sha256(f"{order.release} {order.name}".encode())
     plan = into / "engine.plan"
     plan.write_bytes(seed.digest() * (ENGINE_BYTES // seed.digest_size))

@@ -16,11 +16,11 @@ from flows.promotion import decisions
 from flows.refresh.refresh_engines import pool_toolchains, refresh, release_deployed
 from flows.refresh.results import Refreshed, RefreshIncomplete, RefreshRequest, refresh_artifacts
 from flows.release import build_target as here
-from flows.release.context import Bench
+from flows.release.context import ReleaseContext
 from flows.release.progress import lines_report
 from flows.release.release_engines import side_by_side
 from flows.workers.job import check_order, receive_order
-from flows.workers.orders import Order, Outcome, make_entry, outcome_folder, write_outcome
+from flows.workers.orders import BuildRequest, BuildResult, make_entry, outcome_folder, write_outcome
 from flows.workers.release_on_workers import ReleaseRequest, release_on_workers
 from registry.bundle.signing import Signer, local_trust
 from registry.errors import EngineryError
@@ -63,7 +63,7 @@ def release_engines(
 
 
 @flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
-def build_target(order: Order) -> State:
+def build_target(order: BuildRequest) -> State:
     """Build, measure and judge the engines of one target on this machine, and log them to the release's run.
 
     The final state's message says where the outcome lies: whoever waits for this run reads it there, and nobody else
@@ -75,13 +75,13 @@ def build_target(order: Order) -> State:
     files, run = RunFiles(store), str(runtime.flow_run.id)
     report = progress_artifacts(lines_report(get_run_logger().info))
     # Workers hold no signing key: who publishes signs.
-    bench = Bench(workspace, order.recipe, report, store, Signer(Path()), lambda: local_trust(home()))
+    context = ReleaseContext(workspace, order.recipe, report, store, Signer(Path()), lambda: local_trust(home()))
     made = receive_order(files, workspace, order)
     build = here.build_target.with_options(name="build-engines", task_runner=side_by_side(order.target))
-    judged = build(bench, order.target, made.source, made.graphs, made.calibration, made.evaluation)
+    judged = build(context, order.target, made.source, made.graphs, made.calibration, made.evaluation)
     folder = outcome_folder(order.name, run)
     entries = tuple(make_entry(each, files, workspace, order.run_id, folder) for each in judged)
-    outcome = Outcome(target=order.name, flow_run=run, host=platform.node(), entries=entries)
+    outcome = BuildResult(target=order.name, flow_run=run, host=platform.node(), entries=entries)
     ref = write_outcome(outcome, files, workspace, order.run_id, folder)
     return Completed(message=ref.model_dump_json())
 

@@ -12,7 +12,7 @@ from registry.bundle.signing import local_trust
 from registry.errors import EngineryError
 from registry.host.compatibility import read_host
 from registry.mlflow.store import MlflowStore
-from registry.repair import Outcome, abandoned, reconcile
+from registry.repair import RepairOutcome, abandoned, reconcile
 
 Clock = Callable[[], datetime]
 
@@ -51,8 +51,8 @@ def mend(store: MlflowStore, home: Path, clock: Clock) -> list[Finding]:
         Finding(
             f"repair of {settled.model} {_name(settled.version, settled.run_id)}",
             f"{settled.outcome}: {settled.reason}",
-            settled.outcome is not Outcome.LEFT,
-            advice="it is looked at again by the next repair" if settled.outcome is Outcome.LEFT else "",
+            settled.outcome is not RepairOutcome.LEFT,
+            advice="it is looked at again by the next repair" if settled.outcome is RepairOutcome.LEFT else "",
         )
         for settled in reconcile(store.repairs, lambda: local_trust(home), clock=clock)
     ]

@@ -22,7 +22,7 @@ from registry.store import Repairable, Unfinished
 PATIENCE_SECONDS = 24 * 3600.0
 
 
-class Outcome(StrEnum):
+class RepairOutcome(StrEnum):
     """What became of something unfinished."""
 
     FINISHED = "finished"
@@ -37,7 +37,7 @@ class Settled:
     model: str
     run_id: str
     version: int | None
-    outcome: Outcome
+    outcome: RepairOutcome
     reason: str
 
 
@@ -57,21 +57,25 @@ def reconcile(
 
 def _settle(store: Repairable, trust: Callable[[], Trust], left: Unfinished, now: float) -> Settled:
     if not abandoned(left, now):
-        return Settled(left.model, left.run_id, left.version, Outcome.LEFT, f"at work on it: {left.owner or 'unknown'}")
+        return Settled(
+            left.model, left.run_id, left.version, RepairOutcome.LEFT, f"at work on it: {left.owner or 'unknown'}"
+        )
     try:
         if left.complete:
             store.close(left)
-            return _settled(left, Outcome.FINISHED, "the version was complete, its run is ended now", left.version)
+            return _settled(
+                left, RepairOutcome.FINISHED, "the version was complete, its run is ended now", left.version
+            )
         number = _finish(store, trust, left)
     except (TornBundle, DigestMismatch, SignatureInvalid) as error:
         # Another publisher's key is not ours to judge by, until nobody came to finish it for a day.
         if isinstance(error, SignatureInvalid) and not _is_old(left, now):
-            return _settled(left, Outcome.LEFT, str(error), left.version)
+            return _settled(left, RepairOutcome.LEFT, str(error), left.version)
         store.tear(left, str(error))
-        return _settled(left, Outcome.TORN, str(error), left.version)
+        return _settled(left, RepairOutcome.TORN, str(error), left.version)
     except EngineryError as error:
-        return _settled(left, Outcome.LEFT, str(error), left.version)
-    return _settled(left, Outcome.FINISHED, "all of it was there, and it verified", number)
+        return _settled(left, RepairOutcome.LEFT, str(error), left.version)
+    return _settled(left, RepairOutcome.FINISHED, "all of it was there, and it verified", number)
 
 
 def _finish(store: Repairable, trust: Callable[[], Trust], left: Unfinished) -> int:
@@ -98,5 +102,5 @@ def _is_old(left: Unfinished, now: float) -> bool:
     return now - left.since_seconds > PATIENCE_SECONDS
 
 
-def _settled(left: Unfinished, outcome: Outcome, reason: str, version: int | None) -> Settled:
+def _settled(left: Unfinished, outcome: RepairOutcome, reason: str, version: int | None) -> Settled:
     return Settled(left.model, left.run_id, version, outcome, reason)

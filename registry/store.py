@@ -10,7 +10,7 @@ from registry.errors import NotFound
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 
 
-class Source(Protocol):
+class BundleFiles(Protocol):
     """The files of one published bundle, wherever the registry keeps them."""
 
     @property
@@ -35,7 +35,7 @@ class Bundle:
 
     manifest: bytes
     signature: bytes | None
-    files: Source
+    files: BundleFiles
 
 
 class Lease(Protocol):

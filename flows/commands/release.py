@@ -110,13 +110,13 @@ def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
     prefect_is_up = prefect_is_up or local_prefect.start()
     # Torch, Prefect and matplotlib: six seconds that a release found finished does not wait for.
     from flows.release.progress import progress_report
-    from flows.release.release_engines import open_bench, release_engines
+    from flows.release.release_engines import open_context, release_engines
 
     with progress_report(err, quiet=quiet) as report:
-        bench = open_bench(pinned, store, workspace, report, _said(quiet), now)
+        context = open_context(pinned, store, workspace, report, _said(quiet), now)
         report("start Prefect", 0)
         prefect_is_up()
-        return release_engines(bench, fleet, release)
+        return release_engines(context, fleet, release)
 
 
 def _said(quiet: bool) -> Callable[[str], None]:

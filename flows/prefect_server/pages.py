@@ -21,10 +21,10 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.release.context import Report
 from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore
-from tasks.report.rows import ReleaseReport, Row, row_json
+from tasks.execution.progress import OnProgress
+from tasks.report.rows import EngineRow, ReleaseReport, row_json
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Pages:
             return None
         return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment}/runs/{run_id}"
 
-    def of_engine(self, row: Row) -> str | None:
+    def of_engine(self, row: EngineRow) -> str | None:
         """The page of an engine's run."""
         return self.of_run(self.runs.get((row.target, row.precision.value), ""))
 
@@ -66,8 +66,8 @@ def release_artifacts(report: ReleaseReport, store: MlflowStore) -> None:
         create_markdown_artifact(key=_key("verdicts", report.model), markdown=verdicts(report, pages))
 
 
-def progress_artifacts(report: Report) -> Report:
-    """The same `Report`, which also shows calibrations and builds as progress on the flow run's page."""
+def progress_artifacts(report: OnProgress) -> OnProgress:
+    """The same `OnProgress`, which also shows calibrations and builds as progress on the flow run's page."""
     return _Progress(report) if runtime.flow_run.id else report
 
 
@@ -115,7 +115,7 @@ class _Piece:
 class _Progress:
     """Updates at most one artifact a piece every few seconds; after a failure it only reports on."""
 
-    def __init__(self, report: Report, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, report: OnProgress, clock: Callable[[], float] = time.monotonic) -> None:
         self._report, self._clock = report, clock
         self._pieces: dict[str, _Piece] = {}
         self._lock = Lock()

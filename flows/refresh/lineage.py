@@ -18,7 +18,7 @@ from registry.mlflow.runs.lineage import EngineRun, Lineage
 from registry.mlflow.store import MlflowStore
 from registry.records import Precision
 from tasks.backends import BACKENDS
-from tasks.report.rows import ROWS, Row
+from tasks.report.rows import ROWS, EngineRow
 
 # A pair that no release of the last twenty tried is new enough to be tried again.
 REPORTS = 20
@@ -120,7 +120,7 @@ def _tried(report: str) -> set[Combination]:
     return {(row.target, row.precision) for row in rows if row.target in served}
 
 
-def _had_a_machine(row: Row) -> bool:
+def _had_a_machine(row: EngineRow) -> bool:
     # Without a machine all precisions of a target are skipped, fp32 too.
     return row.precision is Precision.FP32 and row.state not in ("skipped", "lost")
 

@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from calibration_data.reader import Rows
-from flows.release.context import Bench
+from flows.release.context import ReleaseContext
 from flows.release.engines import engine_step
 from flows.release.graphs import Graphs
 from flows.release.measuring import graph_as_engine, make_benchmark, make_evaluation
@@ -32,18 +32,18 @@ from tasks.execution.steps import submit_stage
 from tasks.measurement.latency import Benchmark
 from tasks.measurement.machine import this_machine
 from tasks.measurement.measurements import accuracy_measurements, latency_measurements
-from tasks.report.rows import Row
+from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits, judge, overall
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedEngine:
     """A row of the report with what it was made from; `call_seconds` are raw call times by precision.
 
     `flow_run` is the Prefect run on a worker that made it, None where this process did.
     """
 
-    row: Row
+    row: EngineRow
     build: EngineBuild | None = None
     gates: tuple[GateResult, ...] = ()
     verdict: Verdict = Verdict.UNMEASURED
@@ -68,38 +68,46 @@ def why_not(precision: Precision, target: GpuTarget) -> str | None:
 
 @flow(name="build-target", flow_run_name="{target.name}", validate_parameters=False, persist_result=False)
 def build_target(
-    bench: Bench,
+    context: ReleaseContext,
     target: GpuTarget,
     source: SourceFiles,
     graphs: Graphs,
     calibration: CalibrationSet,
     evaluation: Rows,
-) -> list[Judged]:
+) -> list[JudgedEngine]:
     """Every precision of the recipe on one target: skipped with a reason, failed with a reason, or judged."""
-    results: dict[Precision, Judged] = {}
+    results: dict[Precision, JudgedEngine] = {}
     builds: dict[Precision, tuple[EngineBuild, bool]] = {}
     pending: dict[Precision, PrefectFuture[tuple[EngineBuild, bool]]] = {}
-    precisions = graphs.asked(bench.recipe.precisions)
+    precisions = graphs.asked(context.recipe.precisions)
     for precision in precisions:
         if reason := why_not(precision, target) or graphs.refused.get(precision):
-            results[precision] = Judged(_row(bench, target, precision, "skipped", reason))
+            results[precision] = JudgedEngine(_row(context, target, precision, "skipped", reason))
         else:
-            pending[precision] = submit_stage(bench.workspace, engine_step(bench, graphs.made[precision], target))
+            pending[precision] = submit_stage(
+                context.workspace, engine_step(context, graphs.by_precision[precision], target)
+            )
     for precision, future in pending.items():
         try:
             build, found = future.result()
         except BuildError as error:
             # One engine that a vendor's library refuses does not sink the others; the row says so.
-            results[precision] = Judged(_row(bench, target, precision, "failed", str(error)))
+            results[precision] = JudgedEngine(_row(context, target, precision, "failed", str(error)))
         else:
             # One GPU type under two names shares an engine: the record says for which of them this one is.
             builds[precision] = replace(build, target=target, precision=precision), found
     measured = _measure(
-        bench, target, source, graphs.made, {p: build for p, (build, _) in builds.items()}, calibration, evaluation
+        context,
+        target,
+        source,
+        graphs.by_precision,
+        {p: build for p, (build, _) in builds.items()},
+        calibration,
+        evaluation,
     )
     for precision, (build, found) in builds.items():
         figures, calls = measured[precision]
-        judged = _judge(bench, build, "found" if found else "built", figures, calls)
+        judged = _judge(context, build, "found" if found else "built", figures, calls)
         results[precision] = replace(judged, row=replace(judged.row, remark=graphs.remarks.get(precision, "")))
     return [results[precision] for precision in precisions]
 
@@ -108,7 +116,7 @@ Figures = tuple[tuple[Measurement, ...], Mapping[str, NDArray[np.float64]]]
 
 
 def _measure(
-    bench: Bench,
+    context: ReleaseContext,
     target: GpuTarget,
     source: SourceFiles,
     graphs: dict[Precision, OnnxArtifact],
@@ -119,15 +127,15 @@ def _measure(
     """Measurements and raw call times of each engine; the exact ONNX graph is scored where no engine can run here."""
     runs_here = BACKENDS[target.backend].can_run(target) is None
     subjects = {p: build if runs_here else graph_as_engine(graphs[p]) for p, build in builds.items()}
-    reference = make_evaluation(bench, source, graph_as_engine(graphs[Precision.FP32]), evaluation)
-    benchmark = _benchmark(bench, source, builds, calibration) if runs_here else None
+    reference = make_evaluation(context, source, graph_as_engine(graphs[Precision.FP32]), evaluation)
+    benchmark = _benchmark(context, source, builds, calibration) if runs_here else None
     results: dict[Precision, Figures] = {}
     for precision, subject in subjects.items():
         figures: tuple[Measurement, ...] = ()
         try:
-            answers = make_evaluation(bench, source, subject, evaluation)
+            answers = make_evaluation(context, source, subject, evaluation)
         except EngineryError as error:
-            bench.report(f"{target.name} {precision} cannot be scored here: {error}", 1)
+            context.say(f"{target.name} {precision} cannot be scored here: {error}")
         else:
             figures = accuracy_measurements(
                 answers,
@@ -145,33 +153,33 @@ def _measure(
 
 
 def _benchmark(
-    bench: Bench, source: SourceFiles, builds: dict[Precision, EngineBuild], calibration: CalibrationSet
+    context: ReleaseContext, source: SourceFiles, builds: dict[Precision, EngineBuild], calibration: CalibrationSet
 ) -> Benchmark | None:
     """None where the fp32 baseline could not be built: a speed-up over nothing is not measured."""
-    return make_benchmark(bench, source, tuple(builds.values()), calibration) if Precision.FP32 in builds else None
+    return make_benchmark(context, source, tuple(builds.values()), calibration) if Precision.FP32 in builds else None
 
 
 def _judge(
-    bench: Bench,
+    context: ReleaseContext,
     build: EngineBuild,
     state: str,
     figures: tuple[Measurement, ...],
     calls: Mapping[str, NDArray[np.float64]],
-) -> Judged:
-    limits = Limits(**bench.recipe.gates.model_dump())
+) -> JudgedEngine:
+    limits = Limits(**context.recipe.gates.model_dump())
     is_baseline = build.precision is Precision.FP32
     gates = judge(figures, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
     verdict, reason = overall(gates)
     row = replace(
-        _row(bench, build.target, build.precision, state, reason),
+        _row(context, build.target, build.precision, state, reason),
         verdict=verdict,
         digest=build.digest,
         size_bytes=build.size_bytes,
         build_seconds=build.build_seconds,
         measurements=figures,
     )
-    return Judged(row, build, gates, verdict, calls)
+    return JudgedEngine(row, build, gates, verdict, calls)
 
 
-def _row(bench: Bench, target: GpuTarget, precision: Precision, state: str, reason: str) -> Row:
-    return Row(bench.recipe.model, target.name, precision, target.backend, state, reason)
+def _row(context: ReleaseContext, target: GpuTarget, precision: Precision, state: str, reason: str) -> EngineRow:
+    return EngineRow(context.recipe.model, target.name, precision, target.backend, state, reason)

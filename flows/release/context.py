@@ -1,4 +1,4 @@
-"""TODO: flows/release/context.py."""
+"""What every stage of a release needs, and the versions that its key depends on."""
 
 import datetime
 from collections.abc import Callable
@@ -10,14 +10,12 @@ from flows.inputs.recipe import Recipe
 from registry.bundle.signing import Signer, Trust
 from registry.mlflow.store import MlflowStore
 from tasks.bundle.toolchain import own_code, toolchain
+from tasks.execution.progress import OnProgress
 from tasks.execution.workspace import Workspace
-
-Report = Callable[[str, float], None]
-"""Called with what is being made and how much of it is done (0 to 1)."""
 
 
 @dataclass(frozen=True)
-class Bench:
+class ReleaseContext:
     """What a release works with: where stages are kept, the recipe, whom to tell, where it goes, keys.
 
     `signer` signs what is published, `trust` says (when it is asked) whose published engines are taken over.
@@ -25,19 +23,18 @@ class Bench:
 
     workspace: Workspace
     recipe: Recipe
-    report: Report
+    on_progress: OnProgress
     store: MlflowStore
     signer: Signer
     trust: Callable[[], Trust]
 
-    def progress(self, what: str) -> Callable[[str, float], bool]:
-        """A backend's progress callback that shows `what` and never cancels (Ctrl-C does)."""
+    def say(self, sentence: str) -> None:
+        """Tell a finding that is no step of the work."""
+        self.on_progress(sentence, 1)
 
-        def tell(phase: str, fraction: float) -> bool:
-            self.report(f"{what}: {phase}", fraction)
-            return True
-
-        return tell
+    def progress_of(self, what: str) -> OnProgress:
+        """Return a progress callback that names `what` in front of each phase."""
+        return lambda phase, fraction: self.on_progress(f"{what}: {phase}", fraction)
 
 
 def versions(*names: str) -> tuple[tuple[str, str], ...]:

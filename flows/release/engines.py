@@ -4,9 +4,10 @@ import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from flows.release.context import Bench
+from flows.release.context import ReleaseContext
 from registry.errors import BadInput, SignatureInvalid
 from registry.host.compatibility import read_host
+from registry.mlflow.runs.timing_caches import TimingCaches
 from registry.records import (
     Backend,
     EngineBuild,
@@ -23,25 +24,25 @@ from tasks.backends.timing_cache import shared_timing, timing_key
 from tasks.execution.steps import Step
 
 
-def engine_step(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> Step[EngineBuild]:
+def engine_step(context: ReleaseContext, onnx: OnnxArtifact, target: GpuTarget) -> Step[EngineBuild]:
     """The engine of a graph for a target: from the registry where another host published it, else built."""
-    profiles = tuple(profile.shape_profile() for profile in bench.recipe.profiles)
-    workspace_bytes, what = bench.recipe.workspace_mb * 2**20, f"build {target.name} {onnx.precision}"
-    strict = bench.recipe.reproducible_builds and target.backend is Backend.TENSORRT
+    profiles = tuple(profile.shape_profile() for profile in context.recipe.profiles)
+    workspace_bytes, what = context.recipe.workspace_mb * 2**20, f"build {target.name} {onnx.precision}"
+    strict = context.recipe.reproducible_builds and target.backend is Backend.TENSORRT
     key = build_key(onnx, target, profiles, workspace_bytes=workspace_bytes, options=REPLAYED if strict else ())
 
     def make(into: Path) -> EngineBuild:
-        published = bench.store.find_build(key)
-        if published is not None and (found := _from_registry(bench, published, into)) is not None:
+        published = context.store.find_build(key)
+        if published is not None and (found := _from_registry(context, published, into)) is not None:
             return found
-        with _timing(bench, target, key if strict else None, into) as timing:
+        with _timing(context, target, key if strict else None, into) as timing:
             return build_engine(
                 onnx,
                 target,
                 profiles,
                 workspace_bytes=workspace_bytes,
                 into=into,
-                on_progress=bench.progress(what),
+                on_progress=context.progress_of(what),
                 timing=timing,
             )
 
@@ -49,19 +50,18 @@ def engine_step(bench: Bench, onnx: OnnxArtifact, target: GpuTarget) -> Step[Eng
 
 
 def _timing(
-    bench: Bench, target: GpuTarget, replay_key: str | None, into: Path
+    context: ReleaseContext, target: GpuTarget, replay_key: str | None, into: Path
 ) -> AbstractContextManager[TimingFolder | None]:
     """What earlier builds on this kind of GPU timed; None for what times nothing while it builds."""
     if target.backend is not Backend.TENSORRT:
         return nullcontext()
-    options = (("workspace_mb", str(bench.recipe.workspace_mb)), *(REPLAYED if replay_key else ()))
+    options = (("workspace_mb", str(context.recipe.workspace_mb)), *(REPLAYED if replay_key else ()))
     version = BACKENDS[target.backend].version()
     key = timing_key(read_host().gpu_name, target.compute_capability, version, options)
-    say = lambda sentence: bench.report(sentence, 1)  # noqa: E731
-    return shared_timing(bench.store.timing_caches, key, replay_key, into.parent, say)
+    return shared_timing(TimingCaches(context.store), key, replay_key, into.parent, context.say)
 
 
-def _from_registry(bench: Bench, published: EngineVersion, into: Path) -> EngineBuild | None:
+def _from_registry(context: ReleaseContext, published: EngineVersion, into: Path) -> EngineBuild | None:
     """The engine of a published bundle, verified: another host built it, or this workspace was cleared.
 
     None where nobody trusted signed it: an engine is code, and this machine would run it to measure it.
@@ -69,11 +69,11 @@ def _from_registry(bench: Bench, published: EngineVersion, into: Path) -> Engine
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
         bundle = Path(scratch) / "bundle"
         bundle.mkdir()
-        copy_bundle(bench.store, published.model, published.version, bundle)
+        copy_bundle(context.store, published.model, published.version, bundle)
         try:
-            build = verify_placed(bundle, bench.trust()).build
+            build = verify_placed(bundle, context.trust()).build
         except (SignatureInvalid, BadInput) as error:
-            bench.report(f"built again, not taken from {published.model} version {published.version}: {error}", 1)
+            context.say(f"built again, not taken from {published.model} version {published.version}: {error}")
             return None
         for record in build.files:
             (bundle / record.path).rename(into / record.path)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibration_data.reader import Rows, draw_holdout, read_calibration_texts
-from flows.release.context import Bench, versions
+from flows.release.context import ReleaseContext, versions
 from flows.release.identity import dataset_ref
 from registry.errors import BadInput
 from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
@@ -29,13 +29,13 @@ Takes = Callable[[Precision, GpuTarget], bool]
 class Graphs:
     """Graphs by precision, why a precision has none, and what is to be known of those that are made."""
 
-    made: dict[Precision, OnnxArtifact]
+    by_precision: dict[Precision, OnnxArtifact]
     refused: dict[Precision, str] = field(default_factory=dict)
     remarks: dict[Precision, str] = field(default_factory=dict)
 
     def asked(self, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
         """What a recipe asks for, and behind it what is made in place of a refused one."""
-        return (*precisions, *(each for each in self.made if each not in precisions))
+        return (*precisions, *(each for each in self.by_precision if each not in precisions))
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,21 @@ class Material:
 
 
 def gather(
-    bench: Bench, source: SourceFiles, onnx: OnnxArtifact, calibration: CalibrationSet, evaluation: Rows
+    context: ReleaseContext, source: SourceFiles, onnx: OnnxArtifact, calibration: CalibrationSet, evaluation: Rows
 ) -> Material:
     """Draw the holdout: rows behind the calibration rows, none of which stands in the evaluation split."""
-    spec, limit = bench.recipe.data.calibration, bench.recipe.gates.accuracy_loss_max
+    spec, limit = context.recipe.data.calibration, context.recipe.gates.accuracy_loss_max
     if not spec.holdout:
         return Material(source, onnx, calibration, None, "the recipe asks for no holdout")
     rows = draw_holdout(
-        dataset_ref(bench.recipe),
+        dataset_ref(context.recipe),
         spec.split,
         after=spec.samples,
         samples=spec.holdout,
         seed=spec.seed,
         apart_from=(*read_calibration_texts(calibration), *evaluation.texts),
     )
-    encoder = text_encoder(source.directory, _input_names(onnx), max_length=bench.recipe.data.max_length)
+    encoder = text_encoder(source.directory, _input_names(onnx), max_length=context.recipe.data.max_length)
     groups = list(batches(rows.texts, BATCH))
     gate = AccuracyGate(tuple(rows.labels[at] for places, _ in groups for at in places), limit)
     if not gate.provable:
@@ -74,11 +74,15 @@ def gather(
 
 
 def make_graphs(
-    bench: Bench, material: Material, precisions: Sequence[Precision], targets: Sequence[GpuTarget], takes: Takes
+    context: ReleaseContext,
+    material: Material,
+    precisions: Sequence[Precision],
+    targets: Sequence[GpuTarget],
+    takes: Takes,
 ) -> Graphs:
     """The graphs of `precisions` that at least one target takes, and of what stands in for an int8 that fails."""
     wanted = [each for each in precisions if each is Precision.FP32 or any(takes(each, target) for target in targets)]
-    made = {precision: make_graph(bench, material, precision) for precision in wanted}
+    made = {precision: make_graph(context, material, precision) for precision in wanted}
     choice = read_choice(made[Precision.INT8]) if Precision.INT8 in made else None
     if choice is None:
         off = f"not held against its gate before it is built: {material.no_holdout}"
@@ -86,47 +90,47 @@ def make_graphs(
     if choice.passed:
         return Graphs(made, remarks={Precision.INT8: choice.in_words})
     del made[Precision.INT8]
-    instead = _stand_ins(bench, material, [each for each in targets if takes(Precision.INT8, each)], takes)
+    instead = _stand_ins(context, material, [each for each in targets if takes(Precision.INT8, each)], takes)
     remarks = dict.fromkeys(instead, f"in place of int8: {choice.in_words}")
     reason = f"{choice.in_words}; instead: {', '.join(instead) or 'nothing, since nothing else passes either'}"
     return Graphs(made | instead, {Precision.INT8: reason}, remarks)
 
 
 def _stand_ins(
-    bench: Bench, material: Material, targets: Sequence[GpuTarget], takes: Takes
+    context: ReleaseContext, material: Material, targets: Sequence[GpuTarget], takes: Takes
 ) -> dict[Precision, OnnxArtifact]:
     """For each target the first of INSTEAD_OF_INT8 that it takes and that passes on the holdout."""
     found: dict[Precision, OnnxArtifact] = {}
     for precision in INSTEAD_OF_INT8:
         if any(takes(precision, target) for target in targets):
-            graph = make_graph(bench, material, precision)
+            graph = make_graph(context, material, precision)
             if passes_holdout(material, graph):
                 found[precision] = graph
                 targets = [target for target in targets if not takes(precision, target)]
     return found
 
 
-def make_graph(bench: Bench, material: Material, precision: Precision) -> OnnxArtifact:
+def make_graph(context: ReleaseContext, material: Material, precision: Precision) -> OnnxArtifact:
     """The graph of one precision; only calibrated ones depend on the rows, and only int8 on the holdout."""
     onnx, calibration = material.onnx, material.calibration
     if precision is Precision.FP32:
         return onnx
     # What the calibration is made of: the rows, and what makes tokens of them.
-    rows = (calibration.digest, material.source.digest, bench.recipe.data.max_length)
+    rows = (calibration.digest, material.source.digest, context.recipe.data.max_length)
     calibrated = precision in CALIBRATED
     holdout = material.holdout if precision is Precision.INT8 else None
-    table = _table(bench) if precision is Precision.INT8 else None
+    table = _table(context) if precision is Precision.INT8 else None
 
     def make(into: Path) -> OnnxArtifact:
         verify_stage(onnx.directory)
-        checkpoint = bench.workspace.partial("calibration", (onnx.digest, rows, versions("onnxruntime")))
+        checkpoint = context.workspace.partial("calibration", (onnx.digest, rows, versions("onnxruntime")))
         return quantize(
             onnx,
             precision,
-            calibration_feeds(bench, material) if calibrated and table is None else None,
+            calibration_feeds(context, material) if calibrated and table is None else None,
             calibration_set_digest=calibration.digest if calibrated else None,
             into=into,
-            on_progress=lambda phase, done: bench.report(f"quantize {precision}: {phase}", done),
+            on_progress=lambda phase, done: context.on_progress(f"quantize {precision}: {phase}", done),
             plan=Int8Plan(checkpoint=checkpoint, table=table, holdout=holdout),
         )
 
@@ -138,7 +142,7 @@ def make_graph(bench: Bench, material: Material, precision: Precision) -> OnnxAr
         table,
         versions("onnx", "onnxruntime", "nvidia-modelopt"),
     )
-    return run_stage(bench.workspace, Step("quantize", precision, key, OnnxArtifact, make))[0]
+    return run_stage(context.workspace, Step("quantize", precision, key, OnnxArtifact, make))[0]
 
 
 def passes_holdout(material: Material, graph: OnnxArtifact) -> bool:
@@ -156,10 +160,10 @@ def read_choice(graph: OnnxArtifact) -> Choice | None:
     return choice_from_json(file.read_bytes()) if file.is_file() else None
 
 
-def calibration_feeds(bench: Bench, material: Material) -> list[FeedDict]:
+def calibration_feeds(context: ReleaseContext, material: Material) -> list[FeedDict]:
     """Calibration rows as feed dicts, 32 rows of like length a batch."""
     names = _input_names(material.onnx)
-    encoder = text_encoder(material.source.directory, names, max_length=bench.recipe.data.max_length)
+    encoder = text_encoder(material.source.directory, names, max_length=context.recipe.data.max_length)
     return [encoder.encode(texts) for _, texts in batches(read_calibration_texts(material.calibration), BATCH)]
 
 
@@ -167,13 +171,13 @@ def _input_names(onnx: OnnxArtifact) -> list[str]:
     return [tensor.name for tensor in onnx.inputs]
 
 
-def _table(bench: Bench) -> CalibrationTable | None:
+def _table(context: ReleaseContext) -> CalibrationTable | None:
     """The table that the recipe reuses.
 
     Raises:
         BadInput: it cannot be read, or is no calibration table.
     """
-    name = bench.recipe.data.calibration.table
+    name = context.recipe.data.calibration.table
     if name is None:
         return None
     try:

@@ -6,7 +6,7 @@ from calibration_data.reader import (
     Rows,
     read_calibration_texts,
 )
-from flows.release.context import Bench, versions
+from flows.release.context import ReleaseContext, versions
 from flows.release.stages import CHECKED_ROWS
 from registry.errors import MeasurementError
 from registry.records import (
@@ -30,12 +30,12 @@ from tasks.model_tasks.text_inputs import text_encoder
 GRAPH = GpuTarget("onnx-graph", Backend.ONNXRUNTIME)
 
 
-def make_evaluation(bench: Bench, source: SourceFiles, build: EngineBuild, evaluation: Rows) -> Evaluation:
+def make_evaluation(context: ReleaseContext, source: SourceFiles, build: EngineBuild, evaluation: Rows) -> Evaluation:
     """An engine's answers on the evaluation rows, from a fresh process that checks the engine's sha256 first."""
-    max_length = bench.recipe.data.max_length
+    max_length = context.recipe.data.max_length
 
     def make(into: Path) -> Evaluation:
-        tell = bench.progress(f"evaluate {build.target.name} {build.precision}")
+        tell = context.progress_of(f"evaluate {build.target.name} {build.precision}")
         return run_isolated(
             evaluate_engine,
             build,
@@ -51,7 +51,7 @@ def make_evaluation(bench: Bench, source: SourceFiles, build: EngineBuild, evalu
     engine = (build.digest, build.backend, build.backend_version)
     key = (*engine, source.digest, evaluation.digest, max_length, versions())
     label = f"{build.target.name} {build.precision}"
-    return run_stage(bench.workspace, Step("evaluate", label, key, Evaluation, make))[0]
+    return run_stage(context.workspace, Step("evaluate", label, key, Evaluation, make))[0]
 
 
 def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
@@ -77,18 +77,18 @@ def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
 
 
 def make_benchmark(
-    bench: Bench, source: SourceFiles, builds: tuple[EngineBuild, ...], calibration: CalibrationSet
+    context: ReleaseContext, source: SourceFiles, builds: tuple[EngineBuild, ...], calibration: CalibrationSet
 ) -> Benchmark:
     """Call times of a target's engines, interleaved with the fp32 baseline in one fresh process."""
-    spec, profile, machine = bench.recipe.latency, bench.recipe.profiles[0], this_machine()
+    spec, profile, machine = context.recipe.latency, context.recipe.profiles[0], this_machine()
     plan = LatencyPlan(spec.windows, spec.iterations, spec.warmup, profile.batch.opt, profile.sequence.opt)
     baseline = next(build for build in builds if build.precision is Precision.FP32)
 
     def make(into: Path) -> Benchmark:
         names = [tensor.name for tensor in baseline.inputs]
-        encoder = text_encoder(source.directory, names, max_length=bench.recipe.data.max_length)
+        encoder = text_encoder(source.directory, names, max_length=context.recipe.data.max_length)
         rows = [encoder.encode([text]) for text in read_calibration_texts(calibration)[:CHECKED_ROWS]]
-        tell = bench.progress(f"measure {baseline.target.name}")
+        tell = context.progress_of(f"measure {baseline.target.name}")
         feed = latency_feed(rows, plan)
         return run_isolated(
             measure_latency,
@@ -103,4 +103,4 @@ def make_benchmark(
         )
 
     key = ([(build.digest, build.backend_version) for build in builds], plan, machine, source.digest, versions())
-    return run_stage(bench.workspace, Step("benchmark", baseline.target.name, key, Benchmark, make))[0]
+    return run_stage(context.workspace, Step("benchmark", baseline.target.name, key, Benchmark, make))[0]

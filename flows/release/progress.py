@@ -8,13 +8,13 @@ from threading import Lock, get_ident, main_thread
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flows.release.context import Report
 from tasks.execution.interrupt import check_stopped
+from tasks.execution.progress import OnProgress
 
 
 @contextmanager
-def progress_report(console: Console, *, quiet: bool) -> Iterator[Report]:
-    """A `Report` that draws bars on `console`; with `quiet`, or without a terminal, it says each piece once."""
+def progress_report(console: Console, *, quiet: bool) -> Iterator[OnProgress]:
+    """A `OnProgress` that draws bars on `console`; with `quiet`, or without a terminal, it says each piece once."""
     if quiet:
         yield _quiet
         return
@@ -26,8 +26,8 @@ def progress_report(console: Console, *, quiet: bool) -> Iterator[Report]:
         yield _Bars(progress)
 
 
-def lines_report(say: Callable[[str], None]) -> Report:
-    """A `Report` that says each new piece of work once, for logs."""
+def lines_report(say: Callable[[str], None]) -> OnProgress:
+    """A `OnProgress` that says each new piece of work once, for logs."""
     return _Lines(say)
 
 

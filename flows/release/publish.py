@@ -9,8 +9,8 @@ from pathlib import Path
 from prefect import runtime
 
 from calibration_data.reader import Rows, read_calibration_texts
-from flows.release.build_target import Judged
-from flows.release.context import Bench, flow_run_links
+from flows.release.build_target import JudgedEngine
+from flows.release.context import ReleaseContext, flow_run_links
 from flows.release.graphs import Graphs, read_choice
 from flows.release.identity import source_revision
 from registry.bundle.manifest import FORMAT_VERSION
@@ -21,11 +21,11 @@ from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFile
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.table import TABLE_FILE, describe_drift, drift, from_json, read_table
-from tasks.report.rows import Row, winner, with_aliases
+from tasks.report.rows import EngineRow, winner, with_aliases
 
 
 @dataclass(frozen=True)
-class Made:
+class SharedArtifacts:
     """What all targets of a release share."""
 
     source: SourceFiles
@@ -35,34 +35,41 @@ class Made:
 
 
 def publish_all(
-    bench: Bench, log: ReleaseLog, release: str, run_id: str, made: Made, judged: Sequence[Judged]
-) -> tuple[Row, ...]:
+    context: ReleaseContext,
+    log: ReleaseLog,
+    release: str,
+    run_id: str,
+    made: SharedArtifacts,
+    judged: Sequence[JudgedEngine],
+) -> tuple[EngineRow, ...]:
     """Publish what no gate failed, nominate each target's winner, and give all rows with their aliases."""
-    rows, moved = [], moved_scales(log, bench.recipe.model, release, made.graphs)
+    rows, moved = [], moved_scales(log, context.recipe.model, release, made.graphs)
     for position, entry in enumerate(judged):
-        bench.report("publish", position / len(judged))
+        context.on_progress("publish", position / len(judged))
         remark = "; ".join(filter(None, [entry.row.remark, moved.get(entry.row.precision)]))
         remarked = replace(entry, row=replace(entry.row, remark=remark))
-        rows.append(publish_engine(bench, log, release, run_id, made, remarked))
+        rows.append(publish_engine(context, log, release, run_id, made, remarked))
     for target in {row.target for row in rows}:
         best = winner([row for row in rows if row.target == target])
         if best is not None and best.version is not None:
-            nominate(bench.store, bench.recipe.model, target, best.version)
-    return with_aliases(rows, bench.store.aliases(bench.recipe.model))
+            nominate(context.store, context.recipe.model, target, best.version)
+    return with_aliases(rows, context.store.aliases(context.recipe.model))
 
 
-def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, made: Made, judged: Judged) -> Row:
+def publish_engine(
+    context: ReleaseContext, log: ReleaseLog, release: str, run_id: str, made: SharedArtifacts, judged: JudgedEngine
+) -> EngineRow:
     """One engine's nested run and, where no gate failed, its version; done once however often it is called."""
     row, build = judged.row, judged.build
     if build is None:
         return row
-    model = bench.recipe.model
-    calibration = made.calibration if made.graphs.made[build.precision].calibration_set else None
+    model = context.recipe.model
+    calibration = made.calibration if made.graphs.by_precision[build.precision].calibration_set else None
     nested, finished = log.engine_run(model, release, run_id, build)
     version = next(
         (
             engine.version
-            for engine in bench.store.builds(build.build_key)
+            for engine in context.store.builds(build.build_key)
             if (engine.model, engine.digest, engine.target) == (model, build.digest, build.target.name)
             and (engine.verdict, engine.format_version) == (row.verdict, FORMAT_VERSION)
         ),
@@ -73,7 +80,7 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
     if finished:
         nested, _ = log.engine_run(model, release, run_id, build)
     with tempfile.TemporaryDirectory() as scratch:
-        graph = made.graphs.made[build.precision]
+        graph = made.graphs.by_precision[build.precision]
         choice = read_choice(graph)
         files = tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file())
         figures = draw_engine(judged, graph, Path(scratch))
@@ -86,7 +93,7 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
                 row.reason,
                 calibration_set=calibration.digest if calibration else None,
                 evaluation_set=made.evaluation.digest,
-                source_revision=source_revision(bench.recipe),
+                source_revision=source_revision(context.recipe),
                 figures=figures,
                 calibration=files,
                 int8_share=choice.int8_share if choice else None,
@@ -95,40 +102,45 @@ def publish_engine(bench: Bench, log: ReleaseLog, release: str, run_id: str, mad
             ),
         )
     if version is None and row.verdict is not Verdict.FAILED:
-        version = publish_version(bench, release, nested, made, judged, calibration)
+        version = publish_version(context, release, nested, made, judged, calibration)
     log.finish_engine(nested, version)
     return replace(row, version=version)
 
 
 def publish_version(
-    bench: Bench, release: str, run_id: str, made: Made, judged: Judged, calibration: CalibrationSet | None
+    context: ReleaseContext,
+    release: str,
+    run_id: str,
+    made: SharedArtifacts,
+    judged: JudgedEngine,
+    calibration: CalibrationSet | None,
 ) -> int:
     """Assemble the bundle, sign it and make it a version; the number of the version."""
     if judged.build is None:
         raise ValueError("a skipped row has no engine to publish")
-    model = bench.recipe.model
-    with tempfile.TemporaryDirectory(dir=bench.workspace.root) as scratch:
+    model = context.recipe.model
+    with tempfile.TemporaryDirectory(dir=context.workspace.root) as scratch:
         bundle = Path(scratch)
         assemble_bundle(judged.build, made.source, bundle)
-        if rows := read_calibration_texts(made.calibration)[: bench.recipe.warmup_rows]:
+        if rows := read_calibration_texts(made.calibration)[: context.recipe.warmup_rows]:
             add_warmup(judged.build, made.source.directory, rows, bundle)
         manifest = make_manifest(
             judged.build,
             made.source,
             bundle=bundle,
             release=release,
-            sequence=bench.store.take_sequence(model),
+            sequence=context.store.take_sequence(model),
             calibration=calibration,
             evaluation_set=made.evaluation.digest,
             measurements=judged.row.measurements,
             gates=judged.gates,
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        sealed = seal_bundle(manifest, bundle, bench.signer)
-        return bench.store.publish(sealed, bundle, run_id=run_id).version
+        sealed = seal_bundle(manifest, bundle, context.signer)
+        return context.store.publish(sealed, bundle, run_id=run_id).version
 
 
-def draw_engine(judged: Judged, graph: OnnxArtifact, into: Path) -> dict[str, Path]:
+def draw_engine(judged: JudgedEngine, graph: OnnxArtifact, into: Path) -> dict[str, Path]:
     """The latency histogram of an engine that ran, beside its baseline; an int8 graph's worst tensors and mixes."""
     # matplotlib is half a second, which a worker does not pay: who publishes draws.
     from tasks.report.figures import int8_trade_off, latency_histogram, worst_tensors
@@ -143,7 +155,7 @@ def draw_engine(judged: Judged, graph: OnnxArtifact, into: Path) -> dict[str, Pa
     return figures
 
 
-def draw_release(rows: Sequence[Row], into: Path) -> dict[str, Path]:
+def draw_release(rows: Sequence[EngineRow], into: Path) -> dict[str, Path]:
     """Accuracy against latency of every engine that ran."""
     from tasks.report.figures import accuracy_against_latency
 
@@ -159,7 +171,7 @@ def draw_release(rows: Sequence[Row], into: Path) -> dict[str, Path]:
 def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:
     """One sentence for each calibrated precision whose scales moved since another release's newest table."""
     found = {}
-    for precision, graph in graphs.made.items():
+    for precision, graph in graphs.by_precision.items():
         file = graph.directory / TABLE_FILE
         if not file.is_file():
             continue

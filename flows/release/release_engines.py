@@ -14,10 +14,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.inputs.fleet import Fleet
 from flows.inputs.recipe import Recipe
-from flows.release.build_target import Judged, build_target, builds_at_once, why_not
-from flows.release.context import Bench, Report, flow_run_links
+from flows.release.build_target import JudgedEngine, build_target, builds_at_once, why_not
+from flows.release.context import ReleaseContext, flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
-from flows.release.publish import Made, draw_release, publish_all
+from flows.release.publish import SharedArtifacts, draw_release, publish_all
 from flows.release.stages import evaluation_rows, make_calibration_set, make_onnx, make_source
 from registry.bundle.signing import local_signer, local_trust
 from registry.host.home import home
@@ -25,23 +25,24 @@ from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision
 from registry.repair import reconcile
+from tasks.execution.progress import OnProgress
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import ROWS, ReleaseReport
 
 
-def open_bench(
+def open_context(
     recipe: Recipe,
     store: MlflowStore,
     workspace: Workspace,
-    report: Report,
+    report: OnProgress,
     say: Callable[[str], None],
     clock: Callable[[], datetime.datetime],
-) -> Bench:
+) -> ReleaseContext:
     """What a release of a pinned recipe works with; what a crash left half published is settled, and said, first."""
     signer, trust = local_signer(home()), partial(local_trust, home())
     for settled in reconcile(store.repairs, trust, clock=clock, model=recipe.model):
         say(f"{settled.outcome}: {settled.model} run {settled.run_id}: {settled.reason}")
-    return Bench(workspace, recipe, report, store, signer, trust)
+    return ReleaseContext(workspace, recipe, report, store, signer, trust)
 
 
 def parameters(recipe: Recipe) -> dict[str, str]:
@@ -51,26 +52,26 @@ def parameters(recipe: Recipe) -> dict[str, str]:
 
 
 @flow(name="release-engines", flow_run_name="{release}", validate_parameters=False, persist_result=False)
-def release_engines(bench: Bench, fleet: Fleet, release: str) -> ReleaseReport:
+def release_engines(context: ReleaseContext, fleet: Fleet, release: str) -> ReleaseReport:
     """Release a pinned recipe: every engine that can be built here is built, measured, judged and published."""
-    targets = [fleet.target(name) for name in bench.recipe.targets]
-    log = ReleaseLog(bench.store)
-    run_id = start_release(bench, log, release)
+    targets = [fleet.target(name) for name in context.recipe.targets]
+    log = ReleaseLog(context.store)
+    run_id = start_release(context, log, release)
     with abandoned_on_error(log, run_id):
-        made = make_shared(bench, targets, builds_here)
+        made = make_shared(context, targets, builds_here)
         judged = [
             build_target.with_options(task_runner=side_by_side(target))(
-                bench, target, made.source, made.graphs, made.calibration, made.evaluation
+                context, target, made.source, made.graphs, made.calibration, made.evaluation
             )
             for target in targets
         ]
-        return publish_release(bench, log, release, run_id, made, [entry for entries in judged for entry in entries])
+        return publish_release(context, log, release, run_id, made, [entry for entries in judged for entry in entries])
 
 
-def start_release(bench: Bench, log: ReleaseLog, release: str) -> str:
+def start_release(context: ReleaseContext, log: ReleaseLog, release: str) -> str:
     """The id of the release's MLflow run, which names this Prefect run."""
     links = flow_run_links(str(runtime.flow_run.id))
-    return log.start(bench.recipe.model, release, parameters(bench.recipe), links)
+    return log.start(context.recipe.model, release, parameters(context.recipe), links)
 
 
 @contextmanager
@@ -84,17 +85,17 @@ def abandoned_on_error(log: ReleaseLog, run_id: str) -> Iterator[None]:
 
 
 def publish_release(
-    bench: Bench,
+    context: ReleaseContext,
     log: ReleaseLog,
     release: str,
     run_id: str,
-    made: Made,
-    judged: Sequence[Judged],
+    made: SharedArtifacts,
+    judged: Sequence[JudgedEngine],
     missing: tuple[str, ...] = (),
 ) -> ReleaseReport:
     """Publish what was judged, and close the release's run; `missing` are the targets that gave no result."""
-    rows = publish_all(bench, log, release, run_id, made, judged)
-    result = ReleaseReport(release, bench.recipe.model, rows, run_id=run_id, missing=missing)
+    rows = publish_all(context, log, release, run_id, made, judged)
+    result = ReleaseReport(release, context.recipe.model, rows, run_id=run_id, missing=missing)
     with tempfile.TemporaryDirectory() as scratch:
         figures = draw_release(rows, Path(scratch))
         log.finish(run_id, ROWS.dump_json(rows).decode(), figures, state=result.state)
@@ -111,12 +112,12 @@ def builds_here(precision: Precision, target: GpuTarget) -> bool:
     return why_not(precision, target) is None
 
 
-def make_shared(bench: Bench, targets: Sequence[GpuTarget], takes: Takes) -> Made:
+def make_shared(context: ReleaseContext, targets: Sequence[GpuTarget], takes: Takes) -> SharedArtifacts:
     """Source, rows and the graph of each precision that at least one target takes."""
-    source = make_source(bench)
-    evaluation = evaluation_rows(bench, source)
-    calibration = make_calibration_set(bench, evaluation)
-    onnx = make_onnx(bench, source, evaluation)
-    material = gather(bench, source, onnx, calibration, evaluation)
-    graphs = make_graphs(bench, material, bench.recipe.precisions, targets, takes)
-    return Made(source, evaluation, calibration, graphs)
+    source = make_source(context)
+    evaluation = evaluation_rows(context, source)
+    calibration = make_calibration_set(context, evaluation)
+    onnx = make_onnx(context, source, evaluation)
+    material = gather(context, source, onnx, calibration, evaluation)
+    graphs = make_graphs(context, material, context.recipe.precisions, targets, takes)
+    return SharedArtifacts(source, evaluation, calibration, graphs)

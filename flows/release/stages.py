@@ -9,7 +9,7 @@ from calibration_data.reader import (
     load_split,
 )
 from calibration_data.splits import split_revision
-from flows.release.context import Bench, versions
+from flows.release.context import ReleaseContext, versions
 from flows.release.identity import dataset_ref, source_content
 from registry.errors import BadInput
 from registry.records import (
@@ -27,10 +27,10 @@ from tasks.model_tasks.text_inputs import text_encoder
 CHECKED_ROWS = 32
 
 
-def make_source(bench: Bench) -> SourceFiles:
+def make_source(context: ReleaseContext) -> SourceFiles:
     """The checkpoint, with its head where the recipe fits one."""
-    spec, name, task = bench.recipe.source, bench.recipe.model, bench.recipe.task
-    bench.report(f"source {name}", 0)
+    spec, name, task = context.recipe.source, context.recipe.model, context.recipe.task
+    context.on_progress(f"source {name}", 0)
 
     def make(into: Path) -> SourceFiles:
         if spec.hub is not None:
@@ -46,20 +46,20 @@ def make_source(bench: Bench) -> SourceFiles:
                 into=into,
             )
         if spec.module is not None:
-            weights, tokenizer = str(source_content(bench.recipe)), Path(str(spec.tokenizer))
+            weights, tokenizer = str(source_content(context.recipe)), Path(str(spec.tokenizer))
             return from_module(spec.module, weights, tokenizer, spec.labels or (), name=name, task=task, into=into)
         return from_folder(Path(str(spec.path)), name=name, task=task, into=into)
 
     origin = spec.model_copy(update={"head": None}).model_dump(mode="json")
-    key = (origin, source_content(bench.recipe), name, task)
-    source, _ = run_stage(bench.workspace, Step("source", name, key, SourceFiles, make))
-    return source if spec.head is None else _with_head(bench, source)
+    key = (origin, source_content(context.recipe), name, task)
+    source, _ = run_stage(context.workspace, Step("source", name, key, SourceFiles, make))
+    return source if spec.head is None else _with_head(context, source)
 
 
-def _with_head(bench: Bench, encoder: SourceFiles) -> SourceFiles:
+def _with_head(context: ReleaseContext, encoder: SourceFiles) -> SourceFiles:
     from tasks.checkpoints.head import fit_head  # torch, as in make_onnx
 
-    head, data, ref = bench.recipe.source.head, bench.recipe.data, dataset_ref(bench.recipe)
+    head, data, ref = context.recipe.source.head, context.recipe.data, dataset_ref(context.recipe)
     if head is None:
         return encoder
 
@@ -75,7 +75,7 @@ def _with_head(bench: Bench, encoder: SourceFiles) -> SourceFiles:
             seed=head.seed,
             max_length=data.max_length,
             into=into,
-            on_progress=lambda done, rows: bench.report("fit the head", done / rows),
+            on_progress=context.on_progress,
         )
 
     key = (
@@ -87,16 +87,16 @@ def _with_head(bench: Bench, encoder: SourceFiles) -> SourceFiles:
         data.max_length,
         versions("torch", "transformers"),
     )
-    return run_stage(bench.workspace, Step("head", bench.recipe.model, key, SourceFiles, make))[0]
+    return run_stage(context.workspace, Step("head", context.recipe.model, key, SourceFiles, make))[0]
 
 
-def evaluation_rows(bench: Bench, source: SourceFiles) -> Rows:
+def evaluation_rows(context: ReleaseContext, source: SourceFiles) -> Rows:
     """The rows engines are judged on.
 
     Raises:
         BadInput: too few rows, or classes that are not the model's.
     """
-    spec, ref = bench.recipe.data.evaluation, dataset_ref(bench.recipe)
+    spec, ref = context.recipe.data.evaluation, dataset_ref(context.recipe)
     rows = load_split(ref, spec.split, samples=spec.samples, seed=spec.seed, fewest=FEWEST_EVALUATION_ROWS)
     labels = source.source.labels
     names = rows.label_names or labels
@@ -109,9 +109,9 @@ def evaluation_rows(bench: Bench, source: SourceFiles) -> Rows:
     return rows
 
 
-def make_calibration_set(bench: Bench, evaluation: Rows) -> CalibrationSet:
+def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> CalibrationSet:
     """The rows the quantizers see."""
-    spec, ref = bench.recipe.data.calibration, dataset_ref(bench.recipe)
+    spec, ref = context.recipe.data.calibration, dataset_ref(context.recipe)
 
     def make(into: Path) -> CalibrationSet:
         return draw_calibration_set(
@@ -119,25 +119,25 @@ def make_calibration_set(bench: Bench, evaluation: Rows) -> CalibrationSet:
         )
 
     key = (ref.origin, split_revision(ref, spec.split), ref.text, ref.label, spec.model_dump(), evaluation.digest)
-    return run_stage(bench.workspace, Step("calibration", spec.split, key, CalibrationSet, make))[0]
+    return run_stage(context.workspace, Step("calibration", spec.split, key, CalibrationSet, make))[0]
 
 
-def make_onnx(bench: Bench, source: SourceFiles, evaluation: Rows) -> OnnxArtifact:
+def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) -> OnnxArtifact:
     """The exported fp32 graph, checked against PyTorch on real rows before anything else happens."""
     # Two seconds of imports, which a worker that builds from a graph does not wait for.
     from tasks.checkpoints.module import load_module
     from tasks.graphs.export import check_export, export_checkpoint, export_module
 
     def make(into: Path) -> OnnxArtifact:
-        bench.report("export", 0)
+        context.on_progress("export", 0)
         verify_stage(source.directory)
-        module = bench.recipe.source.module
+        module = context.recipe.source.module
         onnx = export_checkpoint(source, into=into) if module is None else export_module(module, into=into)
         names = [tensor.name for tensor in onnx.inputs]
-        encoder = text_encoder(source.directory, names, max_length=bench.recipe.data.max_length)
+        encoder = text_encoder(source.directory, names, max_length=context.recipe.data.max_length)
         reference = source if module is None else load_module(module)[0]
         check_export(reference, onnx, encoder.encode(evaluation.texts[:CHECKED_ROWS]))
         return onnx
 
-    key = (source.digest, bench.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
-    return run_stage(bench.workspace, Step("export", "fp32", key, OnnxArtifact, make))[0]
+    key = (source.digest, context.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
+    return run_stage(context.workspace, Step("export", "fp32", key, OnnxArtifact, make))[0]

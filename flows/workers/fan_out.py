@@ -19,24 +19,24 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
 from flows.prefect_server.settings import RUN_ENVIRONMENT, WATCHED_TAG
-from flows.release.build_target import Judged
-from flows.release.context import Bench
-from flows.release.publish import Made
+from flows.release.build_target import JudgedEngine
+from flows.release.context import ReleaseContext
+from flows.release.publish import SharedArtifacts
 from flows.workers.flow_runs import POLL_SECONDS, Watched, cancel, is_online, read_states, settle, why_lost
-from flows.workers.orders import Order, OutcomeRef, read_outcome, take_outcome
+from flows.workers.orders import BuildRequest, BuildResultRef, read_outcome, take_outcome
 from registry.errors import EngineryError, TornBundle
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.runs.run_files import RunFiles
 from registry.records import GpuTarget
 from tasks.execution.interrupt import check_stopped
-from tasks.report.rows import Row
+from tasks.report.rows import EngineRow
 
 
 @dataclass(frozen=True)
-class Errand:
+class TargetJob:
     """One target's order, and the key under which its outcome is found again; times in seconds."""
 
-    order: Order
+    order: BuildRequest
     key: str
     patience_seconds: float
 
@@ -47,21 +47,21 @@ class Errand:
 
 
 @dataclass(frozen=True)
-class Office:
+class FanOut:
     """What a release that works through others has at hand."""
 
-    bench: Bench
+    context: ReleaseContext
     log: ReleaseLog
     files: RunFiles
     run_id: str
-    made: Made
+    made: SharedArtifacts
 
 
 @dataclass
-class Child(Watched):
+class TargetRun(Watched):
     """The flow run of an errand; `abandoned` once it was given up while it might be at work."""
 
-    errand: Errand = field(kw_only=True)
+    errand: TargetJob = field(kw_only=True)
     abandoned: bool = False
 
 
@@ -69,22 +69,22 @@ class Child(Watched):
 class Result:
     """What is known of a target; not `accepted` where nobody brought an outcome, and the rows say why."""
 
-    judged: list[Judged]
+    judged: list[JudgedEngine]
     accepted: bool
 
 
 @dataclass(frozen=True)
-class FannedOut:
-    """Judged engines in the order of the targets, and the targets that gave none."""
+class FanOutResult:
+    """JudgedEngine engines in the order of the targets, and the targets that gave none."""
 
-    judged: tuple[Judged, ...]
+    judged: tuple[JudgedEngine, ...]
     missing: tuple[str, ...]
 
 
-def fan_out(office: Office, errands: Mapping[str, Errand]) -> FannedOut:
+def fan_out(office: FanOut, errands: Mapping[str, TargetJob]) -> FanOutResult:
     """The engines of every target: accepted before, or built by a worker now; a lost target sinks no other."""
     results: dict[str, Result] = {}
-    waiting: dict[str, Child] = {}
+    waiting: dict[str, TargetRun] = {}
     with get_client(sync_client=True) as client:
         for name, errand in errands.items():
             if (judged := _accepted(office, errand)) is not None:
@@ -92,7 +92,7 @@ def fan_out(office: Office, errands: Mapping[str, Errand]) -> FannedOut:
                 continue
             try:
                 flow_run = _start(client, office, errand)
-                waiting[name] = Child(flow_run, errand.target, errand.patience_seconds, errand=errand)
+                waiting[name] = TargetRun(flow_run, errand.target, errand.patience_seconds, errand=errand)
             except ObjectNotFound:
                 pool = errand.target.work_pool
                 reason = f"Prefect has no deployment build-target/{pool}: run `prefect deploy --all`"
@@ -103,14 +103,16 @@ def fan_out(office: Office, errands: Mapping[str, Errand]) -> FannedOut:
         _wait(client, office, waiting, results)
         settle(client, [child for child in waiting.values() if child.abandoned])
     missing = sorted(name for name, result in results.items() if not result.accepted)
-    return FannedOut(tuple(entry for name in errands for entry in results[name].judged), tuple(missing))
+    return FanOutResult(tuple(entry for name in errands for entry in results[name].judged), tuple(missing))
 
 
-def _wait(client: SyncPrefectClient, office: Office, waiting: Mapping[str, Child], results: dict[str, Result]) -> None:
+def _wait(
+    client: SyncPrefectClient, office: FanOut, waiting: Mapping[str, TargetRun], results: dict[str, Result]
+) -> None:
     """Fill `results` until every child has one."""
     while open_ones := {name: child for name, child in waiting.items() if name not in results}:
         check_stopped()
-        office.bench.report(f"wait for {', '.join(open_ones)}", 1 - len(open_ones) / len(waiting))
+        office.context.on_progress(f"wait for {', '.join(open_ones)}", 1 - len(open_ones) / len(waiting))
         # Once a round and pool: a release may wait for a hundred runs in the queue of one pool.
         online = cache(partial(is_online, client))
         try:
@@ -126,7 +128,7 @@ def _wait(client: SyncPrefectClient, office: Office, waiting: Mapping[str, Child
 
 
 def _look(
-    client: SyncPrefectClient, office: Office, child: Child, state: State | None, online: Callable[[str], bool]
+    client: SyncPrefectClient, office: FanOut, child: TargetRun, state: State | None, online: Callable[[str], bool]
 ) -> Result | None:
     """What came of a child; None while it is to be waited for."""
     if state is not None and state.is_final():
@@ -142,7 +144,7 @@ def _look(
     return _lost(office, child.errand, "lost", reason)
 
 
-def _end(office: Office, child: Child, state: State) -> Result:
+def _end(office: FanOut, child: TargetRun, state: State) -> Result:
     if not state.is_completed():
         words = (state.message or "no reason given").removeprefix("Flow run encountered an exception: ")
         return _lost(office, child.errand, "failed" if state.is_failed() else "lost", f"{state.name}: {words}")
@@ -157,9 +159,9 @@ def _end(office: Office, child: Child, state: State) -> Result:
     return Result(judged, accepted=True)
 
 
-def _reference(child: Child, state: State) -> OutcomeRef:
+def _reference(child: TargetRun, state: State) -> BuildResultRef:
     try:
-        ref = OutcomeRef.model_validate_json(state.message or "")
+        ref = BuildResultRef.model_validate_json(state.message or "")
     except ValidationError as error:
         raise TornBundle(f"flow run {child.flow_run} ended without saying where its outcome is") from error
     if ref.flow_run != child.flow_run:
@@ -167,25 +169,25 @@ def _reference(child: Child, state: State) -> OutcomeRef:
     return ref
 
 
-def _take(office: Office, errand: Errand, ref: OutcomeRef) -> list[Judged]:
-    workspace, model = office.bench.workspace, office.bench.recipe.model
+def _take(office: FanOut, errand: TargetJob, ref: BuildResultRef) -> list[JudgedEngine]:
+    workspace, model = office.context.workspace, office.context.recipe.model
     outcome = read_outcome(office.files, workspace, ref, errand.target.name)
-    return take_outcome(outcome, model, errand.target, office.made.graphs.made, office.files, workspace)
+    return take_outcome(outcome, model, errand.target, office.made.graphs.by_precision, office.files, workspace)
 
 
-def _accepted(office: Office, errand: Errand) -> list[Judged] | None:
+def _accepted(office: FanOut, errand: TargetJob) -> list[JudgedEngine] | None:
     """What an earlier try, or an earlier release, accepted for the same order; None where it is gone."""
-    found = office.log.accepted(office.bench.recipe.model, errand.target.name, errand.key)
+    found = office.log.accepted(office.context.recipe.model, errand.target.name, errand.key)
     if found is None:
         return None
     try:
-        return _take(office, errand, OutcomeRef.model_validate_json(found))
+        return _take(office, errand, BuildResultRef.model_validate_json(found))
     except (ValidationError, EngineryError) as error:
-        office.bench.report(f"built again for {errand.target.name}, its outcome cannot be read: {error}", 0)
+        office.context.on_progress(f"built again for {errand.target.name}, its outcome cannot be read: {error}", 0)
         return None
 
 
-def _start(client: SyncPrefectClient, office: Office, errand: Errand) -> str:
+def _start(client: SyncPrefectClient, office: FanOut, errand: TargetJob) -> str:
     """The id of the flow run to wait for: one that a killed parent left at work, or a new one."""
     release, target = errand.order.release, errand.target
     tags, order = [f"release:{release}", f"target:{target.name}"], f"order:{errand.key[:16]}"
@@ -219,7 +221,7 @@ def _is_promising(run: FlowRun) -> bool:
     )
 
 
-def _lost(office: Office, errand: Errand, state: str, reason: str) -> Result:
-    recipe, target = office.bench.recipe, errand.target
-    rows = [Row(recipe.model, target.name, p, target.backend, state, reason) for p in recipe.precisions]
-    return Result([Judged(row) for row in rows], accepted=False)
+def _lost(office: FanOut, errand: TargetJob, state: str, reason: str) -> Result:
+    recipe, target = office.context.recipe, errand.target
+    rows = [EngineRow(recipe.model, target.name, p, target.backend, state, reason) for p in recipe.precisions]
+    return Result([JudgedEngine(row) for row in rows], accepted=False)

@@ -1,9 +1,9 @@
 """TODO: flows/workers/job.py."""
 
 from flows.release.graphs import Graphs
-from flows.release.publish import Made
+from flows.release.publish import SharedArtifacts
 from flows.workers.machine import check_machine
-from flows.workers.orders import Order, RowsFile
+from flows.workers.orders import BuildRequest, RowsFile
 from flows.workers.parcels import receive
 from registry.errors import Incompatible
 from registry.host.compatibility import read_host
@@ -14,7 +14,7 @@ from tasks.execution.workspace import Workspace
 from tasks.measurement.evaluate import Evaluation
 
 
-def check_order(order: Order) -> None:
+def check_order(order: BuildRequest) -> None:
     """Refuse, before anything is downloaded, what this machine or this copy of Enginery cannot do.
 
     Raises:
@@ -28,10 +28,10 @@ def check_order(order: Order) -> None:
         )
 
 
-def receive_order(files: RunFiles, workspace: Workspace, order: Order) -> Made:
+def receive_order(files: RunFiles, workspace: Workspace, order: BuildRequest) -> SharedArtifacts:
     """What all targets of the release share, fetched and verified; the reference evaluation is found by its key."""
     receive(files, workspace, order.reference, Evaluation)
-    return Made(
+    return SharedArtifacts(
         receive(files, workspace, order.tokenizer, SourceFiles),
         receive(files, workspace, order.evaluation, RowsFile).read(),
         receive(files, workspace, order.calibration, CalibrationSet),

@@ -15,16 +15,16 @@ from calibration_data.reader import Rows
 from flows.inputs.fleet import TargetSpec
 from flows.inputs.recipe import Recipe
 from flows.inputs.strict_yaml import Name, Part, Sha256
-from flows.release.build_target import Judged
-from flows.release.publish import Made
+from flows.release.build_target import JudgedEngine
+from flows.release.publish import SharedArtifacts
 from flows.workers.machine import read_reports, toolchains
-from flows.workers.parcels import Parcel, receive, send
+from flows.workers.parcels import StageArchive, receive, send
 from registry.digest import digest_of
 from registry.errors import TornBundle
 from registry.mlflow.runs.run_files import RunFiles
 from registry.records import PLACE, EngineBuild, GateResult, GpuTarget, OnnxArtifact, Precision, Verdict
 from tasks.execution.workspace import Workspace
-from tasks.report.rows import Row
+from tasks.report.rows import EngineRow
 
 # Rows, gates and raw call times of one target: a few MB where latency is measured a hundred thousand times.
 LARGEST_OUTCOME = 256 * 2**20
@@ -39,7 +39,7 @@ def _by_json(kind: type[P]) -> BeforeValidator:
     return BeforeValidator(parse)
 
 
-class Order(BaseModel):
+class BuildRequest(BaseModel):
     """One target of a release, with everything that a worker needs to build, measure and judge its engines.
 
     `run_id` is the release's MLflow run, `code` the digest of the Enginery that made the parcels: another one may read
@@ -55,11 +55,11 @@ class Order(BaseModel):
     name: Name
     spec: Annotated[TargetSpec, _by_json(TargetSpec)]
     code: Sha256
-    tokenizer: Parcel
-    evaluation: Parcel
-    calibration: Parcel
-    reference: Parcel
-    graphs: dict[Precision, Parcel]
+    tokenizer: StageArchive
+    evaluation: StageArchive
+    calibration: StageArchive
+    reference: StageArchive
+    graphs: dict[Precision, StageArchive]
     refused: dict[Precision, str]
     remarks: dict[Precision, str]
 
@@ -74,14 +74,14 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    row: Row
+    row: EngineRow
     gates: tuple[GateResult, ...]
     verdict: Verdict
-    engine: Parcel | None
+    engine: StageArchive | None
     call_seconds: dict[str, list[list[float]]]
 
 
-class Outcome(BaseModel):
+class BuildResult(BaseModel):
     """All that a flow run found out about its target; `host` is where it ran."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,7 +92,7 @@ class Outcome(BaseModel):
     entries: tuple[Entry, ...]
 
 
-class OutcomeRef(BaseModel):
+class BuildResultRef(BaseModel):
     """Where the outcome of one flow run lies, as that run's final state says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -103,7 +103,7 @@ class OutcomeRef(BaseModel):
     size_bytes: Annotated[int, Field(ge=0, le=LARGEST_OUTCOME)]
 
 
-def make_entry(judged: Judged, files: RunFiles, workspace: Workspace, run_id: str, folder: str) -> Entry:
+def make_entry(judged: JudgedEngine, files: RunFiles, workspace: Workspace, run_id: str, folder: str) -> Entry:
     """The entry of one precision, its engine's stage sent."""
     build = judged.build
     return Entry(
@@ -115,7 +115,7 @@ def make_entry(judged: Judged, files: RunFiles, workspace: Workspace, run_id: st
     )
 
 
-def read_outcome(files: RunFiles, workspace: Workspace, ref: OutcomeRef, target: str) -> Outcome:
+def read_outcome(files: RunFiles, workspace: Workspace, ref: BuildResultRef, target: str) -> BuildResult:
     """The outcome that `ref` points at.
 
     Raises:
@@ -126,7 +126,7 @@ def read_outcome(files: RunFiles, workspace: Workspace, ref: OutcomeRef, target:
     file = scratch / "outcome.json"
     try:
         files.get(ref.uri, ref.sha256, ref.size_bytes, file)
-        outcome = Outcome.model_validate_json(file.read_bytes())
+        outcome = BuildResult.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise TornBundle(f"{ref.uri} is no outcome of a target: do not trust the worker that sent it") from error
     finally:
@@ -137,13 +137,13 @@ def read_outcome(files: RunFiles, workspace: Workspace, ref: OutcomeRef, target:
 
 
 def take_outcome(
-    outcome: Outcome,
+    outcome: BuildResult,
     model: str,
     target: GpuTarget,
     graphs: Mapping[Precision, OnnxArtifact],
     files: RunFiles,
     workspace: Workspace,
-) -> list[Judged]:
+) -> list[JudgedEngine]:
     """The judged engines of an outcome, their files fetched and verified.
 
     Raises:
@@ -154,13 +154,13 @@ def take_outcome(
 
 def _take(
     entry: Entry,
-    outcome: Outcome,
+    outcome: BuildResult,
     model: str,
     target: GpuTarget,
     graphs: Mapping[Precision, OnnxArtifact],
     files: RunFiles,
     workspace: Workspace,
-) -> Judged:
+) -> JudgedEngine:
     row = entry.row
     if (row.model, row.target) != (model, target.name):
         raise TornBundle(f"flow run {outcome.flow_run} sent a row of {row.model} {row.target}: it is not taken")
@@ -170,10 +170,12 @@ def _take(
         if (build.digest, build.onnx_digest) != (row.digest, graphs[row.precision].digest):
             raise TornBundle(f"flow run {outcome.flow_run} sent another {row.precision} engine than it judged")
         build = replace(build, target=target, precision=row.precision)
-    return Judged(row, build, entry.gates, entry.verdict, calls, flow_run=outcome.flow_run)
+    return JudgedEngine(row, build, entry.gates, entry.verdict, calls, flow_run=outcome.flow_run)
 
 
-def write_outcome(outcome: Outcome, files: RunFiles, workspace: Workspace, run_id: str, folder: str) -> OutcomeRef:
+def write_outcome(
+    outcome: BuildResult, files: RunFiles, workspace: Workspace, run_id: str, folder: str
+) -> BuildResultRef:
     """Log an outcome last of all that it speaks of."""
     raw = outcome.model_dump_json().encode()
     scratch = workspace.scratch("outcome")
@@ -183,7 +185,7 @@ def write_outcome(outcome: Outcome, files: RunFiles, workspace: Workspace, run_i
         uri = files.put(run_id, file, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return OutcomeRef(flow_run=outcome.flow_run, uri=uri, sha256=sha256(raw).hexdigest(), size_bytes=len(raw))
+    return BuildResultRef(flow_run=outcome.flow_run, uri=uri, sha256=sha256(raw).hexdigest(), size_bytes=len(raw))
 
 
 def outcome_folder(target: str, flow_run: str) -> str:
@@ -206,12 +208,16 @@ class RowsFile:
         return TypeAdapter(Rows).validate_json((self.directory / ROWS_FILE).read_bytes())
 
 
-def outcome_key(order: Order, made: Made, target: GpuTarget) -> str:
+def outcome_key(order: BuildRequest, made: SharedArtifacts, target: GpuTarget) -> str:
     """What a target's outcome is made of: equal keys, the same engines, measured alike on the same machines."""
     recipe = order.recipe.model_dump(
         mode="json", include={"precisions", "profiles", "gates", "latency", "workspace_mb", "reproducible_builds"}
     )
-    graphs = {precision: made.graphs.made[precision].digest for precision in order.graphs}, order.refused, order.remarks
+    graphs = (
+        {precision: made.graphs.by_precision[precision].digest for precision in order.graphs},
+        order.refused,
+        order.remarks,
+    )
     rows = (made.evaluation.digest, made.calibration.digest, order.recipe.data.max_length)
     machines = toolchains(read_reports(target.work_pool))
     return digest_of((target, order.spec.serving, recipe, graphs, made.source.digest, rows, machines, order.code))

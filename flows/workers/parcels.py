@@ -16,7 +16,7 @@ from tasks.execution.workspace import Workspace
 T = TypeVar("T")
 
 
-class Parcel(BaseModel):
+class StageArchive(BaseModel):
     """Where one finished stage (`kind`, `key`) lies as a tar, with the tar's sha256 and size in bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,7 +28,7 @@ class Parcel(BaseModel):
     key: Sha256
 
 
-def send(files: RunFiles, workspace: Workspace, run_id: str, stage: Path, folder: str) -> Parcel:
+def send(files: RunFiles, workspace: Workspace, run_id: str, stage: Path, folder: str) -> StageArchive:
     """Log the stage folder `stage` (`…/<kind>/<key>`) to a run under `folder`; what is there is not sent again."""
     kind, key = stage.parent.name, stage.name
     scratch = workspace.scratch("parcel")
@@ -37,12 +37,12 @@ def send(files: RunFiles, workspace: Workspace, run_id: str, stage: Path, folder
         digest = file_sha256(scratch / "tar")
         tar = (scratch / "tar").rename(scratch / f"{kind}-{key[:12]}-{digest[:16]}.tar")
         uri = files.put(run_id, tar, folder)
-        return Parcel(uri=uri, sha256=digest, size_bytes=tar.stat().st_size, kind=kind, key=key)
+        return StageArchive(uri=uri, sha256=digest, size_bytes=tar.stat().st_size, kind=kind, key=key)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def receive(files: RunFiles, workspace: Workspace, parcel: Parcel, made: type[T]) -> T:
+def receive(files: RunFiles, workspace: Workspace, parcel: StageArchive, made: type[T]) -> T:
     """The value of a parcel's stage, from the workspace where it is there already, else fetched and checked.
 
     Raises:

@@ -11,14 +11,14 @@ from calibration_data.reader import Rows
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
 from flows.prefect_server.pages import release_artifacts
-from flows.release.context import Report, now
+from flows.release.context import now
 from flows.release.identity import finished_release, pin, release_id
 from flows.release.measuring import graph_as_engine, make_evaluation
-from flows.release.release_engines import abandoned_on_error, make_shared, open_bench, publish_release, start_release
-from flows.workers.fan_out import Errand, Office, fan_out
+from flows.release.release_engines import abandoned_on_error, make_shared, open_context, publish_release, start_release
+from flows.workers.fan_out import FanOut, TargetJob, fan_out
 from flows.workers.machine import read_reports, toolchains
-from flows.workers.orders import ROWS_FILE, Order, RowsFile, outcome_key
-from flows.workers.parcels import Parcel, send
+from flows.workers.orders import ROWS_FILE, BuildRequest, RowsFile, outcome_key
+from flows.workers.parcels import StageArchive, send
 from flows.workers.turn import one_at_a_time
 from registry.digest import record_tree
 from registry.errors import BadInput
@@ -29,6 +29,7 @@ from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision, SourceFiles
 from tasks.backends import BACKENDS
 from tasks.bundle.toolchain import SERVING_FILES, own_code
+from tasks.execution.progress import OnProgress
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import ReleaseIncomplete, ReleaseReport
 
@@ -45,7 +46,7 @@ class ReleaseRequest:
 
 
 def release_on_workers(
-    asked: ReleaseRequest, store: MlflowStore, report: Report, say: Callable[[str], None]
+    asked: ReleaseRequest, store: MlflowStore, report: OnProgress, say: Callable[[str], None]
 ) -> ReleaseReport:
     """Make what all targets share, have each target's workers do the rest, and publish what they brought.
 
@@ -57,20 +58,20 @@ def release_on_workers(
     recipe, release = _identify(asked, fleet, store)
     if (found := finished_release(recipe.model, release, store)) is not None:
         return found
-    bench, log = open_bench(recipe, store, workspace, report, say, now), ReleaseLog(store)
+    context, log = open_context(recipe, store, workspace, report, say, now), ReleaseLog(store)
     with one_at_a_time(recipe.model, release, say):
-        run_id = start_release(bench, log, release)
+        run_id = start_release(context, log, release)
         log.keep_recipe(run_id, recipe.model_dump_json())
     with abandoned_on_error(log, run_id):
-        made = make_shared(bench, [fleet.target(name) for name in recipe.targets], _exists)
-        office = Office(bench, log, RunFiles(store), run_id, made)
+        made = make_shared(context, [fleet.target(name) for name in recipe.targets], _exists)
+        office = FanOut(context, log, RunFiles(store), run_id, made)
         results = fan_out(office, _errands(office, fleet, release))
         report("wait for its turn to publish", 0)
         with one_at_a_time(recipe.model, release, say):
             # Whoever was started twice waits here, and finds what the other published.
             if (found := finished_release(recipe.model, release, store)) is not None:
                 return found
-            result = publish_release(bench, log, release, run_id, made, results.judged, results.missing)
+            result = publish_release(context, log, release, run_id, made, results.judged, results.missing)
     release_artifacts(result, store)
     if result.state != "complete":
         raise ReleaseIncomplete(result)
@@ -118,16 +119,16 @@ def _exists(precision: Precision, target: GpuTarget) -> bool:
     return BACKENDS[target.backend].supports(precision, target) is None
 
 
-def _errands(office: Office, fleet: Fleet, release: str) -> dict[str, Errand]:
+def _errands(office: FanOut, fleet: Fleet, release: str) -> dict[str, TargetJob]:
     """An order for each target, with what all share sent to the release's run."""
-    made, recipe = office.made, office.bench.recipe
+    made, recipe = office.made, office.context.recipe
     shared = _send_shared(office)
-    graphs = {precision: _send(office, graph.directory) for precision, graph in made.graphs.made.items()}
+    graphs = {precision: _send(office, graph.directory) for precision, graph in made.graphs.by_precision.items()}
     errands = {}
     for name in recipe.targets:
         target = fleet.target(name)
-        wanted = [p for p in made.graphs.made if p is Precision.FP32 or _exists(p, target)]
-        order = Order(
+        wanted = [p for p in made.graphs.by_precision if p is Precision.FP32 or _exists(p, target)]
+        order = BuildRequest(
             release=release,
             run_id=office.run_id,
             recipe=recipe,
@@ -139,24 +140,26 @@ def _errands(office: Office, fleet: Fleet, release: str) -> dict[str, Errand]:
             remarks=made.graphs.remarks,
             **shared,
         )
-        errands[name] = Errand(order, outcome_key(order, made, target), fleet.spec(name).patience_seconds)
+        errands[name] = TargetJob(order, outcome_key(order, made, target), fleet.spec(name).patience_seconds)
     return errands
 
 
-def _send_shared(office: Office) -> Mapping[str, Parcel]:
-    bench, made = office.bench, office.made
-    reference = make_evaluation(bench, made.source, graph_as_engine(made.graphs.made[Precision.FP32]), made.evaluation)
+def _send_shared(office: FanOut) -> Mapping[str, StageArchive]:
+    context, made = office.context, office.made
+    reference = make_evaluation(
+        context, made.source, graph_as_engine(made.graphs.by_precision[Precision.FP32]), made.evaluation
+    )
     return {
-        "tokenizer": _send(office, _tokenizer(bench.workspace, made.source).directory),
-        "evaluation": _send(office, _rows(bench.workspace, made.evaluation).directory),
+        "tokenizer": _send(office, _tokenizer(context.workspace, made.source).directory),
+        "evaluation": _send(office, _rows(context.workspace, made.evaluation).directory),
         "calibration": _send(office, made.calibration.directory),
         "reference": _send(office, reference.directory),
     }
 
 
-def _send(office: Office, stage: Path) -> Parcel:
-    office.bench.report(f"hand over {stage.parent.name} {stage.name[:12]}", 0)
-    return send(office.files, office.bench.workspace, office.run_id, stage, "handover")
+def _send(office: FanOut, stage: Path) -> StageArchive:
+    office.context.on_progress(f"hand over {stage.parent.name} {stage.name[:12]}", 0)
+    return send(office.files, office.context.workspace, office.run_id, stage, "handover")
 
 
 def _tokenizer(workspace: Workspace, source: SourceFiles) -> SourceFiles:

@@ -1,4 +1,4 @@
-"""Where MLflow keeps a version's files, as a `Source` of byte ranges.
+"""Where MLflow keeps a version's files, as a `BundleFiles` of byte ranges.
 
 A local folder is read in place. Object stores (S3, and others that MLflow makes presigned URLs for) are asked
 directly. An MLflow server that passes artifacts on is asked for ranges where its answers can be put together.
@@ -27,13 +27,13 @@ from mlflow.utils.server_info import SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED, Se
 
 from registry.errors import BadInput, EngineryError, Interrupted, NotFound, TornBundle
 from registry.mlflow.http_source import CHUNK_BYTES, Ask, HttpSource, first_line, read_plainly, unreadable
-from registry.store import Source
+from registry.store import BundleFiles
 
 _SERVICE = "/api/2.0/mlflow-artifacts"
 _PRESIGNED_SECONDS = 3600
 
 
-def open_source(source: str, tracking_uri: str, probe: str) -> Source:
+def open_source(source: str, tracking_uri: str, probe: str) -> BundleFiles:
     """The files under the artifact URI `source`; `probe` names a small file that is surely there."""
     try:
         repository = get_artifact_repository(source, tracking_uri, tracking_uri)
@@ -57,7 +57,7 @@ class FolderSource:
         self._folder = folder
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """See `Source.read`."""
+        """See `BundleFiles.read`."""
         # Not blocking: a pipe in the place of a file would be waited on for ever.
         try:
             descriptor = os.open(self._folder / path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -84,7 +84,7 @@ class WholeFileSource:
         self._repository = repository
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """See `Source.read`."""
+        """See `BundleFiles.read`."""
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 copy = Path(self._repository.download_artifacts(path, scratch))
@@ -93,7 +93,7 @@ class WholeFileSource:
             yield from FolderSource(copy.parent).read(copy.name, start, stop)
 
 
-def _server_source(uri: str, probe: str) -> Source:
+def _server_source(uri: str, probe: str) -> BundleFiles:
     server, _, folder = uri.partition(f"{_SERVICE}/artifacts")
     if _is_presigning(server):
         return HttpSource(uri, _presigned(lambda path: _server_url(server, f"{folder}/{path}")), None)

@@ -1,4 +1,4 @@
-"""Files behind an HTTP server, as a `Source` of byte ranges; knows nothing of MLflow."""
+"""Files behind an HTTP server, as a `BundleFiles` of byte ranges; knows nothing of MLflow."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -37,7 +37,7 @@ class HttpSource:
         return found[0] == found[1] and found[0].startswith('"')
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """See `Source.read`."""
+        """See `BundleFiles.read`."""
         asked = f"bytes={start}-{stop - 1}" if stop is not None and self.ranged else None
         with read_plainly(f"{self._name}/{path}"), closing(self._get(path, asked)) as answer:
             if asked and not answer.headers.get("Content-Range", "").startswith(asked.replace("=", " ") + "/"):

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from registry.bundle.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE
 from registry.errors import BadInput, DigestMismatch, NotFound
 from registry.records import EngineVersion
-from registry.store import Bundle, Source
+from registry.store import Bundle, BundleFiles
 
 # Tags of a version: how far its publishing came, and the sha256 of its manifest.
 STATE, COMPLETE, PIN = "publish_state", "complete", "manifest_sha256"
@@ -48,13 +48,13 @@ def row_from(found: Any, aliases: Mapping[str, int] | None = None) -> EngineVers
         raise BadInput(f"{found.name} version {number} has tags that were edited: {error}") from error
 
 
-def manifest_of(found: Any, files: Source) -> bytes:
+def manifest_of(found: Any, files: BundleFiles) -> bytes:
     """The manifest.json that a version was published with.
 
     Raises:
         DigestMismatch: it is another one by now.
         BadInput: it is larger than any can be.
-        NotFound, Interrupted, EngineryError: as `Source.read`.
+        NotFound, Interrupted, EngineryError: as `BundleFiles.read`.
     """
     raw = _whole(files, MANIFEST_FILE)
     # MLflow lets anyone overwrite a version's files; the row says which manifest was published.
@@ -63,7 +63,7 @@ def manifest_of(found: Any, files: Source) -> bytes:
     return raw
 
 
-def bundle_of(found: Any, files: Source) -> Bundle:
+def bundle_of(found: Any, files: BundleFiles) -> Bundle:
     """A version's bundle; its signature is None where it has none.
 
     Raises:
@@ -76,7 +76,7 @@ def bundle_of(found: Any, files: Source) -> Bundle:
         return Bundle(raw, None, files)
 
 
-def _whole(files: Source, path: str) -> bytes:
+def _whole(files: BundleFiles, path: str) -> bytes:
     found = b""
     for chunk in files.read(path):
         found += chunk

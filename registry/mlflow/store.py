@@ -25,11 +25,10 @@ from registry.mlflow.errors import existing_is_fine, pages, plainly, quotable
 from registry.mlflow.history import History
 from registry.mlflow.publish import Publications
 from registry.mlflow.rows import COMPLETE, STATE, bundle_of, manifest_of, row_from
-from registry.mlflow.runs.timing_caches import EXPERIMENT, TimingCaches
 from registry.mlflow.unfinished import Repairs
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
-from registry.store import Bundle, Lease, Leases, Source, no_alias
+from registry.store import Bundle, BundleFiles, Lease, Leases, no_alias
 
 _PAGE = 1000
 
@@ -72,7 +71,6 @@ class MlflowStore:
             self.client, self._files, self.experiment, self._scratch, lambda model: self.leases.hold(model)
         )
         self.repairs = Repairs(self._publications)
-        self.timing_caches = TimingCaches(self.client, lambda: self._experiment(EXPERIMENT))
 
     @cached_property
     def leases(self) -> Leases:
@@ -212,15 +210,16 @@ class MlflowStore:
         except NotFound as error:
             raise NotFound(f"{model} has no version {version}: `enginery list {model}` shows what there is") from error
 
-    def _source(self, found: Any) -> Source:
+    def _source(self, found: Any) -> BundleFiles:
         return open_source(found.source, self._uri, probe=MANIFEST_FILE)
 
     def experiment(self, model: str) -> str:
         """The id of the model's experiment, made where there is none."""
         with plainly(f"experiment of {model}"):
-            return self._experiment(check_name(model, what="model"))
+            return self.named_experiment(check_name(model, what="model"))
 
-    def _experiment(self, name: str) -> str:
+    def named_experiment(self, name: str) -> str:
+        """Return the id of an experiment that is no model's, made where there is none."""
         if (found := self.client.get_experiment_by_name(name)) is None:
             place = (self._artifact_root.absolute() / name).as_uri() if self._artifact_root else None
             with existing_is_fine():

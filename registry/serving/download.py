@@ -1,4 +1,4 @@
-"""Copy a bundle's files from a `Source`: in parallel ranges, hashed on the way, resumed after a kill.
+"""Copy a bundle's files from a `BundleFiles`: in parallel ranges, hashed on the way, resumed after a kill.
 
 Segments that are whole are named in a journal beside the folder, so a killed download goes on with the others. The
 journal is no proof of anything: each file's sha256 is over the bytes that lie on this disk.
@@ -17,7 +17,7 @@ from threading import Event
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest
 from registry.errors import DigestMismatch, EngineryError, Interrupted, TornBundle
 from registry.records import EngineManifest, FileRecord
-from registry.store import Bundle, Source, Store
+from registry.store import Bundle, BundleFiles, Store
 
 SEGMENT_BYTES = 16 * 2**20
 STREAMS = 4
@@ -69,7 +69,7 @@ def write_seal(bundle: Bundle, into: Path) -> EngineManifest:
     return manifest
 
 
-def download(files: Source, records: Iterable[FileRecord], into: Path, journal: Path) -> None:
+def download(files: BundleFiles, records: Iterable[FileRecord], into: Path, journal: Path) -> None:
     """Copy `records` into the folder `into`, going on from what `journal` says is there, and make them durable.
 
     On success every file has its size and sha256. After an error what arrived stays there, for the next try.
@@ -77,7 +77,7 @@ def download(files: Source, records: Iterable[FileRecord], into: Path, journal: 
     Raises:
         DigestMismatch: the source holds other bytes.
         TornBundle: the source holds fewer or more bytes of a file than its record says.
-        NotFound, Interrupted, EngineryError: as `Source.read`; or the disk has no room for it.
+        NotFound, Interrupted, EngineryError: as `BundleFiles.read`; or the disk has no room for it.
         OSError: the disk does not take it.
     """
     wanted = sorted(records, key=lambda record: -record.size_bytes)
@@ -107,7 +107,7 @@ def download(files: Source, records: Iterable[FileRecord], into: Path, journal: 
 
 @dataclass(frozen=True)
 class _Job:
-    files: Source
+    files: BundleFiles
     into: Path
     journal: int
     pool: ThreadPoolExecutor
@@ -161,7 +161,7 @@ def _copy(job: _Job, record: FileRecord, part: Segment) -> None:
     os.write(job.journal, f"{part.start} {part.stop} {part.path}\n".encode())
 
 
-def _read(files: Source, record: FileRecord, part: Segment, at: int) -> Iterator[bytes]:
+def _read(files: BundleFiles, record: FileRecord, part: Segment, at: int) -> Iterator[bytes]:
     # A whole file is asked for without a range, which every server understands.
     whole = (at, part.stop) == (0, record.size_bytes)
     return files.read(part.path) if whole else files.read(part.path, at, part.stop)

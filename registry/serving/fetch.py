@@ -35,7 +35,7 @@ from registry.records import EngineManifest, EngineVersion
 from registry.serving.download import download, write_seal
 from registry.serving.placed import (
     HostRecord,
-    Placed,
+    PlacedVersion,
     check_listing,
     file_states,
     read_record,
@@ -220,7 +220,7 @@ def _place(store: Store, engine: EngineVersion, home: Path, policy: Policy) -> F
 
 
 def _remembering(engine: EngineVersion, home: Path, record: HostRecord, policy: Policy) -> HostRecord:
-    placed = Placed(engine.version, trust_digest(policy.trust), file_states(home / str(engine.version)))
+    placed = PlacedVersion(engine.version, trust_digest(policy.trust), file_states(home / str(engine.version)))
     there = tuple(known for known in record.placed if (home / str(known.version)).is_dir())
     went_back = policy.older is not None and engine.sequence < record.newest_sequence(engine.target)
     reasons = (f"version {engine.version}: {policy.older}",) if went_back else ()

@@ -34,7 +34,7 @@ class FileState:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedVersion:
     """A version's folder, verified; `trust` is the digest of the keys that its signature was verified with."""
 
     version: int
@@ -55,14 +55,14 @@ class HostRecord:
     """All that is remembered of one model. `older` are the reasons given for going back, newest last."""
 
     newest: tuple[Newest, ...] = ()
-    placed: tuple[Placed, ...] = ()
+    placed: tuple[PlacedVersion, ...] = ()
     older: tuple[str, ...] = ()
 
     def newest_sequence(self, target: str) -> int:
         """0 where nothing of this target was placed yet."""
         return max((known.sequence for known in self.newest if known.target == target), default=0)
 
-    def with_placed(self, placed: Placed, target: str, sequence: int) -> "HostRecord":
+    def with_placed(self, placed: PlacedVersion, target: str, sequence: int) -> "HostRecord":
         """With one more verified folder; the target's newest sequence never falls."""
         highest = Newest(target, max(sequence, self.newest_sequence(target)))
         others = tuple(known for known in self.newest if known.target != target)

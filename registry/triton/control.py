@@ -11,7 +11,7 @@ from typing import Any
 
 from registry.errors import BadInput, EngineryError
 from registry.triton.config import DIGEST_PARAMETER
-from registry.triton.repository import Placed, restore
+from registry.triton.repository import PlacedModel, restore
 
 # Triton looks for a restricted protocol's header under this prefix.
 _HEADER_PREFIX = "triton-grpc-protocol-"
@@ -44,7 +44,7 @@ def triton_server(address: str, restricted: str | None = None) -> TritonServer:
     return TritonServer(address, ((f"{_HEADER_PREFIX}{name.lower()}", value),))
 
 
-def load_version(server: TritonServer, placed: Placed) -> None:
+def load_version(server: TritonServer, placed: PlacedModel) -> None:
     """Load a placed version and wait until it is ready; where that fails, the version before serves again.
 
     Raises:
@@ -89,7 +89,7 @@ def ready_versions(server: TritonServer, model: str) -> list[int]:
         client.close()
 
 
-def _load_and_check(server: TritonServer, client: Any, placed: Placed) -> None:
+def _load_and_check(server: TritonServer, client: Any, placed: PlacedModel) -> None:
     _call(server, client.load_model, placed.model)
     deadline = time.monotonic() + server.timeout_seconds
     while not _call(server, client.is_model_ready, placed.model, str(placed.version)):
@@ -107,7 +107,7 @@ def _load_and_check(server: TritonServer, client: Any, placed: Placed) -> None:
         )
 
 
-def _back_to_previous(server: TritonServer, client: Any, placed: Placed) -> str:
+def _back_to_previous(server: TritonServer, client: Any, placed: PlacedModel) -> str:
     if placed.previous_config is None:
         return "it was new, so nothing is served, and it was taken out of the repository"
     try:

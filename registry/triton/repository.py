@@ -29,7 +29,7 @@ _TEXT_MODEL = Path(__file__).with_name("python_models") / "text_classification.p
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedModel:
     """A version in a model repository; `previous_config` is what config.pbtxt held before, None if nothing."""
 
     repository: Path
@@ -53,7 +53,7 @@ def place_triton(
     rows: Sequence[WarmupRow] | None = None,
     python_backend: bool = False,
     container: str | None = None,
-) -> Placed:
+) -> PlacedModel:
     """Verify bundles of one model and place them as one version of it; several differ in compute capability.
 
     Args:
@@ -90,7 +90,7 @@ def place_triton(
         ) from error
 
 
-def restore(placed: Placed) -> None:
+def restore(placed: PlacedModel) -> None:
     """Give config.pbtxt back what it held before `placed`; a model that was new goes away.
 
     Raises:
@@ -109,7 +109,7 @@ def restore(placed: Placed) -> None:
         ) from error
 
 
-def prune(placed: Placed, keep: int) -> None:
+def prune(placed: PlacedModel, keep: int) -> None:
     """Remove all but the newest `keep` versions of a model, and never the placed one.
 
     Raises:
@@ -171,12 +171,14 @@ def _files_beside(model: TritonModel) -> dict[str, bytes]:
     return warmup
 
 
-def _swap_in(model: TritonModel, repository: Path, stage: Path, *, config: bytes, beside: dict[str, bytes]) -> Placed:
+def _swap_in(
+    model: TritonModel, repository: Path, stage: Path, *, config: bytes, beside: dict[str, bytes]
+) -> PlacedModel:
     folder = repository / model.name
     version, incoming = folder / str(model.version), stage / str(model.version)
     current = _ours(folder)
     reused = current == config and _same_tree(version, incoming) and _holds(folder, beside)
-    placed = Placed(repository, model.name, model.version, model.manifest.build.digest, reused, current)
+    placed = PlacedModel(repository, model.name, model.version, model.manifest.build.digest, reused, current)
     if reused:
         return placed
     # A new model is one rename of its whole folder: Triton never sees it without its config.

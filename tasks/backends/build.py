@@ -9,7 +9,8 @@ from registry.errors import BadInput, BuildError
 from registry.records import Backend, EngineBuild, GpuTarget, OnnxArtifact, ShapeProfile
 from tasks.backends import BACKENDS
 from tasks.backends.contract import BuiltEngine, TimingFolder
-from tasks.execution.isolate import Progress, run_isolated
+from tasks.execution.isolate import run_isolated
+from tasks.execution.progress import OnProgress
 from tasks.graphs.external_data import check_external_data
 
 Options = tuple[tuple[str, str], ...]
@@ -47,12 +48,12 @@ def build_engine(
     *,
     workspace_bytes: int,
     into: Path,
-    on_progress: Progress,
+    on_progress: OnProgress,
     timing: TimingFolder | None = None,
 ) -> EngineBuild:
     """Build for the target and put the engine's file under `into`, all of it or nothing.
 
-    `on_progress(phase, fraction)` returns False to cancel. The vendor's library runs in a fresh process (ONNX
+    `on_progress(phase, fraction)` may return False to cancel. The vendor's library runs in a fresh process (ONNX
     Runtime runs here), so its crash is an error and not our end. `digest` of the result is the file's sha256.
     `timing` is a folder of timing caches, for a backend that times tactics.
 
@@ -104,16 +105,16 @@ def build_engine(
 Arguments = tuple[OnnxArtifact, GpuTarget, tuple[ShapeProfile, ...], int, Path, TimingFolder | None]
 
 
-def _run(arguments: Arguments, on_progress: Progress) -> BuiltEngine:
+def _run(arguments: Arguments, on_progress: OnProgress) -> BuiltEngine:
     if arguments[1].backend is Backend.ONNXRUNTIME:  # a copy and a load: quicker than a new process
         return _build(arguments, on_progress)
     return run_isolated(_build, arguments, on_progress=on_progress, died=BuildError)
 
 
-def _build(arguments: Arguments, progress: Progress) -> BuiltEngine:
+def _build(arguments: Arguments, on_progress: OnProgress) -> BuiltEngine:
     onnx, target, profiles, workspace_bytes, into, timing = arguments
     return BACKENDS[target.backend].build(
-        onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, progress=progress, timing=timing
+        onnx, target, profiles, workspace_bytes=workspace_bytes, into=into, on_progress=on_progress, timing=timing
     )
 
 

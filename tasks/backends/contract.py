@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from registry.errors import DigestMismatch
 from registry.records import GpuTarget, OnnxArtifact, Precision, ShapeProfile, Tensor
-from tasks.execution.isolate import Progress
+from tasks.execution.progress import OnProgress
 
 Array = NDArray[Any]
 
@@ -84,7 +84,7 @@ class BuilderBackend(Protocol):
         *,
         workspace_bytes: int,
         into: Path,
-        progress: Progress,
+        on_progress: OnProgress,
         timing: TimingFolder | None = None,
     ) -> BuiltEngine:
         """Write an engine file under `into`; BuildError with the backend's own words when it refuses.

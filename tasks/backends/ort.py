@@ -13,7 +13,7 @@ from registry.errors import BadInput, BuildError, EngineryError, Incompatible
 from registry.records import GpuTarget, OnnxArtifact, Precision, ShapeProfile
 from tasks.backends.contract import Array, BuiltEngine, TimingFolder, read_verified
 from tasks.backends.precisions import why_unsupported
-from tasks.execution.isolate import Progress
+from tasks.execution.progress import OnProgress
 from tasks.graphs.external_data import check_external_data
 from tasks.graphs.session import exact_options
 
@@ -77,7 +77,7 @@ def build(
     *,
     workspace_bytes: int,  # noqa: ARG001  # memory is allocated as it runs
     into: Path,
-    progress: Progress,
+    on_progress: OnProgress,
     timing: TimingFolder | None = None,  # noqa: ARG001  # ONNX Runtime times nothing while it builds
 ) -> BuiltEngine:
     """Copy the exact graph to `into`/engine.onnx (external data is embedded), and load it once.
@@ -90,15 +90,15 @@ def build(
         raise BuildError(reason)
     engine = into / "engine.onnx"
     external = check_external_data(onnx.path)
-    if not progress("copy", 0.0):
+    if on_progress("copy", 0.0) is False:
         raise BuildError(f"{onnx.path}: the build was cancelled")
     if external:
         _embed(onnx.path, external, engine)
     else:
         shutil.copyfile(onnx.path, engine)
-    progress("load", 0.5)
+    on_progress("load", 0.5)
     _load(engine.read_bytes(), str(onnx.path), threads=1, refusal=BuildError)
-    progress("load", 1.0)
+    on_progress("load", 1.0)
     return BuiltEngine(engine, onnx.inputs, onnx.outputs)
 
 

@@ -1,15 +1,19 @@
 """A session of the fp32 graph that also returns what every layer reads."""
 
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from registry.errors import BadInput
 from tasks.calibration.rows import BATCH_ROWS, Feed
+from tasks.graphs.files import has_external_data
 from tasks.graphs.layers import Floats, Graph, groups
-from tasks.graphs.session import has_external_data, open_session
+from tasks.graphs.session import exact_options, providers
 
 # What a graph answers to a row that it cannot take: ids beyond the vocabulary, more tokens than positions.
 REFUSALS = (InvalidArgument, RuntimeException, Fail)
@@ -56,3 +60,25 @@ class Probe:
         if tensor in self.images:
             value = np.moveaxis(value, 1, -1)
         return value.reshape(len(value), -1, value.shape[-1])
+
+
+def open_session(source: Path, tensors: list[str], *, external: bool) -> ort.InferenceSession:
+    """`source` with more outputs, made without parsing its weights: concatenated protobuf messages merge.
+
+    (protobuf.dev/programming-guides/encoding, "Last One Wins": repeated fields are concatenated.)
+    """
+    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors]
+    suffix = onnx.ModelProto(graph=onnx.GraphProto(output=outputs)).SerializeToString()
+    options = exact_options()
+    options.log_severity_level = 4  # a refused row is counted, not printed
+    # The counting thread needs the core that a spinning worker of ONNX Runtime would burn.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if external:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
+        return ort.InferenceSession(source.read_bytes() + suffix, options, providers=providers())
+    with tempfile.TemporaryDirectory() as folder:
+        probed = Path(folder) / "probed.onnx"
+        shutil.copyfile(source, probed)
+        with probed.open("ab") as file:
+            file.write(suffix)
+        return ort.InferenceSession(probed, options, providers=providers())

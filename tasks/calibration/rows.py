@@ -26,7 +26,7 @@ ALONE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Row:
+class CalibrationRow:
     """One row's real tokens: its number in the set, its layout (name, dtype, shape of an input) and its bytes."""
 
     number: int
@@ -44,7 +44,7 @@ class Row:
 class Batch:
     """Rows of one layout."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CalibrationRow, ...]
 
     @property
     def key(self) -> bytes:
@@ -69,7 +69,7 @@ class Batch:
 
 def canonical_batches(feeds: Iterable[Feed], *, most_rows: int = BATCH_ROWS) -> Iterator[Batch]:
     """The rows of `feeds` in batches that are the same for any batching and order of the same rows."""
-    waiting: list[Row] = []
+    waiting: list[CalibrationRow] = []
     for row in rows_of(feeds):
         if len(row.content) > ALONE_BYTES:
             yield Batch((row,))
@@ -83,7 +83,7 @@ def canonical_batches(feeds: Iterable[Feed], *, most_rows: int = BATCH_ROWS) -> 
             yield Batch(rows[start : start + size])
 
 
-def rows_of(feeds: Iterable[Feed]) -> Iterator[Row]:
+def rows_of(feeds: Iterable[Feed]) -> Iterator[CalibrationRow]:
     """Each row without its trailing padding (attention_mask 0), numbered from 0 in the order of the feeds."""
     number = 0
     for feed in feeds:
@@ -92,7 +92,7 @@ def rows_of(feeds: Iterable[Feed]) -> Iterator[Row]:
             number += 1
 
 
-def _row(number: int, columns: Feed) -> Row:
+def _row(number: int, columns: Feed) -> CalibrationRow:
     mask = columns.get("attention_mask")
     if mask is not None:
         real = np.flatnonzero(mask)
@@ -100,4 +100,4 @@ def _row(number: int, columns: Feed) -> Row:
         columns = {name: each[:end] if each.shape[:1] == mask.shape else each for name, each in columns.items()}
     layout = tuple((name, each.dtype.str, each.shape) for name, each in columns.items())
     content = b"".join(np.ascontiguousarray(each).tobytes() for each in columns.values())
-    return Row(number, layout, content, hashlib.sha256(repr(layout).encode() + content).digest())
+    return CalibrationRow(number, layout, content, hashlib.sha256(repr(layout).encode() + content).digest())

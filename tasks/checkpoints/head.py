@@ -6,7 +6,7 @@ frozen encoder computes once, so a few thousand rows take seconds on a CPU.
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import SourceFiles
 from tasks.checkpoints.source import collect, staging
+from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.model_tasks.text_inputs import TEXT_INPUTS, batches, text_encoder
 
-Progress = Callable[[int, int], None]
 TASK = "text-classification"
 BATCH_ROWS = 64
 
@@ -49,13 +49,13 @@ def fit_head(
     seed: int,
     max_length: int,
     into: Path,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress = ignore_progress,
     settings: HeadSettings = DEFAULTS,
 ) -> SourceFiles:
     """A checkpoint with `encoder`'s weights and a head fitted on `texts`; same rows and seed, same weights.
 
     `labels` are indices into `label_names`; texts are cut at `max_length` tokens; `on_progress` gets
-    (rows encoded, rows). The revision is the tree digest; the origin names the encoder and the rows' digest.
+    the share of rows encoded. The revision is the tree digest; the origin names the encoder and the rows' digest.
 
     Raises:
         BadInput: counts differ, a label is out of range or has no row, or the encoder is no BERT.
@@ -93,7 +93,7 @@ def check_rows(texts: Sequence[str], labels: Sequence[int], label_names: Sequenc
 
 
 def cls_features(
-    bert: Any, checkpoint: Path, texts: Sequence[str], *, max_length: int, on_progress: Progress | None = None
+    bert: Any, checkpoint: Path, texts: Sequence[str], *, max_length: int, on_progress: OnProgress = ignore_progress
 ) -> torch.Tensor:
     """Last hidden state of [CLS], float32 [len(texts), hidden size], in the order of `texts`."""
     tokenizer = text_encoder(checkpoint, TEXT_INPUTS, max_length=max_length)
@@ -105,8 +105,7 @@ def cls_features(
             feed = {name: torch.from_numpy(ids) for name, ids in tokenizer.encode(rows).items()}
             features[positions] = bert.bert(**feed).last_hidden_state[:, 0]
             done += len(rows)
-            if on_progress:
-                on_progress(done, len(texts))
+            on_progress("fit the head", done / len(texts))
     return features.clone()  # autograd refuses tensors that inference mode made
 
 

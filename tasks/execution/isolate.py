@@ -15,9 +15,7 @@ from typing import TypeVar, TypeVarTuple
 
 from registry.errors import BuildError, EngineryError
 from tasks.execution.interrupt import check_stopped, hold_ctrl_c
-
-Progress = Callable[[str, float], bool]
-"""Called with a phase's name and how much of it is done (0 to 1); False asks the work to stop."""
+from tasks.execution.progress import OnProgress
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -52,9 +50,9 @@ class _Bug:
 
 
 def run_isolated(
-    function: Callable[[*Arguments, Progress], Result],
+    function: Callable[[*Arguments, OnProgress], Result],
     *args: *Arguments,
-    on_progress: Progress,
+    on_progress: OnProgress,
     died: type[EngineryError] = BuildError,
 ) -> Result:
     """Call `function(*args, progress)` in a spawned process and return its result.
@@ -94,7 +92,7 @@ def run_isolated(
     return result
 
 
-def _converse(child: BaseProcess, ours: Connection, on_progress: Progress) -> _Done | _Failed | _Bug | None:
+def _converse(child: BaseProcess, ours: Connection, on_progress: OnProgress) -> _Done | _Failed | _Bug | None:
     """Answer the child's steps until it is done; None when it died without a word."""
     while True:
         ready = wait([ours, child.sentinel], timeout=_SECONDS_BETWEEN_LOOKS)
@@ -107,7 +105,7 @@ def _converse(child: BaseProcess, ours: Connection, on_progress: Progress) -> _D
             message = ours.recv()
             if not isinstance(message, _Step):
                 return message  # type: ignore[no-any-return]
-            ours.send(on_progress(message.phase, message.fraction))
+            ours.send(on_progress(message.phase, message.fraction) is not False)
         except (EOFError, ConnectionError):
             return None
 

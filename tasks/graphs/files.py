@@ -59,3 +59,8 @@ def tensors_of(values: Iterable[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
         )
         for value in values
     )
+
+
+def has_external_data(model: onnx.ModelProto) -> bool:
+    """Whether weights lie in another file."""
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)

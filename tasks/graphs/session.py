@@ -1,13 +1,8 @@
 """Open ONNX Runtime sessions that answer exactly what their graph says, on every CPU."""
 
 import platform
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import onnx
-import onnxruntime as ort
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -45,30 +40,3 @@ def providers() -> list[str | tuple[str, dict[str, str]]]:
     # TF32 rounds what is to be measured.
     cuda = [("CUDAExecutionProvider", {"use_tf32": "0"})]
     return [*(cuda if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else []), "CPUExecutionProvider"]
-
-
-def open_session(source: Path, tensors: list[str], *, external: bool) -> ort.InferenceSession:
-    """`source` with more outputs, made without parsing its weights: concatenated protobuf messages merge.
-
-    (protobuf.dev/programming-guides/encoding, "Last One Wins": repeated fields are concatenated.)
-    """
-    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors]
-    suffix = onnx.ModelProto(graph=onnx.GraphProto(output=outputs)).SerializeToString()
-    options = exact_options()
-    options.log_severity_level = 4  # a refused row is counted, not printed
-    # The counting thread needs the core that a spinning worker of ONNX Runtime would burn.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if external:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
-        return ort.InferenceSession(source.read_bytes() + suffix, options, providers=providers())
-    with tempfile.TemporaryDirectory() as folder:
-        probed = Path(folder) / "probed.onnx"
-        shutil.copyfile(source, probed)
-        with probed.open("ab") as file:
-            file.write(suffix)
-        return ort.InferenceSession(probed, options, providers=providers())
-
-
-def has_external_data(model: onnx.ModelProto) -> bool:
-    """Whether weights lie in another file."""
-    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)

@@ -12,7 +12,7 @@ from registry.digest import record_tree
 from registry.errors import MeasurementError
 from registry.records import EngineBuild, FileRecord
 from tasks.backends import open_engine
-from tasks.execution.isolate import Progress
+from tasks.execution.progress import OnProgress
 from tasks.model_tasks.text_inputs import FeedDict, TextEncoder, batches, text_encoder
 
 LARGEST_BATCH = 32
@@ -78,7 +78,7 @@ def evaluate_engine(
     texts: tuple[str, ...],
     labels: tuple[int, ...],
     into: Path,
-    progress: Progress,
+    on_progress: OnProgress,
 ) -> Evaluation:
     """Load an engine (its sha256 is checked first) and run every text through it; run it isolated."""
     encoder = text_encoder(checkpoint, [tensor.name for tensor in build.inputs], max_length=max_length)
@@ -90,5 +90,5 @@ def evaluate_engine(
         subject_digest=build.digest,
         into=into,
         batch_size=min([LARGEST_BATCH, *(profile.batch.max for profile in build.profiles)]),
-        on_progress=lambda done: progress("evaluate", done),
+        on_progress=lambda done: on_progress("evaluate", done),
     )

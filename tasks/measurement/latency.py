@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from registry.digest import record_tree
 from registry.records import EngineBuild, FileRecord, Machine
 from tasks.backends import open_engine
-from tasks.execution.isolate import Progress
+from tasks.execution.progress import OnProgress
 from tasks.measurement.evaluate import Runs
 from tasks.model_tasks.text_inputs import FeedDict
 
@@ -109,11 +109,11 @@ def measure_latency(
     plan: LatencyPlan,
     machine: Machine,
     into: Path,
-    progress: Progress,
+    on_progress: OnProgress,
 ) -> Benchmark:
     """Load all engines of a target in this process, interleave them, keep the raw times; run it isolated."""
     sessions = {build.digest: open_engine(build) for build in builds}
-    times = interleave(sessions, feed, plan, lambda done: progress("latency", done))
+    times = interleave(sessions, feed, plan, lambda done: on_progress("latency", done))
     boundary = "host arrays in, host arrays out: copies to and from the device are inside"
     return save_benchmark(
         times, baseline_digest=baseline_digest, plan=plan, measured_on=machine, boundary=boundary, into=into

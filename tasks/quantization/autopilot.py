@@ -8,7 +8,7 @@ of fewer MACs; the graph of what is chosen is made and held against the gate its
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +20,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from registry.digest import canonical_json
 from registry.errors import BadInput
+from tasks.calibration.probe import open_session
 from tasks.calibration.rows import Feed
-from tasks.graphs.files import write_graph
+from tasks.execution.progress import OnProgress, ignore_progress
+from tasks.graphs.files import has_external_data, write_graph
 from tasks.graphs.layers import Floats, Graph, groups
-from tasks.graphs.session import has_external_data, open_session
 from tasks.quantization import qdq
 from tasks.quantization.holdout import Holdout, Score, answers
 from tasks.quantization.int8 import int8_graph
@@ -99,7 +100,7 @@ class _Search:
     scales: Mapping[str, ActivationScale]
     holdout: Holdout
     exact: list[Floats]
-    tell: Callable[[str, float], None]
+    tell: OnProgress
     rounding: str = NEAREST
     path: list[Tried] = field(default_factory=list)
 
@@ -118,7 +119,7 @@ def choose(
     scales: Mapping[str, ActivationScale],
     roundings: Mapping[str, qdq.WeightFormat],
     holdout: Holdout,
-    on_progress: Callable[[str, float], None] = lambda _what, _done: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> tuple[onnx.ModelProto, Choice]:
     """The graph that passes the holdout's gate with the fewest MACs in fp32, and how it was found.
 

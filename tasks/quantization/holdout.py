@@ -11,9 +11,10 @@ import onnx
 from numpy.typing import NDArray
 
 from registry.digest import digest_of
+from tasks.calibration.probe import open_session
 from tasks.calibration.rows import Feed
+from tasks.graphs.files import has_external_data
 from tasks.graphs.layers import Floats
-from tasks.graphs.session import has_external_data, open_session
 from tasks.verdicts.intervals import Z_ONE_SIDED, paired_loss
 
 

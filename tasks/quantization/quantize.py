@@ -11,13 +11,14 @@ import onnx
 from registry.errors import BadInput
 from registry.records import OnnxArtifact, Precision
 from tasks.calibration.rows import Feed
+from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.files import GRAPH_FILE, _artifact, save_graph
 from tasks.graphs.layers import Graph
 from tasks.quantization import autopilot, qdq
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.gptq import compensating_format
 from tasks.quantization.int8 import int8_graph
-from tasks.quantization.request import Int8Plan, Made, Progress, Request
+from tasks.quantization.request import Int8Plan, QuantizedGraph, Request
 from tasks.quantization.scales import ALPHAS, ActivationScale, choose_scales
 from tasks.quantization.table import TABLE_FILE, CalibrationTable, make_table, scales_for, to_json
 
@@ -29,7 +30,7 @@ def quantize(
     *,
     calibration_set_digest: str | None,
     into: Path,
-    on_progress: Progress = lambda _stage, _fraction: None,
+    on_progress: OnProgress = ignore_progress,
     plan: Int8Plan | None = None,
 ) -> OnnxArtifact:
     """Write the graph of `precision` into the empty folder `into`.
@@ -60,22 +61,22 @@ def quantize(
     return written
 
 
-def keep_fp32(request: Request) -> Made:
+def keep_fp32(request: Request) -> QuantizedGraph:
     """Keep the exported graph itself."""
-    return Made(request.load())
+    return QuantizedGraph(request.load())
 
 
-def cast_to_fp16(request: Request) -> Made:
+def cast_to_fp16(request: Request) -> QuantizedGraph:
     """Mixed fp16 by ModelOpt AutoCast: what would overflow stays fp32; outputs stay fp32."""
     return _autocast(request, "fp16")
 
 
-def cast_to_bf16(request: Request) -> Made:
+def cast_to_bf16(request: Request) -> QuantizedGraph:
     """Mixed bf16 by ModelOpt AutoCast; outputs stay fp32."""
     return _autocast(request, "bf16")
 
 
-def _autocast(request: Request, low_precision: str) -> Made:
+def _autocast(request: Request, low_precision: str) -> QuantizedGraph:
     # Imports torch and takes seconds: only for those who cast.
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
@@ -85,7 +86,7 @@ def _autocast(request: Request, low_precision: str) -> Made:
             str(request.source), low_precision_type=low_precision, keep_io_types=True
         )
     request.on_progress("cast", 1.0)
-    return Made(made)
+    return QuantizedGraph(made)
 
 
 @contextmanager
@@ -98,7 +99,7 @@ def _without_chatter() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def quantize_int8(request: Request) -> Made:
+def quantize_int8(request: Request) -> QuantizedGraph:
     """W8A8: SmoothQuant, then int8 weights per channel and int8 activations per tensor, all symmetric."""
     plan = request.plan
     if plan.table is not None:
@@ -121,15 +122,15 @@ def _int8(
     scales: Mapping[str, ActivationScale],
     table: CalibrationTable,
     roundings: Mapping[str, qdq.WeightFormat],
-) -> Made:
+) -> QuantizedGraph:
     """The int8 graph by the first of `roundings`; with a holdout, what the autopilot makes of all of them."""
     if request.plan.holdout is None:
-        return Made(int8_graph(request.load(), scales, weight_format=next(iter(roundings.values()))), table)
+        return QuantizedGraph(int8_graph(request.load(), scales, weight_format=next(iter(roundings.values()))), table)
     made, choice = autopilot.choose(request.source, scales, roundings, request.plan.holdout, request.on_progress)
-    return Made(made, table, choice)
+    return QuantizedGraph(made, table, choice)
 
 
-def quantize_fp8(request: Request) -> Made:
+def quantize_fp8(request: Request) -> QuantizedGraph:
     """W8A8 in E4M3, one scale a tensor: amax / 448."""
     calibration = request.calibrate()
     graph = Graph(qdq.at_opset(request.load(), qdq.FP8_OPSET))
@@ -138,24 +139,24 @@ def quantize_fp8(request: Request) -> Made:
     return _store_weights(Graph(graph.proto), qdq.fp8_weight)
 
 
-def quantize_int8_weights(request: Request) -> Made:
+def quantize_int8_weights(request: Request) -> QuantizedGraph:
     """int8 weights per channel; activations stay fp32."""
     return _store_weights(Graph(request.load()), qdq.int8_weight)
 
 
-def quantize_int4_weights(request: Request) -> Made:
+def quantize_int4_weights(request: Request) -> QuantizedGraph:
     """int4 weights in blocks along K; activations stay fp32."""
     return _store_weights(Graph(qdq.at_opset(request.load(), qdq.INT4_OPSET)), qdq.int4_weight)
 
 
-def _store_weights(graph: Graph, weight_format: qdq.WeightFormat) -> Made:
+def _store_weights(graph: Graph, weight_format: qdq.WeightFormat) -> QuantizedGraph:
     if not graph.linears():
         raise BadInput("the graph has no MatMul, Gemm or Conv with a constant float32 weight to quantize")
     qdq.quantize_weights(graph, weight_format)
-    return Made(graph.proto)
+    return QuantizedGraph(graph.proto)
 
 
-def quantize_int8_dynamic(request: Request) -> Made:
+def quantize_int8_dynamic(request: Request) -> QuantizedGraph:
     """int8 weights per channel, activations quantized as they come: ONNX Runtime on CPU only."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -171,10 +172,10 @@ def quantize_int8_dynamic(request: Request) -> Made:
             # documentation of quantization); an engine for "cpu" has to be as good on each of them.
             reduce_range=True,
         )
-        return Made(onnx.load(file))
+        return QuantizedGraph(onnx.load(file))
 
 
-METHODS: dict[Precision, Callable[[Request], Made]] = {
+METHODS: dict[Precision, Callable[[Request], QuantizedGraph]] = {
     Precision.FP32: keep_fp32,
     Precision.FP16: cast_to_fp16,
     Precision.BF16: cast_to_bf16,

@@ -1,7 +1,7 @@
 """What is asked of a precision's function, and what it gives."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,10 @@ from tasks.calibration.collect import calibrate
 from tasks.calibration.ranges import Method
 from tasks.calibration.rows import Feed
 from tasks.calibration.statistics import Calibration
+from tasks.execution.progress import OnProgress
 from tasks.quantization.autopilot import Choice
 from tasks.quantization.holdout import Holdout
 from tasks.quantization.table import CalibrationTable
-
-# What is done and how much of it (0 to 1); what follows " · " changes as it goes on.
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Int8Plan:
 
 
 @dataclass(frozen=True)
-class Made:
+class QuantizedGraph:
     """A precision's graph, and the table of its calibration and the autopilot's choice where it had them."""
 
     graph: onnx.ModelProto
@@ -54,7 +52,7 @@ class Request:
     source: Path
     onnx_digest: str
     rows: Iterable[Feed] | None
-    on_progress: Progress
+    on_progress: OnProgress
     plan: Int8Plan
 
     def load(self) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ from registry.records import Backend, Measurement, Precision, Verdict
 
 
 @dataclass(frozen=True)
-class Row:
+class EngineRow:
     """One target and precision; `state` is built, found, skipped, failed or lost, and `reason` says why.
 
     `remark` is what is to be known of its graph, such as the share of it that is int8.
@@ -46,7 +46,7 @@ class ReleaseReport:
 
     release: str
     model: str
-    rows: tuple[Row, ...]
+    rows: tuple[EngineRow, ...]
     found: bool = False
     run_id: str = ""
     missing: tuple[str, ...] = ()
@@ -80,16 +80,16 @@ class ReleaseIncomplete(EngineryError):
         super().__init__(sentence)
 
 
-ROWS: TypeAdapter[tuple[Row, ...]] = TypeAdapter(tuple[Row, ...])
+ROWS: TypeAdapter[tuple[EngineRow, ...]] = TypeAdapter(tuple[EngineRow, ...])
 
 
-def winner(rows: Sequence[Row]) -> Row | None:
+def winner(rows: Sequence[EngineRow]) -> EngineRow | None:
     """The fastest row whose gates all passed (lowest measured p50), or None."""
     passed = [row for row in rows if row.verdict is Verdict.PASSED and row.version is not None]
     return min(passed, key=lambda row: _value(row, "latency_p50_ms", float("inf")), default=None)
 
 
-def with_aliases(rows: Sequence[Row], aliases: dict[str, int]) -> tuple[Row, ...]:
+def with_aliases(rows: Sequence[EngineRow], aliases: dict[str, int]) -> tuple[EngineRow, ...]:
     """Rows with the aliases that point at their version now."""
     return tuple(
         replace(row, aliases=tuple(sorted(name for name, version in aliases.items() if version == row.version)))
@@ -97,7 +97,7 @@ def with_aliases(rows: Sequence[Row], aliases: dict[str, int]) -> tuple[Row, ...
     )
 
 
-def _value(row: Row, metric: str, otherwise: float) -> float:
+def _value(row: EngineRow, metric: str, otherwise: float) -> float:
     found = row.figure(metric)
     return otherwise if found is None else found.value
 
@@ -113,7 +113,7 @@ def as_json(report: ReleaseReport) -> dict[str, Any]:
     }
 
 
-def row_json(row: Row) -> dict[str, Any]:
+def row_json(row: EngineRow) -> dict[str, Any]:
     """A row for programs; a metric that something else than the engine produced carries its subject's name."""
 
     def name(found: Measurement) -> str:

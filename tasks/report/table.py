@@ -5,7 +5,7 @@ from itertools import groupby
 from rich.table import Table
 
 from registry.records import Measurement, Verdict
-from tasks.report.rows import ReleaseReport, Row
+from tasks.report.rows import EngineRow, ReleaseReport
 
 COLORS = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.UNMEASURED: "dim"}
 
@@ -34,7 +34,7 @@ def release_table(report: ReleaseReport) -> Table:
     return table
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: EngineRow) -> tuple[str, ...]:
     verdict = f"[{COLORS[row.verdict]}]{row.verdict}[/]" if row.verdict else f"[dim]{row.state}[/]"
     built = "" if row.build_seconds is None else f"{row.build_seconds:.1f}"
     return (

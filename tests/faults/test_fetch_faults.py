@@ -21,7 +21,7 @@ from registry.mlflow.store import MlflowStore
 from registry.serving.fetch import Policy, fetch, verify_placed
 from registry.serving.placed import read_record
 from tests.support.fetching import ENGINE, assert_goes_on, visible
-from tests.support.memory_store import MemorySource, MemoryStore
+from tests.support.memory_store import MemoryFiles, MemoryStore
 from tests.support.publisher import HOST, Publisher
 
 # Every way in which a fetch changes the disk, or waits for it.
@@ -108,13 +108,13 @@ def test_what_arrived_before_a_kill_is_not_read_again(
         if 1 < arrived() < 4:
             break
         shutil.rmtree(models)
-    there, asked, real = arrived(), [], MemorySource.read
+    there, asked, real = arrived(), [], MemoryFiles.read
 
-    def read(self: MemorySource, path: str, start: int = 0, stop: int | None = None) -> Any:
+    def read(self: MemoryFiles, path: str, start: int = 0, stop: int | None = None) -> Any:
         asked.append(path)
         return real(self, path, start, stop)
 
-    monkeypatch.setattr(MemorySource, "read", read)
+    monkeypatch.setattr(MemoryFiles, "read", read)
     assert_goes_on(in_memory, models, publisher)
     assert asked.count("engine.plan") == 4 - there
 

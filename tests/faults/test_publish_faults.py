@@ -22,7 +22,7 @@ from registry.digest import record_tree
 from registry.errors import DigestMismatch, EngineryError, TornBundle
 from registry.mlflow.store import MlflowStore, embedded_store
 from registry.records import EngineManifest, EngineVersion
-from registry.repair import Outcome, reconcile
+from registry.repair import RepairOutcome, reconcile
 from registry.serving.download import copy_bundle
 from tests.conftest import make_manifest
 
@@ -252,7 +252,7 @@ def test_damaged_leftover_of_a_crash_is_torn_and_the_next_run_publishes_anew(
     damage(artifacts(home))
     monkeypatch.setattr("registry.repair.has_ended", lambda _: True)
     (settled,) = reconcile(store.repairs, lambda: local_trust(home), clock=now)
-    assert (settled.outcome, settled.version) == (Outcome.TORN, 1), settled.reason
+    assert (settled.outcome, settled.version) == (RepairOutcome.TORN, 1), settled.reason
     assert (store.versions(), store.repairs.unfinished()) == ((), ())
     assert publish_as_a_release_does(store, home, tmp_path / "bundle").version == 2
     assert [engine.version for engine in assert_only_whole_versions(store, home, tmp_path / "seen")] == [2]

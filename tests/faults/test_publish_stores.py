@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from registry.bundle.signing import local_trust
 from registry.mlflow import publish as mlflow_publish
 from registry.mlflow.store import MlflowStore
-from registry.repair import Outcome, reconcile
+from registry.repair import RepairOutcome, reconcile
 from tests.faults.test_publish_faults import (
     assert_only_whole_versions,
     children,
@@ -115,14 +115,14 @@ def publish_and_die(registry: Registry, scratch: Path, strike: Callable[[], None
 @pytest.mark.parametrize(
     ("strike", "outcome"),
     [
-        (amid_the_engine, Outcome.TORN),
-        (before_the_signature, Outcome.TORN),
-        (before_the_version, Outcome.FINISHED),
-        (before_it_is_complete, Outcome.FINISHED),
+        (amid_the_engine, RepairOutcome.TORN),
+        (before_the_signature, RepairOutcome.TORN),
+        (before_the_version, RepairOutcome.FINISHED),
+        (before_it_is_complete, RepairOutcome.FINISHED),
     ],
 )
 def test_a_publish_killed_half_way_is_finished_or_set_aside(
-    strike: Callable[[], None], outcome: Outcome, registry: Registry, tmp_path: Path
+    strike: Callable[[], None], outcome: RepairOutcome, registry: Registry, tmp_path: Path
 ) -> None:
     process = children.Process(target=publish_and_die, args=(registry, tmp_path / "bundle", strike))
     process.start()
@@ -132,7 +132,7 @@ def test_a_publish_killed_half_way_is_finished_or_set_aside(
     assert store.versions(model) == ()
     (settled,) = reconcile(store.repairs, lambda: local_trust(registry.home), clock=now, model=model)
     assert settled.outcome is outcome, settled.reason
-    assert len(store.versions(model)) == (outcome is Outcome.FINISHED)
+    assert len(store.versions(model)) == (outcome is RepairOutcome.FINISHED)
     published = publish_as_a_release_does(store, registry.home, tmp_path / "bundle", model)
     assert assert_only_whole_versions(store, registry.home, tmp_path / "seen", model) == (published,)
     assert store.repairs.unfinished(model) == ()

@@ -105,7 +105,7 @@ def write_tiny_recipe(folder: Path) -> TinyRecipe:
 def release_into(home: Path, recipe: Any, fleet: Any) -> Any:
     """What `enginery release` does with a parsed recipe and fleet, less the printing; the report."""
     # Prefect is imported by these, and reads its settings when it is.
-    from flows.release.context import Bench
+    from flows.release.context import ReleaseContext
     from flows.release.identity import find_release
     from flows.release.release_engines import release_engines
     from registry.bundle.signing import local_signer, local_trust
@@ -115,8 +115,10 @@ def release_into(home: Path, recipe: Any, fleet: Any) -> Any:
     store = embedded_store(home)
     pinned, name, found = find_release(recipe, fleet, store)
     quiet = lambda _what, _done: None  # noqa: E731
-    bench = Bench(Workspace(home / "stages"), pinned, quiet, store, local_signer(home), partial(local_trust, home))
-    return found or release_engines(bench, fleet, name)
+    context = ReleaseContext(
+        Workspace(home / "stages"), pinned, quiet, store, local_signer(home), partial(local_trust, home)
+    )
+    return found or release_engines(context, fleet, name)
 
 
 def copy_home(first: Path, home: Path) -> Path:

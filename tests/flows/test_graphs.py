@@ -15,7 +15,7 @@ from calibration_data.reader import Rows, read_calibration_texts
 from flows.inputs.fleet import load_fleet
 from flows.inputs.recipe import load_recipe
 from flows.release import graphs, stages
-from flows.release.context import Bench
+from flows.release.context import ReleaseContext
 from flows.release.graphs import Graphs, Material, gather, make_graph, make_graphs
 from registry.errors import BadInput
 from registry.records import GpuTarget, Precision
@@ -39,7 +39,9 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def bench(tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+def context(
+    tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> ReleaseContext:
     """The tiny recipe with rows to spare for a holdout; stages without Prefect."""
 
     def stage(workspace: Workspace, step: Step[Any]) -> Any:
@@ -54,27 +56,27 @@ def bench(tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str], monkeypatch:
     return make_bench(tiny_recipe, tmp_path / "stages", told, {"accuracy_loss_max": 0.02})
 
 
-def make_bench(tiny: TinyRecipe, folder: Path, told: list[str], gates: dict[str, float], **more: Any) -> Bench:
+def make_bench(tiny: TinyRecipe, folder: Path, told: list[str], gates: dict[str, float], **more: Any) -> ReleaseContext:
     document = RECIPE | {"gates": gates}
     document["data"] = RECIPE["data"] | {"calibration": {"samples": 16, **more}}  # type: ignore[operator]
     tiny.recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
     nothing: Any = None
     report: Callable[[str, float], None] = lambda what, _done: told.append(what)  # noqa: E731
-    return Bench(Workspace(folder), load_recipe(tiny.recipe), report, nothing, nothing, nothing)
+    return ReleaseContext(Workspace(folder), load_recipe(tiny.recipe), report, nothing, nothing, nothing)
 
 
-def collect(bench: Bench, change: Callable[[Rows], Rows] = lambda rows: rows) -> Material:
-    source = stages.make_source(bench)
-    evaluation = stages.evaluation_rows(bench, source)
-    calibration = stages.make_calibration_set(bench, evaluation)
-    return gather(bench, source, stages.make_onnx(bench, source, evaluation), calibration, change(evaluation))
+def collect(context: ReleaseContext, change: Callable[[Rows], Rows] = lambda rows: rows) -> Material:
+    source = stages.make_source(context)
+    evaluation = stages.evaluation_rows(context, source)
+    calibration = stages.make_calibration_set(context, evaluation)
+    return gather(context, source, stages.make_onnx(context, source, evaluation), calibration, change(evaluation))
 
 
 def test_the_evaluation_split_takes_no_part_in_the_choice(
-    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
 ) -> None:
     def chosen(name: str) -> tuple[str, bytes]:
-        fresh = replace(bench, workspace=Workspace(tmp_path / name))
+        fresh = replace(context, workspace=Workspace(tmp_path / name))
         graph = make_graph(fresh, collect(fresh), Precision.INT8)
         return graph.digest, (graph.directory / CHOICE_FILE).read_bytes()
 
@@ -84,10 +86,10 @@ def test_the_evaluation_split_takes_no_part_in_the_choice(
     assert chosen("second") == first
 
 
-def test_the_holdout_has_no_row_of_calibration_or_evaluation(bench: Bench, tiny_recipe: TinyRecipe) -> None:
+def test_the_holdout_has_no_row_of_calibration_or_evaluation(context: ReleaseContext, tiny_recipe: TinyRecipe) -> None:
     evaluation = tiny_recipe.rows("evaluation")
     write_split(tiny_recipe.folder / "rows", "calibration", [*tiny_recipe.rows("calibration"), *evaluation[:3]])
-    material = collect(bench)
+    material = collect(context)
     held, gate = material.holdout, None if material.holdout is None else material.holdout.gate
     assert held is not None
     assert isinstance(gate, AccuracyGate)
@@ -95,14 +97,14 @@ def test_the_holdout_has_no_row_of_calibration_or_evaluation(bench: Bench, tiny_
 
 
 def test_too_few_rows_for_a_proof_turn_the_autopilot_off_and_say_so(
-    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
 ) -> None:
     strict = make_bench(tiny_recipe, tmp_path / "strict", told, {"accuracy_loss_max": 0.001})
     material = collect(strict)
     assert material.holdout is None
     made = make_graphs(strict, material, [Precision.FP32, Precision.INT8], cpu(tiny_recipe), takes)
     assert "could prove a loss of at most 0.10%" in made.remarks[Precision.INT8]
-    assert not (made.made[Precision.INT8].directory / CHOICE_FILE).exists()
+    assert not (made.by_precision[Precision.INT8].directory / CHOICE_FILE).exists()
 
 
 @dataclass(frozen=True)
@@ -123,33 +125,33 @@ class OnlyThis:
 
 @pytest.mark.parametrize("stands_in", [Precision.INT8_WEIGHT_ONLY, Precision.FP16])
 def test_where_no_mix_passes_the_first_that_does_stands_in(
-    bench: Bench, tiny_recipe: TinyRecipe, stands_in: Precision
+    context: ReleaseContext, tiny_recipe: TinyRecipe, stands_in: Precision
 ) -> None:
-    material, targets = collect(bench), rtx(tiny_recipe)
+    material, targets = collect(context), rtx(tiny_recipe)
     assert material.holdout is not None
-    graph = make_graph(bench, material, stands_in)
+    graph = make_graph(context, material, stands_in)
     gate = OnlyThis(tuple(answers(graph.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
-    made = make_graphs(bench, judged, [Precision.FP32, Precision.INT8], targets, takes)
-    assert set(made.made) == {Precision.FP32, stands_in}
+    made = make_graphs(context, judged, [Precision.FP32, Precision.INT8], targets, takes)
+    assert set(made.by_precision) == {Precision.FP32, stands_in}
     assert stands_in.value in made.refused[Precision.INT8]
     assert "no mix" in made.refused[Precision.INT8]
     assert "in place of int8" in made.remarks[stands_in]
     assert made.asked([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, stands_in)
 
 
-def test_where_nothing_passes_nothing_stands_in(bench: Bench, tiny_recipe: TinyRecipe) -> None:
-    material = collect(bench)
+def test_where_nothing_passes_nothing_stands_in(context: ReleaseContext, tiny_recipe: TinyRecipe) -> None:
+    material = collect(context)
     assert material.holdout is not None
     gate = OnlyThis(tuple(answer + 1 for answer in answers(material.onnx.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
-    made = make_graphs(bench, judged, [Precision.FP32, Precision.INT8], rtx(tiny_recipe), takes)
-    assert set(made.made) == {Precision.FP32}
+    made = make_graphs(context, judged, [Precision.FP32, Precision.INT8], rtx(tiny_recipe), takes)
+    assert set(made.by_precision) == {Precision.FP32}
     assert "nothing" in made.refused[Precision.INT8]
 
 
 def test_a_table_is_used_again_without_a_calibration(
-    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
 ) -> None:
     once = make_bench(tiny_recipe, tmp_path / "once", told, {"accuracy_loss_max": 1.0}, holdout=0)
     graph = make_graph(once, collect(once), Precision.INT8)
@@ -166,34 +168,34 @@ def test_a_table_is_used_again_without_a_calibration(
 
 @pytest.mark.parametrize("content", [None, b"{}", b"\xff" * 10])
 def test_what_is_no_table_is_refused(
-    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str], content: bytes | None
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str], content: bytes | None
 ) -> None:
     table = tmp_path / "table.json"
     if content is not None:
         table.write_bytes(content)
     broken = make_bench(tiny_recipe, tmp_path / "s", told, {"accuracy_loss_max": 1.0}, table=os.fspath(table))
-    material = collect(bench)
+    material = collect(context)
     with pytest.raises(BadInput):
         make_graph(broken, material, Precision.INT8)
 
 
 def test_rows_cut_elsewhere_are_calibrated_anew(
-    bench: Bench, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
 ) -> None:
-    material = collect(bench)
-    make_graph(bench, material, Precision.INT8)
+    material = collect(context)
+    make_graph(context, material, Precision.INT8)
     told.clear()
-    make_graph(bench, material, Precision.INT8)
+    make_graph(context, material, Precision.INT8)
     assert not any("calibrate" in what for what in told)
-    recipe = bench.recipe
+    recipe = context.recipe
     shorter = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": 8})})
-    make_graph(replace(bench, recipe=shorter), material, Precision.INT8)
+    make_graph(replace(context, recipe=shorter), material, Precision.INT8)
     assert any("calibrate" in what for what in told)
 
 
-def test_nothing_is_left_of_a_calibration_that_ended(bench: Bench) -> None:
-    make_graph(bench, collect(bench), Precision.INT8)
-    assert list((bench.workspace.root / ".partial").iterdir()) == []
+def test_nothing_is_left_of_a_calibration_that_ended(context: ReleaseContext) -> None:
+    make_graph(context, collect(context), Precision.INT8)
+    assert list((context.workspace.root / ".partial").iterdir()) == []
 
 
 def takes(precision: Precision, target: GpuTarget) -> bool:

@@ -10,11 +10,13 @@ from prefect.client.orchestration import get_client
 from flows.prefect_server.pages import progress_artifacts, release_artifacts
 from registry.mlflow.store import MlflowStore
 from registry.records import Backend, Precision, Verdict
-from tasks.report.rows import ReleaseReport, Row
+from tasks.report.rows import EngineRow, ReleaseReport
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 
-ROW = Row("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "fine", Verdict.PASSED, "d" * 64, version=1)
+ROW = EngineRow(
+    "sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "fine", Verdict.PASSED, "d" * 64, version=1
+)
 
 
 def shown(flow_run: str) -> dict[str, Any]:

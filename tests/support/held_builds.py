@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows import deployments
-from flows.workers.orders import Order
+from flows.workers.orders import BuildRequest
 from registry.records import OnnxArtifact
 from tasks.backends import ort
 from tasks.backends.contract import BuiltEngine
@@ -50,7 +50,7 @@ class Door:
 
 
 @flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
-def build_target(order: Order, doors: str) -> State:
+def build_target(order: BuildRequest, doors: str) -> State:
     """The deployed flow, whose builds of ONNX Runtime go through the door of their model under the folder `doors`."""
     door, build = Door(Path(doors) / order.recipe.model), ort.build
 

@@ -22,7 +22,7 @@ from registry.records import EngineManifest, EngineVersion, PromotionEvent
 from registry.store import Bundle, Lease, no_alias, row_of
 
 
-class MemorySource:
+class MemoryFiles:
     """Files in memory, handed out in small pieces."""
 
     def __init__(self, files: dict[str, bytes], *, ranged: bool = True) -> None:
@@ -133,7 +133,7 @@ class MemoryStore:
     def open_bundle(self, model: str, version: int) -> Bundle:
         self.manifest(model, version)
         files = self.files[model, version]
-        return Bundle(files[MANIFEST_FILE], files.get(SIGNATURE_FILE), MemorySource(files))
+        return Bundle(files[MANIFEST_FILE], files.get(SIGNATURE_FILE), MemoryFiles(files))
 
     def append_event(self, event: PromotionEvent) -> None:
         if len(event.why) > 7000:

@@ -10,7 +10,7 @@ from registry.errors import EngineryError
 from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
 from registry.triton.control import load_version
 from registry.triton.model import WarmupRow
-from registry.triton.repository import CONFIG_FILE, Placed, place_triton
+from registry.triton.repository import CONFIG_FILE, PlacedModel, place_triton
 from tests.support.triton_bundles import CPU, L4, PROFILE, write_bundle
 from tests.tritonserver.conftest import Running
 
@@ -18,14 +18,14 @@ LARGE = ShapeProfile(AxisRange(1, 16, 64), AxisRange(16, 32, 128))
 B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")
 ROW = WarmupRow("good music", (("input_ids", (2, 5, 12, 3)), ("attention_mask", (1, 1, 1, 1))))
 PLAN = b"a plan that no backend reads here"
-Place = Callable[..., Placed]
+Place = Callable[..., PlacedModel]
 
 
 @pytest.fixture
 def place(server: Running, tmp_path: Path) -> Iterator[Place]:
     """`place(target, …, profiles=…)` writes a bundle for each target and places them together."""
 
-    def make(*targets: GpuTarget, profiles: tuple[ShapeProfile, ...] = (PROFILE,)) -> Placed:
+    def make(*targets: GpuTarget, profiles: tuple[ShapeProfile, ...] = (PROFILE,)) -> PlacedModel:
         bundles = [write_bundle(tmp_path / t.name, t, engine=PLAN, profiles=profiles) for t in targets]
         return place_triton(bundles, server.repository, version=3, rows=[ROW])
 

@@ -4,15 +4,15 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mlflow.tracking import MlflowClient
-
 from registry.errors import DigestMismatch, EngineryError
 from registry.mlflow.artifacts import open_source
 from registry.mlflow.errors import pages, plainly, quotable
+from registry.mlflow.store import MlflowStore
 from registry.mlflow.uploads import upload_to_run
 
 # No model has this name: a model's has no '/'.
@@ -34,10 +34,11 @@ class KeptCache:
 
 
 class TimingCaches:
-    """Caches by key; `experiment` gives the id of theirs, and makes it where there is none."""
+    """The caches of a registry, by key, in an experiment of their own."""
 
-    def __init__(self, client: MlflowClient, experiment: Callable[[], str]) -> None:
-        self._client, self._experiment = client, experiment
+    def __init__(self, store: MlflowStore) -> None:
+        self._client = store.client
+        self._experiment = partial(store.named_experiment, EXPERIMENT)
 
     def read(self, key: str, say: Callable[[str], None]) -> tuple[KeptCache, ...]:
         """The caches kept under `key`, newest first; one whose bytes changed is thrown away, and said.

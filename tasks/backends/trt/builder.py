@@ -17,7 +17,7 @@ from tasks.backends.precisions import why_unsupported
 from tasks.backends.trt.callbacks import make_monitor, process_logger, start
 from tasks.backends.trt.session import TrtSession, load_engine
 from tasks.backends.trt.timing import build_with_timing
-from tasks.execution.isolate import Progress
+from tasks.execution.progress import OnProgress
 from tasks.graphs.external_data import check_external_data
 
 _EXTRAS = {Backend.TENSORRT: "trt", Backend.TENSORRT_RTX: "trt-rtx"}
@@ -73,7 +73,7 @@ class TensorRT:
         *,
         workspace_bytes: int,
         into: Path,
-        progress: Progress,
+        on_progress: OnProgress,
         timing: TimingFolder | None = None,
     ) -> BuiltEngine:
         """Write `into`/engine.plan for the target's compute capability.
@@ -97,7 +97,7 @@ class TensorRT:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
         _choose_capability(trt, config, target)
         _add_profiles(builder, config, network, profiles)
-        monitor = make_monitor(trt, progress)
+        monitor = make_monitor(trt, on_progress)
         config.progress_monitor = monitor
         if timing is None or self.backend is Backend.TENSORRT_RTX:
             plan = builder.build_serialized_network(network, config)

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from registry.errors import Incompatible
-from tasks.execution.isolate import Progress
+from tasks.execution.progress import OnProgress
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ def start(trt: Any, kind: Any, logger: Any) -> Any:
     return made
 
 
-def make_monitor(trt: Any, progress: Progress) -> Any:
-    """A trt.IProgressMonitor over `progress`; its `cancelled` is True once `progress` returned False."""
+def make_monitor(trt: Any, on_progress: OnProgress) -> Any:
+    """A trt.IProgressMonitor over `on_progress`; its `cancelled` is True once that returned False."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the module ships no types
         def __init__(self) -> None:
@@ -66,7 +66,7 @@ def make_monitor(trt: Any, progress: Progress) -> Any:
             self.steps: dict[str, int] = {}
 
         def _report(self, phase: str, fraction: float) -> bool:
-            if not self.cancelled and not progress(phase, fraction):
+            if not self.cancelled and on_progress(phase, fraction) is False:
                 self.cancelled = True
             return not self.cancelled
 

@@ -18,7 +18,7 @@ from registry.errors import BadInput, EngineryError
 from registry.host.process import has_ended, this_process
 from registry.mlflow.store import MlflowStore
 from registry.records import EngineManifest
-from registry.repair import PATIENCE_SECONDS, Outcome, Settled, reconcile
+from registry.repair import PATIENCE_SECONDS, RepairOutcome, Settled, reconcile
 from tests.conftest import ManifestFactory
 
 
@@ -63,7 +63,7 @@ def test_whole_leftover_is_finished_and_twice_is_once(
     published = mlflow_store.publish(*sealed(manifest_factory, key_home))
     reopen(mlflow_store)
     (settled,) = settle(mlflow_store, key_home, much_later)
-    assert (settled.outcome, settled.version) == (Outcome.FINISHED, 1), settled.reason
+    assert (settled.outcome, settled.version) == (RepairOutcome.FINISHED, 1), settled.reason
     assert mlflow_store.versions("sst2") == (published,)
     assert settle(mlflow_store, key_home, much_later) == []
 
@@ -75,7 +75,7 @@ def test_what_another_host_works_on_is_left_alone(
     for owner in ("elsewhere 1 1", this_process()):
         reopen(mlflow_store, owner)
         (settled,) = settle(mlflow_store, key_home)
-        assert (settled.outcome, settled.reason) == (Outcome.LEFT, f"at work on it: {owner}")
+        assert (settled.outcome, settled.reason) == (RepairOutcome.LEFT, f"at work on it: {owner}")
         assert mlflow_store.versions("sst2") == ()
 
 
@@ -91,7 +91,7 @@ def test_run_whose_upload_ended_before_its_version_was_made_becomes_one(
         with pytest.raises(ZeroDivisionError):
             mlflow_store.publish(manifest, folder)
     (settled,) = settle(mlflow_store, key_home, much_later)
-    assert (settled.outcome, settled.version) == (Outcome.FINISHED, 1), settled.reason
+    assert (settled.outcome, settled.version) == (RepairOutcome.FINISHED, 1), settled.reason
     assert mlflow_store.manifest("sst2", 1) == manifest
     assert mlflow_store.publish(manifest, folder).version == 1
     run = mlflow_store.client.get_run(settled.run_id)
@@ -109,7 +109,7 @@ def test_engine_that_was_published_again_meanwhile_stays_one_version(
     sign_bundle(folder, local_signer(key_home))
     published = mlflow_store.publish(again, folder)
     (settled,) = settle(mlflow_store, key_home, much_later)
-    assert settled.outcome is Outcome.TORN
+    assert settled.outcome is RepairOutcome.TORN
     assert "is version 2 already" in settled.reason
     assert mlflow_store.versions("sst2") == (published,)
 
@@ -123,7 +123,7 @@ def test_run_of_a_complete_version_is_ended_and_never_torn(
     (path,) = (tmp_path / "home").rglob("engine.plan")
     path.write_bytes(b"other")
     (settled,) = settle(mlflow_store, key_home, much_later)
-    assert (settled.outcome, settled.version) == (Outcome.FINISHED, 1)
+    assert (settled.outcome, settled.version) == (RepairOutcome.FINISHED, 1)
     assert mlflow_store.client.get_run(run_id).info.status == "FINISHED"
     assert mlflow_store.versions("sst2") == (published,)
 
@@ -136,7 +136,7 @@ def test_version_finished_brings_its_deleted_run_back(
     run_id = str(mlflow_store.client.get_model_version("sst2", "1").run_id)
     mlflow_store.client.delete_run(run_id)
     (settled,) = settle(mlflow_store, key_home, much_later)
-    assert settled.outcome is Outcome.FINISHED
+    assert settled.outcome is RepairOutcome.FINISHED
     assert mlflow_store.client.get_run(run_id).info.lifecycle_stage == "active"
 
 
@@ -146,10 +146,10 @@ def test_another_publishers_leftover_is_not_judged_for_a_day(
     mlflow_store.publish(*sealed(manifest_factory, tmp_path / "colleague"))
     reopen(mlflow_store, this_process().rpartition(" ")[0] + " 1")
     (settled,) = settle(mlflow_store, key_home)
-    assert settled.outcome is Outcome.LEFT
+    assert settled.outcome is RepairOutcome.LEFT
     assert "does not verify" in settled.reason
     (settled,) = settle(mlflow_store, key_home, much_later)
-    assert settled.outcome is Outcome.TORN
+    assert settled.outcome is RepairOutcome.TORN
 
 
 def test_host_without_a_key_to_verify_with_judges_nothing(
@@ -158,7 +158,7 @@ def test_host_without_a_key_to_verify_with_judges_nothing(
     mlflow_store.publish(*sealed(manifest_factory, key_home))
     reopen(mlflow_store)
     (settled,) = settle(mlflow_store, tmp_path / "none", much_later)
-    assert settled.outcome is Outcome.LEFT
+    assert settled.outcome is RepairOutcome.LEFT
     assert "ENGINERY_VERIFY_KEY" in settled.reason
 
 
@@ -173,7 +173,7 @@ def test_bundle_moved_to_another_model_is_torn(
         "other", str(found.source), str(found.run_id), tags={**found.tags, "publish_state": "uploading"}
     )
     (settled,) = settle(mlflow_store, key_home, much_later)
-    assert (settled.model, settled.outcome) == ("other", Outcome.TORN)
+    assert (settled.model, settled.outcome) == ("other", RepairOutcome.TORN)
     assert mlflow_store.versions("other") == ()
 
 
@@ -185,7 +185,7 @@ def test_manifest_that_is_none_is_torn(
     (path,) = (tmp_path / "home" / "artifacts").rglob(MANIFEST_FILE)
     path.write_bytes(b"{}")
     (settled,) = settle(mlflow_store, key_home, much_later)
-    assert settled.outcome is Outcome.TORN
+    assert settled.outcome is RepairOutcome.TORN
 
 
 def test_registry_out_of_reach_tears_nothing(
@@ -200,9 +200,9 @@ def test_registry_out_of_reach_tears_nothing(
     with monkeypatch.context() as patched:
         patched.setattr("mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.list_artifacts", gone)
         (settled,) = settle(mlflow_store, key_home, much_later)
-    assert settled.outcome is Outcome.LEFT
+    assert settled.outcome is RepairOutcome.LEFT
     assert "no route to the bucket" in settled.reason
-    assert settle(mlflow_store, key_home, much_later)[0].outcome is Outcome.FINISHED
+    assert settle(mlflow_store, key_home, much_later)[0].outcome is RepairOutcome.FINISHED
 
 
 def test_edited_counter_is_named(mlflow_store: MlflowStore) -> None:

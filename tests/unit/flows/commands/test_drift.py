@@ -55,7 +55,7 @@ def test_a_scale_that_moved_since_the_last_release_is_named(
     log: ReleaseLog, manifest_factory: ManifestFactory, tmp_path: Path
 ) -> None:
     manifest, _ = manifest_factory()
-    before = graph(tmp_path / "before", table(0.5)).made[Precision.INT8].directory / TABLE_FILE
+    before = graph(tmp_path / "before", table(0.5)).by_precision[Precision.INT8].directory / TABLE_FILE
     log_engine(log, manifest, "a" * 12, before)
     now = graph(tmp_path / "now", table(0.75))
     found = moved_scales(log, "sst2", "b" * 12, now)
@@ -67,7 +67,7 @@ def test_a_release_is_not_compared_with_itself(
     log: ReleaseLog, manifest_factory: ManifestFactory, tmp_path: Path
 ) -> None:
     manifest, _ = manifest_factory()
-    file = graph(tmp_path / "before", table(0.5)).made[Precision.INT8].directory / TABLE_FILE
+    file = graph(tmp_path / "before", table(0.5)).by_precision[Precision.INT8].directory / TABLE_FILE
     log_engine(log, manifest, "a" * 12, file)
     assert moved_scales(log, "sst2", "a" * 12, graph(tmp_path / "now", table(5.0))) == {}
 
@@ -99,7 +99,7 @@ def two_versions(
         version = mlflow_store.publish(manifest, folder).version
         assert version == number
         if scale is not None:
-            file = graph(tmp_path / f"v{number}", table(scale)).made[Precision.INT8].directory / TABLE_FILE
+            file = graph(tmp_path / f"v{number}", table(scale)).by_precision[Precision.INT8].directory / TABLE_FILE
             log_engine(log, manifest, f"{number:012x}", file, version)
     monkeypatch.setattr(command, "open_store", lambda: mlflow_store)
 

@@ -11,11 +11,11 @@ from flows.promotion.auto_promote import Promotion
 from flows.refresh.results import Plan, Refreshed, refresh_rows
 from flows.refresh.staleness import Stale
 from registry.records import Backend, Machine, Measurement, Precision, Verdict
-from tasks.report.rows import ReleaseReport, Row
+from tasks.report.rows import EngineRow, ReleaseReport
 
 P50 = Measurement("latency_p50_ms", 1.23456, "ms", 900, "engine", "d" * 64, Machine("x86", 2), 1.2, 1.3)
 GRAPHS = Measurement("accuracy", 0.9, "share", 900, "onnx-graph", "e" * 64, Machine("x86", 2), 0.8, 0.95)
-BUILT = Row(
+BUILT = EngineRow(
     "sst2",
     "l4",
     Precision.INT8,
@@ -30,7 +30,7 @@ BUILT = Row(
     2,
     ("candidate-l4",),
 )
-SKIPPED = Row("sst2", "cpu", Precision.FP16, Backend.ONNXRUNTIME, "skipped", "no such kernels")
+SKIPPED = EngineRow("sst2", "cpu", Precision.FP16, Backend.ONNXRUNTIME, "skipped", "no such kernels")
 REPORT = ReleaseReport("abc123", "sst2", (BUILT, SKIPPED), run_id="r0")
 PAGES = Pages("http://mlflow:5000/", "7", "r0", {("l4", "int8"): "r1"})
 

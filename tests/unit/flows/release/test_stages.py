@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.release.context import Bench
+from flows.release.context import ReleaseContext
 from flows.release.engines import _from_registry
 from registry.bundle.signing import Trust
 from registry.digest import file_sha256
@@ -18,9 +18,9 @@ def _no_key() -> Trust:
     raise BadInput("there is no key to verify engines with")
 
 
-def _bench(store: MlflowStore, publisher: Publisher, trust: Any, said: list[str]) -> Bench:
+def _bench(store: MlflowStore, publisher: Publisher, trust: Any, said: list[str]) -> ReleaseContext:
     unused: Any = None
-    return Bench(unused, unused, lambda what, _done: said.append(what), store, publisher.signer, trust)
+    return ReleaseContext(unused, unused, lambda what, _done: said.append(what), store, publisher.signer, trust)
 
 
 def test_an_engine_that_somebody_trusted_signed_is_taken_over(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.workers.parcels import Parcel, pack, receive, send, unpack
+from flows.workers.parcels import StageArchive, pack, receive, send, unpack
 from registry.digest import record_tree
 from registry.errors import DigestMismatch, NotFound, TornBundle
 from registry.mlflow.runs.run_files import RunFiles
@@ -42,7 +42,7 @@ class Hosts:
     sender: Workspace
     receiver: Workspace
     thing: Thing
-    parcel: Parcel
+    parcel: StageArchive
 
     @property
     def artifact(self) -> Path:
@@ -116,7 +116,7 @@ def test_a_parcel_of_another_stage_does_not_arrive(hosts: Hosts) -> None:
     assert hosts.arrived == []
 
 
-def resend(hosts: Hosts, name: str, content: bytes) -> Parcel:
+def resend(hosts: Hosts, name: str, content: bytes) -> StageArchive:
     """The same stage with one file more, or another one, announced with its true sha256."""
     folder = hosts.sender.root / "forged" / hosts.parcel.key
     unpack(hosts.artifact, folder)

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from flows.deployments import build_target, release_engines
 from flows.inputs.fleet import load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
-from flows.workers.orders import Entry, Order, Outcome, read_outcome, take_outcome, write_outcome
-from flows.workers.parcels import Parcel, send
+from flows.workers.orders import BuildRequest, BuildResult, Entry, read_outcome, take_outcome, write_outcome
+from flows.workers.parcels import StageArchive, send
 from flows.workers.release_on_workers import narrow
 from registry.digest import digest_of, record_tree
 from registry.errors import BadInput, TornBundle
@@ -21,7 +21,7 @@ from registry.mlflow.runs.run_files import RunFiles
 from registry.mlflow.store import MlflowStore
 from registry.records import Backend, EngineBuild, GpuTarget, OnnxArtifact, Precision, Verdict
 from tasks.execution.workspace import Workspace
-from tasks.report.rows import Row
+from tasks.report.rows import EngineRow
 from tests.conftest import make_manifest
 
 ROOT = Path(__file__).parents[4]
@@ -34,14 +34,14 @@ def recipe() -> Recipe:
     return load_recipe(ROOT / "recipes" / "quickstart.yaml")
 
 
-def parcel(kind: str = "build") -> Parcel:
-    return Parcel(uri="mlflow-artifacts:/1/x.tar", sha256="b" * 64, size_bytes=1, kind=kind, key="c" * 64)
+def parcel(kind: str = "build") -> StageArchive:
+    return StageArchive(uri="mlflow-artifacts:/1/x.tar", sha256="b" * 64, size_bytes=1, kind=kind, key="c" * 64)
 
 
-def order() -> Order:
+def order() -> BuildRequest:
     one = parcel()
     fleet = load_fleet(ROOT / "recipes" / "fleet.yaml")
-    return Order(
+    return BuildRequest(
         release="0123456789ab",
         run_id="d" * 32,
         recipe=recipe(),
@@ -60,7 +60,7 @@ def order() -> Order:
 
 def test_an_order_is_the_same_after_prefect_has_carried_it() -> None:
     carried = order().model_dump(mode="json")
-    assert Order.model_validate(carried) == order()
+    assert BuildRequest.model_validate(carried) == order()
     assert order().target == load_fleet(ROOT / "recipes" / "fleet.yaml").target("cpu")
 
 
@@ -92,13 +92,13 @@ def test_the_form_of_a_release_offers_the_precisions() -> None:
 )
 def test_an_order_that_nobody_writes_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError):
-        Order.model_validate(order().model_dump(mode="json") | {field: value})
+        BuildRequest.model_validate(order().model_dump(mode="json") | {field: value})
 
 
 @pytest.mark.parametrize("change", [{"kind": "../x"}, {"key": "short"}, {"size_bytes": -1}, {"sha256": "x"}])
 def test_a_parcel_cannot_name_a_place_outside_the_workspace(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Parcel.model_validate(parcel().model_dump() | change)
+        StageArchive.model_validate(parcel().model_dump() | change)
 
 
 def test_a_narrowed_recipe_keeps_fp32_and_its_own_order() -> None:
@@ -129,13 +129,13 @@ class Shop:
         return replace(make_manifest(files).build, files=files, digest=digest_of(files), onnx_digest=GRAPH.digest)
 
     def entry(self, **changes: Any) -> Entry:
-        row = Row("sst2", "l4", Precision.FP32, Backend.TENSORRT, "built", "", Verdict.PASSED, self.build.digest)
+        row = EngineRow("sst2", "l4", Precision.FP32, Backend.TENSORRT, "built", "", Verdict.PASSED, self.build.digest)
         engine = send(self.files, self.worker, self.run_id, self.build.directory, f"targets/l4/{FLOW_RUN}")
         times = {"fp32": [[0.25, 0.5]]}
         return Entry(row=replace(row, **changes), gates=(), verdict=Verdict.PASSED, engine=engine, call_seconds=times)
 
-    def outcome(self, entry: Entry) -> Outcome:
-        return Outcome(target="l4", flow_run=FLOW_RUN, host="gpu-1", entries=(entry,))
+    def outcome(self, entry: Entry) -> BuildResult:
+        return BuildResult(target="l4", flow_run=FLOW_RUN, host="gpu-1", entries=(entry,))
 
     def take(self, entry: Entry) -> Any:
         outcome = self.outcome(entry)

@@ -11,7 +11,7 @@ from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound
 from registry.records import FileRecord
 from registry.serving import download as module
 from registry.serving.download import download
-from tests.support.memory_store import MemorySource
+from tests.support.memory_store import MemoryFiles
 
 ENGINE = bytes(range(256)) * 40  # 10 KiB: five segments and a rest
 FILES = {"engine.plan": ENGINE, "tokenizer/a b.txt": b"a\nb\n", "tokenizer/copy": b"a\nb\n", "empty": b""}
@@ -21,7 +21,7 @@ def records(files: dict[str, bytes] = FILES) -> tuple[FileRecord, ...]:
     return tuple(FileRecord(name, sha256(content).hexdigest(), len(content)) for name, content in files.items())
 
 
-class Watched(MemorySource):
+class Watched(MemoryFiles):
     """Notes what is asked for; `breaks` says after how many bytes each of the next reads breaks."""
 
     def __init__(self, files: dict[str, bytes] = FILES, *, ranged: bool = True, breaks: tuple[int, ...] = ()) -> None:
@@ -52,7 +52,7 @@ def into(tmp_path: Path) -> Path:
     return tmp_path / "into"
 
 
-def get(files: MemorySource, into: Path) -> None:
+def get(files: MemoryFiles, into: Path) -> None:
     download(files, records(), into, into.with_name("journal"))
 
 

@@ -16,7 +16,7 @@ from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatibl
 from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
 from registry.triton.control import triton_server
 from registry.triton.model import WarmupRow
-from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, Placed, place_triton, prune, restore
+from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, PlacedModel, place_triton, prune, restore
 from registry.triton.warmup import ROWS_FILE
 from tasks.bundle.assemble import add_warmup
 from tests.support.tiny import SPECIAL, WORDS
@@ -31,11 +31,11 @@ def profile(batch: tuple[int, int, int], sequence: tuple[int, int, int]) -> Shap
     return ShapeProfile(AxisRange(*batch), AxisRange(*sequence))
 
 
-def config_of(placed: Placed) -> Any:
+def config_of(placed: PlacedModel) -> Any:
     return text_format.Parse((placed.folder / CONFIG_FILE).read_bytes(), ModelConfig())
 
 
-def place_plan(tmp_path: Path, *profiles: ShapeProfile, rows: tuple[WarmupRow, ...] = ()) -> Placed:
+def place_plan(tmp_path: Path, *profiles: ShapeProfile, rows: tuple[WarmupRow, ...] = ()) -> PlacedModel:
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", profiles=profiles)
     return place_triton([bundle], tmp_path / "repository", version=7, rows=rows)
 

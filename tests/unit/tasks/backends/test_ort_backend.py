@@ -155,7 +155,7 @@ def test_precision_that_gains_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_importing_the_backends_imports_no_vendor_library() -> None:
     heavy = "{'onnx', 'onnxruntime', 'torch', 'tensorrt', 'tensorrt_rtx'}"
-    code = f"import sys, tasks.build; print(*(sys.modules.keys() & {heavy}))"
+    code = f"import sys, tasks.backends.build; print(*(sys.modules.keys() & {heavy}))"
     root = Path(__file__).parents[4]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True).stdout == b"\n"
 

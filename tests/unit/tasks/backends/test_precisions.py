@@ -47,7 +47,7 @@ def test_tensorrt_rtx_builds_what_the_table_says(
             (PROFILE,),
             workspace_bytes=2**28,
             into=tmp_path,
-            progress=lambda *_: True,
+            on_progress=lambda *_: True,
         )
     except BuildError as refusal:
         refused = str(refusal)
@@ -67,7 +67,7 @@ def test_onnxruntime_runs_what_the_table_says(precision: Precision, tmp_path: Pa
             (PROFILE,),
             workspace_bytes=0,
             into=tmp_path / each,
-            progress=lambda *_: True,
+            on_progress=lambda *_: True,
         )
         for each in (Precision.FP32, precision)
     )

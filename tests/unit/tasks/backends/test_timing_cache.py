@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from flows.inputs.recipe import Recipe
-from flows.release.context import Bench
+from flows.release.context import ReleaseContext
 from flows.release.engines import _timing
 from registry.errors import BuildError, EngineryError
 from registry.mlflow.runs.timing_caches import EXPERIMENT, FILE, TimingCaches
@@ -94,7 +94,7 @@ class Gpu:
 
 @pytest.fixture
 def caches(mlflow_store: MlflowStore) -> TimingCaches:
-    return mlflow_store.timing_caches
+    return TimingCaches(mlflow_store)
 
 
 Build = Callable[..., bytes | None]
@@ -305,17 +305,17 @@ def test_only_tensorrt_gets_a_folder_and_its_key_has_the_version_that_is_install
     monkeypatch.setattr(TensorRT, "version", lambda _self: "11.4.0")
     monkeypatch.setattr("flows.release.engines.read_host", lambda: SimpleNamespace(gpu_name="NVIDIA L4"))
     recipe = Recipe.model_construct(workspace_mb=64)
-    bench = Bench(None, recipe, lambda *_: None, mlflow_store, None, None)  # type: ignore[arg-type]  # not looked at
+    context = ReleaseContext(None, recipe, lambda *_: None, mlflow_store, None, None)  # type: ignore[arg-type]  # not looked at
     replay = REPLAY if strict else None
     for backend in (Backend.ONNXRUNTIME, Backend.TENSORRT_RTX):
-        with _timing(bench, GpuTarget("there", backend, "8.9"), replay, tmp_path / "into") as nothing:
+        with _timing(context, GpuTarget("there", backend, "8.9"), replay, tmp_path / "into") as nothing:
             assert nothing is None
-    with _timing(bench, GpuTarget("l4", Backend.TENSORRT, "8.9"), replay, tmp_path / "into") as timing:
+    with _timing(context, GpuTarget("l4", Backend.TENSORRT, "8.9"), replay, tmp_path / "into") as timing:
         assert timing is not None
         assert timing.strict is strict
         Gpu().build(timing, "matmul")
     key = timing_key("NVIDIA L4", "8.9", "11.4.0", (("workspace_mb", "64"), *options))
-    assert len(mlflow_store.timing_caches.read(key, print)) == 1
+    assert len(TimingCaches(mlflow_store).read(key, print)) == 1
 
 
 def test_the_vendors_own_cache_gives_an_empty_one_for_bytes_that_it_cannot_read() -> None:

@@ -120,7 +120,7 @@ def test_dynamically_quantized_node_is_named_by_the_parser(tmp_path: Path, monke
     graph = save_graph(tmp_path, Precision.INT8_DYNAMIC)
     with pytest.raises(BuildError, match=r"'quantize_x' \(DynamicQuantizeLinear\).*'matmul' \(MatMulInteger\)"):
         BACKENDS[Backend.TENSORRT_RTX].build(
-            graph, rtx("8.9"), (PROFILE,), workspace_bytes=2**28, into=tmp_path, progress=proceed
+            graph, rtx("8.9"), (PROFILE,), workspace_bytes=2**28, into=tmp_path, on_progress=proceed
         )
 
 

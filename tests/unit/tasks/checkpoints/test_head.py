@@ -51,7 +51,7 @@ def test_fitted_checkpoint_exports_like_any_other(encoder: SourceFiles, tmp_path
 
 
 def test_progress_ends_with_all_rows(encoder: SourceFiles, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, float]] = []
     fit_head(
         encoder,
         TEXTS,
@@ -60,9 +60,9 @@ def test_progress_ends_with_all_rows(encoder: SourceFiles, tmp_path: Path) -> No
         seed=1,
         max_length=16,
         into=tmp_path / "x",
-        on_progress=lambda done, total: seen.append((done, total)),
+        on_progress=lambda what, done: seen.append((what, done)),
     )
-    assert seen[-1] == (len(TEXTS), len(TEXTS))
+    assert seen[-1] == ("fit the head", 1)
 
 
 @pytest.mark.parametrize(

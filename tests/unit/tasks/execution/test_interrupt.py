@@ -11,7 +11,8 @@ import pytest
 
 from tasks.execution import interrupt
 from tasks.execution.interrupt import check_stopped, hold_ctrl_c, remember_ctrl_c
-from tasks.execution.isolate import Progress, run_isolated
+from tasks.execution.isolate import run_isolated
+from tasks.execution.progress import OnProgress
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def own_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def sleep_long(progress: Progress) -> None:
+def sleep_long(progress: OnProgress) -> None:
     time.sleep(600)
 
 
@@ -83,7 +84,7 @@ def test_ctrl_c_waits_until_a_child_is_started_whole(beside: bool) -> None:
     presser.join()
 
 
-def asks_for_ctrl_c(progress: Progress) -> bool:
+def asks_for_ctrl_c(progress: OnProgress) -> bool:
     os.kill(os.getpid(), signal.SIGINT)
     return signal.SIGINT in signal.sigpending()
 

@@ -14,49 +14,50 @@ import pytest
 
 from registry.errors import BadInput, MeasurementError
 from registry.errors import BuildError as Died
-from tasks.execution.isolate import Progress, run_isolated
+from tasks.execution.isolate import run_isolated
+from tasks.execution.progress import OnProgress
 
 
 def proceed(phase: str, fraction: float) -> bool:
     return True
 
 
-def add(left: int, right: int, progress: Progress) -> int:
+def add(left: int, right: int, progress: OnProgress) -> int:
     return left + right
 
 
-def own_pid(progress: Progress) -> int:
+def own_pid(progress: OnProgress) -> int:
     return os.getpid()
 
 
-def read_address_zero(progress: Progress) -> None:
+def read_address_zero(progress: OnProgress) -> None:
     ctypes.string_at(0)
 
 
-def leave(code: int, progress: Progress) -> None:
+def leave(code: int, progress: OnProgress) -> None:
     os._exit(code)
 
 
-def refuse(sentence: str, progress: Progress) -> None:
+def refuse(sentence: str, progress: OnProgress) -> None:
     raise BadInput(sentence)
 
 
-def divide_by_zero(progress: Progress) -> float:
+def divide_by_zero(progress: OnProgress) -> float:
     return 1 / 0
 
 
-def return_a_lambda(progress: Progress) -> object:
+def return_a_lambda(progress: OnProgress) -> object:
     return lambda: None
 
 
-def count_steps_until_cancelled(progress: Progress) -> int:
+def count_steps_until_cancelled(progress: OnProgress) -> int:
     steps = 0
     while progress("count", steps / 10):
         steps += 1
     return steps
 
 
-def report_pid_and_sleep(file: Path, progress: Progress) -> None:
+def report_pid_and_sleep(file: Path, progress: OnProgress) -> None:
     file.with_suffix(".new").write_text(str(os.getpid()))
     file.with_suffix(".new").replace(file)
     time.sleep(600)

@@ -5,12 +5,12 @@ import io
 from rich.console import Console
 
 from registry.records import Backend, Precision, Verdict
-from tasks.report.rows import ReleaseReport, Row
+from tasks.report.rows import EngineRow, ReleaseReport
 from tasks.report.table import notes, release_table
 
-BUILT = Row("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "", Verdict.PASSED, version=1)
+BUILT = EngineRow("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "", Verdict.PASSED, version=1)
 MISSING = [
-    Row("sst2", target, precision, Backend.TENSORRT, "skipped", "needs a GPU")
+    EngineRow("sst2", target, precision, Backend.TENSORRT, "skipped", "needs a GPU")
     for target in ("l4", "h100")
     for precision in (Precision.FP32, Precision.FP16)
 ]
