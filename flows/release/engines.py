@@ -26,7 +26,7 @@ from tasks.execution.steps import Step
 
 def engine_step(context: ReleaseContext, onnx: OnnxArtifact, target: GpuTarget) -> Step[EngineBuild]:
     """The engine of a graph for a target: from the registry where another host published it, else built."""
-    profiles = tuple(profile.shape_profile() for profile in context.recipe.profiles)
+    profiles = context.recipe.shape_profiles
     workspace_bytes, what = context.recipe.workspace_mb * 2**20, f"build {target.name} {onnx.precision}"
     strict = context.recipe.reproducible_builds and target.backend is Backend.TENSORRT
     key = build_key(onnx, target, profiles, workspace_bytes=workspace_bytes, options=REPLAYED if strict else ())

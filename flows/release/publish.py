@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import runtime
 
-from calibration_data.reader import Rows, read_calibration_texts
+from calibration_data.reader import Rows, read_calibration_inputs
 from flows.release.build_target import JudgedEngine
 from flows.release.context import ReleaseContext, flow_run_links
 from flows.release.graphs import Graphs, read_choice
@@ -122,8 +122,8 @@ def publish_version(
     with tempfile.TemporaryDirectory(dir=context.workspace.root) as scratch:
         bundle = Path(scratch)
         assemble_bundle(judged.build, made.source, bundle)
-        if rows := read_calibration_texts(made.calibration)[: context.recipe.warmup_rows]:
-            add_warmup(judged.build, made.source.directory, rows, bundle)
+        if rows := read_calibration_inputs(made.calibration)[: context.recipe.warmup_rows]:
+            add_warmup(judged.build, made.source, rows, bundle)
         manifest = make_manifest(
             judged.build,
             made.source,

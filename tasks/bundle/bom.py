@@ -92,7 +92,7 @@ def _source(manifest: EngineManifest) -> Component:
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref=_SOURCE,
         purl=PackageURL("huggingface", owner, name, source.revision) if on_hub else None,
-        properties=_properties({"task": source.task, "labels": ", ".join(source.labels)}),
+        properties=_properties({"task": source.task, "classes": ", ".join(source.classes)}),
     )
 
 

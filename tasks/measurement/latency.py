@@ -9,22 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.digest import record_tree
-from registry.records import EngineBuild, FileRecord, Machine
+from registry.records import EngineBuild, FileRecord, Machine, Tensor, axis_name
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
 from tasks.measurement.evaluate import Runs
-from tasks.model_tasks.text_inputs import FeedDict
+from tasks.model_tasks.contract import Feed
 
 
 @dataclass(frozen=True)
 class LatencyPlan:
-    """How latency is measured: `windows` interleaved windows of `iterations` calls after `warmup` calls."""
+    """How latency is measured: `windows` interleaved windows of `iterations` calls after `warmup` calls.
+
+    `sizes` are (axis, size) of what is fed.
+    """
 
     windows: int
     iterations: int
     warmup: int
-    batch: int
-    sequence: int
+    sizes: tuple[tuple[str, int], ...]
+
+    @property
+    def batch(self) -> int:
+        """Rows per call."""
+        return dict(self.sizes).get("batch", 1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Benchmark:
 
 def interleave(
     sessions: Mapping[str, Runs],
-    feed: FeedDict,
+    feed: Feed,
     plan: LatencyPlan,
     on_progress: Callable[[float], object] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
@@ -94,18 +101,22 @@ def save_benchmark(
     return Benchmark(digests, baseline_digest, plan, measured_on, boundary, record_tree(into), into)
 
 
-def latency_feed(rows: Sequence[FeedDict], plan: LatencyPlan) -> FeedDict:
-    """A feed dict of real tokens, exactly [batch, sequence]: rows are joined, cut and repeated, never padded."""
+def latency_feed(rows: Sequence[Feed], inputs: Sequence[Tensor], plan: LatencyPlan) -> Feed:
+    """Return a feed of real values in the plan's sizes: rows are joined, cut and repeated, never padded."""
+    sizes = dict(plan.sizes)
     return {
-        name: np.resize(np.concatenate([row[name].ravel() for row in rows]), (plan.batch, plan.sequence))
-        for name in rows[0]
+        tensor.name: np.resize(
+            np.concatenate([row[tensor.name].ravel() for row in rows]),
+            [sizes.get(axis_name(size), 1) if isinstance(size, str) else size for size in tensor.shape],
+        )
+        for tensor in inputs
     }
 
 
 def measure_latency(
     builds: tuple[EngineBuild, ...],
     baseline_digest: str,
-    feed: FeedDict,
+    feed: Feed,
     plan: LatencyPlan,
     machine: Machine,
     into: Path,

@@ -19,13 +19,13 @@ SLOWER_AT_MOST = 0.10
 class Measured:
     """What was measured of an engine, on which evaluation data, against which fp32 (the source's revision).
 
-    `shape` is the (batch, sequence) of the timed calls.
+    `shape` is (axis, size) of the timed calls.
     """
 
     measurements: tuple[Measurement, ...]
     evaluation_set: str
     source_revision: str
-    shape: tuple[int, int]
+    shape: tuple[tuple[str, int], ...]
 
 
 def compare(

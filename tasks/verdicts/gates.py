@@ -15,7 +15,7 @@ ORDER = (Verdict.FAILED, Verdict.UNMEASURED, Verdict.INCONCLUSIVE, Verdict.PASSE
 class Limits:
     """What a recipe asks of every engine; None: no such gate."""
 
-    accuracy_loss_max: float
+    loss_max: float
     latency_p99_ms_max: float | None = None
     speedup_min: float | None = None
     size_mb_max: float | None = None
@@ -34,7 +34,7 @@ def judge(
     A figure of the ONNX graph (`subject` "onnx-graph") can fail an engine, since the engine computes that graph, and
     can never pass it. The fp32 baseline (`is_baseline`) has no speed-up over itself, so that gate is left out.
     """
-    results = [_accuracy(find(measurements, "accuracy_loss"), limits.accuracy_loss_max)]
+    results = [_accuracy(find(measurements, "accuracy_loss"), limits.loss_max)]
     results.append(_latency(measurements, limits))
     if limits.speedup_min is not None and not is_baseline:
         results.append(_speedup(find(measurements, "speedup"), limits.speedup_min))

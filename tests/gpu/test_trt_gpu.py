@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.skipif(local_compute_capability() is None, reason="this machine has no CUDA GPU"),
 ]
 PROFILES = (
-    ShapeProfile(AxisRange(1, 1, 1), AxisRange(1, 8, 16)),
-    ShapeProfile(AxisRange(1, 4, 8), AxisRange(1, 16, 32)),
+    ShapeProfile.of(batch=AxisRange(1, 1, 1), sequence=AxisRange(1, 8, 16)),
+    ShapeProfile.of(batch=AxisRange(1, 4, 8), sequence=AxisRange(1, 16, 32)),
 )
 
 

@@ -20,7 +20,7 @@ from tasks.backends.contract import Array
 from tasks.graphs.external_data import check_external_data
 from tests.support.onnx_graphs import save_graph
 
-PROFILE = ShapeProfile(AxisRange(1, 2, 4), AxisRange(8, 16, 32))
+PROFILE = ShapeProfile.of(batch=AxisRange(1, 2, 4), sequence=AxisRange(8, 16, 32))
 CPU = GpuTarget("cpu", Backend.ONNXRUNTIME)
 
 

@@ -15,7 +15,7 @@ from tasks.backends import BACKENDS
 from tasks.backends.precisions import CAPABILITIES, RULES
 from tests.support.onnx_graphs import save_graph
 
-PROFILE = ShapeProfile(AxisRange(1, 2, 4), AxisRange(8, 16, 32))
+PROFILE = ShapeProfile.of(batch=AxisRange(1, 2, 4), sequence=AxisRange(8, 16, 32))
 RTX_CELLS = list(product(CAPABILITIES[Backend.TENSORRT_RTX], Precision))
 
 

@@ -19,7 +19,7 @@ from tests.support.onnx_graphs import describe, save_graph
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install -e .[trt-rtx]")
 
-PROFILE = ShapeProfile(AxisRange(1, 2, 4), AxisRange(8, 16, 32))
+PROFILE = ShapeProfile.of(batch=AxisRange(1, 2, 4), sequence=AxisRange(8, 16, 32))
 
 
 def rtx(capability: str) -> GpuTarget:
@@ -64,7 +64,14 @@ def test_engine_is_built_for_its_target(precision: Precision, capability: str, t
 
 def test_two_profiles_and_external_data_build(tmp_path: Path) -> None:
     graph = save_graph(tmp_path / "onnx", Precision.FP32, external="weights.bin")
-    assert build(graph, tmp_path, profiles=(PROFILE, replace(PROFILE, batch=AxisRange(4, 8, 16)))).size_bytes > 1000
+    assert (
+        build(
+            graph,
+            tmp_path,
+            profiles=(PROFILE, ShapeProfile.of(batch=AxisRange(4, 8, 16), sequence=AxisRange(8, 16, 32))),
+        ).size_bytes
+        > 1000
+    )
 
 
 def test_dynamic_input_without_a_profile_is_refused(tmp_path: Path) -> None:
@@ -93,15 +100,28 @@ def test_ctrl_c_ends_the_build_and_leaves_nothing(tmp_path: Path) -> None:
 def test_profile_out_of_order_is_refused(span: AxisRange, tmp_path: Path) -> None:
     graph = save_graph(tmp_path / "onnx", Precision.FP32)
     with pytest.raises(BadInput, match="1 <= min <= opt <= max"):
-        build(graph, tmp_path, profiles=(replace(PROFILE, sequence=span),))
+        build(graph, tmp_path, profiles=(ShapeProfile.of(batch=AxisRange(1, 2, 4), sequence=span),))
 
 
-def test_profile_fills_the_first_two_dynamic_axes_and_keeps_the_rest() -> None:
-    assert profile_shapes("x", (-1, 3, -1), PROFILE) == ((1, 3, 8), (2, 3, 16), (4, 3, 32))
-    assert profile_shapes("x", (-1, 3), PROFILE) == ((1, 3), (2, 3), (4, 3))
+def test_profile_fills_axes_by_their_names_and_keeps_the_rest() -> None:
+    assert profile_shapes("x", ("batch", 3, "sequence"), PROFILE) == ((1, 3, 8), (2, 3, 16), (4, 3, 32))
+    assert profile_shapes("x", ("sequence_length", "batch_size"), PROFILE) == ((8, 1), (16, 2), (32, 4))
+    assert profile_shapes("x", ("batch", 3), PROFILE) == ((1, 3), (2, 3), (4, 3))
     assert profile_shapes("x", (5,), PROFILE) == ((5,), (5,), (5,))
-    with pytest.raises(BuildError, match="x has 3 dynamic axes"):
-        profile_shapes("x", (-1, -1, -1), PROFILE)
+
+
+def test_profile_has_as_many_axes_as_the_graph() -> None:
+    profile = ShapeProfile.of(batch=AxisRange(1, 2, 4), height=AxisRange(32, 64, 96), width=AxisRange(8, 16, 24))
+    assert profile_shapes("x", ("batch", 3, "height", "width"), profile) == (
+        (1, 3, 32, 8),
+        (2, 3, 64, 16),
+        (4, 3, 96, 24),
+    )
+
+
+def test_axis_that_the_profile_lacks_is_named() -> None:
+    with pytest.raises(BuildError, match="input x has the dynamic axis height, and the profile has batch, sequence"):
+        profile_shapes("x", ("batch", "height"), PROFILE)
 
 
 def test_node_that_the_parser_refuses_is_named(tmp_path: Path) -> None:

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from registry.records import Machine
+from registry.records import Machine, Tensor
 from tasks.measurement.latency import LatencyPlan, interleave, latency_feed, save_benchmark
 from tasks.model_tasks.text_inputs import FeedDict
 from tasks.verdicts.intervals import ratio_interval
 
-PLAN = LatencyPlan(windows=4, iterations=5, warmup=3, batch=2, sequence=3)
+PLAN = LatencyPlan(windows=4, iterations=5, warmup=3, sizes=(("batch", 2), ("sequence", 3)))
 FEED: FeedDict = {"input_ids": np.ones((2, 3), dtype=np.int64)}
 
 
 @dataclass
-class ReleaseContext:
+class Bench:
     """A clock that only sessions move, and the order in which they ran."""
 
     now: float = 0.0
@@ -31,27 +31,27 @@ class ReleaseContext:
 
 @dataclass
 class Session:
-    """Takes `seconds` per call on a machine that slows down by `context.drift` of itself each second."""
+    """Takes `seconds` per call on a machine that slows down by `bench.drift` of itself each second."""
 
     name: str
     seconds: float
-    context: ReleaseContext
+    bench: Bench
 
     def run(self, feed: FeedDict) -> list[NDArray[np.float32]]:
         assert feed is FEED
-        self.context.calls.append(self.name)
-        self.context.now += self.seconds * (1 + self.context.drift * self.context.now)
+        self.bench.calls.append(self.name)
+        self.bench.now += self.seconds * (1 + self.bench.drift * self.bench.now)
         return []
 
 
-def sessions(context: ReleaseContext, **seconds: float) -> dict[str, Session]:
-    return {name: Session(name, each, context) for name, each in seconds.items()}
+def sessions(bench: Bench, **seconds: float) -> dict[str, Session]:
+    return {name: Session(name, each, bench) for name, each in seconds.items()}
 
 
 def test_windows_turn_round_after_the_warm_up_of_all() -> None:
-    context, done = ReleaseContext(), list[float]()
-    interleave(sessions(context, A=1, B=2, C=3), FEED, PLAN, done.append, context.clock)
-    warm, timed = context.calls[:9], context.calls[9:]
+    bench, done = Bench(), list[float]()
+    interleave(sessions(bench, A=1, B=2, C=3), FEED, PLAN, done.append, bench.clock)
+    warm, timed = bench.calls[:9], bench.calls[9:]
     assert "".join(warm) == "AAABBBCCC"
     assert len(timed) == 3 * PLAN.windows * PLAN.iterations
     assert "".join(timed[:: PLAN.iterations]) == "ABCCBAABCCBA"
@@ -60,8 +60,8 @@ def test_windows_turn_round_after_the_warm_up_of_all() -> None:
 
 
 def test_every_call_is_timed_by_itself() -> None:
-    context = ReleaseContext()
-    times = interleave(sessions(context, A=1, B=2), FEED, PLAN, clock=context.clock)
+    bench = Bench()
+    times = interleave(sessions(bench, A=1, B=2), FEED, PLAN, clock=bench.clock)
     assert {name: (seconds.shape, seconds.dtype) for name, seconds in times.items()} == {
         "A": ((4, 5), np.dtype(np.float64)),
         "B": ((4, 5), np.dtype(np.float64)),
@@ -73,8 +73,8 @@ def test_every_call_is_timed_by_itself() -> None:
 @pytest.mark.parametrize("drift", [1e-4, -1e-4])
 def test_a_drift_linear_in_time_cancels_in_the_ratio(drift: float) -> None:
     """Of two equally fast sessions the first would always win on a machine that gets slower, were the order kept."""
-    context, plan = ReleaseContext(drift=drift), replace(PLAN, windows=10)
-    times = interleave(sessions(context, A=1, B=1), FEED, plan, clock=context.clock)
+    bench, plan = Bench(drift=drift), replace(PLAN, windows=10)
+    times = interleave(sessions(bench, A=1, B=1), FEED, plan, clock=bench.clock)
     first, second = (np.median(times[name], axis=1) for name in "AB")
     ratio, low, high = ratio_interval(first, second)
     assert abs(np.median(first / second) - 1) < 1e-4
@@ -88,7 +88,8 @@ def test_a_drift_linear_in_time_cancels_in_the_ratio(drift: float) -> None:
 def test_a_latency_feed_has_exactly_the_shape_asked_and_no_padding(batch: int, sequence: int) -> None:
     tokens = [np.array([[101, 7, 8, 102]]), np.array([[101, 9, 102]])]
     rows = [{"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": 0 * ids} for ids in tokens]
-    feed = latency_feed(rows, replace(PLAN, batch=batch, sequence=sequence))
+    inputs = [Tensor(name, "int64", ("batch_size", "sequence_length")) for name in rows[0]]
+    feed = latency_feed(rows, inputs, replace(PLAN, sizes=(("batch", batch), ("sequence", sequence))))
     assert list(feed) == ["input_ids", "attention_mask", "token_type_ids"]
     assert all(value.shape == (batch, sequence) and value.dtype == np.int64 for value in feed.values())
     assert feed["attention_mask"].all()

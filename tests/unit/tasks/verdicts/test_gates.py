@@ -10,7 +10,7 @@ from tasks.verdicts.gates import MEGABYTE, Limits, find, judge, overall
 
 PASSED, FAILED = Verdict.PASSED, Verdict.FAILED
 INCONCLUSIVE, UNMEASURED = Verdict.INCONCLUSIVE, Verdict.UNMEASURED
-LIMITS = Limits(accuracy_loss_max=0.01, latency_p99_ms_max=10.0, speedup_min=1.0, size_mb_max=5.0)
+LIMITS = Limits(loss_max=0.01, latency_p99_ms_max=10.0, speedup_min=1.0, size_mb_max=5.0)
 NAN, INF = math.nan, math.inf
 
 

@@ -38,7 +38,7 @@ def measured(
         ),
         evaluation_set="e" * 64,
         source_revision="a" * 40,
-        shape=(8, 64),
+        shape=(("batch", 8), ("sequence", 64)),
     )
 
 
@@ -123,7 +123,11 @@ def test_a_newer_driver_is_the_same_machine() -> None:
 
 
 def test_other_shapes_are_no_comparison() -> None:
-    assert verdicts(replace(measured(), shape=(1, 64)), measured()) == [PASSED, UNMEASURED, UNMEASURED]
+    assert verdicts(replace(measured(), shape=(("batch", 1), ("sequence", 64))), measured()) == [
+        PASSED,
+        UNMEASURED,
+        UNMEASURED,
+    ]
 
 
 def test_what_the_engine_did_not_measure_itself_counts_for_nothing() -> None:
