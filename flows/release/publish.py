@@ -21,7 +21,7 @@ from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFile
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.table import TABLE_FILE, describe_drift, drift, from_json, read_table
-from tasks.report.rows import EngineRow, winner, with_aliases
+from tasks.report.rows import EngineRow, add_aliases, pick_winner
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def publish_all(
         remarked = replace(entry, row=replace(entry.row, remark=remark))
         rows.append(publish_engine(context, log, release, run_id, made, remarked))
     for target in {row.target for row in rows}:
-        best = winner([row for row in rows if row.target == target])
+        best = pick_winner([row for row in rows if row.target == target])
         if best is not None and best.version is not None:
             nominate(context.store, context.recipe.model, target, best.version)
-    return with_aliases(rows, context.store.aliases(context.recipe.model))
+    return add_aliases(rows, context.store.aliases(context.recipe.model))
 
 
 def publish_engine(

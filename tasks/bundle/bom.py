@@ -131,11 +131,10 @@ def _model_card(manifest: EngineManifest) -> dict[str, Any]:
 
 
 def _metric(found: Measurement) -> dict[str, Any]:
-    machine = found.measured_on
     metric: dict[str, Any] = {
         "type": f"{found.metric} ({found.unit})",
         "value": str(found.value),
-        "slice": f"{found.subject}, {found.samples} samples on {machine.gpu or machine.host_cpu}",
+        "slice": f"{found.subject}, {found.samples} samples on {found.measured_on.label}",
     }
     if found.low is not None and found.high is not None:
         metric["confidenceInterval"] = {"lowerBound": str(found.low), "upperBound": str(found.high)}

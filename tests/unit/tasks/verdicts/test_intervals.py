@@ -1,4 +1,4 @@
-"""Intervals that cover what they say they cover."""
+"""Intervals cover the truth as often as they promise."""
 
 import math
 from itertools import pairwise
