@@ -37,16 +37,19 @@ def engine_step(context: ReleaseContext, onnx: OnnxArtifact, target: GpuTarget) 
         published = context.store.find_build(key)
         if published is not None and (found := _from_registry(context, published, into)) is not None:
             return found
-        with open_timing_folder(context, target, key if strict else None, into) as timing:
+        with open_timing(context, target, key if strict else None, into) as timing:
             return build_engine(replace(inputs, timing=timing), into=into, on_progress=context.progress_of(what))
 
     return Step("build", f"{target.name} {onnx.precision}", key, EngineBuild, make)
 
 
-def open_timing_folder(
+def open_timing(
     context: ReleaseContext, target: GpuTarget, replay_key: str | None, into: Path
 ) -> AbstractContextManager[TimingFolder | None]:
-    """Open the timing caches of earlier builds on this GPU model; None for a backend that has none."""
+    """Open the tactic timings of earlier builds on this kind of GPU; None for a backend that times nothing.
+
+    With a `replay_key` (a build key) the timings of that very build are replayed: the same engine, byte for byte.
+    """
     if target.backend is not Backend.TENSORRT:
         return nullcontext()
     options = (("workspace_mb", str(context.recipe.workspace_mb)), *(REPLAYED if replay_key else ()))
