@@ -71,7 +71,7 @@ def make_monitor(trt: Any, on_progress: OnProgress) -> Any:
             return not self.cancelled
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
-            """Report a new phase of `num_steps`; TensorRT takes no answer here, so a cancel waits for a step."""
+            """Report a new phase of `num_steps`; TensorRT reads no answer here, so a cancel waits for a step."""
             self.steps[phase_name] = num_steps
             self._report(phase_name, 0.0)
 

@@ -14,7 +14,7 @@ def build_with_timing(trt: Any, builder: Any, network: Any, config: Any, timing:
     """Build and return the serialized engine, or None where TensorRT refuses; write the merged cache to `timing`.
 
     A strict build runs twice, unless an equal build left its cache: the first run times tactics, and the second, which
-    gives the engine, may only choose tactics that are in the cache.
+    produces the engine, may only choose tactics that are in the cache.
 
     Raises:
         BuildError: TensorRT accepts no timing cache on this machine.
@@ -38,7 +38,7 @@ def build_with_timing(trt: Any, builder: Any, network: Any, config: Any, timing:
 
 
 def attach_merged(config: Any, timing: TimingFolder) -> Any:
-    """Attach to the builder's config a cache with the entries of every kept one, and return it.
+    """Attach a cache with the entries of every kept one to the builder's config, and return it.
 
     Raises:
         BuildError: TensorRT accepts no timing cache on this machine.
@@ -47,9 +47,9 @@ def attach_merged(config: Any, timing: TimingFolder) -> Any:
     if cache is None:
         raise BuildError("TensorRT cannot create a timing cache on this machine: check its GPU driver")
     for file in sorted(timing.folder.glob("*.kept")):
-        kept = load_cache(config, file.read_bytes())
+        stored = load_cache(config, file.read_bytes())
         # False: TensorRT itself also refuses a cache of another GPU or version, beside our key.
-        if kept is None or not cache.combine(kept, False):
+        if stored is None or not cache.combine(stored, False):
             file.rename(file.with_suffix(".refused"))
     if not config.set_timing_cache(cache, False):
         raise BuildError("TensorRT rejects its own timing cache on this machine: check its GPU driver")

@@ -70,7 +70,7 @@ class Config:
 
 @dataclass
 class Gpu:
-    """Builds networks (lists of layers) as TensorRT does; each timing comes out another way, as on a busy GPU."""
+    """Builds networks (lists of layers) as TensorRT does; timings differ on every build, as on a busy GPU."""
 
     device: str = "NVIDIA L4, 11.4.0"
     timed: list[str] = field(default_factory=list)

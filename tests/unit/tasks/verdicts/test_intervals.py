@@ -80,8 +80,8 @@ def test_the_bound_is_where_the_score_test_of_the_most_likely_shares_turns(lost:
     bound = loss_of(lost, won, rows).high
 
     def surprise(share: float) -> float:
-        kept = rows - lost - won
-        return -float(lost * np.log(share + bound) + won * np.log(share) + kept * np.log(1 - 2 * share - bound))
+        unchanged = rows - lost - won
+        return -float(lost * np.log(share + bound) + won * np.log(share) + unchanged * np.log(1 - 2 * share - bound))
 
     likely = optimize.minimize_scalar(
         surprise, bounds=(1e-12, (1 - bound) / 2 - 1e-12), method="bounded", options={"xatol": 1e-12}
