@@ -181,7 +181,7 @@ def exported(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
     from tasks.execution.workspace import Workspace
 
     def stage(kept: Workspace, step: Any) -> Any:
-        return kept.stage(step.kind, step.inputs, step.made, step.make)
+        return kept.stage(step.kind, step.inputs, step.value_type, step.make)
 
     setattr(stages, "run_stage", stage)  # noqa: B010 - without Prefect, as in benchmarks/release.py
     recipe = load_recipe(RECIPE)

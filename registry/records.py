@@ -228,6 +228,11 @@ class Machine:
     driver: str | None = None
     clocks: str | None = None
 
+    @property
+    def label(self) -> str:
+        """The GPU's name, or the CPU's where there is no GPU."""
+        return self.gpu or self.host_cpu
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -246,6 +251,11 @@ class Measurement:
     low: float | None = None
     high: float | None = None
     raw_digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The metric, with its subject in front where something else than the engine ran."""
+        return self.metric if self.subject == "engine" else f"{self.subject}.{self.metric}"
 
 
 @dataclass(frozen=True)

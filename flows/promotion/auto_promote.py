@@ -85,6 +85,7 @@ def _judge_candidate(
     results = compare(
         _measured(ours),
         _measured(theirs),
+        metric=recipe.model_task.metric.name,
         loss_max=recipe.gates.loss_max,
         paired=_paired(recipe, ours, theirs, stages),
     )

@@ -167,7 +167,7 @@ def _judge(
     figures: tuple[Measurement, ...],
     calls: Mapping[str, NDArray[np.float64]],
 ) -> JudgedEngine:
-    limits = Limits(**context.recipe.gates.model_dump())
+    limits = Limits(context.recipe.model_task.metric.name, **context.recipe.gates.model_dump())
     is_baseline = build.precision is Precision.FP32
     gates = judge(figures, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
     verdict, reason = overall(gates)

@@ -16,7 +16,7 @@ from tasks.bundle.toolchain import own_code, toolchain
 from tasks.checkpoints.hub import dataset_commit
 from tasks.checkpoints.source import resolve_revision
 from tasks.measurement.machine import this_machine
-from tasks.report.rows import ROWS, ReleaseReport, with_aliases
+from tasks.report.rows import ROWS, ReleaseReport, add_aliases
 
 
 def pin(recipe: Recipe) -> Recipe:
@@ -78,7 +78,7 @@ def finished_release(model: str, release: str, store: MlflowStore) -> ReleaseRep
     if any(row.version is not None and (row.version, row.digest) not in there for row in rows):
         return None
     found = tuple(replace(row, state="found") if row.digest else row for row in rows)
-    return ReleaseReport(release, model, with_aliases(found, store.aliases(model)), found=True, run_id=run_id)
+    return ReleaseReport(release, model, add_aliases(found, store.aliases(model)), found=True, run_id=run_id)
 
 
 def source_revision(recipe: Recipe) -> str:

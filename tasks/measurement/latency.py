@@ -1,4 +1,4 @@
-"""Latency and throughput: all engines of a target interleaved with their fp32 baseline, in one fresh process."""
+"""Measure latency: all engines of a target, interleaved with their fp32 baseline, in one fresh process."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.digest import record_tree
-from registry.records import EngineBuild, FileRecord, Machine, Tensor, axis_name
+from registry.records import PLACE, EngineBuild, FileRecord, Machine, Tensor, axis_name
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
 from tasks.measurement.evaluate import Runs
@@ -18,7 +18,7 @@ from tasks.model_tasks.contract import Feed
 
 @dataclass(frozen=True)
 class LatencyPlan:
-    """How latency is measured: `windows` interleaved windows of `iterations` calls after `warmup` calls.
+    """The plan of a measurement: `windows` interleaved windows of `iterations` calls each, after `warmup` calls.
 
     `sizes` are (axis, size) of what is fed.
     """
@@ -44,15 +44,15 @@ class Benchmark:
     measured_on: Machine
     boundary: str
     files: tuple[FileRecord, ...]
-    directory: Path = field(default=Path(), compare=False)
+    directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
     def seconds(self, engine_digest: str) -> NDArray[np.float64]:
-        """Call times in seconds [windows, iterations]."""
+        """Return an engine's call times in seconds [windows, iterations]."""
         times: NDArray[np.float64] = np.load(self.directory / f"{engine_digest}.npy", allow_pickle=False)
         return times
 
     def raw_digest(self, engine_digest: str) -> str:
-        """sha256 of an engine's raw call times."""
+        """Return the sha256 of an engine's raw call times."""
         return next(file.sha256 for file in self.files if file.path == f"{engine_digest}.npy")
 
 
@@ -63,10 +63,10 @@ def interleave(
     on_progress: Callable[[float], object] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, NDArray[np.float64]]:
-    """Call times per session, in windows whose order turns round each time (ABC, CBA, ABC, …).
+    """Time every session's calls, in windows whose order reverses each time (ABC, CBA, ABC, …).
 
-    Turning round cancels a drift of the machine that is linear in time (the ABBA design), so that a ratio between two
-    sessions is between neighbours in time and not between a cool machine and a warm one.
+    Reversing cancels a drift of the machine that is linear in time (the ABBA design), so that a ratio compares two
+    sessions at neighbouring times and not a cool machine with a warm one.
     """
     for session in sessions.values():
         for _ in range(plan.warmup):
@@ -94,7 +94,7 @@ def save_benchmark(
     boundary: str,
     into: Path,
 ) -> Benchmark:
-    """Keep the raw times under `into`; figures are derived, never stored without what they came from."""
+    """Save the raw times under `into`: no figure is stored without the data it is derived from."""
     for digest, seconds in times.items():
         np.save(into / f"{digest}.npy", seconds)
     digests = tuple(sorted(times))
@@ -122,7 +122,7 @@ def measure_latency(
     into: Path,
     on_progress: OnProgress,
 ) -> Benchmark:
-    """Load all engines of a target in this process, interleave them, keep the raw times; run it isolated."""
+    """Load all engines of a target in this process, interleave them and save the raw times; run it isolated."""
     sessions = {build.digest: open_engine(build) for build in builds}
     times = interleave(sessions, feed, plan, lambda done: on_progress("latency", done))
     boundary = "host arrays in, host arrays out: copies to and from the device are inside"

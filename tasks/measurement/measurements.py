@@ -9,7 +9,7 @@ from registry.records import EngineBuild, Machine, Measurement
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
 from tasks.model_tasks.contract import ModelTask
-from tasks.verdicts.intervals import accuracy_interval, paired_loss, quantile_interval, ratio_interval
+from tasks.verdicts.intervals import paired_loss, quantile_interval, ratio_interval, share_interval
 
 
 def quality_measurements(
@@ -23,7 +23,7 @@ def quality_measurements(
 ) -> tuple[Measurement, ...]:
     """Return the task's metric, and what is lost of it against fp32 on the same rows; `subject` says what ran."""
     right, right_before = (task.scores(each.answers(), targets) for each in (evaluation, reference))
-    low, high = accuracy_interval(right)
+    low, high = share_interval(right)
     loss = paired_loss(right_before, right)
 
     def figure(

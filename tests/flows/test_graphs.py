@@ -45,7 +45,7 @@ def context(
     """The tiny recipe with rows to spare for a holdout; stages without Prefect."""
 
     def stage(workspace: Workspace, step: Step[Any]) -> Any:
-        return workspace.stage(step.kind, step.inputs, step.made, step.make)
+        return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
 
     for module in (graphs, stages):
         monkeypatch.setattr(module, "run_stage", stage)

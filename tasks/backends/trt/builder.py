@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import BadInput, BuildError, Incompatible
-from registry.records import Backend, GpuTarget, OnnxArtifact, Precision, ShapeProfile, Tensor, axis_name
-from tasks.backends.contract import BuiltEngine, TimingFolder, read_verified
+from registry.records import Backend, GpuTarget, Precision, ShapeProfile, Tensor, axis_name
+from tasks.backends.contract import BuildInputs, BuiltEngine, read_verified
 from tasks.backends.device import local_compute_capability
 from tasks.backends.precisions import why_unsupported
 from tasks.backends.trt.callbacks import make_monitor, process_logger, start
@@ -65,17 +65,7 @@ class TensorRT:
         extra = _EXTRAS[self.backend]
         return f" and a GPU: {gpu}; run it on a worker of pool {target.work_pool} that has enginery[{extra}]"
 
-    def build(
-        self,
-        onnx: OnnxArtifact,
-        target: GpuTarget,
-        profiles: tuple[ShapeProfile, ...],
-        *,
-        workspace_bytes: int,
-        into: Path,
-        on_progress: OnProgress,
-        timing: TimingFolder | None = None,
-    ) -> BuiltEngine:
+    def build(self, inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> BuiltEngine:
         """Write `into`/engine.plan for the target's compute capability.
 
         TensorRT for RTX has no timing cache that works (its operations do nothing), so `timing` is left alone there.
@@ -85,6 +75,7 @@ class TensorRT:
             BuildError: the parser or the builder refuses, in its own words, or it was cancelled.
             Incompatible: the library is not here, or does not start on this machine.
         """
+        onnx, target, timing = inputs.onnx, inputs.target, inputs.timing
         if reason := self.supports(onnx.precision, target):
             raise BuildError(reason)
         check_external_data(onnx.path)
@@ -94,9 +85,9 @@ class TensorRT:
         network = builder.create_network(0)
         _parse(trt, network, logger, onnx.path)
         config = builder.create_builder_config()
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, inputs.workspace_bytes)
         _choose_capability(trt, config, target)
-        _add_profiles(builder, config, network, onnx.inputs, profiles)
+        _add_profiles(builder, config, network, onnx.inputs, inputs.profiles)
         monitor = make_monitor(trt, on_progress)
         config.progress_monitor = monitor
         if timing is None or self.backend is Backend.TENSORRT_RTX:

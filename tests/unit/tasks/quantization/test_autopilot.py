@@ -39,7 +39,7 @@ from tasks.quantization.quantize import quantize
 from tasks.quantization.request import Int8Plan
 from tasks.quantization.scales import ActivationScale, choose_scales
 from tasks.quantization.switches import Switchboard
-from tasks.report.figures import int8_trade_off
+from tasks.report.figures import draw_int8_trade_off
 from tests.support.encoder_graphs import artifact
 from tests.unit.tasks.quantization.test_quantize_networks import NETWORKS
 
@@ -280,4 +280,4 @@ def test_what_is_no_choice_is_refused(mixed: Choice, broken: Callable[[object], 
 
 
 def test_the_figure_of_a_choice_is_a_picture(mixed: Choice, tmp_path: Path) -> None:
-    assert int8_trade_off(mixed, tmp_path / "int8.png").read_bytes().startswith(b"\x89PNG")
+    assert draw_int8_trade_off(mixed, tmp_path / "int8.png").read_bytes().startswith(b"\x89PNG")
