@@ -35,8 +35,8 @@ def compare(
     """Compare the task's metric, p50 and p99; the candidate is proven no worse only where all three pass.
 
     `loss_max` is the recipe's limit of the metric's loss, as a fraction: what is allowed against fp32 is allowed
-    against production too. `paired` is the loss row by row, where the answers of both engines are still stored. Without it the
-    two intervals are taken as far apart as they can be, which proves less than a paired test and never more.
+    against production too. `paired` is the loss row by row, where the answers of both engines are still stored. Without
+    it the two intervals are taken as far apart as they can be, which proves less than a paired test and never more.
     """
     return (
         _compare_quality(metric, candidate, production, loss_max, paired),
