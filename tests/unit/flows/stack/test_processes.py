@@ -1,4 +1,4 @@
-"""A stack's processes: found again by another command, and ended to the last one, and nobody else's."""
+"""A stack's processes are found and stopped by another command, to the last child, and no other process is."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from flows.stack import up_and_down as stack
-from flows.stack.postgres import make_cluster
+from flows.stack.postgres import open_cluster
 from flows.stack.processes import MARK, Processes, Service
+from flows.stack.up_and_down import StackOptions, choose_options, start_stack, stop_stack
 from registry.errors import BadInput, EngineryError
 from tests.support.servers import free_port
 
-# Servers go on when the command that started them ends: that is what they are for.
+# The servers keep running when the command that started them ends.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
 # A leader that starts a child in a session of its own, as Prefect's worker starts its flow runs.
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def processes(folder: Path) -> Processes:
     made = Processes(folder / "stack.json", folder / "logs")
-    made.remember({})
+    made.remember_options({})
     return made
 
 
@@ -51,8 +51,8 @@ def again(folder: Path) -> Processes:
     return Processes(folder / "stack.json", folder / "logs")
 
 
-def service(code: str, name: str = "server", port: int | None = None, well: Callable[[], bool] = bool) -> Service:
-    return Service(name, (sys.executable, "-c", code), dict(os.environ), well, port=port, start_seconds=0.5)
+def service(code: str, name: str = "server", port: int | None = None, is_ready: Callable[[], bool] = bool) -> Service:
+    return Service(name, (sys.executable, "-c", code), dict(os.environ), is_ready, port=port, start_seconds=0.5)
 
 
 def lives(pid: int) -> bool:
@@ -66,7 +66,7 @@ def lives(pid: int) -> bool:
 def first_words(processes: Processes, name: str = "server") -> str:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        if said := processes.log(name).read_text(encoding="utf-8").strip():
+        if said := processes.log_file(name).read_text(encoding="utf-8").strip():
             return said
         time.sleep(0.05)
     raise AssertionError("it said nothing")
@@ -100,7 +100,7 @@ def test_a_leader_that_was_killed_leaves_nothing_to_the_next_start(processes: Pr
 def test_one_started_by_a_command_that_was_killed_before_it_wrote_it_down_is_found(
     processes: Processes, folder: Path
 ) -> None:
-    environment = processes.environment("server", os.environ)
+    environment = processes.mark_environment("server", os.environ)
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=environment)
     again(folder).sweep()
     assert orphan.wait(20) == -signal.SIGKILL
@@ -127,10 +127,8 @@ def test_processes_of_others_are_left_alone(processes: Processes, folder: Path) 
         stranger.wait()
 
 
-def test_one_that_ignores_the_signal_is_killed(
-    processes: Processes, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flows.stack.processes.STOP_SECONDS", 1.0)
+def test_one_that_ignores_the_signal_is_killed(folder: Path) -> None:
+    processes = Processes(folder / "stack.json", folder / "logs", stop_seconds=1.0)
     processes.start(service(STUBBORN))
     first_words(processes)
     pid = processes.state.services["server"].pid
@@ -139,16 +137,16 @@ def test_one_that_ignores_the_signal_is_killed(
 
 
 def test_a_service_that_ends_at_once_says_its_last_words(processes: Processes) -> None:
-    dying = service("raise SystemExit('the disk is full')", well=lambda: False)
+    dying = service("raise SystemExit('the disk is full')", is_ready=lambda: False)
     processes.start(dying)
-    with pytest.raises(EngineryError, match="server ended at once: the disk is full"):
+    with pytest.raises(EngineryError, match="server exited before it was ready: the disk is full"):
         processes.wait(dying)
 
 
-def test_a_service_that_is_never_well_says_where_its_log_is(processes: Processes) -> None:
-    slow = service(STUBBORN, well=lambda: False)
+def test_a_service_that_is_never_ready_says_where_its_log_is(processes: Processes) -> None:
+    slow = service(STUBBORN, is_ready=lambda: False)
     processes.start(slow)
-    with pytest.raises(EngineryError, match=r"not well after .*server\.log"):
+    with pytest.raises(EngineryError, match=r"not ready after .*server\.log"):
         processes.wait(slow)
 
 
@@ -180,39 +178,39 @@ def test_a_state_file_that_is_none_is_refused(spoilt: str, tmp_path: Path) -> No
 
 
 def test_down_without_an_up_is_no_error(tmp_path: Path) -> None:
-    stack.down(tmp_path / "home", pytest.fail)
+    stop_stack(tmp_path / "home", pytest.fail)
 
 
 def test_two_commands_at_once_are_refused(tmp_path: Path) -> None:
     from filelock import FileLock
 
-    with FileLock(tmp_path / "stack.lock"), pytest.raises(BadInput, match="at work"):
-        stack.down(tmp_path, print)
+    with FileLock(tmp_path / "stack.lock"), pytest.raises(BadInput, match="is running for"):
+        stop_stack(tmp_path, print)
 
 
 def test_options_change_until_something_runs_with_them(processes: Processes, folder: Path) -> None:
     def wanted(**options: Any) -> dict[str, str]:
-        return stack._options(again(folder), stack.Wanted(Path("fleet.yaml"), **options), folder)
+        return choose_options(again(folder), StackOptions(Path("fleet.yaml"), **options), folder)
 
     assert wanted() == {"mlflow_port": "5000", "prefect_port": "4200", "artifacts": f"{folder}/stack/artifacts"}
-    processes.remember(wanted(mlflow_port=5001, artifacts="s3://bucket/path"))
+    processes.remember_options(wanted(mlflow_port=5001, artifacts="s3://bucket/path"))
     processes.start(service(STUBBORN, name="postgres"))
     assert wanted(mlflow_port=5002) == wanted() | {"mlflow_port": "5002"}
     processes.start(service(STUBBORN, name="mlflow"))
     assert wanted(prefect_port=4201, artifacts="s3://bucket/path")["prefect_port"] == "4201"
-    with pytest.raises(BadInput, match="runs with --mlflow-port 5001: `enginery down` first"):
+    with pytest.raises(BadInput, match="runs with --mlflow-port 5001: run `enginery down`, then"):
         wanted(mlflow_port=5002)
 
 
 def test_up_needs_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="in the checkout"):
-        stack.up(tmp_path / "home", stack.Wanted(Path("recipes/fleet.yaml"), free_port(), free_port()), print)
+        start_stack(tmp_path / "home", StackOptions(Path("recipes/fleet.yaml"), free_port(), free_port()), print)
     assert not (tmp_path / "home").exists()
 
 
 def test_a_path_too_long_for_a_socket_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 120)
     with pytest.raises(BadInput, match="too long a path"):
-        make_cluster(folder)
+        open_cluster(folder)
     assert not folder.exists()
