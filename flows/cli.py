@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
     help="Build TensorRT and ONNX Runtime engines from a Hugging Face model, hold them to gates, and publish, promote "
     "and serve them.\n\nState is kept in ENGINERY_HOME (default: .enginery). MLFLOW_TRACKING_URI selects a shared "
     "registry, PREFECT_API_URL a Prefect server.\n\nStart with: enginery release recipes/quickstart.yaml",

@@ -1,5 +1,6 @@
 """The consoles, common options and JSON output that all subcommands share."""
 
+import datetime
 import getpass
 import json
 import sys
@@ -41,6 +42,11 @@ def need(*packages: str, what: str) -> None:
             f"`enginery {what}` needs {', '.join(missing)}, which the base install does not include: "
             "pip install 'enginery[pipeline]'"
         )
+
+
+def now() -> datetime.datetime:
+    """Return the time of the command line's clock, in UTC."""
+    return datetime.datetime.now(datetime.UTC)
 
 
 def who_decides(given: str) -> str:

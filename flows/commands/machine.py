@@ -8,9 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.console import FleetFile, Json, need_pipeline, out, plain, print_json
+from flows.commands.console import FleetFile, Json, need_pipeline, now, out, plain, print_json
 from flows.inputs.fleet import FLEET
-from flows.release.context import now
 from registry.host.home import home
 from registry.mlflow.connect import open_store
 

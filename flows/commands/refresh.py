@@ -11,7 +11,6 @@ from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, need_pipeline, out, print_json
 from flows.inputs.fleet import FLEET
-from flows.refresh.results import describe_refresh
 from registry.errors import EngineryError
 from registry.host.home import home
 from registry.mlflow.connect import open_store
@@ -83,6 +82,8 @@ def _make_local_release(fleet: Path, *, quiet: bool) -> "Release":
 
 
 def _show_results(results: "Sequence[Refreshed]") -> None:
+    from flows.refresh.results import describe_refresh
+
     table = Table("model", "target", "precision", "version", "why it is stale")
     for result in results:
         for engine in result.plan.stale if result.plan else ():

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import FleetFile, err, need_pipeline
+from flows.commands.console import FleetFile, err, need_pipeline, now
 from flows.inputs.fleet import FLEET
-from flows.release.context import now
 from registry.host.home import writable_home
 
 

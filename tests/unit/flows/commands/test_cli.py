@@ -1,7 +1,10 @@
 """The command line's promises: exit codes, one sentence instead of a traceback, and JSON that programs can read."""
 
+import importlib.metadata
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,7 @@ import pynvml
 import pytest
 
 from flows.cli import app, run_command
+from flows.doctor import Finding, UnfinishedFinding
 from registry.errors import BadInput
 from registry.records import Verdict
 from registry.store import Store
@@ -203,6 +207,26 @@ def test_an_interrupt_is_exit_130_and_one_sentence(capsys: pytest.CaptureFixture
     ]
 
 
+def test_the_command_line_imports_no_heavy_package() -> None:
+    """The base install lacks most of them, and each costs every command its seconds."""
+    heavy = {"prefect", "mlflow", "torch", "transformers", "onnx", "onnxruntime", "pandas", "sqlalchemy"}
+    code = f"import sys, flows.cli; print(*(sys.modules.keys() & {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_help_lists_what_one_person_needs_before_what_a_team_needs(enginery: Enginery) -> None:
+    ran = enginery("--help")
+    assert ran.code == 0
+    listed = [words[1] for words in (line.split() for line in ran.out.splitlines()) if words and words[0] == "│"]
+    commands = ["release", "list", "promote", "fetch", "doctor", "worker", "refresh", "up", "triton"]
+    assert [name for name in listed if name in commands] == commands
+
+
+def test_version_is_the_installed_one(enginery: Enginery) -> None:
+    ran = enginery("--version")
+    assert (ran.code, ran.out) == (0, f"enginery {importlib.metadata.version('enginery')}\n")
+
+
 def test_list_json_has_the_promised_fields(published: Store, enginery: Enginery) -> None:
     published.set_alias("sst2", "candidate-l4", 2)
     rows = enginery("list", "sst2", "--json").json
@@ -338,3 +362,16 @@ def test_doctor_json_says_what_to_fix(empty: Store, enginery: Enginery) -> None:
         assert found["ok"] or found["advice"]
     broken = any(found["needed"] and not found["ok"] for found in findings.values())
     assert ran.code == int(broken)
+
+
+@pytest.mark.parametrize(
+    ("finding", "mark"),
+    [
+        (Finding("python", "3.11", True, needed=True), "ok"),
+        (Finding("python", "3.9", False, needed=True), "fix"),
+        (Finding("GPU", "none found", False), "missing (optional)"),
+        (UnfinishedFinding("publishing", "0 in progress, 1 interrupted by a crash", False), "fix"),
+    ],
+)
+def test_doctor_marks_what_to_fix_and_what_is_optional(finding: Finding, mark: str) -> None:
+    assert finding.mark == mark
