@@ -46,8 +46,8 @@ app.command("down")(stack.down)
 app.command("triton")(triton.triton)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version  # not above: its imports would slow every command
 
         out.print(f"enginery {version('enginery')}", highlight=False)

@@ -66,7 +66,7 @@ def examine(home: Path, open_store: Callable[[], MlflowStore], clock: Clock) -> 
     ]
 
 
-def repair_unfinished(store: MlflowStore, home: Path, clock: Clock) -> list[Finding]:
+def repair_registry(store: MlflowStore, home: Path, clock: Clock) -> list[Finding]:
     """Repair what a crash left half published, and return one finding per repair.
 
     Raises:

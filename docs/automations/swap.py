@@ -1,4 +1,4 @@
-"""An example: a serving host that swaps its engine when another one is promoted.
+"""An example: what a serving host does when an engine of it was promoted.
 
     prefect work-pool create serving-l4 --type process
     prefect deploy docs/automations/swap.py:swap_engine --name l4 --pool serving-l4
@@ -13,6 +13,6 @@ from prefect import flow
 
 @flow(name="swap-engine")
 def swap_engine(model: str, target: str, models: str = "/models") -> None:
-    """Fetch and verify the engine that `production-<target>` points at, and load it into Triton."""
+    """Fetch what `production-<target>` points at now, verified, and let the server load it."""
     command = ["enginery", "fetch", model, "--target", target, "--to", models, "--layout", "triton"]
     subprocess.run([*command, "--server", "localhost:8001"], check=True)

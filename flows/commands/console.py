@@ -1,6 +1,5 @@
 """The consoles, common options and JSON output that all subcommands share."""
 
-import datetime
 import getpass
 import json
 import sys
@@ -44,14 +43,9 @@ def need(*packages: str, what: str) -> None:
         )
 
 
-def now() -> datetime.datetime:
-    """Return the time of the command line's clock, in UTC."""
-    return datetime.datetime.now(datetime.UTC)
-
-
-def who_decides(given: str) -> str:
+def who_decides(name: str) -> str:
     """Return the name given, or else the name of the current user."""
-    return given or getpass.getuser()
+    return name or getpass.getuser()
 
 
 def plain(value: Any) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.console import FleetFile, Json, need_pipeline, now, out, plain, print_json
+from flows.commands.console import FleetFile, Json, need_pipeline, out, plain, print_json
 from flows.inputs.fleet import FLEET
+from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.connect import open_store
 
@@ -143,9 +144,9 @@ def doctor(
 
     Example: enginery doctor --repair
     """
-    from flows.doctor import examine, repair_unfinished
+    from flows.doctor import examine, repair_registry
 
-    repairs = repair_unfinished(open_store(), home(), now) if repair else []
+    repairs = repair_registry(open_store(), home(), now) if repair else []
     findings = [*repairs, *examine(home(), open_store, now)]
     if as_json:
         print_json([plain(finding) for finding in findings])

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flows.commands.console import FleetFile, Json, err, need_pipeline, now, out, print_json
+from flows.commands.console import FleetFile, Json, err, need_pipeline, out, print_json
 from flows.inputs.fleet import FLEET
 from registry.errors import BadInput
+from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.connect import open_store
 

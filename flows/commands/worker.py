@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import FleetFile, err, need_pipeline, now
+from flows.commands.console import FleetFile, err, need_pipeline
 from flows.inputs.fleet import FLEET
+from registry.host.clock import now
 from registry.host.home import writable_home
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[4]
 
 
 class Checkout:
-    """Copies to change: recipes, fleet and prefect.yaml."""
+    """A copy of recipes, fleet and prefect.yaml, to change."""
 
     def __init__(self, folder: Path) -> None:
         shutil.copytree(ROOT / "recipes", folder / "recipes")
@@ -35,7 +35,7 @@ class Checkout:
     def fleet(self) -> Fleet:
         return load_fleet(self.fleet_file)
 
-    def differs(self) -> str | None:
+    def describe_difference(self) -> str | None:
         return describe_difference(require_recipes(self.fleet_file), self.fleet, self.file)
 
     def write(self) -> None:
@@ -53,19 +53,19 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
 
 
 def test_the_shipped_file_follows_the_shipped_recipes_and_fleet(checkout: Checkout) -> None:
-    assert checkout.differs() is None
+    assert checkout.describe_difference() is None
     before = checkout.file.read_text(encoding="utf-8")
     checkout.write()
     assert checkout.file.read_text(encoding="utf-8") == before
 
 
 def test_every_recipe_and_every_pool_has_its_deployment(checkout: Checkout) -> None:
-    made = checkout.deployments()
-    releases = {name.rpartition("/")[2] for name in made if ":release_engines/" in name}
-    builds = {name.rpartition("/")[2] for name in made if ":build_target/" in name}
+    deployments = checkout.deployments()
+    releases = {name.rpartition("/")[2] for name in deployments if ":release_engines/" in name}
+    builds = {name.rpartition("/")[2] for name in deployments if ":build_target/" in name}
     assert releases == {path.stem for path in find_recipes(ROOT / "recipes" / "fleet.yaml")}
     assert builds == {target.work_pool for target in checkout.fleet.targets.values()}
-    assert {name.rpartition(":")[2] for name in made} >= {
+    assert {name.rpartition(":")[2] for name in deployments} >= {
         "promote_engine/promote",
         "rollback_engine/rollback",
         "refresh_engines/nightly",
@@ -92,9 +92,9 @@ def test_a_new_recipe_and_a_new_pool_are_missing_until_they_are_written(checkout
     shutil.copy(checkout.fleet_file.parent / "quickstart.yaml", checkout.fleet_file.parent / "mine.yaml")
     text = checkout.fleet_file.read_text(encoding="utf-8")
     checkout.fleet_file.write_text(text + "  edge: {backend: onnxruntime, work_pool: edge}\n", encoding="utf-8")
-    assert checkout.differs() == "missing: release-engines/mine, build-target/edge"
+    assert checkout.describe_difference() == "missing: release-engines/mine, build-target/edge"
     checkout.write()
-    assert checkout.differs() is None
+    assert checkout.describe_difference() is None
     assert checkout.deployments()["flows/deployments.py:release_engines/mine"]["parameters"] == {
         "recipe": "recipes/mine.yaml",
         "fleet": "recipes/fleet.yaml",
@@ -104,10 +104,10 @@ def test_a_new_recipe_and_a_new_pool_are_missing_until_they_are_written(checkout
 def test_a_pool_that_left_the_fleet_and_an_edited_deployment_are_told_apart(checkout: Checkout) -> None:
     text = checkout.fleet_file.read_text(encoding="utf-8")
     checkout.fleet_file.write_text(text.replace("gpu-h200", "gpu-h100"), encoding="utf-8")
-    differs = checkout.differs()
-    assert differs is not None
-    assert "not expected: build-target/gpu-h200" in differs
-    assert "changed: build-target/gpu-h100" in differs
+    difference = checkout.describe_difference()
+    assert difference is not None
+    assert "not expected: build-target/gpu-h200" in difference
+    assert "changed: build-target/gpu-h100" in difference
 
 
 def test_what_people_wrote_themselves_stays(checkout: Checkout) -> None:
@@ -120,9 +120,9 @@ def test_what_people_wrote_themselves_stays(checkout: Checkout) -> None:
     assert "30 2 * * *" in written
 
 
-@pytest.mark.parametrize("spoilt", [BEGIN, END, "deployments:\n"])
-def test_a_file_without_its_marks_or_its_list_is_refused_and_left_alone(spoilt: str, checkout: Checkout) -> None:
-    text = checkout.file.read_text(encoding="utf-8").replace(spoilt, "")
+@pytest.mark.parametrize("removed", [BEGIN, END, "deployments:\n"])
+def test_a_file_without_its_marks_or_its_list_is_refused_and_left_alone(removed: str, checkout: Checkout) -> None:
+    text = checkout.file.read_text(encoding="utf-8").replace(removed, "")
     checkout.file.write_text(text, encoding="utf-8")
     with pytest.raises(BadInput, match=r"prefect\.yaml"):
         checkout.write()
@@ -181,5 +181,5 @@ def test_a_form_offers_the_fleets_targets(monkeypatch: pytest.MonkeyPatch) -> No
 
     from flows.deployments import promote_engine
 
-    offered = parameter_schema(promote_engine).model_dump()["properties"]["targets"]["items"]["enum"]
-    assert offered == [*load_fleet(ROOT / "recipes" / "fleet.yaml").targets, "all"]
+    menu = parameter_schema(promote_engine).model_dump()["properties"]["targets"]["items"]["enum"]
+    assert menu == [*load_fleet(ROOT / "recipes" / "fleet.yaml").targets, "all"]

@@ -18,12 +18,12 @@ EXPECT = {f"prefect.flow-run.{number}" for number in range(100)}
 
 def test_an_automation_that_a_server_gives_back_in_another_order_is_the_same() -> None:
     expected = make_automation("one", AFTER, EXPECT, SILENT_SECONDS)
-    given = expected.model_dump(mode="json") | {"id": "aca807ee-8135-42cc-bb24-25a474d42d3d"}
+    served = expected.model_dump(mode="json") | {"id": "aca807ee-8135-42cc-bb24-25a474d42d3d"}
     shuffle = random.Random(0).shuffle  # noqa: S311 - no secret
     for _ in range(50):
         for field in ("after", "expect"):
-            shuffle(given["trigger"][field])
-        assert select_behavior(Automation.model_validate(given)) == select_behavior(expected)
+            shuffle(served["trigger"][field])
+        assert select_behavior(Automation.model_validate(served)) == select_behavior(expected)
 
 
 def test_another_patience_is_another_automation() -> None:
