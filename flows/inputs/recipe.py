@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, RootModel, model_validator
 
 from calibration_data.splits import DatasetRef
-from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed, Sha256, Text, _parse
+from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed, Sha256, Text, parse_yaml
 from registry.errors import BadInput
 from registry.records import AxisRange, Precision, ShapeProfile, largest_axes
 from tasks.model_tasks import ModelTask, model_task
@@ -214,4 +214,4 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         BadInput: unreadable, aliases, unknown key, wrong type, NaN, out of range; says where in the file.
     """
-    return _parse(Recipe, path)
+    return parse_yaml(Recipe, path)

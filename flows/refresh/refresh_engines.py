@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from flows.inputs.choices import shipped
+from flows.inputs.choices import require_recipes
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
 from flows.promotion import events
@@ -49,7 +49,7 @@ def refresh(asked: RefreshRequest, store: MlflowStore, toolchains: Toolchains, r
     fleet, results = load_fleet(asked.fleet), {}
     plans: list[Plan] = []
     before: dict[Path, Mapping[str, int]] = {}
-    for path in asked.recipes or shipped(asked.fleet):
+    for path in asked.recipes or require_recipes(asked.fleet):
         try:
             plan = make_plan(path, fleet, store, toolchains, full=asked.full)
             before[path] = store.aliases(plan.pinned.model)
