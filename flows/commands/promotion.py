@@ -9,8 +9,8 @@ from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, err, out, plain, print_json, who_decides
 from flows.inputs.fleet import FLEET
-from flows.release.context import now
 from registry.errors import NotFound
+from registry.host.clock import now
 from registry.mlflow.connect import open_store
 
 Targets = Annotated[
@@ -86,9 +86,9 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Move production-TARGET back to the version before; several targets move together or not at all."""
-    from flows.promotion.decisions import roll_back
+    from flows.promotion.decisions import roll_back_targets
 
-    events = roll_back(_store_to_change(), model, target, _decision(who, why, None), fleet)
+    events = roll_back_targets(_store_to_change(), model, target, _decision(who, why, None), fleet)
     _show_events(events, as_json, one=_is_one(target))
 
 

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, need_pipeline, out, print_json
 from flows.inputs.fleet import FLEET
-from flows.refresh.results import describe_refresh
 from registry.errors import EngineryError
 from registry.host.home import home
 from registry.mlflow.connect import open_store
@@ -36,19 +35,19 @@ def refresh(
     local_prefect.configure(home())
     from flows.prefect_server.reachable import prefect_answers
     from flows.refresh.lineage import local_toolchains
-    from flows.refresh.refresh_engines import pool_toolchains, release_deployed
-    from flows.refresh.refresh_engines import refresh as refresh_all
-    from flows.refresh.results import RefreshRequest
-    from flows.refresh.results import as_json as refresh_json
+    from flows.refresh.refresh_engines import pool_toolchains, refresh_recipes, release_deployed
+    from flows.refresh.results import RefreshRequest, refresh_json
 
     asked = RefreshRequest(tuple(recipe) if recipe else None, fleet, dry_run, full)
     if "PREFECT_API_URL" in os.environ:
         with prefect_answers("the recipes' deployments are run by"):
             store = open_store()
-            results = refresh_all(asked, store, pool_toolchains(), lambda plans: release_deployed(plans, str(fleet)))
+            results = refresh_recipes(
+                asked, store, pool_toolchains(), lambda plans: release_deployed(plans, str(fleet))
+            )
     else:
         release = _release_here(fleet, quiet=as_json)
-        results = refresh_all(asked, open_store(), local_toolchains, release)
+        results = refresh_recipes(asked, open_store(), local_toolchains, release)
     if as_json:
         print_json(refresh_json(results))
     else:
@@ -77,6 +76,8 @@ def _release_here(fleet: Path, *, quiet: bool) -> Any:
 
 
 def _show(results: Sequence[Any]) -> None:
+    from flows.refresh.results import describe_refresh
+
     table = Table("model", "target", "precision", "version", "why it is stale")
     for each in results:
         for found in each.plan.stale if each.plan else ():

@@ -11,8 +11,8 @@ from rich.markup import escape
 
 from flows.commands.console import FleetFile, Json, err, need_pipeline, out, print_json
 from flows.inputs.fleet import FLEET
-from flows.release.context import now
 from registry.errors import BadInput
+from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.connect import open_store
 
@@ -84,7 +84,7 @@ def _through_workers(recipe: Path | None, fleet: Path, resume: str | None, *, qu
     from tasks.report.rows import ReleaseIncomplete
 
     # The same job as the deployment's, with its progress on this terminal.
-    job = flow(name="release-engines", validate_parameters=False, persist_result=False)(release_on_workers)
+    job = flow(name="release-on-workers", validate_parameters=False, persist_result=False)(release_on_workers)
     with progress_report(err, quiet=quiet) as report:
         try:
             return job(ReleaseRequest(recipe, fleet, resume=resume), open_store(), report, _said(quiet))

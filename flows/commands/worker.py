@@ -8,7 +8,7 @@ import typer
 
 from flows.commands.console import FleetFile, err, need_pipeline
 from flows.inputs.fleet import FLEET
-from flows.release.context import now
+from registry.host.clock import now
 from registry.host.home import writable_home
 
 

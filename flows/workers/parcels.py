@@ -1,7 +1,8 @@
-"""Finished stages from host to host through MLflow's artifact store: one tar each, verified on arrival."""
+"""Send finished stages from host to host through MLflow's artifact store: one tar each, verified on arrival."""
 
 import shutil
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 
 class StageArchive(BaseModel):
-    """Where one finished stage (`kind`, `key`) lies as a tar, with the tar's sha256 and size in bytes."""
+    """Where one finished stage (`kind`, `key`) is stored as a tar, with the tar's sha256 and size in bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,44 +29,50 @@ class StageArchive(BaseModel):
     key: Sha256
 
 
-def send(files: RunFiles, workspace: Workspace, run_id: str, stage: Path, folder: str) -> StageArchive:
-    """Log the stage folder `stage` (`…/<kind>/<key>`) to a run under `folder`; what is there is not sent again."""
-    kind, key = stage.parent.name, stage.name
-    scratch = workspace.scratch("parcel")
-    try:
-        pack(stage, scratch / "tar")
-        digest = file_sha256(scratch / "tar")
-        tar = (scratch / "tar").rename(scratch / f"{kind}-{key[:12]}-{digest[:16]}.tar")
-        uri = files.put(run_id, tar, folder)
-        return StageArchive(uri=uri, sha256=digest, size_bytes=tar.stat().st_size, kind=kind, key=key)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+@dataclass(frozen=True)
+class StageTransfer:
+    """The two ends of a transfer: the files of MLflow's runs, and this host's workspace."""
+
+    files: RunFiles
+    workspace: Workspace
+
+    def send(self, run_id: str, stage: Path, folder: str) -> StageArchive:
+        """Log the stage folder `stage` (`…/<kind>/<key>`) to a run under `folder`, unless it is there already."""
+        kind, key = stage.parent.name, stage.name
+        scratch = self.workspace.scratch("archive")
+        try:
+            pack_stage(stage, scratch / "tar")
+            digest = file_sha256(scratch / "tar")
+            tar = (scratch / "tar").rename(scratch / f"{kind}-{key[:12]}-{digest[:16]}.tar")
+            uri = self.files.put(run_id, tar, folder)
+            return StageArchive(uri=uri, sha256=digest, size_bytes=tar.stat().st_size, kind=kind, key=key)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def receive(self, archive: StageArchive, result_type: type[T]) -> T:
+        """Return the result of an archived stage, from the workspace if it is there, else fetched and verified.
+
+        Raises:
+            DigestMismatch, TornBundle: what came is not what was announced.
+            NotFound, Interrupted: it could not be fetched.
+        """
+        result = self.workspace.find(archive.kind, archive.key, result_type)
+        if result is not None:
+            return result
+
+        def fetch(into: Path) -> None:
+            tar = into / ".archive.tar"
+            self.files.get(archive.uri, archive.sha256, archive.size_bytes, tar)
+            unpack_stage(tar, into)
+            tar.unlink()
+
+        return self.workspace.adopt(archive.kind, archive.key, result_type, fetch)
 
 
-def receive(files: RunFiles, workspace: Workspace, parcel: StageArchive, made: type[T]) -> T:
-    """The value of a parcel's stage, from the workspace where it is there already, else fetched and checked.
+def pack_stage(folder: Path, tar: Path) -> None:
+    """Write the files under `folder` as an uncompressed tar: the same files give the same bytes.
 
-    Raises:
-        DigestMismatch, TornBundle: what came is not what was announced.
-        NotFound, Interrupted: it could not be fetched.
-    """
-    found = workspace.find(parcel.kind, parcel.key, made)
-    if found is not None:
-        return found
-
-    def fetch(into: Path) -> None:
-        tar = into / ".parcel.tar"
-        files.get(parcel.uri, parcel.sha256, parcel.size_bytes, tar)
-        unpack(tar, into)
-        tar.unlink()
-
-    return workspace.adopt(parcel.kind, parcel.key, made, fetch)
-
-
-def pack(folder: Path, tar: Path) -> None:
-    """Write the files under `folder` as an uncompressed tar: the same files, the same bytes.
-
-    Engines and weights do not compress; names, sizes and contents are all that a stage is.
+    Engines and weights do not compress; names, sizes and contents are all that a stage consists of.
     """
     with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -75,21 +82,21 @@ def pack(folder: Path, tar: Path) -> None:
                 archive.addfile(member, content)
 
 
-def unpack(tar: Path, into: Path) -> None:
+def unpack_stage(tar: Path, into: Path) -> None:
     """Unpack plain files under `into`.
 
     Raises:
-        TornBundle: it is no tar, or holds a link, a device, a sparse file or a path that leads out of `into`.
+        TornBundle: it is not a tar, or holds a link, a device, a sparse file or a path that leads out of `into`.
     """
     try:
         with tarfile.open(tar, "r:") as archive:
-            archive.extractall(into, filter=_plain)  # noqa: S202  # each member is checked
+            archive.extractall(into, filter=_accept_plain_file)  # noqa: S202  # each member is checked
     except (tarfile.TarError, ValueError) as error:
-        raise TornBundle(f"{tar} cannot be unpacked: {error}; do not trust who sent it") from error
+        raise TornBundle(f"{tar} cannot be unpacked: {error}; do not trust the host that sent it") from error
 
 
-def _plain(member: tarfile.TarInfo, into: str) -> tarfile.TarInfo:
+def _accept_plain_file(member: tarfile.TarInfo, into: str) -> tarfile.TarInfo:
     # A sparse file may be larger than the tar that it is in, whose size is what was checked.
     if not member.isreg() or member.issparse():
-        raise TornBundle(f"{member.name!r} in a parcel is no plain file: do not trust who sent it")
+        raise TornBundle(f"{member.name!r} in a stage archive is not a plain file: do not trust the host that sent it")
     return tarfile.data_filter(member, into)

@@ -1,4 +1,4 @@
-"""TODO: flows/workers/turn.py."""
+"""The publishing lock: one release of a model writes to the registry at a time, by a concurrency limit of Prefect."""
 
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator
@@ -13,42 +13,43 @@ from registry.errors import EngineryError
 # A publisher that was killed keeps the others waiting for this long, and at most 15 s more until Prefect looks. Renewed
 # after three quarters of it: a Prefect server may be away for the last one.
 LEASE_SECONDS = 90.0
-
-
-# Who waits for longer is told what may be wrong.
-TURN_SECONDS = 300.0
+# A release that waits for longer says what may be wrong, and waits on.
+PATIENCE_SECONDS = 300.0
 
 
 @contextmanager
-def one_at_a_time(model: str, release: str, say: Callable[[str], None]) -> Iterator[None]:
-    """One release of a model writes to the registry at a time, among all that this Prefect server knows of.
+def publishing_lock(
+    model: str, release_id: str, say: Callable[[str], None], patience_seconds: float = PATIENCE_SECONDS
+) -> Iterator[None]:
+    """Hold the publishing lock of a model, among all releases that this Prefect server knows.
 
     Raises:
-        EngineryError: the turn was lost in the middle: this process or Prefect stood still for longer than the lease.
+        EngineryError: the lock was lost in the middle: this process or Prefect was paused for longer than the lease.
     """
     name = f"enginery-release-{model}"
     # Prefect looks whether it is there and then makes it: another release of the model may have been in between.
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.upsert_global_concurrency_limit_by_name(name, 1)
     try:
-        with ExitStack() as turn:
-            while not _is_taken(turn, name):
+        with ExitStack() as lock:
+            while not _acquire_slot(lock, name, patience_seconds):
                 say(
-                    f"still waiting for another release of {model} to publish: if none runs, a Prefect server that "
-                    f"keeps leases in memory was restarted; `prefect gcl update {name} --active-slots 0` frees it"
+                    f"still waiting for another release of {model} to publish: if none is running, the Prefect server "
+                    f"was restarted and keeps leases in memory; `prefect gcl update {name} --active-slots 0` frees it"
                 )
             yield
-    except CancelledError as error:  # Prefect throws it into whatever is going on here
+    except CancelledError as error:  # Prefect throws it into whatever is running here
         raise EngineryError(
-            f"this release of {model} lost its turn to publish, since it or the Prefect server stood still for too "
-            f"long: what is published is whole; go on with `enginery release --resume {release}`"
+            f"this release of {model} lost the publishing lock (it or the Prefect server was paused for more than "
+            f"{LEASE_SECONDS:.0f} s); everything published so far is complete: continue with "
+            f"`enginery release --resume {release_id}`"
         ) from error
 
 
-def _is_taken(turn: ExitStack, name: str) -> bool:
-    """Whether the only slot of a limit came free within TURN_SECONDS; it is held until `turn` ends."""
+def _acquire_slot(lock: ExitStack, name: str, patience_seconds: float) -> bool:
+    """Wait for the only slot of a concurrency limit, which `lock` holds until it closes; False if none came free."""
     try:
-        turn.enter_context(concurrency(name, 1, TURN_SECONDS, lease_duration=LEASE_SECONDS, strict=True))
+        lock.enter_context(concurrency(name, 1, patience_seconds, lease_duration=LEASE_SECONDS, strict=True))
     except TimeoutError:
         return False
     return True

@@ -65,7 +65,7 @@ def test_a_late_result_of_a_lost_worker_is_not_taken(fleet: Fleet) -> None:
         for process in (job, *job.children(recursive=True)):
             process.resume()
         client, run = fleet.store().client, fleet.release_runs("late")[0].info.run_id
-        until(lambda: any("outcome" in f.path for f in client.list_artifacts(run, f"targets/rtx-4090/{late.id}")))
+        until(lambda: any("result-" in f.path for f in client.list_artifacts(run, f"targets/rtx-4090/{late.id}")))
         until(lambda: fleet.flow_runs(release, "rtx-4090")[0].state.is_completed())
     with releasing(fleet, tiny, "--resume", release) as parent:
         code, second = parent.wait()

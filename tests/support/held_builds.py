@@ -49,10 +49,10 @@ class Door:
             time.sleep(0.05)
 
 
-@flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
-def build_target(order: BuildRequest, doors: str) -> State:
+@flow(name="build-target", flow_run_name="{request.name} of {request.release}", persist_result=False)
+def build_target(request: BuildRequest, doors: str) -> State:
     """The deployed flow, whose builds of ONNX Runtime go through the door of their model under the folder `doors`."""
-    door, build = Door(Path(doors) / order.recipe.model), ort.build
+    door, build = Door(Path(doors) / request.recipe.model), ort.build
 
     def held(onnx: OnnxArtifact, *arguments: Any, **options: Any) -> BuiltEngine:
         door.note(onnx.precision, BEGUN)
@@ -62,5 +62,5 @@ def build_target(order: BuildRequest, doors: str) -> State:
         return built
 
     with patch.object(ort, "build", held):
-        state: State = deployments.build_target.fn(order)
+        state: State = deployments.build_target.fn(request)
     return state

@@ -94,7 +94,7 @@ def test_a_publisher_that_stood_still_loses_its_turn_and_spoils_nothing_when_it_
         os.kill(sleeper.popen.pid, signal.SIGCONT)
         code, said = sleeper.wait()
     assert code == 1
-    assert "lost its turn to publish" in said["errors"].splitlines()[-1]
+    assert "lost the publishing lock" in said["errors"].splitlines()[-1]
     assert [each.precision for each in fleet.store().versions("asleep")] == BOTH
     (run,) = fleet.release_runs("asleep")
     assert (run.data.tags[STATE], run.info.status) == ("complete", "FINISHED")

@@ -17,7 +17,7 @@ import pytest
 
 from flows.inputs.recipe import Recipe
 from flows.release.context import ReleaseContext
-from flows.release.engines import _timing
+from flows.release.engines import open_timing
 from registry.errors import BuildError, EngineryError
 from registry.mlflow.runs.timing_caches import EXPERIMENT, FILE, TimingCaches
 from registry.mlflow.store import MlflowStore
@@ -308,9 +308,9 @@ def test_only_tensorrt_gets_a_folder_and_its_key_has_the_version_that_is_install
     context = ReleaseContext(None, recipe, lambda *_: None, mlflow_store, None, None)  # type: ignore[arg-type]  # not looked at
     replay = REPLAY if strict else None
     for backend in (Backend.ONNXRUNTIME, Backend.TENSORRT_RTX):
-        with _timing(context, GpuTarget("there", backend, "8.9"), replay, tmp_path / "into") as nothing:
+        with open_timing(context, GpuTarget("there", backend, "8.9"), replay, tmp_path / "into") as nothing:
             assert nothing is None
-    with _timing(context, GpuTarget("l4", Backend.TENSORRT, "8.9"), replay, tmp_path / "into") as timing:
+    with open_timing(context, GpuTarget("l4", Backend.TENSORRT, "8.9"), replay, tmp_path / "into") as timing:
         assert timing is not None
         assert timing.strict is strict
         Gpu().build(timing, "matmul")

@@ -40,7 +40,7 @@ def test_a_gpu_is_known_by_the_first_words_of_its_name() -> None:
 
 
 def test_another_version_than_the_serving_hosts_have_is_refused() -> None:
-    with pytest.raises(Incompatible, match=r"l4 serves 10\.13: install that one here"):
+    with pytest.raises(Incompatible, match=r"l4 serves with 10\.13: install that version here"):
         check_machine(L4, "10.13", HOST)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flows.release.context import ReleaseContext
-from flows.release.engines import _from_registry
+from flows.release.engines import reuse_published
 from registry.bundle.signing import Trust
 from registry.digest import file_sha256
 from registry.errors import BadInput
@@ -18,7 +18,7 @@ def _no_key() -> Trust:
     raise BadInput("there is no key to verify engines with")
 
 
-def _bench(store: MlflowStore, publisher: Publisher, trust: Any, said: list[str]) -> ReleaseContext:
+def _make_context(store: MlflowStore, publisher: Publisher, trust: Any, said: list[str]) -> ReleaseContext:
     unused: Any = None
     return ReleaseContext(unused, unused, lambda what, _done: said.append(what), store, publisher.signer, trust)
 
@@ -28,7 +28,7 @@ def test_an_engine_that_somebody_trusted_signed_is_taken_over(
 ) -> None:
     engine = publisher.publish(mlflow_store, manifest_factory(b"plan"))
     (into := tmp_path / "into").mkdir()
-    build = _from_registry(_bench(mlflow_store, publisher, lambda: publisher.trust, []), engine, into)
+    build = reuse_published(_make_context(mlflow_store, publisher, lambda: publisher.trust, []), engine, into)
     assert build is not None
     assert build.files[0].sha256 == file_sha256(into / build.file)
 
@@ -42,9 +42,9 @@ def test_an_engine_of_a_stranger_is_not_taken_over(
     said: list[str] = []
     (into := tmp_path / "into").mkdir()
     trust = (lambda: other) if stranger else _no_key
-    assert _from_registry(_bench(mlflow_store, publisher, trust, said), engine, into) is None
+    assert reuse_published(_make_context(mlflow_store, publisher, trust, said), engine, into) is None
     assert list(into.iterdir()) == []
-    assert said[0].startswith("built again, not taken from sst2 version 1: ")
+    assert said[0].startswith("rebuilding instead of reusing sst2 version 1: ")
 
 
 def test_an_engine_that_nobody_signed_is_not_taken_over(
@@ -52,4 +52,4 @@ def test_an_engine_that_nobody_signed_is_not_taken_over(
 ) -> None:
     engine = mlflow_store.publish(*manifest_factory(b"plan"))
     (into := tmp_path / "into").mkdir()
-    assert _from_registry(_bench(mlflow_store, publisher, lambda: publisher.trust, []), engine, into) is None
+    assert reuse_published(_make_context(mlflow_store, publisher, lambda: publisher.trust, []), engine, into) is None
