@@ -24,7 +24,7 @@ from tasks.report.rows import ReleaseReport
 
 @flow(name="build-target", flow_run_name="{request.name} of {request.release}", persist_result=False)
 def build_target(request: BuildRequest, build_seconds: float) -> State:
-    """The deployed flow, after `build_seconds` more."""
+    """Run the deployed flow, after `build_seconds` more."""
     time.sleep(build_seconds)
     state: State = deployments.build_target.fn(request)
     return state
@@ -32,7 +32,7 @@ def build_target(request: BuildRequest, build_seconds: float) -> State:
 
 @flow(name="release-engines", flow_run_name="{recipe}", persist_result=False)
 def release_engines(recipe: str, fleet: str, targets: list[str]) -> ReleaseReport:
-    """The deployed flow, which leaves what `record_fan_out` saw beside the recipe as a `.clock` file."""
+    """Run the deployed flow, and write what `record_fan_out` saw beside the recipe as a `.clock` file."""
     record_fan_out(str(Path(recipe).with_suffix(".clock")))
     report: ReleaseReport = deployments.release_engines.fn(recipe, fleet, targets)
     return report

@@ -1,4 +1,4 @@
-"""What a parent reads of the flow runs that it waits for, from a real server."""
+"""What a release reads of the flow runs that it waits for, from a real server."""
 
 import time
 from functools import partial
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @flow
 def waited_for() -> None:
-    """Never run: only its flow runs are wanted."""
+    """Never runs: the tests only need its flow runs."""
 
 
 def test_none_of_more_runs_than_one_answer_holds_looks_deleted(prefect_offline: None) -> None:

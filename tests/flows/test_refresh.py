@@ -57,7 +57,7 @@ class World:
     def stale(self, **how: Any) -> list[tuple[str, str]]:
         plan = self.refresh(dry_run=True, **how).plan
         assert plan is not None
-        return [(found.target, found.precision.value) for found in plan.stale]
+        return [(engine.target, engine.precision.value) for engine in plan.stale]
 
     def _release(self, plans: Sequence[Plan]) -> Mapping[Path, str]:
         for plan in plans:
@@ -146,8 +146,8 @@ def test_a_backend_that_a_worker_reports_in_another_version_makes_its_target_sta
 
     result = world.refresh(dry_run=True, toolchains=reported)
     assert result.plan is not None
-    assert [(found.target, found.precision.value) for found in result.plan.stale] == ALL
-    assert {"ada builds with" in found.reason for found in result.plan.stale} == {True}
+    assert [(engine.target, engine.precision.value) for engine in result.plan.stale] == ALL
+    assert {"ada builds with" in engine.reason for engine in result.plan.stale} == {True}
     assert (result.state, result.plan.targets) == ("planned", ("cpu",))
 
 
@@ -183,7 +183,10 @@ def test_a_full_refresh_of_what_is_fresh_finds_everything(world: World) -> None:
 def test_a_recipe_that_cannot_be_read_sinks_no_other(world: World) -> None:
     (world.tiny.folder / "broken.yaml").write_text("model: 7", encoding="utf-8")
     results = refresh_recipes(RefreshRequest(None, world.tiny.fleet), world.store, local_toolchains, world._release)
-    assert [(each.recipe.name, each.state) for each in results] == [("broken.yaml", "failed"), ("recipe.yaml", "fresh")]
+    assert [(result.recipe.name, result.state) for result in results] == [
+        ("broken.yaml", "failed"),
+        ("recipe.yaml", "fresh"),
+    ]
     assert "broken.yaml" in results[0].reason
 
 
@@ -247,6 +250,6 @@ def test_the_command_says_what_is_stale_and_releases_it(
     states = []
     for more in (["--dry-run"], [], ["--dry-run"]):
         assert _guarded(lambda more=more: app([*command, *more], standalone_mode=False)) == 0  # type: ignore[misc]
-        (said,) = json.loads(capsys.readouterr().out)
-        states.append((said["state"], [found["precision"] for found in said["stale"]]))
+        (output,) = json.loads(capsys.readouterr().out)
+        states.append((output["state"], [engine["precision"] for engine in output["stale"]]))
     assert states == [("planned", ["int8"]), ("released", ["int8"]), ("fresh", [])]
