@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State
 
 from flows import deployments
 from flows.workers import fan_out, release_on_workers
-from flows.workers.orders import BuildRequest
+from flows.workers.build_requests import BuildRequest
 from registry.mlflow.runs.releases import ReleaseLog
 from tasks.report.rows import ReleaseReport
 

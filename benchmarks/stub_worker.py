@@ -19,9 +19,16 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed, Pending, Running
 
 from flows.release.build_target import JudgedEngine
+from flows.workers.build_requests import (
+    BuildRequest,
+    BuildResult,
+    BuildResultRef,
+    make_entry,
+    result_folder,
+    write_result,
+)
 from flows.workers.machine import WorkerReport, write_report
-from flows.workers.orders import BuildRequest, BuildResult, BuildResultRef, make_entry, result_folder, write_result
-from flows.workers.parcels import StageTransfer
+from flows.workers.stage_transfer import StageTransfer
 from registry.digest import record_file
 from registry.host.clock import now
 from registry.host.home import home

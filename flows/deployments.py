@@ -18,10 +18,17 @@ from flows.release.build_target import JudgedEngine, build_engines
 from flows.release.context import ReleaseContext, open_workspace
 from flows.release.progress import lines_report
 from flows.release.release_engines import side_by_side
+from flows.workers.build_requests import (
+    BuildRequest,
+    BuildResult,
+    BuildResultRef,
+    make_entry,
+    result_folder,
+    write_result,
+)
 from flows.workers.job import check_request, receive_shared
-from flows.workers.orders import BuildRequest, BuildResult, BuildResultRef, make_entry, result_folder, write_result
-from flows.workers.parcels import StageTransfer
 from flows.workers.release_on_workers import ReleaseRequest, release_on_workers
+from flows.workers.stage_transfer import StageTransfer
 from registry.bundle.signing import Signer, local_trust
 from registry.errors import EngineryError
 from registry.host.clock import now

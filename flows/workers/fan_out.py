@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from flows.prefect_server.settings import RUN_ENVIRONMENT, WATCHED_TAG
 from flows.release.build_target import JudgedEngine, SharedArtifacts
 from flows.release.context import ReleaseRun
+from flows.workers.build_requests import BuildRequest, BuildResultRef, read_result, receive_engines
 from flows.workers.flow_runs import (
     POLL_SECONDS,
     WatchedRun,
@@ -30,8 +31,7 @@ from flows.workers.flow_runs import (
     is_online,
     read_states,
 )
-from flows.workers.orders import BuildRequest, BuildResultRef, read_result, receive_engines
-from flows.workers.parcels import StageTransfer
+from flows.workers.stage_transfer import StageTransfer
 from registry.errors import EngineryError, TornBundle
 from registry.records import GpuTarget
 from tasks.execution.interrupt import check_stopped
@@ -152,8 +152,8 @@ def conclude_run(fan_out: FanOut, run: TargetRun, state: State) -> TargetResult:
     """Accept the result of a run that has ended; one that failed, or brought something else, is lost."""
     if not state.is_completed():
         reason = (state.message or "no reason given").removeprefix("Flow run encountered an exception: ")
-        outcome = "failed" if state.is_failed() else "lost"
-        return make_lost_result(fan_out, run.job, outcome, f"{state.name}: {reason}")
+        row_state = "failed" if state.is_failed() else "lost"
+        return make_lost_result(fan_out, run.job, row_state, f"{state.name}: {reason}")
     log, run_id = fan_out.release.log, fan_out.release.run_id
     try:
         ref = parse_result_ref(run, state)

@@ -2,9 +2,9 @@
 
 from flows.release.build_target import SharedArtifacts
 from flows.release.graphs import Graphs
+from flows.workers.build_requests import BuildRequest, RowsFile
 from flows.workers.machine import check_machine
-from flows.workers.orders import BuildRequest, RowsFile
-from flows.workers.parcels import StageTransfer
+from flows.workers.stage_transfer import StageTransfer
 from registry.errors import Incompatible
 from registry.host.compatibility import read_host
 from registry.records import CalibrationSet, OnnxArtifact, SourceFiles

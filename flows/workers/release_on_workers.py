@@ -16,11 +16,11 @@ from flows.release.context import ReleaseContext, ReleaseRun, open_workspace
 from flows.release.identity import find_finished_release, identify_release, pin_recipe
 from flows.release.measuring import graph_as_engine, make_evaluation
 from flows.release.release_engines import abandoned_on_error, make_shared, open_context, publish_release, start_release
+from flows.workers.build_requests import ROWS_FILE, BuildRequest, RowsFile, result_key
 from flows.workers.fan_out import FanOut, FanOutResult, TargetJob, build_on_workers
 from flows.workers.machine import read_reports, toolchains
-from flows.workers.orders import ROWS_FILE, BuildRequest, RowsFile, result_key
-from flows.workers.parcels import StageArchive, StageTransfer
-from flows.workers.turn import publishing_lock
+from flows.workers.publishing_lock import publishing_lock
+from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import record_tree
 from registry.errors import BadInput
 from registry.host.clock import now

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 
 from flows.inputs.fleet import Fleet
 from flows.prefect_server.setup import set_up
-from flows.workers.turn import publishing_lock
+from flows.workers.publishing_lock import publishing_lock
 from registry.errors import BadInput
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]

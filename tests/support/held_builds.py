@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows import deployments
-from flows.workers.orders import BuildRequest
+from flows.workers.build_requests import BuildRequest
 from registry.records import OnnxArtifact
 from tasks.backends import ort
 from tasks.backends.contract import BuiltEngine

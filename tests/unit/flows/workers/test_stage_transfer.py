@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.workers.parcels import StageArchive, StageTransfer, pack_stage, unpack_stage
+from flows.workers.stage_transfer import StageArchive, StageTransfer, pack_stage, unpack_stage
 from registry.digest import record_tree
 from registry.errors import DigestMismatch, NotFound, TornBundle
 from registry.mlflow.runs.run_files import RunFiles

@@ -1,4 +1,4 @@
-"""The publishing lock: one release of a model writes to the registry at a time, by a concurrency limit of Prefect."""
+"""Let one release of a model write to the registry at a time, by a concurrency limit of Prefect."""
 
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator

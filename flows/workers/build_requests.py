@@ -20,7 +20,7 @@ from flows.inputs.recipe import Recipe
 from flows.inputs.strict_yaml import Name, Part, Sha256
 from flows.release.build_target import JudgedEngine, SharedArtifacts
 from flows.workers.machine import read_reports, toolchains
-from flows.workers.parcels import StageArchive, StageTransfer
+from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import digest_of
 from registry.errors import TornBundle
 from registry.records import PLACE, EngineBuild, GateResult, GpuTarget, OnnxArtifact, Precision, Verdict

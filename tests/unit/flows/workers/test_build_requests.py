@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from flows.deployments import build_target, release_engines
 from flows.inputs.fleet import TargetSpec, load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
-from flows.workers.orders import (
+from flows.workers.build_requests import (
     BuildRequest,
     BuildResult,
     BuildResultRef,
@@ -21,8 +21,8 @@ from flows.workers.orders import (
     receive_engines,
     write_result,
 )
-from flows.workers.parcels import StageArchive, StageTransfer
 from flows.workers.release_on_workers import narrow_recipe
+from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import digest_of, record_tree
 from registry.errors import BadInput, TornBundle
 from registry.mlflow.runs.run_files import RunFiles
