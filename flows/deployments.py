@@ -13,11 +13,11 @@ from flows.inputs.fleet import FLEET
 from flows.prefect_server.pages import progress_artifacts
 from flows.promotion import decisions
 from flows.refresh.refresh_engines import pool_toolchains, refresh_recipes, release_deployed
-from flows.refresh.results import Refreshed, RefreshIncomplete, RefreshRequest, refresh_artifacts
+from flows.refresh.results import Refreshed, RefreshIncomplete, RefreshRequest, show_refresh
 from flows.release.build_target import JudgedEngine, build_engines
 from flows.release.context import ReleaseContext, open_workspace
 from flows.release.progress import lines_report
-from flows.release.release_engines import side_by_side
+from flows.release.release_engines import make_task_runner
 from flows.workers.build_requests import (
     BuildRequest,
     BuildResult,
@@ -82,7 +82,7 @@ def build_target(request: BuildRequest) -> State:
     context = ReleaseContext(workspace, request.recipe, on_progress, store, Signer(Path()), lambda: local_trust(home()))
     transfer = StageTransfer(RunFiles(store), workspace)
     shared = receive_shared(request, transfer)
-    build = build_engines.with_options(task_runner=side_by_side(request.target))
+    build = build_engines.with_options(task_runner=make_task_runner(request.target))
     ref = _send_result(request, build(context, request.target, shared), transfer)
     return Completed(message=ref.model_dump_json())
 
@@ -160,7 +160,7 @@ def refresh_engines(
     request = RefreshRequest(tuple(map(Path, recipes)) if recipes else None, Path(fleet), dry_run, full)
     store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
     results = refresh_recipes(request, store, pool_toolchains(), lambda plans: release_deployed(plans, fleet))
-    refresh_artifacts(results)
+    show_refresh(results)
     if failed := [f"{result.recipe}: {result.reason}" for result in results if result.state == "failed"]:
         raise RefreshIncomplete("; ".join(failed))
     return results

@@ -94,7 +94,10 @@ def _parse_optional(text: str | None) -> str | None:
 
 
 def read_tried(store: MlflowStore, model: str, missing: Iterable[Combination]) -> frozenset[Combination]:
-    """Read which missing combinations a release tried in vain: it had a machine for them, and made no engine."""
+    """Read which missing combinations a release tried in vain.
+
+    It had a machine for their target, and yet made no engine of them.
+    """
     remaining, tried = set(missing), set[Combination]()
     reports = Lineage(store).reports(model, newest=REPORTS)
     while remaining and (report := next(reports, None)) is not None:

@@ -97,7 +97,10 @@ def make_plan(path: Path, fleet: Fleet, store: MlflowStore, toolchains: ReadTool
 
 
 def pool_toolchains() -> ReadToolchains:
-    """Make a reader of what the newest worker of each target's pool reported, if one did; it reads each pool once."""
+    """Make a reader of what the newest worker of each pool reported.
+
+    It reads each pool once; a target whose pool has no report is left out.
+    """
     newest = cache(lambda pool: read_reports(pool)[:1])
 
     def read_toolchains(recipe: Recipe, fleet: Fleet) -> dict[str, Toolchain]:

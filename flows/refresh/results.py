@@ -79,7 +79,7 @@ def _stale_json(engine: Stale) -> dict[str, object]:
     return {**vars(engine), "precision": engine.precision.value}
 
 
-def refresh_artifacts(results: Sequence[Refreshed]) -> None:
+def show_refresh(results: Sequence[Refreshed]) -> None:
     """Show on the flow run's page what a refresh found stale, and what became of it."""
     if not runtime.flow_run.id:
         return

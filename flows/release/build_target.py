@@ -84,7 +84,7 @@ class JudgedEngine:
         return self.build
 
 
-def builds_at_once(target: GpuTarget) -> int:
+def count_parallel_builds(target: GpuTarget) -> int:
     """Return how many engines of a target this machine builds side by side.
 
     TensorRT times its tactics on the GPU: one build at a time (TensorRT#3543). TensorRT for RTX only compiles, on

@@ -67,11 +67,11 @@ def open_workspace() -> Workspace:
 
 
 def versions(*names: str) -> tuple[tuple[str, str], ...]:
-    """Return (package, version) of the tools that a stage depends on; our own code is always one of them."""
+    """Return (package, version) of a stage's tools, our own code first."""
     return (("enginery", own_code()), *(pair for pair in toolchain() if pair[0] in names))
 
 
-def flow_run_links(flow_run: str) -> dict[str, str]:
-    """Return tags that lead from an MLflow run to a Prefect run: its id, and its page where Prefect has a server."""
+def make_flow_run_links(flow_run: str) -> dict[str, str]:
+    """Return tags that link an MLflow run to a Prefect run: its id, and its page if Prefect has a server."""
     page = url_for("flow-run", obj_id=flow_run)
     return {"prefect_flow_run": flow_run} | ({"prefect_flow_run_url": page} if page else {})

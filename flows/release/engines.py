@@ -46,9 +46,10 @@ def engine_step(context: ReleaseContext, onnx: OnnxArtifact, target: GpuTarget) 
 def open_timing(
     context: ReleaseContext, target: GpuTarget, replay_key: str | None, into: Path
 ) -> AbstractContextManager[TimingFolder | None]:
-    """Open the tactic timings of earlier builds on this kind of GPU; None for a backend that times nothing.
+    """Open the tactic timings of earlier builds on this kind of GPU.
 
-    With a `replay_key` (a build key) the timings of that very build are replayed: the same engine, byte for byte.
+    It yields None for a backend that times nothing. With a `replay_key` (a build key) the timings of that very build
+    are replayed, which gives the same engine byte for byte.
     """
     if target.backend is not Backend.TENSORRT:
         return nullcontext()

@@ -39,7 +39,10 @@ def dataset_ref(recipe: Recipe) -> DatasetRef:
 
 
 def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | str:
-    """Return a folder's files or a module's digest; empty for a hub or a package, which are pinned in the recipe."""
+    """Return a folder's files or a module's digest.
+
+    It is empty for a hub and for a package: a pinned recipe names their commit or version.
+    """
     if recipe.source.module is not None:
         from tasks.checkpoints.module import module_digest
 
@@ -58,7 +61,10 @@ def describe_machines(targets: Sequence[GpuTarget]) -> object:
 
 
 def identify_release(recipe: Recipe, targets: Sequence[GpuTarget], machines: object) -> str:
-    """Return a release's id, 12 hex digits: the same inputs on the same kind of machines give the same id."""
+    """Return a release's id, 12 hex digits.
+
+    The same inputs on the same kind of machines give the same id.
+    """
     ref = dataset_ref(recipe)
     head = [recipe.source.head.split] if recipe.source.head else []
     splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head]

@@ -12,7 +12,7 @@ from prefect import runtime
 
 from calibration_data.reader import read_calibration_texts
 from flows.release.build_target import JudgedEngine, SharedArtifacts
-from flows.release.context import ReleaseRun, flow_run_links
+from flows.release.context import ReleaseRun, make_flow_run_links
 from flows.release.graphs import Graphs, read_choice
 from flows.release.identity import source_revision
 from registry.bundle.manifest import FORMAT_VERSION
@@ -46,7 +46,10 @@ def publish_engines(
 
 
 def publish_engine(release: ReleaseRun, shared: SharedArtifacts, judged: JudgedEngine) -> EngineRow:
-    """Log one engine's nested run and, where no gate failed, publish its version; once, however often it is called."""
+    """Log one engine's nested run and, if no gate failed, publish its version.
+
+    However often it is called, that happens once.
+    """
     row = judged.row
     if judged.build is None:
         return row
@@ -62,7 +65,7 @@ def publish_engine(release: ReleaseRun, shared: SharedArtifacts, judged: JudgedE
 
 
 def find_version(release: ReleaseRun, judged: JudgedEngine) -> int | None:
-    """Return the version that an engine has, with the same verdict and manifest format; None where it has none."""
+    """Return the version of an engine with this verdict and the present manifest format, if there is one."""
     context, build = release.context, judged.engine
     published = (
         engine.version
@@ -91,7 +94,7 @@ def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged
             calibration=tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file()),
             int8_share=choice.int8_share if choice else None,
             remark=row.remark,
-            links=flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
+            links=make_flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
         )
         release.log.log_engine(run_id, entry)
 

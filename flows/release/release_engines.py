@@ -14,8 +14,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.inputs.fleet import Fleet
 from flows.inputs.recipe import Recipe
-from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, builds_at_once, why_not
-from flows.release.context import ReleaseContext, ReleaseRun, flow_run_links
+from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, count_parallel_builds, why_not
+from flows.release.context import ReleaseContext, ReleaseRun, make_flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
 from flows.release.publish import draw_release, publish_engines
 from flows.release.stages import evaluation_rows, make_calibration_set, make_onnx, make_source
@@ -51,19 +51,19 @@ def release_engines(context: ReleaseContext, fleet: Fleet, release_id: str) -> R
     """Release a pinned recipe: every engine that can be built here is built, measured, judged and published."""
     targets = [fleet.target(name) for name in context.recipe.targets]
     release = start_release(context, release_id)
-    with abandoned_on_error(release):
+    with abandon_on_error(release):
         shared = make_shared(context, targets, builds_here)
         judged = [
             engine
             for target in targets
-            for engine in build_engines.with_options(task_runner=side_by_side(target))(context, target, shared)
+            for engine in build_engines.with_options(task_runner=make_task_runner(target))(context, target, shared)
         ]
         return publish_release(release, shared, judged)
 
 
 def start_release(context: ReleaseContext, release_id: str) -> ReleaseRun:
     """Start, or resume, a release's run in MLflow, which links to this Prefect run."""
-    log, links = ReleaseLog(context.store), flow_run_links(str(runtime.flow_run.id))
+    log, links = ReleaseLog(context.store), make_flow_run_links(str(runtime.flow_run.id))
     run_id = log.start(context.recipe.model, release_id, flatten_recipe(context.recipe), links)
     return ReleaseRun(context, log, release_id, run_id)
 
@@ -75,7 +75,7 @@ def flatten_recipe(recipe: Recipe) -> dict[str, str]:
 
 
 @contextmanager
-def abandoned_on_error(release: ReleaseRun) -> Iterator[None]:
+def abandon_on_error(release: ReleaseRun) -> Iterator[None]:
     """Mark the release's run as failed where the block raises."""
     try:
         yield
@@ -96,9 +96,9 @@ def publish_release(
     return report
 
 
-def side_by_side(target: GpuTarget) -> Any:  # Prefect types its own runners out of its own parameter
+def make_task_runner(target: GpuTarget) -> Any:  # Prefect types its own runners out of its own parameter
     """Make the task runner for the builds of a target on this machine."""
-    return ThreadPoolTaskRunner[Any](builds_at_once(target))
+    return ThreadPoolTaskRunner[Any](count_parallel_builds(target))
 
 
 def builds_here(precision: Precision, target: GpuTarget) -> bool:

@@ -19,7 +19,7 @@ from flows.inputs.fleet import TargetSpec
 from flows.inputs.recipe import Recipe
 from flows.inputs.strict_yaml import Name, Part, Sha256
 from flows.release.build_target import JudgedEngine, SharedArtifacts
-from flows.workers.machine import read_reports, toolchains
+from flows.workers.machine import list_toolchains, read_reports
 from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import digest_of
 from registry.errors import TornBundle
@@ -186,7 +186,7 @@ def _receive_engine(
 
 
 def result_folder(target: str, flow_run: str) -> str:
-    """Return the artifact folder where a flow run logs its engines and its result: no other run writes there."""
+    """Return the artifact folder of a flow run's engines and result, which no other run writes to."""
     return f"targets/{target}/{flow_run}"
 
 
@@ -217,5 +217,5 @@ def result_key(request: BuildRequest, shared: SharedArtifacts) -> str:
     )
     rows = (shared.evaluation.digest, shared.calibration.digest, request.recipe.data.max_length)
     target, source = request.target, shared.source.digest
-    machines = toolchains(read_reports(target.work_pool))
+    machines = list_toolchains(read_reports(target.work_pool))
     return digest_of((target, request.spec.serving, recipe, graphs, source, rows, machines, request.code))

@@ -134,7 +134,7 @@ def wait_for_runs(
 def poll_target(
     client: SyncPrefectClient, fan_out: FanOut, run: TargetRun, state: State | None, online: Callable[[str], bool]
 ) -> TargetResult | None:
-    """Return a target's result once its run has ended or is lost; None while it is to be waited for."""
+    """Return a target's result once its run has ended or is lost, else None."""
     if state is not None and state.is_final():
         return conclude_run(fan_out, run, state)
     reason = "its flow run was deleted" if state is None else explain_loss(client, run, state, online)
@@ -188,7 +188,7 @@ def fetch_engines(fan_out: FanOut, job: TargetJob, ref: BuildResultRef) -> list[
 
 
 def find_accepted(fan_out: FanOut, job: TargetJob) -> list[JudgedEngine] | None:
-    """Return the engines that an earlier try or release accepted under the job's key; None where they are gone."""
+    """Return the engines that were accepted earlier under the job's key; None if there are none, or they are gone."""
     context = fan_out.release.context
     accepted = fan_out.release.log.accepted(context.recipe.model, job.target.name, job.key)
     if accepted is None:

@@ -38,7 +38,7 @@ class WatchedRun:
 
 
 def explain_loss(client: SyncPrefectClient, run: WatchedRun, state: State, online: Callable[[str], bool]) -> str | None:
-    """Explain why a run must be given up; None while there are signs of life, or it is too early to tell.
+    """Explain why a run is lost; None while it shows signs of life, or it is too early to tell.
 
     `online` tells whether a work pool has a live worker.
     """
@@ -93,7 +93,10 @@ def read_states(client: SyncPrefectClient, flow_runs: list[str]) -> dict[str, St
 
 
 def end_abandoned_runs(client: SyncPrefectClient, runs: Sequence[WatchedRun]) -> None:
-    """Wait until runs that were given up are cancelled: by their worker, or here if their pool has no worker left."""
+    """Wait until runs that were given up are cancelled.
+
+    Their worker does that, or this process if their pool has no worker left.
+    """
     deadline = time.monotonic() + CANCEL_SECONDS
     while runs:
         states = read_states(client, [run.flow_run for run in runs])

@@ -48,8 +48,8 @@ class WorkerReport:
 REPORT: TypeAdapter[WorkerReport] = TypeAdapter(WorkerReport)
 
 
-def pool_targets(fleet: Fleet, target: str) -> tuple[GpuTarget, ...]:
-    """Return every target of the work pool of `target`: a worker of a pool takes the work of all of them.
+def list_pool_targets(fleet: Fleet, target: str) -> tuple[GpuTarget, ...]:
+    """Return every target in the pool of `target`: a worker takes the work of all of them.
 
     Raises:
         BadInput: the target does not exist, or the targets of its pool need different backends.
@@ -99,9 +99,9 @@ def describe_worker(fleet: Fleet, target: str, *, at: datetime.datetime) -> Work
 
     Raises:
         Incompatible: it cannot take the work of one of the pool's targets.
-        BadInput: as `pool_targets`.
+        BadInput: as `list_pool_targets`.
     """
-    targets, host = pool_targets(fleet, target), read_host()
+    targets, host = list_pool_targets(fleet, target), read_host()
     for member in targets:
         check_machine(member, fleet.rules(member.name).serving, host)
     backend = targets[0].backend
@@ -121,7 +121,7 @@ def describe_worker(fleet: Fleet, target: str, *, at: datetime.datetime) -> Work
 
 
 def write_report(report: WorkerReport) -> None:
-    """Write a report as a Prefect variable, one per pool and host, in place of the host's last one."""
+    """Write a report as a Prefect variable, in place of the last one of its pool and host."""
     name = "_".join((VARIABLE, *(re.sub(r"[^a-z0-9]+", "-", part.lower()) for part in (report.pool, report.host))))
     Variable.set(name[:255], REPORT.dump_python(report, mode="json"), tags=_pool_tags(report.pool), overwrite=True)
 
@@ -135,7 +135,7 @@ def read_reports(pool: str) -> tuple[WorkerReport, ...]:
     return tuple(sorted(reports, key=lambda report: report.at, reverse=True))
 
 
-def toolchains(reports: Sequence[WorkerReport]) -> list[tuple[str | None, ...]]:
+def list_toolchains(reports: Sequence[WorkerReport]) -> list[tuple[str | None, ...]]:
     """Return the distinct backends, GPUs and drivers of a pool, however many machines it has."""
     return sorted(
         {(report.backend.value, report.backend_version, report.gpu_name, report.driver) for report in reports},
@@ -148,16 +148,17 @@ def run_worker(report: WorkerReport) -> NoReturn:
 
     This process is replaced, so that stopping or killing it stops the worker, and none is left behind.
     """
-    name = worker_name(report, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    name = make_worker_name(report, os.environ.get("CUDA_VISIBLE_DEVICES"))
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", report.pool, "--name", name]
     command += ["--type", "process", "--limit", "1"]
     os.execv(sys.executable, command)  # noqa: S606  # no shell, and the arguments are made here
 
 
-def worker_name(report: WorkerReport, visible_gpus: str | None) -> str:
-    """Name a worker by its host, and by its GPUs if CUDA_VISIBLE_DEVICES selects them; the same after a restart.
+def make_worker_name(report: WorkerReport, visible_gpus: str | None) -> str:
+    """Name a worker by its host, and by its GPUs if CUDA_VISIBLE_DEVICES selects them.
 
-    Prefect would make up a new name at each start, and a pool's page would fill with workers that are gone.
+    The name is the same after a restart. Prefect would make up a new one each time, and a pool's page would fill with
+    workers that are gone.
     """
     name = f"{report.host}, GPU {visible_gpus}" if report.gpu_name and visible_gpus else report.host
     return re.sub(r"[/%&<>]", "-", name)  # Prefect refuses these; the name of a MIG slice may have them

@@ -47,7 +47,7 @@ def publishing_lock(
 
 
 def _acquire_slot(lock: ExitStack, name: str, patience_seconds: float) -> bool:
-    """Wait for the only slot of a concurrency limit, which `lock` holds until it closes; False if none came free."""
+    """Wait for the only slot of a limit, which `lock` then holds; return False if it did not come free."""
     try:
         lock.enter_context(concurrency(name, 1, patience_seconds, lease_duration=LEASE_SECONDS, strict=True))
     except TimeoutError:

@@ -15,10 +15,10 @@ from flows.release.build_target import SharedArtifacts
 from flows.release.context import ReleaseContext, ReleaseRun, open_workspace
 from flows.release.identity import find_finished_release, identify_release, pin_recipe
 from flows.release.measuring import graph_as_engine, make_evaluation
-from flows.release.release_engines import abandoned_on_error, make_shared, open_context, publish_release, start_release
+from flows.release.release_engines import abandon_on_error, make_shared, open_context, publish_release, start_release
 from flows.workers.build_requests import ROWS_FILE, BuildRequest, RowsFile, result_key
 from flows.workers.fan_out import FanOut, FanOutResult, TargetJob, build_on_workers
-from flows.workers.machine import read_reports, toolchains
+from flows.workers.machine import list_toolchains, read_reports
 from flows.workers.publishing_lock import publishing_lock
 from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import record_tree
@@ -60,7 +60,7 @@ def release_on_workers(request: ReleaseRequest, store: MlflowStore, on_progress:
         return finished
     context = open_context(recipe, store, workspace, on_progress, say, now)
     release = start_on_fleet(context, release_id, say)
-    with abandoned_on_error(release):
+    with abandon_on_error(release):
         shared = make_shared(context, [fleet.target(name) for name in recipe.targets], is_supported)
         fan_out = FanOut(release, StageTransfer(RunFiles(store), workspace), shared)
         results = build_on_workers(fan_out, make_jobs(fan_out, fleet))
@@ -92,7 +92,7 @@ def resolve_request(request: ReleaseRequest, fleet: Fleet, store: MlflowStore) -
         raise BadInput("name a recipe, or a release to resume with --resume")
     recipe = pin_recipe(narrow_recipe(load_recipe(request.recipe), request.targets, request.precisions))
     targets = [fleet.target(name) for name in recipe.targets]
-    machines = [toolchains(read_reports(target.work_pool)) for target in targets]
+    machines = [list_toolchains(read_reports(target.work_pool)) for target in targets]
     return recipe, identify_release(recipe, targets, ("workers", machines))
 
 
@@ -118,7 +118,7 @@ def narrow_recipe(recipe: Recipe, targets: Sequence[str] | None, precisions: Seq
 
 
 def start_on_fleet(context: ReleaseContext, release_id: str, say: Say) -> ReleaseRun:
-    """Start the release's run, alone among the releases of its model, with the recipe by which it can be resumed."""
+    """Start the release's run under the publishing lock, and keep its recipe there, so that it can be resumed."""
     with publishing_lock(context.recipe.model, release_id, say):
         release = start_release(context, release_id)
         release.log.keep_recipe(release.run_id, context.recipe.model_dump_json())
@@ -192,7 +192,10 @@ def _send_stage(fan_out: FanOut, stage: Path) -> StageArchive:
 
 
 def _make_tokenizer(workspace: Workspace, source: SourceFiles) -> SourceFiles:
-    """Copy the part of a checkpoint that workers read: its weights are in the graphs. It keeps the whole's digest."""
+    """Copy the part of a checkpoint that workers read: the weights are in the graphs.
+
+    It keeps the digest of the whole checkpoint, which stages are keyed by.
+    """
 
     def make(into: Path) -> SourceFiles:
         for name in SERVING_FILES:
