@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from benchmarks.quantization import BATCH, RECIPE, Feeds, docstrings, embeddings, exported, hidden_states
 from calibration_data.reader import Rows, draw_holdout, load_split
 from flows.inputs.recipe import load_recipe
-from flows.release.identity import dataset_ref
 from tasks.calibration.collect import calibrate
 from tasks.graphs.files import write_graph
 from tasks.graphs.layers import Floats, Graph
-from tasks.model_tasks.text_inputs import TextEncoder, batches
+from tasks.model_tasks.contract import Encoder
+from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 from tasks.quantization import qdq
 from tasks.quantization.autopilot import Choice, choose
 from tasks.quantization.gptq import compensating_format
-from tasks.quantization.holdout import AccuracyGate, Holdout, Score, answers
+from tasks.quantization.holdout import Holdout, MetricGate, Score, run_holdout
 from tasks.quantization.qdq import WeightFormat
 from tasks.quantization.scales import ActivationScale, choose_scales
 from tasks.verdicts.intervals import Z_ONE_SIDED
@@ -73,17 +73,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Path(options.workspace or scratch)
         model, encoder, texts, evaluation = exported(workspace)
-        calibrated = [encoder.encode(some) for _, some in batches(texts[:CALIBRATED], BATCH)]
-        held = [encoder.encode(some) for _, some in batches(texts[CALIBRATED : CALIBRATED + HELD], BATCH)]
-        scored = [encoder.encode(some) for _, some in batches(evaluation[:400], BATCH)]
-        others = [encoder.encode(some) for _, some in batches(docstrings(200), BATCH)]
-        everything = [encoder.encode(some) for _, some in batches(evaluation, BATCH)]
+        calibrated = [encoder.encode(some) for _, some in encoder.batches(texts[:CALIBRATED], BATCH)]
+        held = [encoder.encode(some) for _, some in encoder.batches(texts[CALIBRATED : CALIBRATED + HELD], BATCH)]
+        scored = [encoder.encode(some) for _, some in encoder.batches(evaluation[:400], BATCH)]
+        others = [encoder.encode(some) for _, some in encoder.batches(docstrings(200), BATCH)]
+        everything = [encoder.encode(some) for _, some in encoder.batches(evaluation, BATCH)]
         found = calibrate(model, calibrated)
         graph = Graph(onnx.load(model))
         scales = choose_scales(graph, found)
         roundings = {"nearest": qdq.int8_weight, "GPTQ": compensating_format(graph.linears(), scales, found)}
         started = time.perf_counter()
-        answers(model, Holdout(tuple(everything), CosineGate((), 0.0)))
+        run_holdout(model, Holdout(tuple(everything), CosineGate((), 0.0)))
         one_pass = time.perf_counter() - started
         print(f"one fp32 pass over the {len(evaluation)} evaluation rows: {one_pass:.1f} s; {HELD} holdout rows\n")
         print(f"{'limit':>8} rounding{'int8 MACs':>11}{'blocks fp32':>13}{'mixes':>7}{'s':>7}{'passes':>8}"
@@ -103,23 +103,32 @@ def main() -> None:
         classify(model, encoder, scales, roundings["GPTQ"])
 
 
-def classify(model: Path, encoder: TextEncoder, scales: dict[str, ActivationScale], rounding: WeightFormat) -> None:
+def classify(model: Path, encoder: Encoder, scales: dict[str, ActivationScale], rounding: WeightFormat) -> None:
     """The classifier itself, held to half a point: chosen on the calibration split, proven on the evaluation split."""
     recipe = load_recipe(RECIPE)
-    ref, spec = dataset_ref(recipe), recipe.data.calibration
-    rows = load_split(ref, recipe.data.evaluation.split)
-    spare = draw_holdout(ref, spec.split, after=spec.samples, samples=10_000, seed=spec.seed, apart_from=rows.texts)
+    ref, spec = recipe.dataset, recipe.data.calibration
+    rows = load_split(ref, TEXT_CLASSIFICATION, recipe.data.evaluation.split)
+    spare = draw_holdout(
+        ref,
+        TEXT_CLASSIFICATION,
+        spec.split,
+        after=spec.samples,
+        samples=10_000,
+        seed=spec.seed,
+        apart_from=rows.inputs,
+    )
     holdout, proof = (held_out(encoder, each, 0.005) for each in (spare, rows))
     made, choice = choose(model, scales, {"nearest": qdq.int8_weight, "GPTQ": rounding}, holdout)
     with tempfile.TemporaryDirectory() as folder:
-        found = proof.gate.score(answers(model, proof), answers(write_graph(made, Path(folder)), proof))
+        exact, quantized = run_holdout(model, proof), run_holdout(write_graph(made, Path(folder)), proof)
+        found = proof.gate.score(exact, quantized)
     print(f"\nclassifier, at most 0.5 points: {choice.in_words}")
     print(f"on the {proof.rows} evaluation rows it loses {found.loss:+.2%}, at most {found.bound:.2%} at 95 %")
 
 
-def held_out(encoder: TextEncoder, rows: Rows, limit: float) -> Holdout:
-    groups = list(batches(rows.texts, BATCH))
-    gate = AccuracyGate(tuple(rows.labels[at] for places, _ in groups for at in places), limit)
+def held_out(encoder: Encoder, rows: Rows, limit: float) -> Holdout:
+    groups = list(encoder.batches(rows.inputs, BATCH))
+    gate = MetricGate(TEXT_CLASSIFICATION, tuple(rows.targets[at] for places, _ in groups for at in places), limit)
     return Holdout(tuple(encoder.encode(texts) for _, texts in groups), gate)
 
 

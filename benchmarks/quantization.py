@@ -83,31 +83,27 @@ def _options() -> argparse.Namespace:
 
 def compare_text(workspace: Path, rows: int, held_out: int, tools: list[str]) -> None:
     """The sample model: each tool's accuracy, share of int8, time and memory."""
-    from tasks.model_tasks.text_inputs import batches
-
     model, encoder, texts, evaluation = exported(workspace)
     folder = workspace / "quantization"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fp32.onnx").write_bytes(model.read_bytes())
-    save_feeds([encoder.encode(some) for _, some in batches(texts[:rows], BATCH)], folder / "rows.npz")
+    save_feeds([encoder.encode(some) for _, some in encoder.batches(texts[:rows], BATCH)], folder / "rows.npz")
     scored = {
-        "held out": [encoder.encode(some) for _, some in batches(evaluation[:held_out], BATCH)],
-        "docstrings": [encoder.encode(some) for _, some in batches(docstrings(200), BATCH)],
+        "held out": [encoder.encode(some) for _, some in encoder.batches(evaluation[:held_out], BATCH)],
+        "docstrings": [encoder.encode(some) for _, some in encoder.batches(docstrings(200), BATCH)],
     }
     compare(folder, scored, tools)
 
 
 def scale(workspace: Path) -> None:
     """Statistics and all methods' ranges beside the bare pass, alternating: the least of all rounds, wall and CPU."""
-    from tasks.model_tasks.text_inputs import batches
-
     model, encoder, texts, _ = exported(workspace)
     print("  rows  rounds   bare s    all s  ratio    CPU  bare MB  all MB  ratio")
     for rows, rounds in ((64, 3), (1024, 3), (4096, 1)):
         folder = workspace / f"scaling-{rows}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "fp32.onnx").write_bytes(model.read_bytes())
-        save_feeds([encoder.encode(some) for _, some in batches(texts[:rows], BATCH)], folder / "rows.npz")
+        save_feeds([encoder.encode(some) for _, some in encoder.batches(texts[:rows], BATCH)], folder / "rows.npz")
         pairs = [
             (measured("bare fp32 pass", folder), measured("enginery, statistics only", folder)) for _ in range(rounds)
         ]
@@ -182,12 +178,10 @@ def exported(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
     from flows.inputs.recipe import load_recipe
     from flows.release import stages
     from flows.release.context import ReleaseContext
-    from flows.release.identity import dataset_ref
     from tasks.execution.workspace import Workspace
-    from tasks.model_tasks.text_inputs import text_encoder
 
     def stage(kept: Workspace, step: Any) -> Any:
-        return kept.stage(step.kind, step.inputs, step.made, step.make)
+        return kept.stage(step.kind, step.inputs, step.value_type, step.make)
 
     setattr(stages, "run_stage", stage)  # noqa: B010 - without Prefect, as in benchmarks/release.py
     recipe = load_recipe(RECIPE)
@@ -196,11 +190,11 @@ def exported(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
     source = stages.make_source(context)
     evaluation = stages.evaluation_rows(context, source)
     graph = stages.make_onnx(context, source, evaluation)
-    names = [tensor.name for tensor in graph.inputs]
-    encoder = text_encoder(source.directory, names, max_length=recipe.data.max_length)
-    calibration = load_split(dataset_ref(recipe), recipe.data.calibration.split)
-    fit = load_split(dataset_ref(recipe), "fit")  # 4,096 rows are more than the calibration split has
-    return graph.path, encoder, (*calibration.texts, *fit.texts), list(evaluation.texts)
+    encoder = context.open_encoder(source, graph.input_names)
+    calibration = load_split(recipe.dataset, recipe.model_task, recipe.data.calibration.split)
+    # 4,096 rows are more than the calibration split has.
+    fit = load_split(recipe.dataset, recipe.model_task, "fit")
+    return graph.path, encoder, (*calibration.inputs, *fit.inputs), list(evaluation.inputs)
 
 
 def docstrings(count: int) -> list[str]:

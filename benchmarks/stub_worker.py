@@ -126,7 +126,7 @@ def _stub_engine(request: BuildRequest, graph: OnnxArtifact, into: Path) -> Engi
         backend=request.target.backend,
         backend_version=BACKENDS[request.target.backend].version(),
         target=request.target,
-        profiles=tuple(profile.shape_profile() for profile in request.recipe.profiles),
+        profiles=request.recipe.shape_profiles,
         inputs=graph.inputs,
         outputs=graph.outputs,
         build_seconds=0.0,

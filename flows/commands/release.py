@@ -41,15 +41,14 @@ def release(
 
 
 def _show(result: Any, *, as_json: bool) -> None:
-    from tasks.report.rows import ReleaseIncomplete
-    from tasks.report.rows import as_json as report_json
-    from tasks.report.table import notes, release_table
+    from tasks.report.rows import ReleaseIncomplete, report_json
+    from tasks.report.table import list_notes, make_release_table
 
     if as_json:
         print_json(report_json(result))
     else:
-        out.print(release_table(result))
-        for line in notes(result):
+        out.print(make_release_table(result))
+        for line in list_notes(result):
             out.print(f"[dim]- {escape(line)}[/]", highlight=False, soft_wrap=True)
         if result.found:
             out.print(

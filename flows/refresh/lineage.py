@@ -11,7 +11,7 @@ from flows.inputs.fleet import Fleet
 from flows.inputs.recipe import Recipe
 from flows.refresh.staleness import Combination, Engine, Facts, Toolchain
 from flows.release.graphs import INSTEAD_OF_INT8
-from flows.release.identity import dataset_ref, source_revision
+from flows.release.identity import source_revision
 from registry.bundle.manifest import FORMAT_VERSION
 from registry.host.compatibility import read_host
 from registry.mlflow.runs.lineage import EngineRun, Lineage
@@ -31,7 +31,7 @@ def read_facts(recipe: Recipe, fleet: Fleet) -> Facts:
         BadInput: the source or a split cannot be read, or the fleet lacks a target.
     """
     calibration, evaluation = (
-        load_split(dataset_ref(recipe), spec.split, samples=spec.samples, seed=spec.seed, fewest=fewest)
+        load_split(recipe.dataset, recipe.model_task, spec.split, samples=spec.samples, seed=spec.seed, fewest=fewest)
         for spec, fewest in (
             (recipe.data.calibration, FEWEST_CALIBRATION_ROWS),
             (recipe.data.evaluation, FEWEST_EVALUATION_ROWS),
@@ -43,7 +43,7 @@ def read_facts(recipe: Recipe, fleet: Fleet) -> Facts:
         source_revision=source_revision(recipe),
         calibration_set=calibration.digest,
         evaluation_set=evaluation.digest,
-        profiles=json.dumps([asdict(profile.shape_profile()) for profile in recipe.profiles]),
+        profiles=json.dumps([asdict(profile) for profile in recipe.shape_profiles]),
         combinations=tuple(
             (target.name, precision)
             for target in targets

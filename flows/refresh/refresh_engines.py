@@ -19,7 +19,7 @@ from flows.inputs.choices import shipped
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
 from flows.promotion import events
-from flows.promotion.auto_promote import Promotion, promote_proven
+from flows.promotion.auto_promote import WHO, Promotion, promote_proven
 from flows.refresh.lineage import read_engines, read_facts, read_tried
 from flows.refresh.results import Plan, Refreshed, RefreshRequest
 from flows.refresh.staleness import Stale, Toolchain, find_stale
@@ -29,6 +29,7 @@ from registry.errors import EngineryError
 from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.store import MlflowStore
+from registry.promotion.rules import Decision
 from tasks.execution.interrupt import check_stopped
 
 POLL_SECONDS = 5.0
@@ -163,9 +164,10 @@ def _promote_released(
     reasons = dict.fromkeys(f"{engine.target} {engine.precision}: {engine.reason}" for engine in plan.stale)
     why = f"refreshed, since {'; '.join(reasons)}"[:1000] if reasons else "refreshed in full"
     flow_run = str(runtime.flow_run.id) if runtime.flow_run.id else None
+    decision = Decision(WHO, why, now(), flow_run=flow_run)
     promotions: tuple[Promotion, ...] = ()
     try:
-        promotions = promote_proven(store, plan.pinned, fleet, before, (why, now(), flow_run), home() / "stages")
+        promotions = promote_proven(store, plan.pinned, fleet, before, decision, home() / "stages")
     except EngineryError as error:
         failure = f"{failure}; {error}" if failure else str(error)
     return Refreshed(plan.recipe, "failed" if failure else "released", plan, failure, promotions)

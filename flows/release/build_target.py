@@ -31,7 +31,7 @@ from tasks.execution.steps import submit_stage
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
 from tasks.measurement.machine import this_machine
-from tasks.measurement.measurements import accuracy_measurements, latency_measurements
+from tasks.measurement.measurements import latency_measurements, quality_measurements
 from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits, judge, overall
 
@@ -108,7 +108,7 @@ def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArti
     """
     graphs, judged = shared.graphs, dict[Precision, JudgedEngine]()
     pending: dict[Precision, PrefectFuture[tuple[EngineBuild, bool]]] = {}
-    precisions = graphs.asked(context.recipe.precisions)
+    precisions = graphs.with_stand_ins(context.recipe.precisions)
     for precision in precisions:
         if reason := why_not(precision, target) or graphs.refused.get(precision):
             judged[precision] = JudgedEngine(make_row(context, target, precision, "skipped", reason))
@@ -144,12 +144,12 @@ def measure_engines(
     benchmark = benchmark_engines(context, shared, builds) if runs_here else None
     measured = {}
     for precision, build in builds.items():
-        accuracy = score_engine(context, shared, build, reference, runs_here=runs_here)
+        quality = score_engine(context, shared, build, reference, runs_here=runs_here)
         if benchmark is None:
-            measured[precision] = EngineMeasurements(accuracy)
+            measured[precision] = EngineMeasurements(quality)
         else:
             calls = {str(p): benchmark.seconds(builds[p].digest) for p in {Precision.FP32, precision}}
-            measured[precision] = EngineMeasurements((*accuracy, *latency_measurements(benchmark, build)), calls)
+            measured[precision] = EngineMeasurements((*quality, *latency_measurements(benchmark, build)), calls)
     return measured
 
 
@@ -163,10 +163,11 @@ def score_engine(
     except EngineryError as error:
         context.say(f"{build.target.name} {build.precision} cannot be scored here: {error}")
         return ()
-    return accuracy_measurements(
+    return quality_measurements(
+        context.recipe.model_task,
         answers,
         reference,
-        shared.evaluation.labels,
+        shared.evaluation.targets,
         subject="engine" if runs_here else "onnx-graph",
         machine=this_machine(),
     )
@@ -185,7 +186,7 @@ def judge_engine(
     context: ReleaseContext, row: EngineRow, build: EngineBuild, measured: EngineMeasurements
 ) -> JudgedEngine:
     """Judge a measured engine by the recipe's gates, and complete its row."""
-    limits = Limits(**context.recipe.gates.model_dump())
+    limits = Limits(context.recipe.model_task.metric.name, **context.recipe.gates.model_dump())
     is_baseline = build.precision is Precision.FP32
     gates = judge(measured.measurements, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
     verdict, reason = overall(gates)

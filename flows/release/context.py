@@ -1,6 +1,6 @@
 """What every stage of a release needs, the release's run, and the tool versions that a stage's key depends on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +12,12 @@ from registry.bundle.signing import Signer, Trust
 from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
+from registry.records import SourceFiles
 from tasks.bundle.toolchain import own_code, toolchain
 from tasks.execution.progress import OnProgress
 from tasks.execution.steps import Step, run_stage
 from tasks.execution.workspace import Workspace
+from tasks.model_tasks.contract import Encoder
 
 T = TypeVar("T")
 
@@ -34,6 +36,10 @@ class ReleaseContext:
     store: MlflowStore
     signer: Signer
     trust: Callable[[], Trust]
+
+    def open_encoder(self, source: SourceFiles, input_names: Sequence[str]) -> Encoder:
+        """Open the encoder of a checkpoint for a graph with these inputs; rows are cut as the recipe says."""
+        return self.recipe.model_task.open_encoder(source.directory, input_names, self.recipe.largest)
 
     def say(self, sentence: str) -> None:
         """Report a finding that is not a step of the work."""

@@ -2,6 +2,7 @@
 
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from flows.release.context import ReleaseContext
@@ -13,32 +14,25 @@ from registry.serving.download import copy_bundle
 from registry.serving.fetch import verify_placed
 from tasks.backends import BACKENDS
 from tasks.backends.build import REPLAYED, build_engine, build_key
-from tasks.backends.contract import TimingFolder
+from tasks.backends.contract import BuildInputs, TimingFolder
 from tasks.backends.timing_cache import shared_timing, timing_key
 from tasks.execution.steps import Step
 
 
 def engine_step(context: ReleaseContext, onnx: OnnxArtifact, target: GpuTarget) -> Step[EngineBuild]:
     """Make the stage that gets the engine of a graph for a target."""
-    profiles = tuple(profile.shape_profile() for profile in context.recipe.profiles)
-    workspace_bytes, label = context.recipe.workspace_mb * 2**20, f"{target.name} {onnx.precision}"
+    inputs = BuildInputs(onnx, target, context.recipe.shape_profiles, context.recipe.workspace_mb * 2**20)
+    label = f"{target.name} {onnx.precision}"
     strict = context.recipe.reproducible_builds and target.backend is Backend.TENSORRT
-    key = build_key(onnx, target, profiles, workspace_bytes=workspace_bytes, options=REPLAYED if strict else ())
+    key = build_key(inputs, options=REPLAYED if strict else ())
 
     def make(into: Path) -> EngineBuild:
         published = context.store.find_build(key)
         if published is not None and (build := reuse_published(context, published, into)) is not None:
             return build
         with open_timing(context, target, key if strict else None, into) as timing:
-            return build_engine(
-                onnx,
-                target,
-                profiles,
-                workspace_bytes=workspace_bytes,
-                into=into,
-                on_progress=context.progress_of(f"build {label}"),
-                timing=timing,
-            )
+            on_progress = context.progress_of(f"build {label}")
+            return build_engine(replace(inputs, timing=timing), into=into, on_progress=on_progress)
 
     return Step("build", label, key, EngineBuild, make)
 

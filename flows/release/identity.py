@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from calibration_data.splits import DatasetRef, split_revision
+from calibration_data.splits import split_revision
 from flows.inputs.fleet import Fleet
 from flows.inputs.recipe import Recipe
 from registry.digest import digest_of, file_sha256, record_tree
@@ -19,7 +19,7 @@ from tasks.bundle.toolchain import own_code, toolchain
 from tasks.checkpoints.hub import dataset_commit
 from tasks.checkpoints.source import resolve_revision
 from tasks.measurement.machine import this_machine
-from tasks.report.rows import ROWS, ReleaseReport, with_aliases
+from tasks.report.rows import ROWS, ReleaseReport, add_aliases
 
 
 def pin_recipe(recipe: Recipe) -> Recipe:
@@ -30,12 +30,6 @@ def pin_recipe(recipe: Recipe) -> Recipe:
     if data.hub is not None:
         data = data.model_copy(update={"revision": dataset_commit(data.hub, str(data.revision))})
     return recipe.model_copy(update={"source": source, "data": data})
-
-
-def dataset_ref(recipe: Recipe) -> DatasetRef:
-    """Return the dataset of a pinned recipe."""
-    data = recipe.data
-    return DatasetRef(data.hub or str(data.path), data.text, data.label, data.revision, is_hub=data.hub is not None)
 
 
 def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | str:
@@ -65,7 +59,7 @@ def identify_release(recipe: Recipe, targets: Sequence[GpuTarget], machines: obj
 
     The same inputs on the same kind of machines give the same id.
     """
-    ref = dataset_ref(recipe)
+    ref = recipe.dataset
     head = [recipe.source.head.split] if recipe.source.head else []
     splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head]
     data = [split_revision(ref, split) for split in splits]
@@ -93,7 +87,7 @@ def find_finished_release(model: str, release_id: str, store: MlflowStore) -> Re
     if any(row.version is not None and (row.version, row.digest) not in published for row in rows):
         return None
     rows = tuple(replace(row, state="found") if row.digest else row for row in rows)
-    return ReleaseReport(release_id, model, with_aliases(rows, store.aliases(model)), found=True, run_id=run_id)
+    return ReleaseReport(release_id, model, add_aliases(rows, store.aliases(model)), found=True, run_id=run_id)
 
 
 def source_revision(recipe: Recipe) -> str:
@@ -110,5 +104,5 @@ def source_revision(recipe: Recipe) -> str:
         revision = digest_of(source_content(recipe))
     if spec.head is None:
         return revision
-    fitted_on = split_revision(dataset_ref(recipe), spec.head.split), data.text, data.label, data.max_length
+    fitted_on = split_revision(recipe.dataset, spec.head.split), recipe.dataset.columns, data.max_length
     return digest_of((revision, spec.head.seed, fitted_on))

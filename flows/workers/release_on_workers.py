@@ -210,4 +210,4 @@ def _make_rows_file(workspace: Workspace, rows: Rows) -> RowsFile:
         (into / ROWS_FILE).write_bytes(TypeAdapter(Rows).dump_json(rows))
         return RowsFile(rows.digest, into)
 
-    return workspace.stage("rows", (rows.digest, rows.label_names), RowsFile, make)[0]
+    return workspace.stage("rows", (rows.digest, rows.classes), RowsFile, make)[0]

@@ -25,7 +25,6 @@ from registry.triton.warmup import bundled_rows, warmup_entries
 
 CONFIG_FILE = "config.pbtxt"
 WARMUP_FOLDER = "warmup"
-_TEXT_MODEL = Path(__file__).with_name("python_models") / "text_classification.py"
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,9 @@ def _stage_version(model: TritonModel, bundles: Sequence[Path], into: Path) -> N
         for record in manifest.files if model.python_backend else build.files:
             name = engine_file(model, manifest) if record.path == build.file else record.path
             _copy(bundle, record, into / name)
-    if model.python_backend:
+    if model.python_model is not None:
         shutil.copyfile(bundles[0] / MANIFEST_FILE, into / MANIFEST_FILE)
-        shutil.copyfile(_TEXT_MODEL, into / "model.py")
+        shutil.copyfile(model.python_model.file, into / "model.py")
 
 
 def _copy(bundle: Path, record: FileRecord, to: Path) -> None:
@@ -165,9 +164,9 @@ def _copy(bundle: Path, record: FileRecord, to: Path) -> None:
 def _files_beside(model: TritonModel) -> dict[str, bytes]:
     """Label and warm-up files; their names hold the version, so that no other version's change."""
     warmup = {f"{WARMUP_FOLDER}/{file}": raw for entry in warmup_entries(model) for _, file, _, raw in entry.files}
-    labels = model.manifest.source.labels
-    if labels and not model.python_backend:
-        warmup[model.labels_file] = "".join(f"{label}\n" for label in labels).encode()
+    classes = model.manifest.source.classes
+    if classes and not model.python_backend:
+        warmup[model.labels_file] = "".join(f"{name}\n" for name in classes).encode()
     return warmup
 
 

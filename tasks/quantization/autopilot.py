@@ -26,7 +26,7 @@ from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.files import has_external_data, write_graph
 from tasks.graphs.layers import Floats, Graph, groups
 from tasks.quantization import qdq
-from tasks.quantization.holdout import Holdout, Score, answers
+from tasks.quantization.holdout import Holdout, Score, run_holdout
 from tasks.quantization.int8 import int8_graph
 from tasks.quantization.scales import ActivationScale
 from tasks.quantization.switches import Switchboard
@@ -128,7 +128,7 @@ def choose(
     back, and the choice says so.
     """
     on_progress(_TELL.format("fp32 on the holdout"), 0.0)
-    search = _Search(source, scales, holdout, answers(source, holdout), on_progress)
+    search = _Search(source, scales, holdout, run_holdout(source, holdout), on_progress)
     blocks = measure_macs(source, scales, holdout.feeds[0])
     for search.rounding, weight_format in roundings.items():  # the search says what it is at
         whole = _mixed(search, frozenset(), weight_format)
@@ -233,7 +233,7 @@ def _mixed(search: _Search, kept: AbstractSet[str], weight_format: qdq.WeightFor
 
 def _answers_of(model: onnx.ModelProto, holdout: Holdout) -> list[Floats]:
     with tempfile.TemporaryDirectory() as folder:
-        return answers(write_graph(model, Path(folder)), holdout)
+        return run_holdout(write_graph(model, Path(folder)), holdout)
 
 
 def _share(blocks: Sequence[Block], kept: AbstractSet[str]) -> float:

@@ -18,7 +18,7 @@ from tasks.quantization.qdq import StoredWeight, WeightFormat, column_scale, int
 from tasks.quantization.scales import ActivationScale, fake_quantize
 
 # Share of H's mean diagonal that is added to it. The paper's 1 % is for 100 times more tokens than channels: with
-# 512 tokens it lost on other text what it won on these (docs/measurements.md).
+# 512 tokens it lost on other text what it won on these (docs/measurements/2026-11.md).
 DAMPING = 0.1
 _BLOCK = 64
 # H takes K squared floats and its factor K cubed operations: 64 MB and seconds at this width.

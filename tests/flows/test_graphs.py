@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from calibration_data.reader import Rows, read_calibration_texts
+from calibration_data.reader import Rows, read_calibration_inputs
 from flows.inputs.fleet import load_fleet
 from flows.inputs.recipe import load_recipe
 from flows.release import stages
@@ -24,7 +24,7 @@ from tasks.execution.steps import Step
 from tasks.execution.workspace import Workspace
 from tasks.graphs.layers import Floats
 from tasks.quantization.autopilot import CHOICE_FILE
-from tasks.quantization.holdout import AccuracyGate, Holdout, Score, answers
+from tasks.quantization.holdout import Holdout, MetricGate, Score, run_holdout
 from tasks.quantization.table import TABLE_FILE
 from tests.flows.conftest import RECIPE, TinyRecipe, write_split
 from tests.support.tiny import WORDS
@@ -45,7 +45,7 @@ def context(
     """The tiny recipe with rows to spare for a holdout; stages without Prefect."""
 
     def stage(workspace: Workspace, step: Step[Any]) -> Any:
-        return workspace.stage(step.kind, step.inputs, step.made, step.make)
+        return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
 
     for module in ("context", "graphs", "stages"):
         monkeypatch.setattr(f"flows.release.{module}.run_stage", stage, raising=False)
@@ -55,7 +55,7 @@ def context(
     write_split(
         tiny_recipe.folder / "rows", "calibration", [text for text in texts if text not in evaluation][:SPARE_ROWS]
     )
-    return make_context(tiny_recipe, tmp_path / "stages", reported, {"accuracy_loss_max": 0.02})
+    return make_context(tiny_recipe, tmp_path / "stages", reported, {"loss_max": 0.02})
 
 
 def make_context(
@@ -96,14 +96,14 @@ def test_the_holdout_has_no_row_of_calibration_or_evaluation(context: ReleaseCon
     material = collect(context)
     held, gate = material.holdout, None if material.holdout is None else material.holdout.gate
     assert held is not None
-    assert isinstance(gate, AccuracyGate)
-    assert len(gate.labels) == held.rows == SPARE_ROWS - len(read_calibration_texts(material.calibration))
+    assert isinstance(gate, MetricGate)
+    assert len(gate.targets) == held.rows == SPARE_ROWS - len(read_calibration_inputs(material.calibration))
 
 
 def test_too_few_rows_for_a_proof_turn_the_autopilot_off_and_say_so(
     context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, reported: list[str]
 ) -> None:
-    strict = make_context(tiny_recipe, tmp_path / "strict", reported, {"accuracy_loss_max": 0.001})
+    strict = make_context(tiny_recipe, tmp_path / "strict", reported, {"loss_max": 0.001})
     material = collect(strict)
     assert material.holdout is None
     graphs = make_graphs(strict, material, [Precision.FP32, Precision.INT8], cpu(tiny_recipe), takes)
@@ -134,20 +134,20 @@ def test_where_no_mix_passes_the_first_that_does_stands_in(
     material, targets = collect(context), rtx(tiny_recipe)
     assert material.holdout is not None
     graph = make_graph(context, material, stands_in)
-    gate = OnlyThis(tuple(answers(graph.path, material.holdout)))
+    gate = OnlyThis(tuple(run_holdout(graph.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
     graphs = make_graphs(context, judged, [Precision.FP32, Precision.INT8], targets, takes)
     assert set(graphs.by_precision) == {Precision.FP32, stands_in}
     assert stands_in.value in graphs.refused[Precision.INT8]
     assert "no mix" in graphs.refused[Precision.INT8]
     assert "in place of int8" in graphs.remarks[stands_in]
-    assert graphs.asked([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, stands_in)
+    assert graphs.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, stands_in)
 
 
 def test_where_nothing_passes_nothing_stands_in(context: ReleaseContext, tiny_recipe: TinyRecipe) -> None:
     material = collect(context)
     assert material.holdout is not None
-    gate = OnlyThis(tuple(answer + 1 for answer in answers(material.onnx.path, material.holdout)))
+    gate = OnlyThis(tuple(answer + 1 for answer in run_holdout(material.onnx.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
     graphs = make_graphs(context, judged, [Precision.FP32, Precision.INT8], rtx(tiny_recipe), takes)
     assert set(graphs.by_precision) == {Precision.FP32}
@@ -157,14 +157,14 @@ def test_where_nothing_passes_nothing_stands_in(context: ReleaseContext, tiny_re
 def test_a_table_is_used_again_without_a_calibration(
     context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, reported: list[str]
 ) -> None:
-    once = make_context(tiny_recipe, tmp_path / "once", reported, {"accuracy_loss_max": 1.0}, holdout=0)
+    once = make_context(tiny_recipe, tmp_path / "once", reported, {"loss_max": 1.0}, holdout=0)
     graph = make_graph(once, collect(once), Precision.INT8)
     table_file = tmp_path / "table.json"
     table_file.write_bytes((graph.directory / TABLE_FILE).read_bytes())
     assert any("calibrate" in what for what in reported)
     reported.clear()
     again = make_context(
-        tiny_recipe, tmp_path / "again", reported, {"accuracy_loss_max": 1.0}, holdout=0, table=os.fspath(table_file)
+        tiny_recipe, tmp_path / "again", reported, {"loss_max": 1.0}, holdout=0, table=os.fspath(table_file)
     )
     assert make_graph(again, collect(again), Precision.INT8).digest == graph.digest
     assert not any("calibrate" in what for what in reported)
@@ -177,7 +177,7 @@ def test_what_is_no_table_is_refused(
     table = tmp_path / "table.json"
     if content is not None:
         table.write_bytes(content)
-    broken = make_context(tiny_recipe, tmp_path / "s", reported, {"accuracy_loss_max": 1.0}, table=os.fspath(table))
+    broken = make_context(tiny_recipe, tmp_path / "s", reported, {"loss_max": 1.0}, table=os.fspath(table))
     material = collect(context)
     with pytest.raises(BadInput):
         make_graph(broken, material, Precision.INT8)
@@ -217,4 +217,4 @@ def rtx(tiny: TinyRecipe) -> list[GpuTarget]:
 def test_what_is_asked_for_comes_first() -> None:
     nothing: Any = None
     graphs = Graphs({Precision.FP32: nothing, Precision.FP16: nothing})
-    assert graphs.asked([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, Precision.FP16)
+    assert graphs.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, Precision.FP16)

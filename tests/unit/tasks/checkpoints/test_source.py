@@ -48,7 +48,7 @@ def test_hub_checkpoint_is_pinned_to_a_commit(hub: Hub, tree: Tree, tmp_path: Pa
     files = get(tmp_path / "got")
     assert files.source.revision == commit == resolve_revision(REPO, "main")
     assert files.source.origin == f"hf:{REPO}"
-    assert files.source.labels == ("no", "yes", "unsure")
+    assert files.source.classes == ("no", "yes", "unsure")
     verify_tree(tmp_path / "got", files.files)
 
 

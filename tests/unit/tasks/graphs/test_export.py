@@ -13,7 +13,7 @@ from registry.records import OnnxArtifact, Precision, SourceFiles
 from tasks.checkpoints.module import load_module
 from tasks.checkpoints.source import from_folder
 from tasks.graphs.export import check_export, export_checkpoint, export_module
-from tasks.model_tasks.text_inputs import FeedDict, text_encoder
+from tasks.model_tasks.text_inputs import FeedDict, open_text_encoder
 from tests.support.tiny import tiny_bert
 
 TEXTS = ("a good film", "bad music", "the editor of the library for good and fine films and poor films")
@@ -52,8 +52,7 @@ def graph(source: SourceFiles, tmp_path_factory: pytest.TempPathFactory) -> Onnx
 
 
 def feed_of(source: SourceFiles, graph: OnnxArtifact) -> FeedDict:
-    names = [tensor.name for tensor in graph.inputs]
-    return text_encoder(source.directory, names, max_length=32).encode(TEXTS)
+    return open_text_encoder(source.directory, graph.input_names, {"sequence": 32}).encode(TEXTS)
 
 
 def test_checkpoint_exports_with_named_dynamic_axes(graph: OnnxArtifact) -> None:

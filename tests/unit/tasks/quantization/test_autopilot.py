@@ -18,6 +18,7 @@ from tasks.calibration.collect import calibrate
 from tasks.calibration.rows import Feed
 from tasks.graphs.layers import Floats, Graph, groups
 from tasks.graphs.session import exact_options
+from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 from tasks.quantization import qdq
 from tasks.quantization.autopilot import (
     CHOICE_FILE,
@@ -32,13 +33,13 @@ from tasks.quantization.autopilot import (
     measure_macs,
     to_json,
 )
-from tasks.quantization.holdout import AccuracyGate, Holdout, Score, rows_to_prove
+from tasks.quantization.holdout import Holdout, MetricGate, Score, rows_to_prove
 from tasks.quantization.int8 import int8_graph
 from tasks.quantization.quantize import quantize
 from tasks.quantization.request import Int8Plan
 from tasks.quantization.scales import ActivationScale, choose_scales
 from tasks.quantization.switches import Switchboard
-from tasks.report.figures import int8_trade_off
+from tasks.report.figures import draw_int8_trade_off
 from tests.support.encoder_graphs import artifact
 from tests.unit.tasks.quantization.test_quantize_networks import NETWORKS
 
@@ -220,7 +221,7 @@ def test_the_knapsack_keeps_fewer_macs_and_takes_as_much_damage(
 def test_the_accuracy_gate_is_that_of_a_release() -> None:
     exact = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 100]
     labels = tuple([0, 1, 2, 3] * 100)
-    gate = AccuracyGate(labels, 0.02)
+    gate = MetricGate(TEXT_CLASSIFICATION, labels, 0.02)
     assert gate.score([exact], [exact]).passed
     wrong = exact.copy()
     wrong[:30] = np.roll(wrong[:30], 1, axis=1)
@@ -233,21 +234,24 @@ def test_the_accuracy_gate_is_that_of_a_release() -> None:
 @pytest.mark.parametrize("limit", [0.005, 0.01, 0.02, 0.5, 1.0])
 def test_the_fewest_rows_that_could_prove_a_loss_are_named(limit: float) -> None:
     fewest = rows_to_prove(limit)
-    assert AccuracyGate(tuple([0] * fewest), limit).provable
-    assert fewest == 1 or not AccuracyGate(tuple([0] * (fewest - 1)), limit).provable
+    assert MetricGate(TEXT_CLASSIFICATION, tuple([0] * fewest), limit).provable
+    assert fewest == 1 or not MetricGate(TEXT_CLASSIFICATION, tuple([0] * (fewest - 1)), limit).provable
 
 
 def test_another_row_label_or_limit_is_another_holdout(bert: Network) -> None:
     labels = tuple(range(len(bert.held)))
-    one = Holdout(bert.held, AccuracyGate(labels, 0.5))
+    one = Holdout(bert.held, MetricGate(TEXT_CLASSIFICATION, labels, 0.5))
     others = [
-        Holdout(bert.held[:-1], AccuracyGate(labels, 0.5)),
-        Holdout(bert.held, AccuracyGate(labels[::-1], 0.5)),
-        Holdout(bert.held, AccuracyGate(labels, 0.4)),
-        Holdout(bert.held, AccuracyGate(labels, 0.5), "other"),
+        Holdout(bert.held[:-1], MetricGate(TEXT_CLASSIFICATION, labels, 0.5)),
+        Holdout(bert.held, MetricGate(TEXT_CLASSIFICATION, labels[::-1], 0.5)),
+        Holdout(bert.held, MetricGate(TEXT_CLASSIFICATION, labels, 0.4)),
+        Holdout(bert.held, MetricGate(TEXT_CLASSIFICATION, labels, 0.5), "other"),
     ]
     assert len({one.digest, *(other.digest for other in others)}) == 5
-    assert one.digest == Holdout(tuple(dict(feed) for feed in bert.held), AccuracyGate(labels, 0.5)).digest
+    assert (
+        one.digest
+        == Holdout(tuple(dict(feed) for feed in bert.held), MetricGate(TEXT_CLASSIFICATION, labels, 0.5)).digest
+    )
 
 
 @pytest.fixture(scope="module")
@@ -276,4 +280,4 @@ def test_what_is_no_choice_is_refused(mixed: Choice, broken: Callable[[object], 
 
 
 def test_the_figure_of_a_choice_is_a_picture(mixed: Choice, tmp_path: Path) -> None:
-    assert int8_trade_off(mixed, tmp_path / "int8.png").read_bytes().startswith(b"\x89PNG")
+    assert draw_int8_trade_off(mixed, tmp_path / "int8.png").read_bytes().startswith(b"\x89PNG")

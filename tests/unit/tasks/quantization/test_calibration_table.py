@@ -12,7 +12,7 @@ from tasks.calibration.collect import calibrate
 from tasks.graphs.layers import Graph
 from tasks.quantization.scales import choose_scales
 from tasks.quantization.table import CalibrationTable, drift, from_json, make_table, to_json
-from tasks.report.figures import worst_tensors
+from tasks.report.figures import draw_worst_tensors
 from tests.support.encoder_graphs import batched, encoder, saved, texts
 
 
@@ -75,4 +75,4 @@ def test_drift_names_the_scales_that_moved_and_those_that_only_one_table_has(tab
 
 
 def test_the_worst_tensors_are_a_figure(table: CalibrationTable, tmp_path: Path) -> None:
-    assert worst_tensors(table, tmp_path / "worst.png").read_bytes()[:4] == b"\x89PNG"
+    assert draw_worst_tensors(table, tmp_path / "worst.png").read_bytes()[:4] == b"\x89PNG"
