@@ -4,7 +4,7 @@
     python -m benchmarks.fleet --scale 50 100 200 500 [--at-once 2]
 
 Real are Prefect and MLflow servers (benchmarks/fleet_stack.py says on what), the workers (`enginery worker`, one job
-at a time, a process a job) and the parent (`enginery release --on-workers`). The model is tiny and its engines are
+at a time, one process per job) and the parent (`enginery release --on-workers`). The model is tiny and its engines are
 built in a second, so that each build takes a fixed time more (benchmarks/slow_target.py). For `--scale` see
 benchmarks/fleet_scale.py.
 """
@@ -55,7 +55,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Hops:
-    """Times of one child, in seconds since the epoch."""
+    """Times of one target's flow run, in seconds since the epoch."""
 
     scheduled: float
     pending: float
@@ -69,21 +69,21 @@ def main() -> None:
     parser.add_argument("--build-seconds", type=float, default=45.0)
     parser.add_argument("--scale", type=int, nargs="+", metavar="ENGINES")
     parser.add_argument("--at-once", type=int, default=2, help="with --scale: releases at a time")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     # Ended by anybody, it ends what it started.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with (
         tempfile.TemporaryDirectory(prefix="enginery-fleet-", ignore_cleanup_errors=True) as folder,
         bench_fleet(Path(folder)) as fleet,
     ):
-        if asked.scale:
-            scale(fleet, asked.scale, asked.at_once)
+        if options.scale:
+            scale(fleet, options.scale, options.at_once)
         else:
-            fan_out(fleet, asked.build_seconds)
+            fan_out(fleet, options.build_seconds)
 
 
 def fan_out(fleet: BenchFleet, build_seconds: float) -> None:
-    """One release of 8 targets on 2 workers, and its figures."""
+    """Release 8 targets on 2 workers, and print the figures."""
     deploy(fleet, "build-target", "rtx", "rtx", ENTRYPOINT, {"build_seconds": build_seconds})
     write_fleet(fleet.template, TARGETS)
     tiny, clock = write_recipe(fleet, "fan-out", TARGETS), fleet.folder / "clock.json"
@@ -106,8 +106,8 @@ def fan_out(fleet: BenchFleet, build_seconds: float) -> None:
 def _print(hops: list[Hops], seen: dict[str, Any], build_seconds: float, report: dict[str, Any]) -> None:
     engines = [row["build_seconds"] for row in report["engines"] if row["state"] == "built"]
     builds = len(hops) * build_seconds + sum(engines)
-    wall = max(each.accepted for each in hops) - seen["began"]
-    runs = sum(each.ended - each.running for each in hops)
+    wall = max(hop.accepted for hop in hops) - seen["began"]
+    runs = sum(hop.ended - hop.running for hop in hops)
     slots = _slots_free(hops)
     print(f"fan-out to {len(hops)} targets, {WORKERS} workers    {wall:6.1f} s")
     print(
@@ -118,9 +118,9 @@ def _print(hops: list[Hops], seen: dict[str, Any], build_seconds: float, report:
     print(
         f"flow runs, Running to end, over workers  {runs / WORKERS:6.1f} s; wall over that {wall * WORKERS / runs:.2f}"
     )
-    print("Prefect's hop of each child:")
-    pairs = list(zip(sorted(hops, key=lambda each: each.running), slots, strict=True))
-    print(f"  ordered and a worker free, to Running  {middle_and_worst([hop.running - free for hop, free in pairs])}")
+    print("Prefect's hops of each flow run:")
+    pairs = list(zip(sorted(hops, key=lambda hop: hop.running), slots, strict=True))
+    print(f"  requested and a worker free, to Running{middle_and_worst([hop.running - free for hop, free in pairs])}")
     print(f"    to Pending (the worker asked)        {middle_and_worst([hop.pending - free for hop, free in pairs])}")
     print(f"    Pending to Running (its process)     {middle_and_worst([hop.running - hop.pending for hop in hops])}")
     print(f"  end to accepted by the parent          {middle_and_worst([hop.accepted - hop.ended for hop in hops])}")
@@ -130,11 +130,11 @@ def _print(hops: list[Hops], seen: dict[str, Any], build_seconds: float, report:
 
 
 def _slots_free(hops: list[Hops]) -> list[float]:
-    """When each child, in the order of their starts, had been ordered and found a worker free.
+    """Return when each run, in the order of their starts, had been requested and a worker was free.
 
     The n-th to start cannot do so before all but WORKERS - 1 of the earlier ones have ended.
     """
-    starts, ends = sorted(hops, key=lambda each: each.running), sorted(each.ended for each in hops)
+    starts, ends = sorted(hops, key=lambda hop: hop.running), sorted(hop.ended for hop in hops)
     return [
         max(hop.scheduled, ends[place - WORKERS]) if place >= WORKERS else hop.scheduled
         for place, hop in enumerate(starts)
@@ -146,7 +146,7 @@ def _hops(fleet: BenchFleet, release: str, target: str, accepted: float) -> Hops
     with fleet.client() as client:
         states = client.read_flow_run_states(run.id)
     first: dict[str, float] = {}
-    for state in sorted(states, key=lambda each: each.timestamp):
+    for state in sorted(states, key=lambda state: state.timestamp):
         first.setdefault(state.type.value, state.timestamp.timestamp())
     return Hops(first["SCHEDULED"], first["PENDING"], first["RUNNING"], first["COMPLETED"], accepted)
 

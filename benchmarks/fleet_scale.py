@@ -26,13 +26,13 @@ from benchmarks.release import MEGABYTE, PeakMemory
 from flows.inputs.fleet import RELEASES_POOL
 from tests.fleet.conftest import ROOT, started
 
-TARGETS_A_MODEL = 25
+TARGETS_PER_MODEL = 25
 SLOTS, BUILD_SECONDS = 25, 5.0
 PATIENCE_SECONDS = 3 * 3600.0
 POOL = "stub"
 TARGETS = {
     f"gpu-{number:02}": {"backend": "tensorrt_rtx", "compute_capability": "8.9", "work_pool": POOL}
-    for number in range(TARGETS_A_MODEL)
+    for number in range(TARGETS_PER_MODEL)
 }
 
 
@@ -53,8 +53,8 @@ def scale(fleet: BenchFleet, engines: Sequence[int], at_once: int) -> None:
     recipes = fleet.folder / "recipes"
     recipes.mkdir()
     print(
-        f"{TARGETS_A_MODEL} targets a model, {at_once} releases at a time, {SLOTS} stub workers, "
-        f"{BUILD_SECONDS:.0f} s a build"
+        f"{TARGETS_PER_MODEL} targets per model, {at_once} releases at a time, {SLOTS} stub workers, "
+        f"{BUILD_SECONDS:.0f} s per build"
     )
     models = 0
     with ExitStack() as stack:
@@ -62,7 +62,7 @@ def scale(fleet: BenchFleet, engines: Sequence[int], at_once: int) -> None:
         stack.enter_context(running(fleet, "stub", *stub))
         wait_for_worker(fleet, POOL)
         for wanted in sorted(engines):
-            names = [f"model-{number:02}" for number in range(models, wanted // TARGETS_A_MODEL)]
+            names = [f"model-{number:02}" for number in range(models, wanted // TARGETS_PER_MODEL)]
             for name in names:
                 add_model(fleet, recipes, name)
             if not models:  # its pool is made with the first deployment
@@ -75,7 +75,7 @@ def scale(fleet: BenchFleet, engines: Sequence[int], at_once: int) -> None:
 
 
 def add_model(fleet: BenchFleet, recipes: Path, name: str) -> None:
-    """A recipe beside the fleet file, and the deployment that releases it."""
+    """Write a recipe beside the fleet file, and deploy its release."""
     tiny = write_tiny(fleet, name, TARGETS)
     tiny.recipe.rename(recipes / f"{name}.yaml")
     tiny.fleet.rename(recipes / "fleet.yaml")
@@ -89,28 +89,28 @@ def refresh(fleet: BenchFleet, recipes: Path, models: Sequence[str], releases: p
     samplers = {name: PeakMemory(process.pid) for name, process in processes.items()}
     began = time.perf_counter()
     try:
-        found = refreshed(fleet, recipes)
+        results = refreshed(fleet, recipes)
     finally:
         for sampler in samplers.values():
             sampler.stop()
     seconds = time.perf_counter() - began
-    states = {Path(each["recipe"]).stem: each["state"] for each in found}
+    states = {Path(result["recipe"]).stem: result["state"] for result in results}
     if {name for name, state in states.items() if state == "released"} != set(models):
-        raise SystemExit(f"the refresh did not release just {', '.join(models)}: {json.dumps(found)[:2000]}")
+        raise SystemExit(f"the refresh did not release just {', '.join(models)}: {json.dumps(results)[:2000]}")
     after = {name: fleet.cpu_seconds(process) - before[name] for name, process in processes.items()}
     began = time.perf_counter()
     again = refreshed(fleet, recipes, "--dry-run")
     dry_seconds = time.perf_counter() - began
-    if {each["state"] for each in again} != {"fresh"}:
+    if {result["state"] for result in again} != {"fresh"}:
         raise SystemExit(f"a refresh after a refresh found something stale: {json.dumps(again)[:2000]}")
     fan_outs = [json.loads((recipes / f"{name}.clock").read_text(encoding="utf-8")) for name in models]
-    return Night(seconds, fan_outs, {name: each.peak for name, each in samplers.items()}, after, dry_seconds)
+    return Night(seconds, fan_outs, {name: sampler.peak for name, sampler in samplers.items()}, after, dry_seconds)
 
 
 def refreshed(fleet: BenchFleet, recipes: Path, *more: str) -> list[dict[str, Any]]:
-    """What `enginery refresh --json` says."""
-    asked = ("refresh", "--fleet", str(recipes / "fleet.yaml"), "--json", *more)
-    with started(fleet, fleet.folder / "homes" / "refresh", ROOT, *asked) as process:
+    """Run `enginery refresh --json`, and return its list."""
+    arguments = ("refresh", "--fleet", str(recipes / "fleet.yaml"), "--json", *more)
+    with started(fleet, fleet.folder / "homes" / "refresh", ROOT, *arguments) as process:
         code, found = process.wait(PATIENCE_SECONDS)
     if code:
         raise SystemExit(f"the refresh failed with exit status {code}: {json.dumps(found)[:2000]}")
@@ -119,7 +119,7 @@ def refreshed(fleet: BenchFleet, recipes: Path, *more: str) -> list[dict[str, An
 
 
 def report(fleet: BenchFleet, engines: int, models: int, night: Night) -> None:
-    made = models * TARGETS_A_MODEL
+    made = models * TARGETS_PER_MODEL
     print(f"\n{engines} engines in the registry, {made} of them by this refresh; {load()} at its end")
     print(f"  wall {night.seconds:.0f} s, {60 * made / night.seconds:.1f} engines a minute")
     for name, peak in night.peak_bytes.items():
@@ -131,14 +131,16 @@ def report(fleet: BenchFleet, engines: int, models: int, night: Night) -> None:
             f"{statistics.mean(rates):5.1f} requests a second of each waiting release"
         )
     waits = [seen["ended"] - seen["began"] for seen in night.fan_outs]
-    print(f"  fan-out of {TARGETS_A_MODEL} targets: median {statistics.median(waits):.0f} s, worst {max(waits):.0f} s")
+    print(
+        f"  fan-out of {TARGETS_PER_MODEL} targets: median {statistics.median(waits):.0f} s, worst {max(waits):.0f} s"
+    )
     print(f"  a refresh that finds all {engines} engines fresh: {night.dry_seconds:.1f} s")
     for what, milliseconds in answers(fleet):
         print(f"  {what:46} {milliseconds:7.0f} ms (median of 5)", flush=True)
 
 
 def answers(fleet: BenchFleet) -> Iterator[tuple[str, float]]:
-    """How long the servers take, with nobody else asking, for what a page of their UI asks."""
+    """Time, on idle servers, the requests that a page of their UI makes."""
     store = fleet.store()
     with fleet.client() as client:
         yield "Prefect: the newest 200 flow runs", _timed(lambda: client.read_flow_runs(limit=200))
@@ -146,25 +148,25 @@ def answers(fleet: BenchFleet) -> Iterator[tuple[str, float]]:
 
 
 def _timed(call: Callable[[], object]) -> float:
-    found = []
+    milliseconds = []
     for _ in range(5):
         began = time.perf_counter()
         call()
-        found.append(1000 * (time.perf_counter() - began))
-    return statistics.median(found)
+        milliseconds.append(1000 * (time.perf_counter() - began))
+    return statistics.median(milliseconds)
 
 
 @contextmanager
 def running(fleet: BenchFleet, name: str, *command: str) -> Iterator[psutil.Process]:
-    """A worker in a process group of its own, with all that it started in the end; its log is in the fleet's folder."""
+    """Run a worker that ends, with all that it started, when the block does; its log is in the fleet's folder."""
     environment = fleet.environment(fleet.folder / "homes" / name)
     with (fleet.folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
-    found = psutil.Process(process.pid)
+    worker = psutil.Process(process.pid)
     try:
-        yield found
+        yield worker
     finally:
-        for child in found.children(recursive=True):  # flow runs have sessions of their own
+        for child in worker.children(recursive=True):  # flow runs have sessions of their own
             with suppress(psutil.NoSuchProcess):
                 child.kill()
         with suppress(ProcessLookupError):

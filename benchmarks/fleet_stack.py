@@ -34,12 +34,12 @@ class BenchFleet(Fleet):
     servers: Mapping[str, psutil.Process]
 
     def environment(self, home: Path) -> dict[str, str]:
-        """For the processes of one host, whose ENGINERY_HOME is `home`."""
+        """Return the environment of one host's processes, whose ENGINERY_HOME is `home`."""
         tests = super().environment(home)
         return {name: value for name, value in tests.items() if name != "PREFECT_WORKER_QUERY_SECONDS"}
 
     def database_bytes(self, server: str) -> int:
-        """The size of a server's database, as PostgreSQL says; SQLite's files with their log."""
+        """Return the size of a server's database in PostgreSQL, or of SQLite's files with their log."""
         if server not in self.databases:
             return sum(file.stat().st_size for file in (self.folder / "prefect").glob("prefect.db*"))
         where = f"host={self.postgres.folder} port={SOCKET_PORT} user=postgres dbname={self.databases[server]}"
@@ -48,14 +48,14 @@ class BenchFleet(Fleet):
         return int(row[0]) if row else 0
 
     def cpu_seconds(self, root: psutil.Process) -> float:
-        """Processor time of a process and those below it so far, ended children that it waited for in it."""
+        """Return the processor time so far of a process, those below it, and the ended children that it waited for."""
         times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
-        return float(sum(each.user + each.system + each.children_user + each.children_system for each in times))
+        return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
 
 
 @contextmanager
 def bench_fleet(folder: Path) -> Iterator[BenchFleet]:
-    """Both servers, fresh, and gone with the block."""
+    """Start fresh servers, which end with the block."""
     template = write_tiny_recipe(folder / "template")
     (folder / "prefect").mkdir()
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def bench_fleet(folder: Path) -> Iterator[BenchFleet]:
 
 
 def deploy(fleet: BenchFleet, flow: str, name: str, pool: str, entrypoint: str, parameters: dict[str, Any]) -> None:
-    """A deployment `flow`/`name` that runs `entrypoint` with `parameters` besides, and its process pool."""
+    """Make the deployment `flow`/`name` that runs `entrypoint` with further `parameters`, and its process pool."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
@@ -91,7 +91,7 @@ def deploy(fleet: BenchFleet, flow: str, name: str, pool: str, entrypoint: str, 
 
 
 def write_recipe(fleet: BenchFleet, model: str, targets: Mapping[str, dict[str, Any]]) -> TinyRecipe:
-    """A recipe of the tiny model for `targets` in fp32: one engine a target."""
+    """Write a recipe of the tiny model for `targets` in fp32: one engine per target."""
     tiny = TinyRecipe(fleet.folder / model)
     tiny.folder.mkdir()
     data: Any = RECIPE["data"]
@@ -111,24 +111,24 @@ def write_fleet(tiny: TinyRecipe, targets: Mapping[str, dict[str, Any]]) -> None
 
 
 def wait_for_worker(fleet: BenchFleet, pool: str) -> None:
-    """Until a worker of a pool is online."""
+    """Wait until a worker of a pool is online."""
     with fleet.client() as client:
         until(lambda: client.read_workers_for_work_pool(pool))
 
 
 def load() -> str:
-    """The load average of the last minute and the cores, to stand beside a figure."""
+    """Return the load average of the last minute and the number of cores, to print beside a figure."""
     return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
 def middle_and_worst(seconds: Sequence[float]) -> str:
-    """Median (the upper one of two) and largest, as text."""
-    found = sorted(seconds)
-    return f"{found[len(found) // 2]:6.1f} s p50 {found[-1]:7.1f} s worst"
+    """Format the median (the upper one of two) and the largest."""
+    ordered = sorted(seconds)
+    return f"{ordered[len(ordered) // 2]:6.1f} s p50 {ordered[-1]:7.1f} s worst"
 
 
 def _on(postgres: Postgres) -> tuple[str, ...]:
-    """The servers that this PostgreSQL can serve."""
+    """Return the servers that this PostgreSQL can serve."""
     if postgres.offers("pg_trgm"):
         return ("MLflow", "Prefect")
     print("no pg_trgm in this PostgreSQL: Prefect is on SQLite")

@@ -84,9 +84,10 @@ class PeakMemory:
 def bare_stages(root: Path) -> float:
     """Wall seconds of every stage of the recipe, imports included, without Prefect and MLflow."""
     code = f"""
-from flows.release import build_target as target, graphs, release_engines as release, stages
+from flows.release import build_target, context, graphs, measuring, release_engines, stages
 from pathlib import Path
-from flows.inputs.recipe import load_fleet, load_recipe
+from flows.inputs.fleet import load_fleet
+from flows.inputs.recipe import load_recipe
 from registry.bundle.signing import Signer
 from tasks.execution.workspace import Workspace
 from concurrent.futures import Future
@@ -95,17 +96,19 @@ def done(workspace, step):
     future = Future()
     future.set_result(found(workspace, step))
     return future
-stages.run_stage, graphs.run_stage, target.submit_stage = found, found, done
+for module in (context, stages, graphs, measuring):
+    module.run_stage = found
+build_target.submit_stage = done
 class Nothing:
     def find_build(self, key): return None
 if __name__ == "__main__":
     recipe, fleet = load_recipe(Path({str(RECIPE)!r})), load_fleet(Path({str(FLEET)!r}))
     workspace, nobody = Workspace(Path({str(root)!r})), Signer(Path())
-    context = stages.ReleaseContext(workspace, recipe, lambda what, done: None, Nothing(), nobody, lambda: None)
+    here = context.ReleaseContext(workspace, recipe, lambda what, done: None, Nothing(), nobody, lambda: None)
     targets = [fleet.target(name) for name in recipe.targets]
-    made = release.make_shared(context, targets, release.builds_here)
-    for each in targets:
-        target.build_target.fn(context, each, made.source, made.graphs, made.calibration, made.evaluation)
+    shared = release_engines.make_shared(here, targets, release_engines.builds_here)
+    for target in targets:
+        build_target.build_engines.fn(here, target, shared)
 """
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)

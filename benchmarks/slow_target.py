@@ -16,61 +16,60 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows import deployments
-from flows.workers import fan_out
-from flows.workers import release_on_workers as on_workers
-from flows.workers.orders import BuildRequest
+from flows.workers import fan_out, release_on_workers
+from flows.workers.build_requests import BuildRequest
 from registry.mlflow.runs.releases import ReleaseLog
 from tasks.report.rows import ReleaseReport
 
 
-@flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
-def build_target(order: BuildRequest, build_seconds: float) -> State:
-    """The deployed flow, after `build_seconds` more."""
+@flow(name="build-target", flow_run_name="{request.name} of {request.release}", persist_result=False)
+def build_target(request: BuildRequest, build_seconds: float) -> State:
+    """Run the deployed flow, after `build_seconds` more."""
     time.sleep(build_seconds)
-    state: State = deployments.build_target.fn(order)
+    state: State = deployments.build_target.fn(request)
     return state
 
 
 @flow(name="release-engines", flow_run_name="{recipe}", persist_result=False)
 def release_engines(recipe: str, fleet: str, targets: list[str]) -> ReleaseReport:
-    """The deployed flow, which leaves what `record_fan_out` saw beside the recipe as a `.clock` file."""
+    """Run the deployed flow, and write what `record_fan_out` saw beside the recipe as a `.clock` file."""
     record_fan_out(str(Path(recipe).with_suffix(".clock")))
     report: ReleaseReport = deployments.release_engines.fn(recipe, fleet, targets)
     return report
 
 
 def record_fan_out(into: str) -> None:
-    """Have this process write to the file `into` when its fan-out began and ended, and what it asked the servers.
+    """Have this process write to the file `into` when its fan-out began and ended, and how often it called the servers.
 
-    Times are seconds since the epoch, `accepted` one a target.
+    Times are seconds since the epoch, `accepted` one per target.
     """
     accepted: dict[str, float] = {}
-    asked: Counter[str] = Counter()
-    accept, wait_for_all = ReleaseLog.accept, fan_out.fan_out
+    requests_sent: Counter[str] = Counter()
+    accept, build_on_workers = ReleaseLog.accept, fan_out.build_on_workers
 
     def timed_accept(log: ReleaseLog, run_id: str, target: str, key: str, outcome: str) -> None:
         accept(log, run_id, target, key, outcome)
         accepted[target] = time.time()
 
     def timed_fan_out(*arguments: Any) -> Any:
-        before, began = Counter(asked), time.time()
-        result = wait_for_all(*arguments)
-        seen = {"began": began, "ended": time.time(), "accepted": accepted, "asked": asked - before}
+        before, began = Counter(requests_sent), time.time()
+        result = build_on_workers(*arguments)
+        seen = {"began": began, "ended": time.time(), "accepted": accepted, "asked": requests_sent - before}
         Path(into).write_text(json.dumps(seen), encoding="utf-8")
         return result
 
-    _count(httpx.Client, "Prefect", asked)
-    _count(requests.Session, "MLflow", asked)
+    _count(httpx.Client, "Prefect", requests_sent)
+    _count(requests.Session, "MLflow", requests_sent)
     patch.object(ReleaseLog, "accept", timed_accept).start()
-    patch.object(on_workers, "fan_out", timed_fan_out).start()
+    patch.object(release_on_workers, "build_on_workers", timed_fan_out).start()
 
 
-def _count(client: Any, server: str, asked: Counter[str]) -> None:
+def _count(client: Any, server: str, requests_sent: Counter[str]) -> None:
     """Count each request that goes out: Prefect's client uses httpx, MLflow's uses requests."""
     send = client.send
 
     def counted(*arguments: Any, **more: Any) -> Any:
-        asked[server] += 1
+        requests_sent[server] += 1
         return send(*arguments, **more)
 
     client.send = counted

@@ -71,9 +71,9 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Move production-TARGET to a version whose gates passed; several targets move together or not at all."""
-    from flows.promotion.decisions import promote as move
+    from flows.promotion.decisions import promote_targets
 
-    events = move(_store_to_change(), model, target, version, _decision(who, why, waiver), fleet)
+    events = promote_targets(_store_to_change(), model, target, version, _decision(who, why, waiver), fleet)
     _show_events(events, as_json, one=_is_one(target))
 
 
@@ -86,9 +86,9 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Move production-TARGET back to the version before; several targets move together or not at all."""
-    from flows.promotion.decisions import roll_back
+    from flows.promotion.decisions import roll_back_targets
 
-    events = roll_back(_store_to_change(), model, target, _decision(who, why, None), fleet)
+    events = roll_back_targets(_store_to_change(), model, target, _decision(who, why, None), fleet)
     _show_events(events, as_json, one=_is_one(target))
 
 

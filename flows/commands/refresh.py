@@ -16,7 +16,7 @@ from registry.host.home import home
 from registry.mlflow.connect import open_store
 
 if TYPE_CHECKING:
-    from flows.refresh.refresh_engines import Release
+    from flows.refresh.refresh_engines import ReleasePlans
     from flows.refresh.results import Plan, Refreshed
 
 
@@ -42,18 +42,18 @@ def refresh(
     local_prefect.configure_prefect(home())
     from flows.prefect_server.reachable import require_prefect_server
     from flows.refresh.lineage import local_toolchains
-    from flows.refresh.refresh_engines import pool_toolchains, release_deployed
-    from flows.refresh.refresh_engines import refresh as refresh_all
-    from flows.refresh.results import RefreshRequest
-    from flows.refresh.results import as_json as refresh_json
+    from flows.refresh.refresh_engines import pool_toolchains, refresh_recipes, release_deployed
+    from flows.refresh.results import RefreshRequest, refresh_json
 
     request = RefreshRequest(tuple(recipe) if recipe else None, fleet, dry_run, full)
     if "PREFECT_API_URL" in os.environ:
         with require_prefect_server("refresh"):
             store = open_store()
-            results = refresh_all(request, store, pool_toolchains(), lambda plans: release_deployed(plans, str(fleet)))
+            results = refresh_recipes(
+                request, store, pool_toolchains(), lambda plans: release_deployed(plans, str(fleet))
+            )
     else:
-        results = refresh_all(request, open_store(), local_toolchains, _make_local_release(fleet, quiet=as_json))
+        results = refresh_recipes(request, open_store(), local_toolchains, _make_local_release(fleet, quiet=as_json))
     if as_json:
         print_json(refresh_json(results))
     else:
@@ -62,7 +62,7 @@ def refresh(
         raise EngineryError("; ".join(failures))
 
 
-def _make_local_release(fleet: Path, *, quiet: bool) -> "Release":
+def _make_local_release(fleet: Path, *, quiet: bool) -> "ReleasePlans":
     from flows.commands.release import release_here
     from flows.inputs.fleet import load_fleet
 

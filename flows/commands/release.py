@@ -112,7 +112,7 @@ def _run_release_flow(recipe: Path | None, fleet: Path, resume: str | None, *, q
     from tasks.report.rows import ReleaseIncomplete
 
     # The same flow as the deployment's, with its progress on this terminal.
-    run_flow = flow(name="release-engines", validate_parameters=False, persist_result=False)(release_on_workers)
+    run_flow = flow(name="release-on-workers", validate_parameters=False, persist_result=False)(release_on_workers)
     request = ReleaseRequest(recipe, fleet, resume=resume)
     with progress_report(err, quiet=quiet) as on_progress:
         try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calibration_data.reader import load_split
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe
-from flows.promotion.decisions import promote
+from flows.promotion.decisions import promote_targets
 from registry.digest import file_sha256
 from registry.errors import EngineryError
 from registry.names import candidate_alias, production_alias
@@ -60,7 +60,7 @@ def promote_proven(
             refusal, evidence = _judge_candidate(store, recipe, machines, target, candidate, stages)
             if refusal is None:
                 proven = replace(decision, why=f"{decision.why}; {evidence}")
-                promote(store, recipe.model, [target], candidate, proven, fleet)
+                promote_targets(store, recipe.model, [target], candidate, proven, fleet)
         except EngineryError as error:
             refusal = str(error)
         results.append(Promotion(target, candidate, refusal is None, refusal or evidence))

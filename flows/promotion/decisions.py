@@ -1,4 +1,4 @@
-"""Promote and roll back by target names, as the command line and the flows do; Prefect is told what came of it."""
+"""Promote and roll back by target names, for the command line and the flows, and send the result to Prefect."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from registry.records import PromotionEvent
 from registry.store import Store
 
 
-def promote(
+def promote_targets(
     store: Store, model: str, targets: Sequence[str], version: int | None, decision: Decision, fleet: Path
 ) -> tuple[PromotionEvent, ...]:
     """Move production to `version`, or to each target's candidate; `targets` may be `["all"]` that have one.
@@ -23,45 +23,45 @@ def promote(
         BadInput: no candidate, one version for several targets, or a target that the fleet file does not have.
         PromotionRefused, NotFound, TornBundle, DigestMismatch: as `registry.promotion.promote.promote`.
     """
-    chosen = _targets(store, model, targets, CANDIDATE)
+    chosen = _resolve_targets(store, model, targets, CANDIDATE)
     if version is None:
-        versions = _candidates(store, model, chosen)
+        versions = _read_candidates(store, model, chosen)
     elif len(chosen) == 1:
         versions = {chosen[0]: version}
     else:
         raise BadInput(f"version {version} was built for one target: name that one, or leave the version out")
-    rules = _rules(fleet, chosen)
+    rules = _load_rules(fleet, chosen)
     try:
-        done = promotion.promote(store, model, versions, decision, rules)
+        moves = promotion.promote(store, model, versions, decision, rules)
     except PromotionRefused as refusal:
-        _tell_refusal(model, versions, decision, refusal)
+        _emit_refusal(model, versions, decision, refusal)
         raise
-    _tell_moves(store, chosen, done)
-    return done
+    _emit_moves(store, chosen, moves)
+    return moves
 
 
-def roll_back(
+def roll_back_targets(
     store: Store, model: str, targets: Sequence[str], decision: Decision, fleet: Path
 ) -> tuple[PromotionEvent, ...]:
     """Move production back to the version before; `targets` may be `["all"]` that are in production.
 
     Raises:
-        BadInput: nothing to go back to, or a target that the fleet file does not have.
+        BadInput: there is no version to go back to, or a target that the fleet file does not have.
         PromotionRefused, NotFound, TornBundle, DigestMismatch: as `registry.promotion.promote.rollback`.
     """
-    chosen = _targets(store, model, targets, PRODUCTION)
-    rules = _rules(fleet, chosen)
+    chosen = _resolve_targets(store, model, targets, PRODUCTION)
+    rules = _load_rules(fleet, chosen)
     try:
-        done = promotion.rollback(store, model, chosen, decision, rules)
+        moves = promotion.rollback(store, model, chosen, decision, rules)
     except PromotionRefused as refusal:
-        _tell_refusal(model, dict.fromkeys(chosen), decision, refusal)
+        _emit_refusal(model, dict.fromkeys(chosen), decision, refusal)
         raise
-    _tell_moves(store, chosen, done)
-    return done
+    _emit_moves(store, chosen, moves)
+    return moves
 
 
 def describe_event(event: PromotionEvent) -> str:
-    """What became of one target, in one line."""
+    """Describe in one line what became of one target."""
     if event.action == APPROVE:
         return (
             f"{event.alias}: version {event.to_version} approved by {event.who}; "
@@ -71,42 +71,42 @@ def describe_event(event: PromotionEvent) -> str:
     return f"{event.alias}: {before} -> version {event.to_version} ({event.outcome})"
 
 
-def _targets(store: Store, model: str, given: Sequence[str], prefix: str) -> list[str]:
-    """The targets named, or all that have an alias with this prefix."""
-    if ALL not in given:
-        return list(given)
-    if list(given) != [ALL]:
-        raise BadInput("target `all` stands for every target: name no other beside it")
-    found = sorted(alias.removeprefix(prefix) for alias in store.aliases(model) if alias.startswith(prefix))
-    if not found:
+def _resolve_targets(store: Store, model: str, names: Sequence[str], prefix: str) -> list[str]:
+    """Return the named targets; for `all`, every target that has an alias with this prefix."""
+    if ALL not in names:
+        return list(names)
+    if list(names) != [ALL]:
+        raise BadInput("target `all` stands for every target: do not name others beside it")
+    targets = sorted(alias.removeprefix(prefix) for alias in store.aliases(model) if alias.startswith(prefix))
+    if not targets:
         raise BadInput(f"{model} has no {prefix.removesuffix('-')} for any target: see `enginery list {model}`")
-    return found
+    return targets
 
 
-def _candidates(store: Store, model: str, targets: Sequence[str]) -> dict[str, int]:
+def _read_candidates(store: Store, model: str, targets: Sequence[str]) -> dict[str, int]:
     aliases = store.aliases(model)
     if missing := [target for target in targets if candidate_alias(target) not in aliases]:
         raise BadInput(
-            f"{model} has no candidate for {', '.join(missing)}: no engine of it passed its gates; name a --version"
+            f"{model} has no candidate for {', '.join(missing)}: none of their engines passed its gates; name a version"
         )
     return {target: aliases[candidate_alias(target)] for target in targets}
 
 
-def _rules(fleet: Path, targets: Sequence[str]) -> dict[str, TargetRules]:
-    # Without the fleet nobody knows which targets are protected: its absence is an error, not the absence of rules.
+def _load_rules(fleet: Path, targets: Sequence[str]) -> dict[str, TargetRules]:
+    # Only the fleet file says which targets are protected: a missing file is an error, not an absence of rules.
     loaded = load_fleet(fleet)
     return {target: loaded.rules(target) for target in targets}
 
 
-def _tell_moves(store: Store, targets: Sequence[str], done: Sequence[PromotionEvent]) -> None:
+def _emit_moves(store: Store, targets: Sequence[str], moves: Sequence[PromotionEvent]) -> None:
     of_alias = {production_alias(target): target for target in targets}
-    made = (
-        events.moved(each, of_alias[each.alias], store.version(each.model, each.to_version).release) for each in done
+    engine_events = (
+        events.moved(move, of_alias[move.alias], store.version(move.model, move.to_version).release) for move in moves
     )
-    events.emit(event for event in made if event is not None)
+    events.emit(event for event in engine_events if event is not None)
 
 
-def _tell_refusal(
+def _emit_refusal(
     model: str, versions: Mapping[str, int | None], decision: Decision, refusal: PromotionRefused
 ) -> None:
     events.emit(

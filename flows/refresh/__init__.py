@@ -1,4 +1,5 @@
-"""Find the engines that have gone stale, release them again, promote what is proven.
+"""Find stale engines, release their recipes again, and promote what is proven.
 
-Call `refresh_engines`. Whether an engine is stale is decided in staleness.py, which reads nothing.
+Call `refresh_recipes(request, store, toolchains, release)`. Which engines are stale is decided in staleness.py, which
+reads nothing.
 """

@@ -1,4 +1,4 @@
-"""Read what a recipe would be made from now and what its newest engines were made from, for staleness.py to judge."""
+"""Read what a recipe would be released from now, and what its newest engines were made from, for staleness.py."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -20,32 +20,22 @@ from registry.records import Precision
 from tasks.backends import BACKENDS
 from tasks.report.rows import ROWS, EngineRow
 
-# A pair that no release of the last twenty tried is new enough to be tried again.
+# A combination that none of the last twenty releases tried is worth trying again.
 REPORTS = 20
 
 
 def read_facts(recipe: Recipe, fleet: Fleet) -> Facts:
-    """What a pinned recipe would be released from now.
+    """Read what a pinned recipe would be released from now.
 
     Raises:
         BadInput: the source or a split cannot be read, or the fleet lacks a target.
     """
-    ref, task, data = recipe.dataset, recipe.model_task, recipe.data
-    evaluation = load_split(
-        ref,
-        task,
-        data.evaluation.split,
-        samples=data.evaluation.samples,
-        seed=data.evaluation.seed,
-        fewest=FEWEST_EVALUATION_ROWS,
-    )
-    calibration = load_split(
-        ref,
-        task,
-        data.calibration.split,
-        samples=data.calibration.samples,
-        seed=data.calibration.seed,
-        fewest=FEWEST_CALIBRATION_ROWS,
+    calibration, evaluation = (
+        load_split(recipe.dataset, recipe.model_task, spec.split, samples=spec.samples, seed=spec.seed, fewest=fewest)
+        for spec, fewest in (
+            (recipe.data.calibration, FEWEST_CALIBRATION_ROWS),
+            (recipe.data.evaluation, FEWEST_EVALUATION_ROWS),
+        )
     )
     targets = [fleet.target(name) for name in recipe.targets]
     return Facts(
@@ -54,70 +44,73 @@ def read_facts(recipe: Recipe, fleet: Fleet) -> Facts:
         calibration_set=calibration.digest,
         evaluation_set=evaluation.digest,
         profiles=json.dumps([asdict(profile) for profile in recipe.shape_profiles]),
-        wanted=tuple(
+        combinations=tuple(
             (target.name, precision)
             for target in targets
             for precision in recipe.precisions
             if BACKENDS[target.backend].supports(precision, target) is None
         ),
         format_version=FORMAT_VERSION,
-        standing_in=INSTEAD_OF_INT8 if Precision.INT8 in recipe.precisions else (),
+        stand_ins=INSTEAD_OF_INT8 if Precision.INT8 in recipe.precisions else (),
     )
 
 
 def read_engines(store: MlflowStore, facts: Facts) -> tuple[Engine, ...]:
-    """The newest engine of each target and precision of a model.
+    """Read the newest engine of each target and precision of a model.
 
     Raises:
         EngineryError: the registry does not answer.
     """
-    lineage, formats = Lineage(store), {each.version: each.format_version for each in store.versions(facts.model)}
-    targets = dict.fromkeys(target for target, _ in facts.wanted)
-    known = set(Precision)
+    lineage, formats = Lineage(store), {engine.version: engine.format_version for engine in store.versions(facts.model)}
+    targets = dict.fromkeys(target for target, _ in facts.combinations)
+    precisions = set(Precision)  # a later Enginery may have logged others
     return tuple(
-        _engine(target, run, formats)
+        _make_engine(target, run, formats)
         for target in targets
         for run in lineage.engine_runs(facts.model, target)
-        if run.precision in known
+        if run.precision in precisions
     )
 
 
-def _engine(target: str, run: EngineRun, formats: Mapping[int, int]) -> Engine:
-    made = run.parameters
+def _make_engine(target: str, run: EngineRun, formats: Mapping[int, int]) -> Engine:
+    parameters = run.parameters
     return Engine(
         target=target,
         precision=Precision(run.precision),
         version=run.version,
-        source_revision=made.get("source_revision", ""),
-        calibration_set=_unless_none(made.get("calibration_set")),
-        evaluation_set=made.get("evaluation_set", ""),
-        profiles=made.get("profiles", ""),
-        backend_version=made.get("backend_version", ""),
-        driver=_unless_none(made.get("driver")),
+        source_revision=parameters.get("source_revision", ""),
+        calibration_set=_parse_optional(parameters.get("calibration_set")),
+        evaluation_set=parameters.get("evaluation_set", ""),
+        profiles=parameters.get("profiles", ""),
+        backend_version=parameters.get("backend_version", ""),
+        driver=_parse_optional(parameters.get("driver")),
         format_version=formats.get(run.version) if run.version else None,
         in_registry=run.version is None or run.version in formats,
     )
 
 
-def _unless_none(text: str | None) -> str | None:
+def _parse_optional(text: str | None) -> str | None:
     return None if text in (None, "", "none") else text
 
 
 def read_tried(store: MlflowStore, model: str, missing: Iterable[Combination]) -> frozenset[Combination]:
-    """Those of the pairs without an engine that a release had a machine for, and made nothing of all the same."""
-    left, tried = set(missing), set[Combination]()
+    """Read which missing combinations a release tried in vain.
+
+    It had a machine for their target, and yet made no engine of them.
+    """
+    remaining, tried = set(missing), set[Combination]()
     reports = Lineage(store).reports(model, newest=REPORTS)
-    while left and (report := next(reports, None)) is not None:
-        found = _tried(report) & left
-        left, tried = left - found, tried | found
+    while remaining and (report := next(reports, None)) is not None:
+        tried_now = _parse_tried(report) & remaining
+        remaining, tried = remaining - tried_now, tried | tried_now
     return frozenset(tried)
 
 
-def _tried(report: str) -> set[Combination]:
+def _parse_tried(report: str) -> set[Combination]:
     try:
         rows = ROWS.validate_json(report)
     except ValidationError:
-        return set()  # of another Enginery: it says nothing that can be relied on
+        return set()  # written by another version of Enginery: nothing in it can be relied on
     served = {row.target for row in rows if _had_a_machine(row)}
     return {(row.target, row.precision) for row in rows if row.target in served}
 
@@ -128,11 +121,11 @@ def _had_a_machine(row: EngineRow) -> bool:
 
 
 def local_toolchains(recipe: Recipe, fleet: Fleet) -> Mapping[str, Toolchain]:
-    """What this machine would build each target's engines with; targets that it cannot build are left out."""
-    host, found = read_host(), {}
+    """Return what this machine would build each target's engines with; without the targets that it cannot build."""
+    host, toolchains = read_host(), {}
     for target in map(fleet.target, recipe.targets):
         backend = BACKENDS[target.backend]
         if backend.can_build(target) is None:
             driver = host.driver if backend.can_run(target) is None else None
-            found[target.name] = Toolchain("this machine", backend.version(), driver)
-    return found
+            toolchains[target.name] = Toolchain("this machine", backend.version(), driver)
+    return toolchains

@@ -1,14 +1,11 @@
-"""TODO: flows/refresh/results.py."""
+"""What a refresh was requested to do, what it planned, and what became of each recipe: as values, JSON and words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefect import runtime
-from prefect.artifacts import (
-    create_table_artifact,
-)
+from prefect.artifacts import create_table_artifact
 
 from flows.inputs.recipe import Recipe
 from flows.prefect_server.pages import warn_on_failure
@@ -18,12 +15,15 @@ from registry.errors import EngineryError
 
 
 class RefreshIncomplete(EngineryError):
-    """Some recipes could not be looked at or released; the others were."""
+    """Some recipes could not be planned or released; the others were."""
 
 
 @dataclass(frozen=True)
 class RefreshRequest:
-    """What is to be refreshed: recipes (None: all beside the fleet file), only as a plan, or whatever their state."""
+    """Which recipes to refresh (None: all beside the fleet file), and how.
+
+    `dry_run` only plans; `full` releases fresh recipes too.
+    """
 
     recipes: tuple[Path, ...] | None
     fleet: Path
@@ -33,9 +33,9 @@ class RefreshRequest:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is stale of a recipe, and the targets to be released for it; `unbuilt` are stale where no machine builds.
+    """A recipe's stale engines, and the targets to release for them; `unbuilt` are targets that no machine builds.
 
-    `pinned` is the recipe with the revisions that were looked at.
+    `pinned` is the recipe with the revisions that the plan is about.
     """
 
     recipe: Path
@@ -47,9 +47,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What became of a recipe: `state` is fresh, planned, waiting, released or failed, and `reason` why it failed.
+    """The result for one recipe: `state` is fresh, planned, waiting, released or failed; `reason` is why it failed.
 
-    What waits is stale, and no machine that is known builds it.
+    A recipe that waits is stale, and no machine that reported builds it.
     """
 
     recipe: Path
@@ -59,28 +59,28 @@ class Refreshed:
     promotions: tuple[Promotion, ...] = ()
 
 
-def as_json(results: Sequence[Refreshed]) -> list[dict[str, object]]:
-    """The list that `refresh --json` ends with."""
+def refresh_json(results: Sequence[Refreshed]) -> list[dict[str, object]]:
+    """Make the list that `refresh --json` prints."""
     return [
         {
-            "recipe": str(each.recipe),
-            "state": each.state,
-            "reason": each.reason,
-            "targets": list(each.plan.targets) if each.plan else [],
-            "unbuilt": list(each.plan.unbuilt) if each.plan else [],
-            "stale": [_stale_json(found) for found in each.plan.stale] if each.plan else [],
-            "promotions": [vars(promotion) for promotion in each.promotions],
+            "recipe": str(result.recipe),
+            "state": result.state,
+            "reason": result.reason,
+            "targets": list(result.plan.targets) if result.plan else [],
+            "unbuilt": list(result.plan.unbuilt) if result.plan else [],
+            "stale": [_stale_json(engine) for engine in result.plan.stale] if result.plan else [],
+            "promotions": [vars(promotion) for promotion in result.promotions],
         }
-        for each in results
+        for result in results
     ]
 
 
-def _stale_json(found: Stale) -> dict[str, object]:
-    return {**vars(found), "precision": found.precision.value}
+def _stale_json(engine: Stale) -> dict[str, object]:
+    return {**vars(engine), "precision": engine.precision.value}
 
 
-def refresh_artifacts(results: Sequence[Refreshed]) -> None:
-    """Show on its flow run's page what a refresh found stale, and what became of it."""
+def show_refresh(results: Sequence[Refreshed]) -> None:
+    """Show on the flow run's page what a refresh found stale, and what became of it."""
     if not runtime.flow_run.id:
         return
     with warn_on_failure("the refresh"):
@@ -88,32 +88,34 @@ def refresh_artifacts(results: Sequence[Refreshed]) -> None:
 
 
 def refresh_rows(results: Sequence[Refreshed]) -> list[dict[str, object]]:
-    """One row a stale engine, and one for each recipe without any."""
+    """Make one row per stale engine and promotion, and one for each recipe without any."""
     table: list[dict[str, object]] = []
-    for each in results:
-        said = {"recipe": str(each.recipe), "state": each.state, "said": each.reason}
-        stale = each.plan.stale if each.plan else ()
-        for found in stale:
-            reason = {"target": found.target, "precision": found.precision.value, "version": found.version or ""}
-            table.append({**said, **reason, "why": found.reason})
-        for promotion in each.promotions:
-            why = f"{'promoted' if promotion.promoted else 'left to a person'}: {promotion.reason}"
-            table.append(
-                {**said, "target": promotion.target, "precision": "", "version": promotion.version, "why": why}
-            )
-        if not stale and not each.promotions:
-            table.append({**said, "target": "", "precision": "", "version": "", "why": ""})
+    for result in results:
+        recipe = {"recipe": str(result.recipe), "state": result.state, "said": result.reason}
+        stale = result.plan.stale if result.plan else ()
+        for engine in stale:
+            where = {"target": engine.target, "precision": engine.precision.value, "version": engine.version or ""}
+            table.append({**recipe, **where, "why": engine.reason})
+        for promotion in result.promotions:
+            where = {"target": promotion.target, "precision": "", "version": promotion.version}
+            table.append({**recipe, **where, "why": f"{_describe_outcome(promotion)}: {promotion.reason}"})
+        if not stale and not result.promotions:
+            table.append({**recipe, "target": "", "precision": "", "version": "", "why": ""})
     return table
 
 
-def describe_refresh(refreshed: Any) -> str:
-    """What became of a recipe, as one line."""
-    plan, said = refreshed.plan, [refreshed.state]
+def describe_refresh(result: Refreshed) -> str:
+    """Describe in one line what became of a recipe."""
+    plan, parts = result.plan, [result.state]
     if plan is not None and plan.targets:
-        said.append(f"targets {', '.join(plan.targets)}")
+        parts.append(f"targets {', '.join(plan.targets)}")
     if plan is not None and plan.unbuilt:
-        said.append(f"no machine builds {', '.join(plan.unbuilt)}")
-    for promotion in refreshed.promotions:
-        outcome = "promoted" if promotion.promoted else "left to a person"
-        said.append(f"{promotion.target} version {promotion.version} {outcome}: {promotion.reason}")
-    return "; ".join([*said, *filter(None, [refreshed.reason])])
+        parts.append(f"no machine builds {', '.join(plan.unbuilt)}")
+    for promotion in result.promotions:
+        engine = f"{promotion.target} version {promotion.version}"
+        parts.append(f"{engine} {_describe_outcome(promotion)}: {promotion.reason}")
+    return "; ".join([*parts, *filter(None, [result.reason])])
+
+
+def _describe_outcome(promotion: Promotion) -> str:
+    return "promoted" if promotion.promoted else "left to a person"

@@ -1,4 +1,4 @@
-"""build-target: build, evaluate and benchmark every precision of one target, and judge it."""
+"""Build, evaluate and benchmark every precision of one target, and judge each engine by the recipe's gates."""
 
 import os
 from collections.abc import Mapping
@@ -22,18 +22,40 @@ from registry.records import (
     GateResult,
     GpuTarget,
     Measurement,
-    OnnxArtifact,
     Precision,
     SourceFiles,
     Verdict,
 )
 from tasks.backends import BACKENDS
 from tasks.execution.steps import submit_stage
+from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
 from tasks.measurement.machine import this_machine
 from tasks.measurement.measurements import latency_measurements, quality_measurements
 from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits, judge, overall
+
+
+@dataclass(frozen=True)
+class SharedArtifacts:
+    """What all targets of a release share: checkpoint, evaluation rows, calibration set and graphs."""
+
+    source: SourceFiles
+    evaluation: Rows
+    calibration: CalibrationSet
+    graphs: Graphs
+
+    def calibration_of(self, precision: Precision) -> CalibrationSet | None:
+        """Return the calibration set if the graph of a precision was calibrated, else None."""
+        return self.calibration if self.graphs.by_precision[precision].calibration_set else None
+
+
+@dataclass(frozen=True)
+class EngineMeasurements:
+    """What was measured of one engine; `call_seconds` are raw call times, its own and the baseline's, by precision."""
+
+    measurements: tuple[Measurement, ...] = ()
+    call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,137 +72,138 @@ class JudgedEngine:
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     flow_run: str | None = None
 
+    @property
+    def engine(self) -> EngineBuild:
+        """The build of a row that has one.
 
-def builds_at_once(target: GpuTarget) -> int:
-    """How many engines of a target are built side by side on this machine.
+        Raises:
+            ValueError: the row was skipped, lost or failed.
+        """
+        if self.build is None:
+            raise ValueError(f"the {self.row.state} row of {self.row.target} {self.row.precision} has no engine")
+        return self.build
+
+
+def count_parallel_builds(target: GpuTarget) -> int:
+    """Return how many engines of a target this machine builds side by side.
 
     TensorRT times its tactics on the GPU: one build at a time (TensorRT#3543). TensorRT for RTX only compiles, on
-    one core a build; about 600 MB each, so that a machine with many cores and less memory is not filled.
+    one core per build; each takes about 600 MB, so the limit keeps a machine of many cores from running out of memory.
     """
     return min(os.cpu_count() or 1, 8) if target.backend is Backend.TENSORRT_RTX else 1
 
 
 def why_not(precision: Precision, target: GpuTarget) -> str | None:
-    """None when this machine can make that engine, else the reason in words."""
+    """Return why this machine cannot build a precision for a target, or None if it can."""
     backend = BACKENDS[target.backend]
     return backend.supports(precision, target) or backend.can_build(target)
 
 
-@flow(name="build-target", flow_run_name="{target.name}", validate_parameters=False, persist_result=False)
-def build_target(
-    context: ReleaseContext,
-    target: GpuTarget,
-    source: SourceFiles,
-    graphs: Graphs,
-    calibration: CalibrationSet,
-    evaluation: Rows,
-) -> list[JudgedEngine]:
-    """Every precision of the recipe on one target: skipped with a reason, failed with a reason, or judged."""
-    results: dict[Precision, JudgedEngine] = {}
-    builds: dict[Precision, tuple[EngineBuild, bool]] = {}
+@flow(name="build-engines", flow_run_name="{target.name}", validate_parameters=False, persist_result=False)
+def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArtifacts) -> list[JudgedEngine]:
+    """Build, measure and judge every precision of the recipe on one target.
+
+    A precision that cannot be built here is skipped; one that the vendor's library refuses has failed. The row of
+    either says why.
+    """
+    graphs, judged = shared.graphs, dict[Precision, JudgedEngine]()
     pending: dict[Precision, PrefectFuture[tuple[EngineBuild, bool]]] = {}
     precisions = graphs.with_stand_ins(context.recipe.precisions)
     for precision in precisions:
         if reason := why_not(precision, target) or graphs.refused.get(precision):
-            results[precision] = JudgedEngine(_row(context, target, precision, "skipped", reason))
+            judged[precision] = JudgedEngine(make_row(context, target, precision, "skipped", reason))
         else:
-            pending[precision] = submit_stage(
-                context.workspace, engine_step(context, graphs.by_precision[precision], target)
-            )
+            step = engine_step(context, graphs.by_precision[precision], target)
+            pending[precision] = submit_stage(context.workspace, step)
+    builds: dict[Precision, EngineBuild] = {}
+    states: dict[Precision, str] = {}
     for precision, future in pending.items():
         try:
-            build, found = future.result()
+            build, was_found = future.result()
         except BuildError as error:
             # One engine that a vendor's library refuses does not sink the others; the row says so.
-            results[precision] = JudgedEngine(_row(context, target, precision, "failed", str(error)))
+            judged[precision] = JudgedEngine(make_row(context, target, precision, "failed", str(error)))
         else:
             # One GPU type under two names shares an engine: the record says for which of them this one is.
-            builds[precision] = replace(build, target=target, precision=precision), found
-    measured = _measure(
-        context,
-        target,
-        source,
-        graphs.by_precision,
-        {p: build for p, (build, _) in builds.items()},
-        calibration,
-        evaluation,
-    )
-    for precision, (build, found) in builds.items():
-        figures, calls = measured[precision]
-        judged = _judge(context, build, "found" if found else "built", figures, calls)
-        results[precision] = replace(judged, row=replace(judged.row, remark=graphs.remarks.get(precision, "")))
-    return [results[precision] for precision in precisions]
+            builds[precision] = replace(build, target=target, precision=precision)
+            states[precision] = "found" if was_found else "built"
+    for precision, measured in measure_engines(context, target, shared, builds).items():
+        row = make_row(context, target, precision, states[precision])
+        row = replace(row, remark=graphs.remarks.get(precision, ""))
+        judged[precision] = judge_engine(context, row, builds[precision], measured)
+    return [judged[precision] for precision in precisions]
 
 
-Figures = tuple[tuple[Measurement, ...], Mapping[str, NDArray[np.float64]]]
-
-
-def _measure(
-    context: ReleaseContext,
-    target: GpuTarget,
-    source: SourceFiles,
-    graphs: dict[Precision, OnnxArtifact],
-    builds: dict[Precision, EngineBuild],
-    calibration: CalibrationSet,
-    evaluation: Rows,
-) -> dict[Precision, Figures]:
-    """Measurements and raw call times of each engine; the exact ONNX graph is scored where no engine can run here."""
+def measure_engines(
+    context: ReleaseContext, target: GpuTarget, shared: SharedArtifacts, builds: Mapping[Precision, EngineBuild]
+) -> dict[Precision, EngineMeasurements]:
+    """Measure each engine; where none of the target runs here, score the exact ONNX graphs instead."""
     runs_here = BACKENDS[target.backend].can_run(target) is None
-    subjects = {p: build if runs_here else graph_as_engine(graphs[p]) for p, build in builds.items()}
-    reference = make_evaluation(context, source, graph_as_engine(graphs[Precision.FP32]), evaluation)
-    benchmark = _benchmark(context, source, builds, calibration) if runs_here else None
-    results: dict[Precision, Figures] = {}
-    for precision, subject in subjects.items():
-        figures: tuple[Measurement, ...] = ()
-        try:
-            answers = make_evaluation(context, source, subject, evaluation)
-        except EngineryError as error:
-            context.say(f"{target.name} {precision} cannot be scored here: {error}")
+    exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32])
+    reference = make_evaluation(context, shared.source, exact, shared.evaluation)
+    benchmark = benchmark_engines(context, shared, builds) if runs_here else None
+    measured = {}
+    for precision, build in builds.items():
+        quality = score_engine(context, shared, build, reference, runs_here=runs_here)
+        if benchmark is None:
+            measured[precision] = EngineMeasurements(quality)
         else:
-            figures = quality_measurements(
-                context.recipe.model_task,
-                answers,
-                reference,
-                evaluation.targets,
-                subject="engine" if runs_here else "onnx-graph",
-                machine=this_machine(),
-            )
-        calls: Mapping[str, NDArray[np.float64]] = {}
-        if benchmark is not None:
-            figures += latency_measurements(benchmark, builds[precision])
-            calls = {p: benchmark.seconds(builds[p].digest) for p in {Precision.FP32, precision}}
-        results[precision] = figures, calls
-    return results
+            calls = {str(p): benchmark.seconds(builds[p].digest) for p in {Precision.FP32, precision}}
+            measured[precision] = EngineMeasurements((*quality, *latency_measurements(benchmark, build)), calls)
+    return measured
 
 
-def _benchmark(
-    context: ReleaseContext, source: SourceFiles, builds: dict[Precision, EngineBuild], calibration: CalibrationSet
+def score_engine(
+    context: ReleaseContext, shared: SharedArtifacts, build: EngineBuild, reference: Evaluation, *, runs_here: bool
+) -> tuple[Measurement, ...]:
+    """Score an engine, or its exact ONNX graph, against the reference; nothing where that fails."""
+    subject = build if runs_here else graph_as_engine(shared.graphs.by_precision[build.precision])
+    try:
+        answers = make_evaluation(context, shared.source, subject, shared.evaluation)
+    except EngineryError as error:
+        context.say(f"{build.target.name} {build.precision} cannot be scored here: {error}")
+        return ()
+    return quality_measurements(
+        context.recipe.model_task,
+        answers,
+        reference,
+        shared.evaluation.targets,
+        subject="engine" if runs_here else "onnx-graph",
+        machine=this_machine(),
+    )
+
+
+def benchmark_engines(
+    context: ReleaseContext, shared: SharedArtifacts, builds: Mapping[Precision, EngineBuild]
 ) -> Benchmark | None:
-    """None where the fp32 baseline could not be built: a speed-up over nothing is not measured."""
-    return make_benchmark(context, source, tuple(builds.values()), calibration) if Precision.FP32 in builds else None
+    """Time a target's engines; None where its fp32 baseline was not built, since no speed-up can be measured."""
+    if Precision.FP32 not in builds:
+        return None
+    return make_benchmark(context, shared.source, tuple(builds.values()), shared.calibration)
 
 
-def _judge(
-    context: ReleaseContext,
-    build: EngineBuild,
-    state: str,
-    figures: tuple[Measurement, ...],
-    calls: Mapping[str, NDArray[np.float64]],
+def judge_engine(
+    context: ReleaseContext, row: EngineRow, build: EngineBuild, measured: EngineMeasurements
 ) -> JudgedEngine:
+    """Judge a measured engine by the recipe's gates, and complete its row."""
     limits = Limits(context.recipe.model_task.metric.name, **context.recipe.gates.model_dump())
     is_baseline = build.precision is Precision.FP32
-    gates = judge(figures, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
+    gates = judge(measured.measurements, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
     verdict, reason = overall(gates)
     row = replace(
-        _row(context, build.target, build.precision, state, reason),
+        row,
+        reason=reason,
         verdict=verdict,
         digest=build.digest,
         size_bytes=build.size_bytes,
         build_seconds=build.build_seconds,
-        measurements=figures,
+        measurements=measured.measurements,
     )
-    return JudgedEngine(row, build, gates, verdict, calls)
+    return JudgedEngine(row, build, gates, verdict, measured.call_seconds)
 
 
-def _row(context: ReleaseContext, target: GpuTarget, precision: Precision, state: str, reason: str) -> EngineRow:
+def make_row(
+    context: ReleaseContext, target: GpuTarget, precision: Precision, state: str, reason: str = ""
+) -> EngineRow:
+    """Make the row of one engine; its figures come once it is judged."""
     return EngineRow(context.recipe.model, target.name, precision, target.backend, state, reason)

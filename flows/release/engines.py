@@ -1,4 +1,4 @@
-"""TODO: flows/release/engines.py."""
+"""Get the engine of a graph for a target: from the registry, if another host published it, else by building it."""
 
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -9,13 +9,7 @@ from flows.release.context import ReleaseContext
 from registry.errors import BadInput, SignatureInvalid
 from registry.host.compatibility import read_host
 from registry.mlflow.runs.timing_caches import TimingCaches
-from registry.records import (
-    Backend,
-    EngineBuild,
-    EngineVersion,
-    GpuTarget,
-    OnnxArtifact,
-)
+from registry.records import Backend, EngineBuild, EngineVersion, GpuTarget, OnnxArtifact
 from registry.serving.download import copy_bundle
 from registry.serving.fetch import verify_placed
 from tasks.backends import BACKENDS
@@ -26,28 +20,30 @@ from tasks.execution.steps import Step
 
 
 def engine_step(context: ReleaseContext, onnx: OnnxArtifact, target: GpuTarget) -> Step[EngineBuild]:
-    """The engine of a graph for a target: from the registry where another host published it, else built."""
+    """Make the stage that gets the engine of a graph for a target."""
     inputs = BuildInputs(onnx, target, context.recipe.shape_profiles, context.recipe.workspace_mb * 2**20)
-    what = f"build {target.name} {onnx.precision}"
+    label = f"{target.name} {onnx.precision}"
     strict = context.recipe.reproducible_builds and target.backend is Backend.TENSORRT
     key = build_key(inputs, options=REPLAYED if strict else ())
 
     def make(into: Path) -> EngineBuild:
         published = context.store.find_build(key)
-        if published is not None and (found := _from_registry(context, published, into)) is not None:
-            return found
+        if published is not None and (build := reuse_published(context, published, into)) is not None:
+            return build
         with open_timing(context, target, key if strict else None, into) as timing:
-            return build_engine(replace(inputs, timing=timing), into=into, on_progress=context.progress_of(what))
+            on_progress = context.progress_of(f"build {label}")
+            return build_engine(replace(inputs, timing=timing), into=into, on_progress=on_progress)
 
-    return Step("build", f"{target.name} {onnx.precision}", key, EngineBuild, make)
+    return Step("build", label, key, EngineBuild, make)
 
 
 def open_timing(
     context: ReleaseContext, target: GpuTarget, replay_key: str | None, into: Path
 ) -> AbstractContextManager[TimingFolder | None]:
-    """Open the tactic timings of earlier builds on this kind of GPU; None for a backend that times nothing.
+    """Open the tactic timings of earlier builds on this kind of GPU.
 
-    With a `replay_key` (a build key) the timings of that very build are replayed: the same engine, byte for byte.
+    It yields None for a backend that times nothing. With a `replay_key` (a build key) the timings of that very build
+    are replayed, which gives the same engine byte for byte.
     """
     if target.backend is not Backend.TENSORRT:
         return nullcontext()
@@ -57,10 +53,10 @@ def open_timing(
     return shared_timing(TimingCaches(context.store), key, replay_key, into.parent, context.say)
 
 
-def _from_registry(context: ReleaseContext, published: EngineVersion, into: Path) -> EngineBuild | None:
-    """The engine of a published bundle, verified: another host built it, or this workspace was cleared.
+def reuse_published(context: ReleaseContext, published: EngineVersion, into: Path) -> EngineBuild | None:
+    """Fetch and verify the engine of a published bundle: another host built it, or this workspace was cleared.
 
-    None where nobody trusted signed it: an engine is code, and this machine would run it to measure it.
+    Returns None unless a trusted key signed it: an engine is code, and this machine would run it to measure it.
     """
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
         bundle = Path(scratch) / "bundle"
@@ -69,7 +65,7 @@ def _from_registry(context: ReleaseContext, published: EngineVersion, into: Path
         try:
             build = verify_placed(bundle, context.trust()).build
         except (SignatureInvalid, BadInput) as error:
-            context.say(f"built again, not taken from {published.model} version {published.version}: {error}")
+            context.say(f"rebuilding instead of reusing {published.model} version {published.version}: {error}")
             return None
         for record in build.files:
             (bundle / record.path).rename(into / record.path)

@@ -1,4 +1,7 @@
-"""What a release is made of, and whether it is there already; light, because most releases are found finished."""
+"""Identify a release by its inputs, and find it in the registry if it was made before.
+
+Imports little, because most releases are found finished.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,8 +22,8 @@ from tasks.measurement.machine import this_machine
 from tasks.report.rows import ROWS, ReleaseReport, add_aliases
 
 
-def pin(recipe: Recipe) -> Recipe:
-    """The same recipe with hub revisions resolved to commits, so that one release sees one revision."""
+def pin_recipe(recipe: Recipe) -> Recipe:
+    """Resolve a recipe's hub revisions to commits, so that one release sees one revision."""
     source, data = recipe.source, recipe.data
     if source.hub is not None:
         source = source.model_copy(update={"revision": resolve_revision(source.hub, str(source.revision))})
@@ -30,7 +33,10 @@ def pin(recipe: Recipe) -> Recipe:
 
 
 def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | str:
-    """The files of a folder, the weights of a module; a hub commit and a package version say it themselves."""
+    """Return a folder's files or a module's digest.
+
+    It is empty for a hub and for a package: a pinned recipe names their commit or version.
+    """
     if recipe.source.module is not None:
         from tasks.checkpoints.module import module_digest
 
@@ -39,52 +45,55 @@ def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | str:
     return record_tree(Path(path)) if path is not None and Path(path).is_dir() else ()
 
 
-def this_machines(targets: Sequence[GpuTarget]) -> object:
-    """What of the targets this machine makes and measures, and what it is: the machines of a release made here."""
-    here = [
+def describe_machines(targets: Sequence[GpuTarget]) -> object:
+    """Describe, per target, whether this machine builds and runs it, and the machine. Part of the release id."""
+    abilities = [
         (target, BACKENDS[target.backend].can_build(target), BACKENDS[target.backend].can_run(target))
         for target in targets
     ]
-    return here, this_machine()
+    return abilities, this_machine()
 
 
-def release_id(recipe: Recipe, targets: Sequence[GpuTarget], machines: object) -> str:
-    """What a release is made of, as 12 hex digits: the same inputs on the same kind of machines, the same release."""
+def identify_release(recipe: Recipe, targets: Sequence[GpuTarget], machines: object) -> str:
+    """Return a release's id, 12 hex digits.
+
+    The same inputs on the same kind of machines give the same id.
+    """
     ref = recipe.dataset
     head = [recipe.source.head.split] if recipe.source.head else []
     splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head]
     data = [split_revision(ref, split) for split in splits]
-    asked, table = recipe.model_dump(mode="json"), recipe.data.calibration.table
+    entries, table = recipe.model_dump(mode="json"), recipe.data.calibration.table
     content = source_content(recipe), file_sha256(Path(table)) if table and Path(table).is_file() else None
-    return digest_of((asked, targets, machines, content, data, toolchain(), own_code()))[:12]
+    return digest_of((entries, targets, machines, content, data, toolchain(), own_code()))[:12]
 
 
 def find_release(recipe: Recipe, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str, ReleaseReport | None]:
-    """The pinned recipe, its release id, and the report where that release is already complete in the registry."""
-    recipe = pin(recipe)
+    """Return the pinned recipe, its release id, and the report if the registry has that release complete."""
+    recipe = pin_recipe(recipe)
     targets = [fleet.target(name) for name in recipe.targets]
-    release = release_id(recipe, targets, this_machines(targets))
-    return recipe, release, finished_release(recipe.model, release, store)
+    release_id = identify_release(recipe, targets, describe_machines(targets))
+    return recipe, release_id, find_finished_release(recipe.model, release_id, store)
 
 
-def finished_release(model: str, release: str, store: MlflowStore) -> ReleaseReport | None:
-    """The report of a release that is complete, and whose versions are all still there; else None."""
-    finished = ReleaseLog(store).finished(model, release)
+def find_finished_release(model: str, release_id: str, store: MlflowStore) -> ReleaseReport | None:
+    """Return the report of a complete release all of whose versions still exist, else None."""
+    finished = ReleaseLog(store).finished(model, release_id)
     if finished is None:
         return None
     run_id, report = finished
     rows = ROWS.validate_json(report)
-    there = {(engine.version, engine.digest) for engine in store.versions(model)}
-    if any(row.version is not None and (row.version, row.digest) not in there for row in rows):
+    published = {(engine.version, engine.digest) for engine in store.versions(model)}
+    if any(row.version is not None and (row.version, row.digest) not in published for row in rows):
         return None
-    found = tuple(replace(row, state="found") if row.digest else row for row in rows)
-    return ReleaseReport(release, model, add_aliases(found, store.aliases(model)), found=True, run_id=run_id)
+    rows = tuple(replace(row, state="found") if row.digest else row for row in rows)
+    return ReleaseReport(release_id, model, add_aliases(rows, store.aliases(model)), found=True, run_id=run_id)
 
 
 def source_revision(recipe: Recipe) -> str:
-    """What identifies a pinned recipe's weights without fetching them: a hub's commit, or a digest.
+    """Identify a pinned recipe's weights without fetching them: by a hub's commit, or by a digest.
 
-    The digest is of a folder's files, a module's weights or a package's pin; with a head, of what it is fitted on too.
+    The digest covers a folder's files, a module's weights or a package's pin, and the data that a head is fitted on.
     """
     spec, data = recipe.source, recipe.data
     if spec.hub is not None:

@@ -14,9 +14,9 @@ from tasks.execution.progress import OnProgress
 
 @contextmanager
 def progress_report(console: Console, *, quiet: bool) -> Iterator[OnProgress]:
-    """A `OnProgress` that draws bars on `console`; with `quiet`, or without a terminal, it says each piece once."""
+    """Open a progress callback that draws bars on `console`: lines without a terminal, nothing with `quiet`."""
     if quiet:
-        yield _quiet
+        yield _ignore_progress
         return
     if not console.is_terminal:
         yield lines_report(partial(console.print, highlight=False))
@@ -27,12 +27,12 @@ def progress_report(console: Console, *, quiet: bool) -> Iterator[OnProgress]:
 
 
 def lines_report(say: Callable[[str], None]) -> OnProgress:
-    """A `OnProgress` that says each new piece of work once, for logs."""
+    """Make a progress callback that prints each new piece of work once, for logs."""
     return _Lines(say)
 
 
 class _Bars:
-    """One bar for each thread at work: finished bars by the hundred say nothing."""
+    """One bar per thread at work: hundreds of finished bars would hide the ones that still move."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -42,35 +42,35 @@ class _Bars:
     def __call__(self, what: str, fraction: float) -> None:
         check_stopped()
         with self._lock:
-            mine = get_ident()
-            if mine == main_thread().ident:  # it waits for the others, so they have ended
-                self._drop(thread for thread in list(self._shown) if thread != mine)
+            thread = get_ident()
+            if thread == main_thread().ident:  # it waits for the others, so they have ended
+                self._remove_bars(other for other in list(self._shown) if other != thread)
             piece = what.split(" · ")[0]
-            if mine in self._shown and self._shown[mine][0] != piece:
-                self._drop([mine])
-            if mine not in self._shown:
-                self._shown[mine] = piece, self._progress.add_task(what, total=1.0)
-            self._progress.update(self._shown[mine][1], completed=fraction, description=what)
+            if thread in self._shown and self._shown[thread][0] != piece:
+                self._remove_bars([thread])
+            if thread not in self._shown:
+                self._shown[thread] = piece, self._progress.add_task(what, total=1.0)
+            self._progress.update(self._shown[thread][1], completed=fraction, description=what)
 
-    def _drop(self, threads: Iterable[int]) -> None:
+    def _remove_bars(self, threads: Iterable[int]) -> None:
         for thread in threads:
             self._progress.remove_task(self._shown.pop(thread)[1])
 
 
 class _Lines:
-    """For logs: a line when a new piece of work begins."""
+    """One line for each new piece of work."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def __call__(self, what: str, _fraction: float) -> None:
         check_stopped()
         piece = what.split(":")[0]
-        if piece not in self._said:
-            self._said.add(piece)
+        if piece not in self._reported:
+            self._reported.add(piece)
             self._say(piece)
 
 
-def _quiet(_what: str, _fraction: float) -> None:
+def _ignore_progress(_what: str, _fraction: float) -> None:
     check_stopped()

@@ -1,148 +1,131 @@
-"""From judged engines to nested runs, versions and candidates; safe to repeat after a kill at any line."""
+"""Publish judged engines: as nested MLflow runs, as signed versions, and as candidates for production.
 
-import datetime
+Every step may be repeated after a kill at any line: an engine's run and version are looked up before they are made.
+"""
+
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import runtime
 
-from calibration_data.reader import Rows, read_calibration_inputs
-from flows.release.build_target import JudgedEngine
-from flows.release.context import ReleaseContext, flow_run_links
+from calibration_data.reader import read_calibration_inputs
+from flows.release.build_target import JudgedEngine, SharedArtifacts
+from flows.release.context import ReleaseRun, make_flow_run_links
 from flows.release.graphs import Graphs, read_choice
 from flows.release.identity import source_revision
 from registry.bundle.manifest import FORMAT_VERSION
 from registry.errors import EngineryError
+from registry.host.clock import now
 from registry.mlflow.runs.releases import EngineEntry, ReleaseLog
 from registry.promotion.promote import nominate
-from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
+from registry.records import OnnxArtifact, Precision, Verdict
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.table import TABLE_FILE, describe_drift, drift, from_json, read_table
 from tasks.report.rows import EngineRow, add_aliases, pick_winner
 
 
-@dataclass(frozen=True)
-class SharedArtifacts:
-    """What all targets of a release share."""
-
-    source: SourceFiles
-    evaluation: Rows
-    calibration: CalibrationSet
-    graphs: Graphs
-
-
-def publish_all(
-    context: ReleaseContext,
-    log: ReleaseLog,
-    release: str,
-    run_id: str,
-    made: SharedArtifacts,
-    judged: Sequence[JudgedEngine],
+def publish_engines(
+    release: ReleaseRun, shared: SharedArtifacts, judged: Sequence[JudgedEngine]
 ) -> tuple[EngineRow, ...]:
-    """Publish what no gate failed, nominate each target's winner, and give all rows with their aliases."""
-    rows, moved = [], moved_scales(log, context.recipe.model, release, made.graphs)
-    for position, entry in enumerate(judged):
+    """Publish what no gate failed, nominate each target's winner, and return all rows with their aliases."""
+    context, model = release.context, release.context.recipe.model
+    drifts = moved_scales(release.log, model, release.id, shared.graphs)
+    rows = []
+    for position, engine in enumerate(judged):
         context.on_progress("publish", position / len(judged))
-        remark = "; ".join(filter(None, [entry.row.remark, moved.get(entry.row.precision)]))
-        remarked = replace(entry, row=replace(entry.row, remark=remark))
-        rows.append(publish_engine(context, log, release, run_id, made, remarked))
+        remark = "; ".join(filter(None, [engine.row.remark, drifts.get(engine.row.precision)]))
+        rows.append(publish_engine(release, shared, replace(engine, row=replace(engine.row, remark=remark))))
     for target in {row.target for row in rows}:
         best = pick_winner([row for row in rows if row.target == target])
         if best is not None and best.version is not None:
-            nominate(context.store, context.recipe.model, target, best.version)
-    return add_aliases(rows, context.store.aliases(context.recipe.model))
+            nominate(context.store, model, target, best.version)
+    return add_aliases(rows, context.store.aliases(model))
 
 
-def publish_engine(
-    context: ReleaseContext, log: ReleaseLog, release: str, run_id: str, made: SharedArtifacts, judged: JudgedEngine
-) -> EngineRow:
-    """One engine's nested run and, where no gate failed, its version; done once however often it is called."""
-    row, build = judged.row, judged.build
-    if build is None:
+def publish_engine(release: ReleaseRun, shared: SharedArtifacts, judged: JudgedEngine) -> EngineRow:
+    """Log one engine's nested run and, if no gate failed, publish its version.
+
+    However often it is called, that happens once.
+    """
+    row = judged.row
+    if judged.build is None:
         return row
-    model = context.recipe.model
-    calibration = made.calibration if made.graphs.by_precision[build.precision].calibration_set else None
-    nested, finished = log.engine_run(model, release, run_id, build)
-    version = next(
-        (
-            engine.version
-            for engine in context.store.builds(build.build_key)
-            if (engine.model, engine.digest, engine.target) == (model, build.digest, build.target.name)
-            and (engine.verdict, engine.format_version) == (row.verdict, FORMAT_VERSION)
-        ),
-        None,
-    )
-    if finished and (version is not None or row.verdict is Verdict.FAILED):
-        return replace(row, version=version)
-    if finished:
-        nested, _ = log.engine_run(model, release, run_id, build)
-    with tempfile.TemporaryDirectory() as scratch:
-        graph = made.graphs.by_precision[build.precision]
-        choice = read_choice(graph)
-        files = tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file())
-        figures = draw_engine(judged, graph, Path(scratch))
-        log.log_engine(
-            nested,
-            EngineEntry(
-                build,
-                row.measurements,
-                judged.verdict,
-                row.reason,
-                calibration_set=calibration.digest if calibration else None,
-                evaluation_set=made.evaluation.digest,
-                source_revision=source_revision(context.recipe),
-                figures=figures,
-                calibration=files,
-                int8_share=choice.int8_share if choice else None,
-                remark=row.remark,
-                links=flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
-            ),
-        )
-    if version is None and row.verdict is not Verdict.FAILED:
-        version = publish_version(context, release, nested, made, judged, calibration)
-    log.finish_engine(nested, version)
+    run_id, is_finished = release.log.engine_run(release.context.recipe.model, release.id, release.run_id, judged.build)
+    version = find_version(release, judged)
+    is_due = version is None and row.verdict is not Verdict.FAILED
+    if is_due or not is_finished:
+        log_engine(release, run_id, shared, judged)
+        if is_due:
+            version = publish_version(release, run_id, shared, judged)
+        release.log.finish_engine(run_id, version)
     return replace(row, version=version)
 
 
-def publish_version(
-    context: ReleaseContext,
-    release: str,
-    run_id: str,
-    made: SharedArtifacts,
-    judged: JudgedEngine,
-    calibration: CalibrationSet | None,
-) -> int:
-    """Assemble the bundle, sign it and make it a version; the number of the version."""
-    if judged.build is None:
-        raise ValueError("a skipped row has no engine to publish")
-    model = context.recipe.model
+def find_version(release: ReleaseRun, judged: JudgedEngine) -> int | None:
+    """Return the version of an engine with this verdict and the present manifest format, if there is one."""
+    context, build = release.context, judged.engine
+    published = (
+        engine.version
+        for engine in context.store.builds(build.build_key)
+        if (engine.model, engine.digest, engine.target) == (context.recipe.model, build.digest, build.target.name)
+        and (engine.verdict, engine.format_version) == (judged.row.verdict, FORMAT_VERSION)
+    )
+    return next(published, None)
+
+
+def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged: JudgedEngine) -> None:
+    """Log an engine's figures, files and verdict to its nested run."""
+    build, row = judged.engine, judged.row
+    graph, calibration = shared.graphs.by_precision[build.precision], shared.calibration_of(build.precision)
+    choice = read_choice(graph)
+    with tempfile.TemporaryDirectory() as scratch:
+        entry = EngineEntry(
+            build,
+            row.measurements,
+            judged.verdict,
+            row.reason,
+            calibration_set=calibration.digest if calibration else None,
+            evaluation_set=shared.evaluation.digest,
+            source_revision=source_revision(release.context.recipe),
+            figures=draw_engine(judged, graph, Path(scratch)),
+            calibration=tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file()),
+            int8_share=choice.int8_share if choice else None,
+            remark=row.remark,
+            links=make_flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
+        )
+        release.log.log_engine(run_id, entry)
+
+
+def publish_version(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged: JudgedEngine) -> int:
+    """Assemble an engine's bundle, sign it, and publish it as a version; return the version's number."""
+    context, build = release.context, judged.engine
     with tempfile.TemporaryDirectory(dir=context.workspace.root) as scratch:
         bundle = Path(scratch)
-        assemble_bundle(judged.build, made.source, bundle)
-        if rows := read_calibration_inputs(made.calibration)[: context.recipe.warmup_rows]:
-            add_warmup(judged.build, made.source, rows, bundle)
+        assemble_bundle(build, shared.source, bundle)
+        if rows := read_calibration_inputs(shared.calibration)[: context.recipe.warmup_rows]:
+            add_warmup(build, shared.source, rows, bundle)
         manifest = make_manifest(
-            judged.build,
-            made.source,
+            build,
+            shared.source,
             bundle=bundle,
-            release=release,
-            sequence=context.store.take_sequence(model),
-            calibration=calibration,
-            evaluation_set=made.evaluation.digest,
+            release=release.id,
+            sequence=context.store.take_sequence(context.recipe.model),
+            calibration=shared.calibration_of(build.precision),
+            evaluation_set=shared.evaluation.digest,
             measurements=judged.row.measurements,
             gates=judged.gates,
-            created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created_at=now().isoformat(timespec="seconds"),
         )
         sealed = seal_bundle(manifest, bundle, context.signer)
         return context.store.publish(sealed, bundle, run_id=run_id).version
 
 
 def draw_engine(judged: JudgedEngine, graph: OnnxArtifact, into: Path) -> dict[str, Path]:
-    """The latency histogram of an engine that ran, beside its baseline; an int8 graph's worst tensors and mixes."""
-    # matplotlib is half a second, which a worker does not pay: who publishes draws.
+    """Draw the latencies of an engine that ran, beside its baseline's; an int8 graph's worst tensors and mixes."""
+    # Importing matplotlib takes half a second: only the process that publishes draws, so workers do not pay for it.
     from tasks.report.figures import draw_int8_trade_off, draw_latency_histogram, draw_worst_tensors
 
     figures, table = {}, graph.directory / TABLE_FILE
@@ -156,7 +139,7 @@ def draw_engine(judged: JudgedEngine, graph: OnnxArtifact, into: Path) -> dict[s
 
 
 def draw_release(rows: Sequence[EngineRow], into: Path) -> dict[str, Path]:
-    """Accuracy against latency of every engine that ran."""
+    """Draw quality against latency of every engine that ran."""
     from tasks.report.figures import draw_quality_against_latency
 
     points = []
@@ -170,19 +153,19 @@ def draw_release(rows: Sequence[EngineRow], into: Path) -> dict[str, Path]:
 
 
 def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:
-    """One sentence for each calibrated precision whose scales moved since another release's newest table."""
-    found = {}
+    """Describe, per calibrated precision, which scales moved since another release's newest table."""
+    sentences = {}
     for precision, graph in graphs.by_precision.items():
         file = graph.directory / TABLE_FILE
         if not file.is_file():
             continue
-        now = read_table(file)
+        table = read_table(file)
         try:
             before = log.last_calibration_file(model, TABLE_FILE, precision, apart_from=release)
-            moved = drift(from_json(before), now) if before is not None else ()
+            moved = drift(from_json(before), table) if before is not None else ()
         except EngineryError as error:  # no reason to publish nothing
-            found[precision] = f"scales not compared with the last release's: {error}"
+            sentences[precision] = f"scales not compared with the last release's: {error}"
         else:
             if moved:
-                found[precision] = f"since the last release {describe_drift(moved, len(now.ranges))}"
-    return found
+                sentences[precision] = f"since the last release {describe_drift(moved, len(table.ranges))}"
+    return sentences

@@ -1,4 +1,4 @@
-"""release-engines: export → quantize → one build-target per target → publish → nominate."""
+"""release-engines: export → quantize → build every target's engines → publish → nominate."""
 
 import datetime
 import json
@@ -14,10 +14,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.inputs.fleet import Fleet
 from flows.inputs.recipe import Recipe
-from flows.release.build_target import JudgedEngine, build_target, builds_at_once, why_not
-from flows.release.context import ReleaseContext, flow_run_links
+from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, count_parallel_builds, why_not
+from flows.release.context import ReleaseContext, ReleaseRun, make_flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
-from flows.release.publish import SharedArtifacts, draw_release, publish_all
+from flows.release.publish import draw_release, publish_engines
 from flows.release.stages import evaluation_rows, make_calibration_set, make_onnx, make_source
 from registry.bundle.signing import local_signer, local_trust
 from registry.host.home import home
@@ -34,86 +34,80 @@ def open_context(
     recipe: Recipe,
     store: MlflowStore,
     workspace: Workspace,
-    report: OnProgress,
+    on_progress: OnProgress,
     say: Callable[[str], None],
     clock: Callable[[], datetime.datetime],
 ) -> ReleaseContext:
-    """What a release of a pinned recipe works with; what a crash left half published is settled, and said, first."""
+    """Make the context of a pinned recipe's release. First repairs, and reports, what a crash left half published."""
     signer, trust = local_signer(home()), partial(local_trust, home())
-    for settled in reconcile(store.repairs, trust, clock=clock, model=recipe.model):
-        say(f"{settled.outcome}: {settled.model} run {settled.run_id}: {settled.reason}")
-    return ReleaseContext(workspace, recipe, report, store, signer, trust)
+    for repair in reconcile(store.repairs, trust, clock=clock, model=recipe.model):
+        say(f"{repair.outcome}: {repair.model} run {repair.run_id}: {repair.reason}")
+    return ReleaseContext(workspace, recipe, on_progress, store, signer, trust)
 
 
-def parameters(recipe: Recipe) -> dict[str, str]:
-    """The recipe, flat, as the parameters that MLflow compares releases by."""
-    asked = recipe.model_dump(mode="json", exclude_none=True)
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in asked.items()}
-
-
-@flow(name="release-engines", flow_run_name="{release}", validate_parameters=False, persist_result=False)
-def release_engines(context: ReleaseContext, fleet: Fleet, release: str) -> ReleaseReport:
+# Not "release-engines": that is the deployed flow, which builds on workers.
+@flow(name="release-engines-here", flow_run_name="{release_id}", validate_parameters=False, persist_result=False)
+def release_engines(context: ReleaseContext, fleet: Fleet, release_id: str) -> ReleaseReport:
     """Release a pinned recipe: every engine that can be built here is built, measured, judged and published."""
     targets = [fleet.target(name) for name in context.recipe.targets]
-    log = ReleaseLog(context.store)
-    run_id = start_release(context, log, release)
-    with abandoned_on_error(log, run_id):
-        made = make_shared(context, targets, builds_here)
+    release = start_release(context, release_id)
+    with abandon_on_error(release):
+        shared = make_shared(context, targets, builds_here)
         judged = [
-            build_target.with_options(task_runner=side_by_side(target))(
-                context, target, made.source, made.graphs, made.calibration, made.evaluation
-            )
+            engine
             for target in targets
+            for engine in build_engines.with_options(task_runner=make_task_runner(target))(context, target, shared)
         ]
-        return publish_release(context, log, release, run_id, made, [entry for entries in judged for entry in entries])
+        return publish_release(release, shared, judged)
 
 
-def start_release(context: ReleaseContext, log: ReleaseLog, release: str) -> str:
-    """The id of the release's MLflow run, which names this Prefect run."""
-    links = flow_run_links(str(runtime.flow_run.id))
-    return log.start(context.recipe.model, release, parameters(context.recipe), links)
+def start_release(context: ReleaseContext, release_id: str) -> ReleaseRun:
+    """Start, or resume, a release's run in MLflow, which links to this Prefect run."""
+    log, links = ReleaseLog(context.store), make_flow_run_links(str(runtime.flow_run.id))
+    run_id = log.start(context.recipe.model, release_id, flatten_recipe(context.recipe), links)
+    return ReleaseRun(context, log, release_id, run_id)
+
+
+def flatten_recipe(recipe: Recipe) -> dict[str, str]:
+    """Flatten a recipe into the parameters by which MLflow compares releases."""
+    entries = recipe.model_dump(mode="json", exclude_none=True)
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
 
 
 @contextmanager
-def abandoned_on_error(log: ReleaseLog, run_id: str) -> Iterator[None]:
-    """The release's run is marked as failed where the block does not end well."""
+def abandon_on_error(release: ReleaseRun) -> Iterator[None]:
+    """Mark the release's run as failed where the block raises."""
     try:
         yield
     except BaseException:
-        log.abandon(run_id)
+        release.log.abandon(release.run_id)
         raise
 
 
 def publish_release(
-    context: ReleaseContext,
-    log: ReleaseLog,
-    release: str,
-    run_id: str,
-    made: SharedArtifacts,
-    judged: Sequence[JudgedEngine],
-    missing: tuple[str, ...] = (),
+    release: ReleaseRun, shared: SharedArtifacts, judged: Sequence[JudgedEngine], missing: tuple[str, ...] = ()
 ) -> ReleaseReport:
-    """Publish what was judged, and close the release's run; `missing` are the targets that gave no result."""
-    rows = publish_all(context, log, release, run_id, made, judged)
-    result = ReleaseReport(release, context.recipe.model, rows, run_id=run_id, missing=missing)
+    """Publish the judged engines and close the release's run; `missing` are the targets without a result."""
+    rows = publish_engines(release, shared, judged)
+    report = ReleaseReport(release.id, release.context.recipe.model, rows, run_id=release.run_id, missing=missing)
     with tempfile.TemporaryDirectory() as scratch:
         figures = draw_release(rows, Path(scratch))
-        log.finish(run_id, ROWS.dump_json(rows).decode(), figures, state=result.state)
-    return result
+        release.log.finish(release.run_id, ROWS.dump_json(rows).decode(), figures, state=report.state)
+    return report
 
 
-def side_by_side(target: GpuTarget) -> Any:  # Prefect types its own runners out of its own parameter
-    """The task runner for the builds of a target on this machine."""
-    return ThreadPoolTaskRunner[Any](builds_at_once(target))
+def make_task_runner(target: GpuTarget) -> Any:  # Prefect types its own runners out of its own parameter
+    """Make the task runner for the builds of a target on this machine."""
+    return ThreadPoolTaskRunner[Any](count_parallel_builds(target))
 
 
 def builds_here(precision: Precision, target: GpuTarget) -> bool:
-    """Whether this machine makes that engine."""
+    """Tell whether this machine can build a precision for a target."""
     return why_not(precision, target) is None
 
 
 def make_shared(context: ReleaseContext, targets: Sequence[GpuTarget], takes: Takes) -> SharedArtifacts:
-    """Source, rows and the graph of each precision that at least one target takes."""
+    """Make the checkpoint, the rows and the graph of each precision that at least one target takes."""
     source = make_source(context)
     evaluation = evaluation_rows(context, source)
     calibration = make_calibration_set(context, evaluation)

@@ -1,7 +1,7 @@
-"""Targets to workers: start or find each one's flow run, wait, take what the awaited ones bring, give up the rest.
+"""Fan a release out to workers: start or find each target's flow run, wait, and accept or give up its result.
 
-MLflow holds the decisions: which outcome was accepted, and which flow runs were given up. Prefect's states tell when
-to look; a worker that was given up may still set one, and nobody reads it.
+MLflow holds the decisions: which result was accepted, and which flow runs were given up. Prefect's states only tell
+when to look; a worker that was given up may still set one, which is never read.
 """
 
 import time
@@ -19,55 +19,61 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
 from flows.prefect_server.settings import RUN_ENVIRONMENT, WATCHED_TAG
-from flows.release.build_target import JudgedEngine
-from flows.release.context import ReleaseContext
-from flows.release.publish import SharedArtifacts
-from flows.workers.flow_runs import POLL_SECONDS, Watched, cancel, is_online, read_states, settle, why_lost
-from flows.workers.orders import BuildRequest, BuildResultRef, read_outcome, take_outcome
+from flows.release.build_target import JudgedEngine, SharedArtifacts
+from flows.release.context import ReleaseRun
+from flows.workers.build_requests import BuildRequest, BuildResultRef, read_result, receive_engines
+from flows.workers.flow_runs import (
+    POLL_SECONDS,
+    WatchedRun,
+    cancel_run,
+    end_abandoned_runs,
+    explain_loss,
+    is_online,
+    read_states,
+)
+from flows.workers.stage_transfer import StageTransfer
 from registry.errors import EngineryError, TornBundle
-from registry.mlflow.runs.releases import ReleaseLog
-from registry.mlflow.runs.run_files import RunFiles
 from registry.records import GpuTarget
 from tasks.execution.interrupt import check_stopped
 from tasks.report.rows import EngineRow
 
+SUPERSEDED = "superseded by a newer request"
+
 
 @dataclass(frozen=True)
 class TargetJob:
-    """One target's order, and the key under which its outcome is found again; times in seconds."""
+    """One target's build request, and the key under which an earlier result is found; times in seconds."""
 
-    order: BuildRequest
+    request: BuildRequest
     key: str
     patience_seconds: float
 
     @property
     def target(self) -> GpuTarget:
-        """What the engines are for."""
-        return self.order.target
+        """The target that the engines are for."""
+        return self.request.target
 
 
 @dataclass(frozen=True)
 class FanOut:
-    """What a release that works through others has at hand."""
+    """A release that builds on workers, how stages travel to them, and what all targets share."""
 
-    context: ReleaseContext
-    log: ReleaseLog
-    files: RunFiles
-    run_id: str
-    made: SharedArtifacts
+    release: ReleaseRun
+    transfer: StageTransfer
+    shared: SharedArtifacts
 
 
 @dataclass
-class TargetRun(Watched):
-    """The flow run of an errand; `abandoned` once it was given up while it might be at work."""
+class TargetRun(WatchedRun):
+    """The flow run of a job; `abandoned` once it was given up while it might be at work."""
 
-    errand: TargetJob = field(kw_only=True)
+    job: TargetJob = field(kw_only=True)
     abandoned: bool = False
 
 
 @dataclass(frozen=True)
-class Result:
-    """What is known of a target; not `accepted` where nobody brought an outcome, and the rows say why."""
+class TargetResult:
+    """The engines of one target; if no result was accepted, rows that say why."""
 
     judged: list[JudgedEngine]
     accepted: bool
@@ -75,153 +81,162 @@ class Result:
 
 @dataclass(frozen=True)
 class FanOutResult:
-    """JudgedEngine engines in the order of the targets, and the targets that gave none."""
+    """The judged engines in the order of the targets, and the targets without an accepted result."""
 
     judged: tuple[JudgedEngine, ...]
     missing: tuple[str, ...]
 
 
-def fan_out(office: FanOut, errands: Mapping[str, TargetJob]) -> FanOutResult:
-    """The engines of every target: accepted before, or built by a worker now; a lost target sinks no other."""
-    results: dict[str, Result] = {}
-    waiting: dict[str, TargetRun] = {}
+def build_on_workers(fan_out: FanOut, jobs: Mapping[str, TargetJob]) -> FanOutResult:
+    """Return every target's engines: accepted before, or built by a worker now. A lost target sinks no other."""
+    results: dict[str, TargetResult] = {}
+    runs: dict[str, TargetRun] = {}
     with get_client(sync_client=True) as client:
-        for name, errand in errands.items():
-            if (judged := _accepted(office, errand)) is not None:
-                results[name] = Result(judged, accepted=True)
+        for name, job in jobs.items():
+            if (judged := find_accepted(fan_out, job)) is not None:
+                results[name] = TargetResult(judged, accepted=True)
                 continue
             try:
-                flow_run = _start(client, office, errand)
-                waiting[name] = TargetRun(flow_run, errand.target, errand.patience_seconds, errand=errand)
+                runs[name] = start_run(client, fan_out, job)
             except ObjectNotFound:
-                pool = errand.target.work_pool
-                reason = f"Prefect has no deployment build-target/{pool}: run `prefect deploy --all`"
-                results[name] = _lost(office, errand, "lost", reason)
+                reason = f"Prefect has no deployment build-target/{job.target.work_pool}: run `prefect deploy --all`"
+                results[name] = make_lost_result(fan_out, job, "lost", reason)
             except PrefectHTTPStatusError as error:
-                reason = f"Prefect refused the order: {str(error).splitlines()[0]}"
-                results[name] = _lost(office, errand, "failed", reason)
-        _wait(client, office, waiting, results)
-        settle(client, [child for child in waiting.values() if child.abandoned])
+                reason = f"Prefect refused the build request: {str(error).splitlines()[0]}"
+                results[name] = make_lost_result(fan_out, job, "failed", reason)
+        wait_for_runs(client, fan_out, runs, results)
+        end_abandoned_runs(client, [run for run in runs.values() if run.abandoned])
     missing = sorted(name for name, result in results.items() if not result.accepted)
-    return FanOutResult(tuple(entry for name in errands for entry in results[name].judged), tuple(missing))
+    return FanOutResult(tuple(engine for name in jobs for engine in results[name].judged), tuple(missing))
 
 
-def _wait(
-    client: SyncPrefectClient, office: FanOut, waiting: Mapping[str, TargetRun], results: dict[str, Result]
+def wait_for_runs(
+    client: SyncPrefectClient, fan_out: FanOut, runs: Mapping[str, TargetRun], results: dict[str, TargetResult]
 ) -> None:
-    """Fill `results` until every child has one."""
-    while open_ones := {name: child for name, child in waiting.items() if name not in results}:
+    """Poll the targets' runs until `results` has an entry for each."""
+    while open_runs := {name: run for name, run in runs.items() if name not in results}:
         check_stopped()
-        office.context.on_progress(f"wait for {', '.join(open_ones)}", 1 - len(open_ones) / len(waiting))
-        # Once a round and pool: a release may wait for a hundred runs in the queue of one pool.
+        fan_out.release.context.on_progress(f"wait for {', '.join(open_runs)}", 1 - len(open_runs) / len(runs))
+        # Once per round and pool: a release may wait for a hundred runs in the queue of one pool.
         online = cache(partial(is_online, client))
         try:
-            states = read_states(client, [child.flow_run for child in open_ones.values()])
-            for name, child in open_ones.items():
-                if (result := _look(client, office, child, states.get(child.flow_run), online)) is not None:
+            states = read_states(client, [run.flow_run for run in open_runs.values()])
+            for name, run in open_runs.items():
+                if (result := poll_target(client, fan_out, run, states.get(run.flow_run), online)) is not None:
                     results[name] = result
         except httpx.HTTPError:
-            # Prefect is away: what its workers do meanwhile is not known, and counts against none of them.
-            for child in open_ones.values():
-                child.seen = time.monotonic()
+            # Prefect does not answer: what its workers do meanwhile cannot be seen, and counts against none of them.
+            for run in open_runs.values():
+                run.seen = time.monotonic()
         time.sleep(POLL_SECONDS)
 
 
-def _look(
-    client: SyncPrefectClient, office: FanOut, child: TargetRun, state: State | None, online: Callable[[str], bool]
-) -> Result | None:
-    """What came of a child; None while it is to be waited for."""
+def poll_target(
+    client: SyncPrefectClient, fan_out: FanOut, run: TargetRun, state: State | None, online: Callable[[str], bool]
+) -> TargetResult | None:
+    """Return a target's result once its run has ended or is lost, else None."""
     if state is not None and state.is_final():
-        return _end(office, child, state)
-    reason = "its flow run was deleted" if state is None else why_lost(client, child, state, online)
+        return conclude_run(fan_out, run, state)
+    reason = "its flow run was deleted" if state is None else explain_loss(client, run, state, online)
     if reason is None:
         return None
-    # First the record, then the rest: what the worker brings from now on is not taken, whoever asks.
-    office.log.give_up(office.run_id, child.flow_run, reason)
-    child.abandoned = True
+    # First the record, then the rest: from now on no release accepts what the worker brings.
+    fan_out.release.log.give_up(fan_out.release.run_id, run.flow_run, reason)
+    run.abandoned = True
     if state is not None:
-        cancel(client, child.flow_run, state, reason)
-    return _lost(office, child.errand, "lost", reason)
+        cancel_run(client, run.flow_run, state, reason)
+    return make_lost_result(fan_out, run.job, "lost", reason)
 
 
-def _end(office: FanOut, child: TargetRun, state: State) -> Result:
+def conclude_run(fan_out: FanOut, run: TargetRun, state: State) -> TargetResult:
+    """Accept the result of a run that has ended; one that failed, or brought something else, is lost."""
     if not state.is_completed():
-        words = (state.message or "no reason given").removeprefix("Flow run encountered an exception: ")
-        return _lost(office, child.errand, "failed" if state.is_failed() else "lost", f"{state.name}: {words}")
+        reason = (state.message or "no reason given").removeprefix("Flow run encountered an exception: ")
+        row_state = "failed" if state.is_failed() else "lost"
+        return make_lost_result(fan_out, run.job, row_state, f"{state.name}: {reason}")
+    log, run_id = fan_out.release.log, fan_out.release.run_id
     try:
-        ref = _reference(child, state)
-        judged = _take(office, child.errand, ref)
+        ref = parse_result_ref(run, state)
+        judged = fetch_engines(fan_out, run.job, ref)
     except EngineryError as error:
         # The next try must not find this run again.
-        office.log.give_up(office.run_id, child.flow_run, str(error))
-        return _lost(office, child.errand, "failed", f"its outcome cannot be taken: {error}")
-    office.log.accept(office.run_id, child.errand.target.name, child.errand.key, ref.model_dump_json())
-    return Result(judged, accepted=True)
+        log.give_up(run_id, run.flow_run, str(error))
+        return make_lost_result(fan_out, run.job, "failed", f"its result was not accepted: {error}")
+    log.accept(run_id, run.job.target.name, run.job.key, ref.model_dump_json())
+    return TargetResult(judged, accepted=True)
 
 
-def _reference(child: TargetRun, state: State) -> BuildResultRef:
+def parse_result_ref(run: TargetRun, state: State) -> BuildResultRef:
+    """Read from a run's final state where its result is.
+
+    Raises:
+        TornBundle: the state does not say, or refers to the result of another run.
+    """
     try:
         ref = BuildResultRef.model_validate_json(state.message or "")
     except ValidationError as error:
-        raise TornBundle(f"flow run {child.flow_run} ended without saying where its outcome is") from error
-    if ref.flow_run != child.flow_run:
-        raise TornBundle(f"flow run {child.flow_run} points at the outcome of {ref.flow_run}")
+        raise TornBundle(f"flow run {run.flow_run} ended without saying where its result is") from error
+    if ref.flow_run != run.flow_run:
+        raise TornBundle(f"flow run {run.flow_run} refers to the result of {ref.flow_run}")
     return ref
 
 
-def _take(office: FanOut, errand: TargetJob, ref: BuildResultRef) -> list[JudgedEngine]:
-    workspace, model = office.context.workspace, office.context.recipe.model
-    outcome = read_outcome(office.files, workspace, ref, errand.target.name)
-    return take_outcome(outcome, model, errand.target, office.made.graphs.by_precision, office.files, workspace)
+def fetch_engines(fan_out: FanOut, job: TargetJob, ref: BuildResultRef) -> list[JudgedEngine]:
+    """Fetch and verify the result that `ref` refers to, and the engines in it."""
+    result = read_result(fan_out.transfer, ref, job.target.name)
+    return receive_engines(result, job.request, fan_out.shared.graphs.by_precision, fan_out.transfer)
 
 
-def _accepted(office: FanOut, errand: TargetJob) -> list[JudgedEngine] | None:
-    """What an earlier try, or an earlier release, accepted for the same order; None where it is gone."""
-    found = office.log.accepted(office.context.recipe.model, errand.target.name, errand.key)
-    if found is None:
+def find_accepted(fan_out: FanOut, job: TargetJob) -> list[JudgedEngine] | None:
+    """Return the engines that were accepted earlier under the job's key; None if there are none, or they are gone."""
+    context = fan_out.release.context
+    accepted = fan_out.release.log.accepted(context.recipe.model, job.target.name, job.key)
+    if accepted is None:
         return None
     try:
-        return _take(office, errand, BuildResultRef.model_validate_json(found))
+        return fetch_engines(fan_out, job, BuildResultRef.model_validate_json(accepted))
     except (ValidationError, EngineryError) as error:
-        office.context.on_progress(f"built again for {errand.target.name}, its outcome cannot be read: {error}", 0)
+        context.on_progress(f"rebuilding for {job.target.name}, its earlier result cannot be read: {error}", 0)
         return None
 
 
-def _start(client: SyncPrefectClient, office: FanOut, errand: TargetJob) -> str:
-    """The id of the flow run to wait for: one that a killed parent left at work, or a new one."""
-    release, target = errand.order.release, errand.target
-    tags, order = [f"release:{release}", f"target:{target.name}"], f"order:{errand.key[:16]}"
+def start_run(client: SyncPrefectClient, fan_out: FanOut, job: TargetJob) -> TargetRun:
+    """Start a job's flow run, or find the one that a killed parent started for the same request."""
+    release, target = fan_out.release, job.target
+    tags, request_tag = [f"release:{release.id}", f"target:{target.name}"], f"request:{job.key[:16]}"
     earlier = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)))
-    given_up = office.log.given_up(office.run_id)
-    for found in earlier:
-        if str(found.id) in given_up or not _is_promising(found):
+    given_up = release.log.given_up(release.run_id)
+    for run in earlier:
+        if str(run.id) in given_up or not is_promising(run):
             continue
-        if order in found.tags:
-            return str(found.id)
-        # The workers changed since it was ordered: nobody waits for it any more.
-        office.log.give_up(office.run_id, str(found.id), "ordered anew")
-        if found.state is not None and not found.state.is_final():
-            cancel(client, str(found.id), found.state, "ordered anew")
-    run: Any = run_deployment(
+        if request_tag in run.tags:
+            return TargetRun(str(run.id), target, job.patience_seconds, job=job)
+        # The workers changed since it was requested: no release waits for it any more.
+        release.log.give_up(release.run_id, str(run.id), SUPERSEDED)
+        if run.state is not None and not run.state.is_final():
+            cancel_run(client, str(run.id), run.state, SUPERSEDED)
+    started: Any = run_deployment(
         f"build-target/{target.work_pool}",
-        parameters={"order": errand.order.model_dump(mode="json")},
+        parameters={"request": job.request.model_dump(mode="json")},
         timeout=0,
-        tags=[*tags, order, WATCHED_TAG],
-        flow_run_name=f"{target.name} of {release}",
-        # Two parents that start at once share one child; the number lets a failed one be followed by another.
-        idempotency_key=f"{release}-{target.name}-{errand.key[:16]}-{len(earlier)}",
+        tags=[*tags, request_tag, WATCHED_TAG],
+        flow_run_name=f"{target.name} of {release.id}",
+        # Two parents that start at once share one run; the number lets a failed one be followed by another.
+        idempotency_key=f"{release.id}-{target.name}-{job.key[:16]}-{len(earlier)}",
         job_variables={"env": RUN_ENVIRONMENT},
     )
-    return str(run.id)
+    return TargetRun(str(started.id), target, job.patience_seconds, job=job)
 
 
-def _is_promising(run: FlowRun) -> bool:
+def is_promising(run: FlowRun) -> bool:
+    """Tell whether a run has completed or may still do so."""
     return run.state is not None and (
         run.state.is_completed() or not (run.state.is_final() or run.state.is_cancelling())
     )
 
 
-def _lost(office: FanOut, errand: TargetJob, state: str, reason: str) -> Result:
-    recipe, target = office.context.recipe, errand.target
+def make_lost_result(fan_out: FanOut, job: TargetJob, state: str, reason: str) -> TargetResult:
+    """Make the rows of a target that has no engines, "lost" or "failed" for one reason."""
+    recipe, target = fan_out.release.context.recipe, job.target
     rows = [EngineRow(recipe.model, target.name, p, target.backend, state, reason) for p in recipe.precisions]
-    return Result([JudgedEngine(row) for row in rows], accepted=False)
+    return TargetResult([JudgedEngine(row) for row in rows], accepted=False)

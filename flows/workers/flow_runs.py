@@ -1,4 +1,4 @@
-"""What Prefect says of the flow runs that a release waits for: states, signs of life, and the end of lost ones."""
+"""Watch the flow runs that a release waits for: read their states and heartbeats, and end those that are lost."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,19 +16,19 @@ from flows.prefect_server.settings import BEAT_SECONDS
 from registry.records import GpuTarget
 
 POLL_SECONDS = 3.0
-# Three heartbeats that fail to come are no accident; the automations of flows/prefect_server/setup.py act first.
+# Three missing heartbeats are not an accident; the automations of flows/prefect_server/setup.py act first.
 SILENT_SECONDS = 3 * BEAT_SECONDS + 5.0
-# A run that a worker took and did not begin, after the worker itself is known to be gone.
+# How long a run may stay pending whose worker has gone offline.
 STARTING_SECONDS = 15.0
-# A worker that lives hears at once that a run is cancelled, and stops it; with the silence before it, two minutes.
+# A live worker learns at once that a run is cancelled, and stops it. Together with SILENT_SECONDS: two minutes.
 CANCEL_SECONDS = 10.0
-# Prefect's answer holds so many flow runs at most (PREFECT_SERVER_API_DEFAULT_LIMIT); one left out would look deleted.
+# Prefect answers with at most so many flow runs (PREFECT_SERVER_API_DEFAULT_LIMIT); one left out would look deleted.
 LONGEST_ANSWER = 200
 
 
 @dataclass
-class Watched:
-    """A flow run that is waited for; `sign` is the last sign of life and `seen` when it came (monotonic seconds)."""
+class WatchedRun:
+    """A flow run to wait for; `sign` is its last sign of life, `seen` when that came (monotonic seconds)."""
 
     flow_run: str
     target: GpuTarget
@@ -37,44 +37,43 @@ class Watched:
     seen: float = field(default_factory=time.monotonic)
 
 
-def why_lost(client: SyncPrefectClient, child: Watched, state: State, online: Callable[[str], bool]) -> str | None:
-    """Why a run is to be given up, in words; None while there is a sign of life, or it is not yet time.
+def explain_loss(client: SyncPrefectClient, run: WatchedRun, state: State, online: Callable[[str], bool]) -> str | None:
+    """Explain why a run is lost; None while it shows signs of life, or it is too early to tell.
 
-    `online` says of a work pool whether it has a worker that lives.
+    `online` tells whether a work pool has a live worker.
     """
-    target, now = child.target, time.monotonic()
-    waits = state.is_scheduled() or state.is_pending()
-    beat = None if waits else _heartbeat(client, child.flow_run)
+    target, now = run.target, time.monotonic()
+    is_waiting = state.is_scheduled() or state.is_pending()
+    beat = None if is_waiting else _read_heartbeat(client, run.flow_run)
     sign = (state.type, beat)
-    # Of a run that began, another worker of its pool says nothing: it beats itself, or it is lost.
-    lives = sign != child.sign or (waits and online(target.work_pool))
-    if lives:
-        child.sign, child.seen = sign, now
+    # A live worker of the pool only counts for a run that has not begun: one that has sends heartbeats itself.
+    if sign != run.sign or (is_waiting and online(target.work_pool)):
+        run.sign, run.seen = sign, now
         return None
-    silent = now - child.seen
-    if state.is_scheduled() and silent > child.patience_seconds:
+    silent = now - run.seen
+    if state.is_scheduled() and silent > run.patience_seconds:
         return (
-            f"no worker of pool {target.work_pool} was online for {child.patience_seconds:.0f} s: "
+            f"no worker of pool {target.work_pool} was online for {run.patience_seconds:.0f} s: "
             f"start one with `enginery worker --target {target.name}`"
         )
     if state.is_pending() and silent > STARTING_SECONDS:
-        return f"a worker of pool {target.work_pool} took the job and went offline before it began: look at its log"
-    if not waits and silent > SILENT_SECONDS:
-        return f"its worker gave no sign of life for {silent:.0f} s: look at the worker of pool {target.work_pool}"
+        return f"a worker of pool {target.work_pool} took the job and went offline before starting it: see its log"
+    if not is_waiting and silent > SILENT_SECONDS:
+        return f"its worker gave no sign of life for {silent:.0f} s: check the worker of pool {target.work_pool}"
     return None
 
 
-def _heartbeat(client: SyncPrefectClient, flow_run: str) -> object:
-    """The id of the run's last heartbeat, or None: clocks differ between hosts, ids do not."""
-    wanted = EventFilter(
+def _read_heartbeat(client: SyncPrefectClient, flow_run: str) -> object:
+    """Read the id of the run's last heartbeat, or None. Clocks differ between hosts, ids do not."""
+    heartbeats = EventFilter(
         event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
         resource=EventResourceFilter(id=[f"prefect.flow-run.{flow_run}"]),
     )
-    return next((event.id for event in client.read_events(wanted, limit=1).events), None)
+    return next((event.id for event in client.read_events(heartbeats, limit=1).events), None)
 
 
 def is_online(client: SyncPrefectClient, pool: str) -> bool:
-    """Whether a work pool is there, is not paused, and has a worker that Prefect hears of."""
+    """Tell whether a work pool exists, is not paused, and has a worker that Prefect hears from."""
     try:
         if client.read_work_pool(pool).is_paused:
             return False
@@ -84,31 +83,34 @@ def is_online(client: SyncPrefectClient, pool: str) -> bool:
 
 
 def read_states(client: SyncPrefectClient, flow_runs: list[str]) -> dict[str, State | None]:
-    """The state of each run by its id; one that was deleted is left out."""
+    """Read the state of each run by its id; a deleted run is left out."""
     states: dict[str, State | None] = {}
     for first in range(0, len(flow_runs), LONGEST_ANSWER):
         ids = [UUID(run) for run in flow_runs[first : first + LONGEST_ANSWER]]
-        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
-        states |= {str(run.id): run.state for run in found}
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
+        states |= {str(run.id): run.state for run in runs}
     return states
 
 
-def settle(client: SyncPrefectClient, given_up: Sequence[Watched]) -> None:
-    """Runs that were given up end as cancelled: by their worker, or here where no worker of their pool is left."""
+def end_abandoned_runs(client: SyncPrefectClient, runs: Sequence[WatchedRun]) -> None:
+    """Wait until runs that were given up are cancelled.
+
+    Their worker does that, or this process if their pool has no worker left.
+    """
     deadline = time.monotonic() + CANCEL_SECONDS
-    while given_up:
-        states = read_states(client, [child.flow_run for child in given_up])
-        given_up = [run for run in given_up if (state := states.get(run.flow_run)) is not None and not state.is_final()]
+    while runs:
+        states = read_states(client, [run.flow_run for run in runs])
+        runs = [run for run in runs if (state := states.get(run.flow_run)) is not None and not state.is_final()]
         is_late = time.monotonic() > deadline
-        alone = [run for run in given_up if is_late or not is_online(client, run.target.work_pool)]
-        for run in alone:
+        deserted = [run for run in runs if is_late or not is_online(client, run.target.work_pool)]
+        for run in deserted:
             client.set_flow_run_state(run.flow_run, Cancelled(message="given up by its release"), force=True)
-        given_up = [run for run in given_up if run not in alone]
-        time.sleep(POLL_SECONDS if given_up else 0)
+        runs = [run for run in runs if run not in deserted]
+        time.sleep(POLL_SECONDS if runs else 0)
 
 
-def cancel(client: SyncPrefectClient, flow_run: str, state: State, reason: str) -> None:
-    """A queued run is cancelled at once; one at work is asked to stop, which needs its worker (see `settle`)."""
-    queued = state.is_scheduled() or state.is_pending()
-    ending: State = Cancelled(message=reason) if queued else Cancelling(message=reason)
+def cancel_run(client: SyncPrefectClient, flow_run: str, state: State, reason: str) -> None:
+    """Cancel a queued run at once; a running one is requested to stop by its worker (see `end_abandoned_runs`)."""
+    is_queued = state.is_scheduled() or state.is_pending()
+    ending: State = Cancelled(message=reason) if is_queued else Cancelling(message=reason)
     client.set_flow_run_state(flow_run, ending)

@@ -1,4 +1,4 @@
-"""What a worker's machine is: checked against the targets that it claims, and reported, before it takes work."""
+"""Check a worker's machine against the targets that it claims, and report it, before it takes work."""
 
 import datetime
 import os
@@ -22,13 +22,13 @@ from tasks.backends import BACKENDS
 from tasks.bundle.toolchain import own_code
 
 VARIABLE = "enginery_worker"
-# Prefect's own 10 s were half of what a free worker waits for its next job; a hundred workers ask 20 times a second so.
+# With Prefect's own 10 s a free worker spends half of its time waiting; a hundred workers make 20 requests a second.
 QUERY_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """One machine that takes the work of a pool; `at` is when it said so (ISO 8601, UTC).
+    """One machine that takes the work of a pool; `at` is when it reported (ISO 8601, UTC).
 
     `code` is the digest of its copy of Enginery (tasks.bundle.toolchain.own_code); the GPU's fields are None on a CPU.
     """
@@ -48,24 +48,24 @@ class WorkerReport:
 REPORT: TypeAdapter[WorkerReport] = TypeAdapter(WorkerReport)
 
 
-def pool_targets(fleet: Fleet, target: str) -> tuple[GpuTarget, ...]:
-    """Every target of the work pool that `target` belongs to: a worker of a pool takes the work of all of them.
+def list_pool_targets(fleet: Fleet, target: str) -> tuple[GpuTarget, ...]:
+    """Return every target in the pool of `target`: a worker takes the work of all of them.
 
     Raises:
-        BadInput: no such target, or a pool whose targets need different backends.
+        BadInput: the target does not exist, or the targets of its pool need different backends.
     """
     pool = fleet.target(target).work_pool
-    found = tuple(each for each in map(fleet.target, fleet.targets) if each.work_pool == pool)
-    if len({each.backend for each in found}) > 1:
+    targets = tuple(member for member in map(fleet.target, fleet.targets) if member.work_pool == pool)
+    if len({member.backend for member in targets}) > 1:
         raise BadInput(f"work pool {pool!r} mixes backends in the fleet file: give each backend a pool of its own")
-    return found
+    return targets
 
 
 def check_machine(target: GpuTarget, serving: str | None, host: Host) -> None:
-    """Refuse a machine that is not what the target says, before it downloads or builds anything.
+    """Refuse a machine that does not match its target, before it downloads or builds anything.
 
-    `serving` is the backend's version on the target's serving hosts, None where the fleet file names none. The GPU's
-    name counts for TensorRT, which times its tactics on it: an L40S in the pool of an L4 has the L4's capability.
+    `serving` is the backend's version on the target's serving hosts, None where the fleet file names none. For
+    TensorRT the GPU's name must match too, since it times its tactics on the GPU: an L40S has an L4's capability.
 
     Raises:
         Incompatible: another GPU, an older driver, no backend, or another version of it.
@@ -76,36 +76,40 @@ def check_machine(target: GpuTarget, serving: str | None, host: Host) -> None:
     version = backend.version()
     if serving is not None and not is_release_of(version, serving):
         raise Incompatible(
-            f"this machine has {target.backend} {version}, and {target.name} serves {serving}: install that one here"
+            f"this machine has {target.backend} {version}, and {target.name} serves with {serving}: "
+            "install that version here"
         )
     if target.backend is not Backend.TENSORRT:
         return
-    if target.gpu_name and not _same_gpu(target.gpu_name, host.gpu_name or ""):
+    if target.gpu_name and not _is_same_gpu(target.gpu_name, host.gpu_name or ""):
         raise Incompatible(
-            f"target {target.name} is a {target.gpu_name}, and this machine's GPU is {host.gpu_name or 'not known'}: "
-            f"start a worker of pool {target.work_pool} on a machine that has one"
+            f"target {target.name} is a {target.gpu_name}, and this machine's GPU is {host.gpu_name or 'unknown'}: "
+            f"start the worker of pool {target.work_pool} on a machine with that GPU"
         )
     oldest = minimum_driver(target.backend, version)
     if oldest and (not host.driver or int(host.driver.split(".")[0]) < int(oldest.split(".")[0])):
-        raise Incompatible(f"{target.backend} {version} needs driver {oldest}, and this machine has {host.driver}")
+        raise Incompatible(
+            f"{target.backend} {version} needs driver {oldest} or newer, and this machine has "
+            f"{host.driver or 'none'}: update it"
+        )
 
 
 def describe_worker(fleet: Fleet, target: str, *, at: datetime.datetime) -> WorkerReport:
-    """The report of this machine as a worker of the pool of `target`.
+    """Report this machine as a worker of the pool of `target`.
 
     Raises:
         Incompatible: it cannot take the work of one of the pool's targets.
-        BadInput: as `pool_targets`.
+        BadInput: as `list_pool_targets`.
     """
-    targets, host = pool_targets(fleet, target), read_host()
-    for each in targets:
-        check_machine(each, fleet.rules(each.name).serving, host)
+    targets, host = list_pool_targets(fleet, target), read_host()
+    for member in targets:
+        check_machine(member, fleet.rules(member.name).serving, host)
     backend = targets[0].backend
     on_gpu = backend is not Backend.ONNXRUNTIME
     return WorkerReport(
         pool=targets[0].work_pool,
         host=platform.node() or "unknown",
-        targets=tuple(each.name for each in targets),
+        targets=tuple(member.name for member in targets),
         backend=backend,
         backend_version=BACKENDS[backend].version(),
         code=own_code(),
@@ -117,61 +121,62 @@ def describe_worker(fleet: Fleet, target: str, *, at: datetime.datetime) -> Work
 
 
 def write_report(report: WorkerReport) -> None:
-    """Keep a report as a Prefect variable, one a pool and host, in place of the host's last one."""
+    """Write a report as a Prefect variable, in place of the last one of its pool and host."""
     name = "_".join((VARIABLE, *(re.sub(r"[^a-z0-9]+", "-", part.lower()) for part in (report.pool, report.host))))
-    Variable.set(name[:255], REPORT.dump_python(report, mode="json"), tags=_tags(report.pool), overwrite=True)
+    Variable.set(name[:255], REPORT.dump_python(report, mode="json"), tags=_pool_tags(report.pool), overwrite=True)
 
 
 def read_reports(pool: str) -> tuple[WorkerReport, ...]:
-    """What the workers of a pool said of themselves, newest first; at most one a host, and at most 200."""
-    wanted = {"variables": {"tags": {"all_": _tags(pool)}}, "limit": 200}
+    """Read the reports of a pool's workers, newest first: one per host, at most 200."""
+    query = {"variables": {"tags": {"all_": _pool_tags(pool)}}, "limit": 200}
     with get_client(sync_client=True) as client:
-        answer = client.request("POST", "/variables/filter", json=wanted)
-    found = [report for entry in answer.json() if (report := _parsed(entry["value"])) and report.pool == pool]
-    return tuple(sorted(found, key=lambda report: report.at, reverse=True))
+        answer = client.request("POST", "/variables/filter", json=query)
+    reports = [report for entry in answer.json() if (report := _parse_report(entry["value"])) and report.pool == pool]
+    return tuple(sorted(reports, key=lambda report: report.at, reverse=True))
 
 
-def toolchains(reports: Sequence[WorkerReport]) -> list[tuple[str | None, ...]]:
-    """What builds and measures in a pool, whatever the number of its machines: backends, GPUs and drivers."""
+def list_toolchains(reports: Sequence[WorkerReport]) -> list[tuple[str | None, ...]]:
+    """Return the distinct backends, GPUs and drivers of a pool, however many machines it has."""
     return sorted(
-        {(each.backend.value, each.backend_version, each.gpu_name, each.driver) for each in reports},
+        {(report.backend.value, report.backend_version, report.gpu_name, report.driver) for report in reports},
         key=lambda parts: [part or "" for part in parts],
     )
 
 
 def run_worker(report: WorkerReport) -> NoReturn:
-    """Become `prefect worker start` for the report's pool, one job at a time: builds side by side disturb each other.
+    """Become `prefect worker start` for the report's pool, one job at a time: parallel builds disturb each other.
 
-    This process is replaced, so that whoever stops or kills it does that to the worker, and none is left behind.
+    This process is replaced, so that stopping or killing it stops the worker, and none is left behind.
     """
-    name = worker_name(report, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    name = make_worker_name(report, os.environ.get("CUDA_VISIBLE_DEVICES"))
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", report.pool, "--name", name]
     command += ["--type", "process", "--limit", "1"]
     os.execv(sys.executable, command)  # noqa: S606  # no shell, and the arguments are made here
 
 
-def worker_name(report: WorkerReport, visible_gpus: str | None) -> str:
-    """How Prefect lists a worker: by its host, and its GPUs where it is shown only these; the same after a restart.
+def make_worker_name(report: WorkerReport, visible_gpus: str | None) -> str:
+    """Name a worker by its host, and by its GPUs if CUDA_VISIBLE_DEVICES selects them.
 
-    Prefect's own names are new ones at each start, and a pool's page fills with workers that are gone.
+    The name is the same after a restart. Prefect would make up a new one each time, and a pool's page would fill with
+    workers that are gone.
     """
     name = f"{report.host}, GPU {visible_gpus}" if report.gpu_name and visible_gpus else report.host
-    return re.sub(r"[/%&<>]", "-", name)  # which Prefect refuses, and a part of a GPU (MIG) may be called by
+    return re.sub(r"[/%&<>]", "-", name)  # Prefect refuses these; the name of a MIG slice may have them
 
 
-def _tags(pool: str) -> list[str]:
+def _pool_tags(pool: str) -> list[str]:
     return [VARIABLE, f"pool:{pool}"]
 
 
-def _parsed(value: Any) -> WorkerReport | None:
-    # Anyone may edit a variable in Prefect's UI: what is no report is none.
+def _parse_report(value: Any) -> WorkerReport | None:
+    # Anyone may edit a variable in Prefect's UI: other values are ignored.
     try:
         return REPORT.validate_python(value)
     except ValidationError:
         return None
 
 
-def _same_gpu(wanted: str, found: str) -> bool:
-    """Whether NVML's name ("NVIDIA A100-SXM4-40GB") is of the GPU that the fleet file names ("NVIDIA A100")."""
-    words = re.split(r"[ -]", wanted)
-    return re.split(r"[ -]", found)[: len(words)] == words
+def _is_same_gpu(fleet_name: str, nvml_name: str) -> bool:
+    """Tell whether NVML's name ("NVIDIA A100-SXM4-40GB") is of the fleet file's GPU ("NVIDIA A100")."""
+    words = re.split(r"[ -]", fleet_name)
+    return re.split(r"[ -]", nvml_name)[: len(words)] == words

@@ -1,4 +1,4 @@
-"""A release whose shared stages are made here, and whose engines are made by the workers of each target's pool."""
+"""Release a recipe on a fleet: the shared stages are made here, each target's engines by the workers of its pool."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,18 +11,19 @@ from calibration_data.reader import Rows
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
 from flows.prefect_server.pages import show_release
-from flows.release.context import now
-from flows.release.identity import finished_release, pin, release_id
+from flows.release.build_target import SharedArtifacts
+from flows.release.context import ReleaseContext, ReleaseRun, open_workspace
+from flows.release.identity import find_finished_release, identify_release, pin_recipe
 from flows.release.measuring import graph_as_engine, make_evaluation
-from flows.release.release_engines import abandoned_on_error, make_shared, open_context, publish_release, start_release
-from flows.workers.fan_out import FanOut, TargetJob, fan_out
-from flows.workers.machine import read_reports, toolchains
-from flows.workers.orders import ROWS_FILE, BuildRequest, RowsFile, outcome_key
-from flows.workers.parcels import StageArchive, send
-from flows.workers.turn import one_at_a_time
+from flows.release.release_engines import abandon_on_error, make_shared, open_context, publish_release, start_release
+from flows.workers.build_requests import ROWS_FILE, BuildRequest, RowsFile, result_key
+from flows.workers.fan_out import FanOut, FanOutResult, TargetJob, build_on_workers
+from flows.workers.machine import list_toolchains, read_reports
+from flows.workers.publishing_lock import publishing_lock
+from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import record_tree
 from registry.errors import BadInput
-from registry.host.home import home
+from registry.host.clock import now
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.runs.run_files import RunFiles
 from registry.mlflow.store import MlflowStore
@@ -33,10 +34,12 @@ from tasks.execution.progress import OnProgress
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import ReleaseIncomplete, ReleaseReport
 
+Say = Callable[[str], None]
+
 
 @dataclass(frozen=True)
 class ReleaseRequest:
-    """What is to be released: a recipe, narrowed to some targets and precisions, or an earlier release by its id."""
+    """What to release: a recipe, narrowed to some targets and precisions, or an earlier release by its id."""
 
     recipe: Path | None
     fleet: Path
@@ -45,125 +48,154 @@ class ReleaseRequest:
     resume: str | None = None
 
 
-def release_on_workers(
-    asked: ReleaseRequest, store: MlflowStore, report: OnProgress, say: Callable[[str], None]
-) -> ReleaseReport:
-    """Make what all targets share, have each target's workers do the rest, and publish what they brought.
+def release_on_workers(request: ReleaseRequest, store: MlflowStore, on_progress: OnProgress, say: Say) -> ReleaseReport:
+    """Release a recipe: make what all targets share, have workers build each target's engines, and publish those.
 
     Raises:
-        ReleaseIncomplete: nothing was published, or a target gave no result; what the others gave is published.
+        ReleaseIncomplete: nothing was published, or a target gave no result; the results of the others are published.
     """
-    workspace, fleet = Workspace(home() / "stages"), load_fleet(asked.fleet)
-    workspace.sweep()
-    recipe, release = _identify(asked, fleet, store)
-    if (found := finished_release(recipe.model, release, store)) is not None:
-        return found
-    context, log = open_context(recipe, store, workspace, report, say, now), ReleaseLog(store)
-    with one_at_a_time(recipe.model, release, say):
-        run_id = start_release(context, log, release)
-        log.keep_recipe(run_id, recipe.model_dump_json())
-    with abandoned_on_error(log, run_id):
-        made = make_shared(context, [fleet.target(name) for name in recipe.targets], _exists)
-        office = FanOut(context, log, RunFiles(store), run_id, made)
-        results = fan_out(office, _errands(office, fleet, release))
-        report("wait for its turn to publish", 0)
-        with one_at_a_time(recipe.model, release, say):
-            # Whoever was started twice waits here, and finds what the other published.
-            if (found := finished_release(recipe.model, release, store)) is not None:
-                return found
-            result = publish_release(context, log, release, run_id, made, results.judged, results.missing)
-    show_release(result, store)
-    if result.state != "complete":
-        raise ReleaseIncomplete(result)
-    return result
+    workspace, fleet = open_workspace(), load_fleet(request.fleet)
+    recipe, release_id = resolve_request(request, fleet, store)
+    if (finished := find_finished_release(recipe.model, release_id, store)) is not None:
+        return finished
+    context = open_context(recipe, store, workspace, on_progress, say, now)
+    release = start_on_fleet(context, release_id, say)
+    with abandon_on_error(release):
+        shared = make_shared(context, [fleet.target(name) for name in recipe.targets], is_supported)
+        fan_out = FanOut(release, StageTransfer(RunFiles(store), workspace), shared)
+        results = build_on_workers(fan_out, make_jobs(fan_out, fleet))
+        report = publish_on_fleet(release, shared, results, say)
+    if report.found:
+        return report
+    show_release(report, store)
+    if report.state != "complete":
+        raise ReleaseIncomplete(report)
+    return report
 
 
-def narrow(recipe: Recipe, targets: Sequence[str] | None, precisions: Sequence[Precision] | None) -> Recipe:
-    """The recipe with only these of its targets and precisions; fp32, the reference, always stays.
+def resolve_request(request: ReleaseRequest, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str]:
+    """Return the pinned recipe and the release's id: those of the release to resume, or new ones.
+
+    Raises:
+        BadInput: neither a recipe nor a release is named, or the release's recipe cannot be read any more.
+        NotFound: the release to resume does not exist.
+    """
+    if request.resume is not None:
+        pinned = ReleaseLog(store).recipe_of(request.resume)
+        try:
+            return Recipe.model_validate_json(pinned), request.resume
+        except ValidationError as error:
+            raise BadInput(
+                f"the recipe of release {request.resume} was written by another version of Enginery: release it again"
+            ) from error
+    if request.recipe is None:
+        raise BadInput("name a recipe, or a release to resume with --resume")
+    recipe = pin_recipe(narrow_recipe(load_recipe(request.recipe), request.targets, request.precisions))
+    targets = [fleet.target(name) for name in recipe.targets]
+    machines = [list_toolchains(read_reports(target.work_pool)) for target in targets]
+    return recipe, identify_release(recipe, targets, ("workers", machines))
+
+
+def narrow_recipe(recipe: Recipe, targets: Sequence[str] | None, precisions: Sequence[Precision] | None) -> Recipe:
+    """Narrow a recipe to some of its targets and precisions; fp32, the reference, always stays.
 
     Raises:
         BadInput: the recipe does not have one of them.
     """
-    for what, asked, there in (
+    for kind, chosen, available in (
         ("target", targets, recipe.targets),
         ("precision", precisions, recipe.precisions),
     ):
-        if strange := sorted(set(asked or ()) - set(there)):
-            raise BadInput(f"the recipe of {recipe.model} has no {what} {', '.join(strange)}: add it there first")
-    kept = {Precision.FP32, *(precisions or recipe.precisions)}
+        if unknown := sorted(set(chosen or ()) - set(available)):
+            raise BadInput(f"the recipe of {recipe.model} has no {kind} {', '.join(unknown)}: add it to the recipe")
+    chosen_precisions = {Precision.FP32, *(precisions or recipe.precisions)}
     return recipe.model_copy(
         update={
-            "targets": tuple(each for each in recipe.targets if each in (targets or recipe.targets)),
-            "precisions": tuple(each for each in recipe.precisions if each in kept),
+            "targets": tuple(name for name in recipe.targets if name in (targets or recipe.targets)),
+            "precisions": tuple(precision for precision in recipe.precisions if precision in chosen_precisions),
         }
     )
 
 
-def _identify(asked: ReleaseRequest, fleet: Fleet, store: MlflowStore) -> tuple[Recipe, str]:
-    """The pinned recipe and the release's id: the one that is resumed, or what it is made of on these workers."""
-    if asked.resume is not None:
-        kept = ReleaseLog(store).recipe_of(asked.resume)
-        try:
-            return Recipe.model_validate_json(kept), asked.resume
-        except ValidationError as error:
-            raise BadInput(f"the recipe of release {asked.resume} is of another Enginery: release it again") from error
-    if asked.recipe is None:
-        raise BadInput("name a recipe, or a release to resume with --resume")
-    recipe = pin(narrow(load_recipe(asked.recipe), asked.targets, asked.precisions))
-    targets = [fleet.target(name) for name in recipe.targets]
-    machines = [toolchains(read_reports(target.work_pool)) for target in targets]
-    return recipe, release_id(recipe, targets, ("workers", machines))
+def start_on_fleet(context: ReleaseContext, release_id: str, say: Say) -> ReleaseRun:
+    """Start the release's run under the publishing lock, and keep its recipe there, so that it can be resumed."""
+    with publishing_lock(context.recipe.model, release_id, say):
+        release = start_release(context, release_id)
+        release.log.keep_recipe(release.run_id, context.recipe.model_dump_json())
+    return release
 
 
-def _exists(precision: Precision, target: GpuTarget) -> bool:
+def publish_on_fleet(release: ReleaseRun, shared: SharedArtifacts, results: FanOutResult, say: Say) -> ReleaseReport:
+    """Publish the workers' results under the model's publishing lock.
+
+    A release that was started twice waits for the lock twice: the second finds what the first published.
+    """
+    context, model = release.context, release.context.recipe.model
+    context.on_progress("wait for the publishing lock", 0)
+    with publishing_lock(model, release.id, say):
+        if (finished := find_finished_release(model, release.id, context.store)) is not None:
+            return finished
+        return publish_release(release, shared, results.judged, results.missing)
+
+
+def is_supported(precision: Precision, target: GpuTarget) -> bool:
+    """Tell whether a target's backend has a precision; whether a worker can build it, the worker tells."""
     return BACKENDS[target.backend].supports(precision, target) is None
 
 
-def _errands(office: FanOut, fleet: Fleet, release: str) -> dict[str, TargetJob]:
-    """An order for each target, with what all share sent to the release's run."""
-    made, recipe = office.made, office.context.recipe
-    shared = _send_shared(office)
-    graphs = {precision: _send(office, graph.directory) for precision, graph in made.graphs.by_precision.items()}
-    errands = {}
+def make_jobs(fan_out: FanOut, fleet: Fleet) -> dict[str, TargetJob]:
+    """Make each target's build request, and send what all of them share to the release's run."""
+    release, graphs = fan_out.release, fan_out.shared.graphs
+    recipe = release.context.recipe
+    archives = _send_shared(fan_out)
+    graph_archives = {
+        precision: _send_stage(fan_out, graph.directory) for precision, graph in graphs.by_precision.items()
+    }
+    jobs = {}
     for name in recipe.targets:
-        target = fleet.target(name)
-        wanted = [p for p in made.graphs.by_precision if p is Precision.FP32 or _exists(p, target)]
-        order = BuildRequest(
-            release=release,
-            run_id=office.run_id,
+        spec, target = fleet.spec(name), fleet.target(name)
+        request = BuildRequest(
+            release=release.id,
+            run_id=release.run_id,
             recipe=recipe,
             name=name,
-            spec=fleet.spec(name),
+            spec=spec,
             code=own_code(),
-            graphs={precision: graphs[precision] for precision in wanted},
-            refused=made.graphs.refused,
-            remarks=made.graphs.remarks,
-            **shared,
+            graphs={
+                precision: archive
+                for precision, archive in graph_archives.items()
+                if precision is Precision.FP32 or is_supported(precision, target)
+            },
+            refused=graphs.refused,
+            remarks=graphs.remarks,
+            **archives,
         )
-        errands[name] = TargetJob(order, outcome_key(order, made, target), fleet.spec(name).patience_seconds)
-    return errands
+        jobs[name] = TargetJob(request, result_key(request, fan_out.shared), spec.patience_seconds)
+    return jobs
 
 
-def _send_shared(office: FanOut) -> Mapping[str, StageArchive]:
-    context, made = office.context, office.made
-    reference = make_evaluation(
-        context, made.source, graph_as_engine(made.graphs.by_precision[Precision.FP32]), made.evaluation
-    )
+def _send_shared(fan_out: FanOut) -> Mapping[str, StageArchive]:
+    context, shared = fan_out.release.context, fan_out.shared
+    exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32])
+    reference = make_evaluation(context, shared.source, exact, shared.evaluation)
     return {
-        "tokenizer": _send(office, _tokenizer(context.workspace, made.source).directory),
-        "evaluation": _send(office, _rows(context.workspace, made.evaluation).directory),
-        "calibration": _send(office, made.calibration.directory),
-        "reference": _send(office, reference.directory),
+        "tokenizer": _send_stage(fan_out, _make_tokenizer(context.workspace, shared.source).directory),
+        "evaluation": _send_stage(fan_out, _make_rows_file(context.workspace, shared.evaluation).directory),
+        "calibration": _send_stage(fan_out, shared.calibration.directory),
+        "reference": _send_stage(fan_out, reference.directory),
     }
 
 
-def _send(office: FanOut, stage: Path) -> StageArchive:
-    office.context.on_progress(f"hand over {stage.parent.name} {stage.name[:12]}", 0)
-    return send(office.files, office.context.workspace, office.run_id, stage, "handover")
+def _send_stage(fan_out: FanOut, stage: Path) -> StageArchive:
+    fan_out.release.context.on_progress(f"send {stage.parent.name} {stage.name[:12]}", 0)
+    return fan_out.transfer.send(fan_out.release.run_id, stage, "handover")
 
 
-def _tokenizer(workspace: Workspace, source: SourceFiles) -> SourceFiles:
-    """The part of a checkpoint that workers read: its weights are in the graphs. The digest stays the whole one's."""
+def _make_tokenizer(workspace: Workspace, source: SourceFiles) -> SourceFiles:
+    """Copy the part of a checkpoint that workers read: the weights are in the graphs.
+
+    It keeps the digest of the whole checkpoint, which stages are keyed by.
+    """
 
     def make(into: Path) -> SourceFiles:
         for name in SERVING_FILES:
@@ -173,7 +205,7 @@ def _tokenizer(workspace: Workspace, source: SourceFiles) -> SourceFiles:
     return workspace.stage("tokenizer", (source.digest, SERVING_FILES), SourceFiles, make)[0]
 
 
-def _rows(workspace: Workspace, rows: Rows) -> RowsFile:
+def _make_rows_file(workspace: Workspace, rows: Rows) -> RowsFile:
     def make(into: Path) -> RowsFile:
         (into / ROWS_FILE).write_bytes(TypeAdapter(Rows).dump_json(rows))
         return RowsFile(rows.digest, into)

@@ -85,7 +85,7 @@ class Fleet:
         folder: str | None = None,
         **fleet: dict[str, Any],
     ) -> TinyRecipe:
-        """A recipe of the test's own for `targets`, with `more` entries; `fleet` changes those of its fleet file."""
+        """Write a recipe for `targets`, with `more` entries; `fleet` changes the entries of its fleet file."""
         tiny = TinyRecipe(self.folder / (folder or model))
         shutil.copytree(self.template.folder, tiny.folder)
         # Absolute: a worker runs in a folder of its own.
@@ -101,18 +101,18 @@ class Fleet:
         return tiny
 
     def change(self, tiny: TinyRecipe, target: str, **entry: Any) -> None:
-        """Other values in a target's entry of a fleet file."""
-        found = yaml.safe_load(tiny.fleet.read_text(encoding="utf-8"))
-        found["targets"][target] |= entry
-        tiny.fleet.write_text(yaml.safe_dump(found), encoding="utf-8")
+        """Change values in a target's entry of a fleet file."""
+        fleet = yaml.safe_load(tiny.fleet.read_text(encoding="utf-8"))
+        fleet["targets"][target] |= entry
+        tiny.fleet.write_text(yaml.safe_dump(fleet), encoding="utf-8")
 
     def flow_runs(self, release: str, target: str) -> list[Any]:
-        """Every Prefect run that a release ever started for a target, oldest first."""
+        """Return every Prefect run that a release started for a target, oldest first."""
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 
-        wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"release:{release}", f"target:{target}"]))
+        of_target = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"release:{release}", f"target:{target}"]))
         with self.client() as client:
-            return sorted(client.read_flow_runs(flow_run_filter=wanted), key=lambda run: str(run.created))
+            return sorted(client.read_flow_runs(flow_run_filter=of_target), key=lambda run: str(run.created))
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -136,7 +136,7 @@ class Process:
     errors: Path
 
     def wait(self, seconds: float = PATIENCE_SECONDS) -> tuple[int, dict[str, Any]]:
-        """Exit code, and the JSON it printed."""
+        """Wait for the end; return the exit code and the printed JSON."""
         code = self.popen.wait(seconds)
         printed = self.output.read_text(encoding="utf-8")
         return code, json.loads(printed) if printed else {"errors": self.errors.read_text(encoding="utf-8")}
@@ -149,7 +149,7 @@ class Process:
 
 @contextmanager
 def started(fleet: Fleet, home: Path, cwd: Path, *arguments: str, before: str = "") -> Iterator[Process]:
-    """`enginery …`, with the Python statements `before` it; its whole process group ends with the block."""
+    """Run `enginery …` after the Python statements `before`; its whole process group ends with the block."""
     number = len(list(fleet.folder.glob("*.out")))
     output, errors = fleet.folder / f"{number}.out", fleet.folder / f"{number}.err"
     with output.open("w") as out, errors.open("w") as err:
@@ -173,15 +173,15 @@ def started(fleet: Fleet, home: Path, cwd: Path, *arguments: str, before: str = 
 
 
 def releasing(fleet: Fleet, tiny: TinyRecipe, *more: str, home: str = "parent", before: str = "") -> Any:
-    """`enginery release --on-workers` of a recipe, or `--resume` of a release."""
-    asked = more if "--resume" in more else ("recipe.yaml", "--on-workers", *more)
+    """Run `enginery release --on-workers` for a recipe, or `--resume` for a release."""
+    arguments = more if "--resume" in more else ("recipe.yaml", "--on-workers", *more)
     place = fleet.folder / "homes" / home
-    return started(fleet, place, tiny.folder, "release", *asked, "--fleet", "fleet.yaml", "--json", before=before)
+    return started(fleet, place, tiny.folder, "release", *arguments, "--fleet", "fleet.yaml", "--json", before=before)
 
 
 @contextmanager
 def working(fleet: Fleet, target: str, home: str) -> Iterator[Process]:
-    """`enginery worker` for the pool of a target, once it is online."""
+    """Run `enginery worker` for the pool of a target, and wait until it is online."""
     arguments = ("worker", "--target", target, "--fleet", "fleet.yaml")
     with started(fleet, fleet.folder / "homes" / home, fleet.template.folder, *arguments) as worker:
         try:
@@ -195,7 +195,7 @@ def working(fleet: Fleet, target: str, home: str) -> Iterator[Process]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids below `pid`, youngest last."""
+    """Return the ids of the processes below `pid`, youngest last."""
     import psutil
 
     with suppress(psutil.NoSuchProcess):
@@ -204,12 +204,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """What `condition` gives once it is true."""
+    """Wait until `condition` is true, and return its value."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.3)
-    return found
+    return value
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class RestartableFleet(Fleet):
 def serving(
     folder: Path, registry: Path | str, artifacts: Path, prefect_settings: Mapping[str, str] | None = None
 ) -> Iterator[RestartableFleet]:
-    """Both servers, nothing deployed yet; `registry` is MLflow's database, an SQLite file or a URI.
+    """Start both servers, without deployments; `registry` is MLflow's database, an SQLite file or a URI.
 
     Prefect's is folder/prefect/prefect.db, unless its settings name another.
     """
@@ -243,7 +243,7 @@ def serving(
 def fleet(
     tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, prefect_database: Path
 ) -> Iterator[RestartableFleet]:
-    """Both servers, process pools, and their deployments."""
+    """Start both servers, with work pools and deployments."""
     folder = tmp_path_factory.mktemp("fleet")
     shutil.copy(migrated_database, folder / "mlflow.db")
     (folder / "prefect").mkdir()
@@ -254,7 +254,7 @@ def fleet(
 
 
 def deploy(fleet: Fleet, build_target: str = "flows/deployments.py:build_target", **parameters: str) -> None:
-    """Work pools and deployments, as prefect.yaml makes them; `parameters` are those of the flow `build_target`."""
+    """Make work pools and deployments as prefect.yaml does; `parameters` are those of the flow `build_target`."""
     code = f"""
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate

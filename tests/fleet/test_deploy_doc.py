@@ -39,22 +39,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def block(kind: str, first: str) -> str:
-    """The code block of a kind whose first line holds `first`."""
-    return next(str(text) for found, text in BLOCKS if found == kind and first in text.partition("\n")[0])
+    """Return the code block of a language whose first line holds `first`."""
+    return next(str(text) for language, text in BLOCKS if language == kind and first in text.partition("\n")[0])
 
 
 def unit_environment(unit: str, file: Mapping[str, str]) -> dict[str, str]:
-    """What systemd gives a unit: its own variables, and those of its file."""
+    """Return what systemd gives a unit: its own variables, and those of its file."""
     lines = [line.removeprefix("Environment=") for line in unit.splitlines() if line.startswith("Environment=")]
     return dict(word.split("=", 1) for line in lines for word in shlex.split(line)) | dict(file)
 
 
 def unit_command(unit: str, environment: Mapping[str, str]) -> list[str]:
-    """ExecStart as module and arguments, its variables filled in."""
+    """Return ExecStart as module and arguments, its variables filled in."""
     started = re.search(r"^ExecStart=(.*)$", unit.replace("\\\n", " "), re.MULTILINE)
     assert started
     program, *arguments = shlex.split(started[1])
-    filled = [re.sub(r"\$\{(\w+)\}", lambda found: environment[found[1]], word) for word in arguments]
+    filled = [re.sub(r"\$\{(\w+)\}", lambda match: environment[match[1]], word) for word in arguments]
     return [MODULES[Path(program).name], *filled]
 
 
@@ -78,7 +78,7 @@ class Team:
     authority: str
 
     def environment(self, home: Path, user: str = "release", password: str = RELEASE) -> dict[str, str]:
-        """What the document tells a client to set."""
+        """Return what the document tells a client to set."""
         return {
             "MLFLOW_TRACKING_URI": self.mlflow,
             "MLFLOW_TRACKING_USERNAME": user,
@@ -111,7 +111,7 @@ def team(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, pref
             ("prefect", f"http://127.0.0.1:{ports['4200']}/api/health", {"PREFECT_SERVER_API_AUTH_STRING": PREFECT}),
         ):
             unit = block("ini", f"enginery-{server}.service").replace("/var/lib/enginery/prefect", str(folder / "home"))
-            unit = re.sub(r"--port (\d+)", lambda found: f"--port {ports[found[1]]}", unit)
+            unit = re.sub(r"--port (\d+)", lambda match: f"--port {ports[match[1]]}", unit)
             unit = unit.replace("s3://engines/bundles", str(folder / "bundles")).replace("--workers 4", "--workers 1")
             environment = unit_environment(unit.replace("mlflow.example.com", "localhost"), file)
             command = unit_command(unit.replace("mlflow.example.com", "localhost"), environment)
@@ -120,11 +120,11 @@ def team(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, pref
         health = f"http://127.0.0.1:{ports['443']}/"
         stack.enter_context(served([nginx, "-c", str(configuration), "-g", "daemon off;"], {}, health))
         addresses = [f"https://localhost:{public[name]}" for name in ("mlflow.example.com", "prefect.example.com")]
-        found = Team(addresses[0], f"{addresses[1]}/api", str(authority))
+        team = Team(addresses[0], f"{addresses[1]}/api", str(authority))
         for user, password in (("release", RELEASE), ("serving", SERVING)):
-            made = {"username": user, "password": password}
-            _post(f"{found.mlflow}/api/2.0/mlflow/users/create", found, ("admin", ADMIN), made)
-        yield found
+            account = {"username": user, "password": password}
+            _post(f"{team.mlflow}/api/2.0/mlflow/users/create", team, ("admin", ADMIN), account)
+        yield team
 
 
 def _mlflow_env(folder: Path) -> dict[str, str]:
@@ -155,8 +155,8 @@ def _nginx_file(folder: Path, ports: Mapping[str, int], public: Mapping[str, int
     return folder / "nginx.conf"
 
 
-def _post(address: str, team: Team, user: tuple[str, str], asked: Any, **headers: str) -> requests.Response:
-    answer = requests.post(address, json=asked, auth=user, verify=team.authority, headers=headers, timeout=30)
+def _post(address: str, team: Team, user: tuple[str, str], body: Any, **headers: str) -> requests.Response:
+    answer = requests.post(address, json=body, auth=user, verify=team.authority, headers=headers, timeout=30)
     assert answer.ok, f"{answer.status_code} {answer.text}"
     return answer
 
@@ -170,13 +170,13 @@ def _run(environment: Mapping[str, str], *command: str) -> subprocess.CompletedP
 
 
 def _refusal(environment: Mapping[str, str], *arguments: str) -> str:
-    """The one line in which `enginery` says no."""
+    """Run `enginery`, which must refuse, and return the one line in which it does."""
     done = _run(environment, "-m", "flows.cli", *arguments)
     assert done.returncode in (1, 2), done.stdout
-    said = [line for line in done.stderr.splitlines() if "ENGINERY_LEASE_DATABASE" not in line]
-    assert len(said) == 1, done.stderr
-    assert not any(secret in said[0] for secret in (WRONG, RELEASE, SERVING, PREFECT))
-    return said[0]
+    lines = [line for line in done.stderr.splitlines() if "ENGINERY_LEASE_DATABASE" not in line]
+    assert len(lines) == 1, done.stderr
+    assert not any(secret in lines[0] for secret in (WRONG, RELEASE, SERVING, PREFECT))
+    return lines[0]
 
 
 def test_a_serving_host_fetches_and_changes_nothing(
@@ -187,17 +187,17 @@ def test_a_serving_host_fetches_and_changes_nothing(
         for name, value in team.environment(tmp_path).items():
             patched.setenv(name, value)
         # A body beyond nginx's own limit.
-        made = manifest_factory(content=os.urandom(3_000_000))
-        publisher.publish(MlflowStore(team.mlflow, tmp_path / "state"), made)
+        bundle = manifest_factory(content=os.urandom(3_000_000))
+        publisher.publish(MlflowStore(team.mlflow, tmp_path / "state"), bundle)
     reader = team.environment(tmp_path, "serving", SERVING)
-    wanted = ("sst2", "--version", "1", "--any-host", "--to", str(tmp_path / "models"))
-    done = _run(reader, "-m", "flows.cli", "fetch", *wanted)
+    arguments = ("sst2", "--version", "1", "--any-host", "--to", str(tmp_path / "models"))
+    done = _run(reader, "-m", "flows.cli", "fetch", *arguments)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "models" / "sst2" / "1" / "engine.plan").stat().st_size == 3_000_000
     assert "may read and not change" in _refusal(reader, "promote", "sst2", "--target", "l4", "--version", "1")
 
 
-def test_who_is_not_let_in_is_told_what_to_set(team: Team, tmp_path: Path) -> None:
+def test_a_refused_client_is_told_what_to_set(team: Team, tmp_path: Path) -> None:
     right = team.environment(tmp_path)
     assert "MLFLOW_TRACKING_PASSWORD" in _refusal(right | {"MLFLOW_TRACKING_PASSWORD": WRONG}, "list")
     assert "PREFECT_API_AUTH_STRING" in _refusal(right | {"PREFECT_API_AUTH_STRING": f"admin:{WRONG}"}, "targets")
@@ -210,8 +210,8 @@ def test_a_server_that_is_not_trusted_is_named_at_once(team: Team, tmp_path: Pat
 
 
 def test_mlflows_pages_may_ask_their_server(team: Team) -> None:
-    asked, origin = f"{team.mlflow}/ajax-api/2.0/mlflow/experiments/search", "https://localhost"
-    assert _post(asked, team, ("serving", SERVING), {"max_results": 1}, Origin=origin).json()["experiments"]
+    search, origin = f"{team.mlflow}/ajax-api/2.0/mlflow/experiments/search", "https://localhost"
+    assert _post(search, team, ("serving", SERVING), {"max_results": 1}, Origin=origin).json()["experiments"]
 
 
 CHATTY = """
@@ -237,8 +237,8 @@ def test_pools_logs_and_events_reach_prefect(team: Team, tmp_path: Path) -> None
     logs = _post(f"{team.prefect}/logs/filter", team, user, {"limit": 200}).json()
     assert sum("xxx" in log["message"] for log in logs) == 150
     # From the client, over the web socket; the server writes events down every few seconds.
-    asked = {"filter": {"event": {"name": ["enginery.test"]}}}
-    wait(lambda: _post(f"{team.prefect}/events/filter", team, user, asked).json()["total"] == 1, "the event", 30)
+    query = {"filter": {"event": {"name": ["enginery.test"]}}}
+    wait(lambda: _post(f"{team.prefect}/events/filter", team, user, query).json()["total"] == 1, "the event", 30)
     # A redirect that leads to plain http would lead a client out of the proxy.
     slash = f"{team.prefect}/work_pools/filter/"
     moved = requests.post(slash, auth=user, verify=team.authority, json={}, allow_redirects=False, timeout=30)

@@ -22,7 +22,7 @@ def cpu_worker(fleet: Fleet) -> Iterator[Process]:
         yield worker
 
 
-def test_a_target_without_a_worker_is_lost_and_resuming_makes_only_it(fleet: Fleet, cpu_worker: Process) -> None:
+def test_a_target_without_a_worker_is_lost_and_resuming_builds_only_it(fleet: Fleet, cpu_worker: Process) -> None:
     tiny = fleet.recipe("unsunk", ("cpu", "rtx-4090"), rtx_4090={"patience_seconds": 3})
     with releasing(fleet, tiny) as parent:
         code, first = parent.wait()
@@ -46,7 +46,7 @@ def test_a_target_without_a_worker_is_lost_and_resuming_makes_only_it(fleet: Fle
     assert "flow-run" in fleet.release_runs("unsunk")[0].data.tags.get("prefect_flow_run_url", "flow-run")
 
 
-def test_a_late_result_of_a_lost_worker_is_not_taken(fleet: Fleet) -> None:
+def test_a_late_result_of_a_lost_worker_is_not_accepted(fleet: Fleet) -> None:
     tiny = fleet.recipe("late", ("rtx-4090",), rtx_4090={"patience_seconds": 3})
     impatient = "import flows.workers.flow_runs as runs\nruns.SILENT_SECONDS, runs.CANCEL_SECONDS = 20, 1"
     with working(fleet, "rtx-4090", "rtx-vanishing") as worker, releasing(fleet, tiny, before=impatient) as parent:
@@ -65,7 +65,7 @@ def test_a_late_result_of_a_lost_worker_is_not_taken(fleet: Fleet) -> None:
         for process in (job, *job.children(recursive=True)):
             process.resume()
         client, run = fleet.store().client, fleet.release_runs("late")[0].info.run_id
-        until(lambda: any("outcome" in f.path for f in client.list_artifacts(run, f"targets/rtx-4090/{late.id}")))
+        until(lambda: any("result-" in f.path for f in client.list_artifacts(run, f"targets/rtx-4090/{late.id}")))
         until(lambda: fleet.flow_runs(release, "rtx-4090")[0].state.is_completed())
     with releasing(fleet, tiny, "--resume", release) as parent:
         code, second = parent.wait()
@@ -73,7 +73,7 @@ def test_a_late_result_of_a_lost_worker_is_not_taken(fleet: Fleet) -> None:
     assert [run.state.name for run in fleet.flow_runs(release, "rtx-4090")] == ["Completed", "Cancelled"]
 
 
-def test_a_killed_build_and_a_missing_deployment_are_said_at_once(fleet: Fleet, cpu_worker: Process) -> None:
+def test_a_killed_build_and_a_missing_deployment_are_reported_at_once(fleet: Fleet, cpu_worker: Process) -> None:
     tiny = fleet.recipe("killed", ("cpu", "rtx-3090"))
     with releasing(fleet, tiny) as parent:
         release = release_of(fleet, "killed")
@@ -85,7 +85,7 @@ def test_a_killed_build_and_a_missing_deployment_are_said_at_once(fleet: Fleet, 
     assert "no deployment build-target/undeployed" in report["engines"][-1]["reason"]
 
 
-def test_a_killed_parent_goes_on_with_what_its_workers_finished(fleet: Fleet, cpu_worker: Process) -> None:
+def test_a_killed_parent_continues_with_what_its_workers_finished(fleet: Fleet, cpu_worker: Process) -> None:
     tiny = fleet.recipe("orphaned", ("cpu", "rtx-5090"), rtx_5090={"patience_seconds": 600})
     with releasing(fleet, tiny) as parent:
         release = release_of(fleet, "orphaned")
@@ -96,7 +96,7 @@ def test_a_killed_parent_goes_on_with_what_its_workers_finished(fleet: Fleet, cp
     with releasing(fleet, tiny, "--resume", release) as parent:
         code, report = parent.wait()
     assert (code, report["missing"]) == (1, ["rtx-5090"])
-    # The first parent's child was found again, and the other's result too.
+    # The flow run that the first parent started was found again, and the other one's result too.
     assert [run.state.name for run in fleet.flow_runs(release, "rtx-5090")] == ["Cancelled"]
     assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
     assert [target for target, _, _ in engines(fleet, "orphaned")] == ["cpu", "cpu"]

@@ -52,28 +52,28 @@ def sleeper(into: str):
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
     """Short paths that PostgreSQL's own user may enter, gone with the module."""
-    made = []
+    folders = []
 
     def home(name: str) -> Path:
         path = Path(tempfile.mkdtemp(prefix=f"enginery-{name}-"))
         path.chmod(0o755)
-        made.append(path)
+        folders.append(path)
         return path
 
     yield home
-    for path in made:
+    for path in folders:
         shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The shipped recipes and fleet, and two deployments of the tests' own."""
-    made = make_checkout(tmp_path_factory.mktemp("checkout"))
-    (made.folder / "sleeper.yaml").write_text(SLEEPER, encoding="utf-8")
-    (made.folder / "sleeper.py").write_text(SLEEPER_FLOW, encoding="utf-8")
+    checkout = make_checkout(tmp_path_factory.mktemp("checkout"))
+    (checkout.folder / "sleeper.yaml").write_text(SLEEPER, encoding="utf-8")
+    (checkout.folder / "sleeper.py").write_text(SLEEPER_FLOW, encoding="utf-8")
     example = Path(__file__).parents[2] / "docs" / "automations" / "swap.py"
-    (made.folder / "swap.py").write_bytes(example.read_bytes())
-    return made
+    (checkout.folder / "swap.py").write_bytes(example.read_bytes())
+    return checkout
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def stack(checkout: Checkout, homes: Callable[[str], Path]) -> Iterator[Stack]:
         environment = keys | {"ENGINERY_HOME": str(home)}
         ports = ["--mlflow-port", str(free_port()), "--prefect-port", str(free_port())]
         try:
-            said = checkout.enginery("up", *ports, "--artifacts", f"s3://{BUCKET}/bundles", environment=environment)
-            exported = [line.removeprefix("export ") for line in said.splitlines() if line.startswith("export ")]
+            output = checkout.enginery("up", *ports, "--artifacts", f"s3://{BUCKET}/bundles", environment=environment)
+            exported = [line.removeprefix("export ") for line in output.splitlines() if line.startswith("export ")]
             exports = dict(line.split("=", 1) for line in exported)
             values = {name: value.strip("'") for name, value in exports.items()}
             started = Stack(checkout, home, environment | values)
@@ -100,11 +100,11 @@ def stack(checkout: Checkout, homes: Callable[[str], Path]) -> Iterator[Stack]:
         assert (home / "stack" / "postgres" / "data" / "PG_VERSION").exists()
 
 
-def test_every_deployment_is_there_and_a_choice_that_is_none_is_refused(stack: Stack) -> None:
-    there = {each["name"]: each for each in stack.api("/deployments/filter", limit=100)}
-    wanted = yaml.safe_load((stack.checkout.folder / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    assert {each["name"] for each in wanted} <= set(there)
-    schema = there["promote"]["parameter_openapi_schema"]["properties"]["targets"]["items"]
+def test_every_deployment_exists_and_an_unknown_choice_is_refused(stack: Stack) -> None:
+    deployments = {record["name"]: record for record in stack.api("/deployments/filter", limit=100)}
+    expected = yaml.safe_load((stack.checkout.folder / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    assert {record["name"] for record in expected} <= set(deployments)
+    schema = deployments["promote"]["parameter_openapi_schema"]["properties"]["targets"]["items"]
     assert schema["enum"][:2] == ["cpu", "rtx-3090"]
     answer = stack.start("promote-engine/promote", model="m", targets=["gpu-of-nobody"], why="w", who="w")
     assert answer.status_code in (409, 422)
@@ -116,8 +116,8 @@ def test_every_deployment_is_there_and_a_choice_that_is_none_is_refused(stack: S
 
 def test_the_nightly_refresh_is_scheduled(stack: Stack) -> None:
     nightly = stack.read("/deployments/name/refresh-engines/nightly")["id"]
-    asked = {"deployments": {"id": {"any_": [nightly]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    wait(lambda: stack.api("/flow_runs/filter", **asked), "a scheduled run", 90)
+    scheduled = {"deployments": {"id": {"any_": [nightly]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    wait(lambda: stack.api("/flow_runs/filter", **scheduled), "a scheduled run", 90)
 
 
 def test_a_promotion_moves_the_alias_tells_prefect_and_starts_a_deployment(
@@ -128,23 +128,23 @@ def test_a_promotion_moves_the_alias_tells_prefect_and_starts_a_deployment(
         store.publish(*manifest_factory(bytes([number]), sequence=number, target="l4", verdict=verdict))
     swap = stack.read("/deployments/name/swap-engine/t4")["id"]
     _make_automations(stack, swap, tmp_path)
-    asked = {"model": "sst2", "targets": ["l4"], "why": "a test", "who": "ana"}
-    state = stack.end_of(promoting := stack.start("promote-engine/promote", **asked, version=1))
+    parameters = {"model": "sst2", "targets": ["l4"], "why": "a test", "who": "ana"}
+    state = stack.end_of(promoting := stack.start("promote-engine/promote", **parameters, version=1))
     assert state["type"] == "COMPLETED", state["message"]
     assert store.aliases("sst2")["production-l4"] == 1
     (event,) = store.events("sst2")
     assert event.flow_run == promoting.json()["id"]
 
-    refused = stack.end_of(stack.start("promote-engine/promote", **asked, version=2))
+    refused = stack.end_of(stack.start("promote-engine/promote", **parameters, version=2))
     assert refused["type"] == "FAILED"
     assert refused["message"].startswith("sst2 version 2 is failed for l4")
 
-    told = wait(lambda: len(events := stack.engine_events()) == 2 and events, "two events")
-    assert [each["event"] for each in told] == ["enginery.engine.promoted", "enginery.engine.refused"]
-    assert told[0]["resource"]["prefect.resource.id"] == "enginery.engine.sst2.l4"
-    assert told[0]["payload"]["to"] == 1
-    assert told[0]["related"][0]["prefect.resource.id"] == f"prefect.flow-run.{event.flow_run}"
-    assert told[1]["payload"]["reason"] == refused["message"]
+    events = wait(lambda: len(seen := stack.engine_events()) == 2 and seen, "two events")
+    assert [record["event"] for record in events] == ["enginery.engine.promoted", "enginery.engine.refused"]
+    assert events[0]["resource"]["prefect.resource.id"] == "enginery.engine.sst2.l4"
+    assert events[0]["payload"]["to"] == 1
+    assert events[0]["related"][0]["prefect.resource.id"] == f"prefect.flow-run.{event.flow_run}"
+    assert events[1]["payload"]["reason"] == refused["message"]
 
     swaps = {"deployments": {"id": {"any_": [swap]}}}
     (run,) = wait(lambda: stack.api("/flow_runs/filter", **swaps), "the deployment that the promotion starts")
@@ -168,10 +168,10 @@ def _make_automations(stack: Stack, deployment: str, folder: Path) -> None:
         block_type_id=slug["id"],
     )
     texts = []
-    for file, found in (("notify-on-refusal.yaml", block["id"]), ("swap-on-promotion.yaml", deployment)):
+    for file, identity in (("notify-on-refusal.yaml", block["id"]), ("swap-on-promotion.yaml", deployment)):
         text = (examples / file).read_text(encoding="utf-8")
         assert NOBODY in text
-        texts.append(text.replace(NOBODY, found))
+        texts.append(text.replace(NOBODY, identity))
     (folder / "automations.yaml").write_text("".join(texts), encoding="utf-8")
     creating = ("-m", "prefect", "automation", "create", "--from-file", str(folder / "automations.yaml"))
     stack.checkout.run(*creating, environment=stack.environment)
@@ -191,9 +191,9 @@ def test_the_slot_of_a_run_whose_worker_and_process_were_killed_comes_free_in_tw
     # What died comes back, and what lives is left alone.
     os.killpg(stack.pids["mlflow"], signal.SIGKILL)
     before = stack.pids
-    said = stack.checkout.enginery("up", environment=stack.environment)
+    output = stack.checkout.enginery("up", environment=stack.environment)
     after = stack.pids
-    assert {name for name in before if before[name] != after[name]} == {"worker-releases", "mlflow"}, said
+    assert {name for name in before if before[name] != after[name]} == {"worker-releases", "mlflow"}, output
     assert requests.get(f"{stack.environment['MLFLOW_TRACKING_URI']}/health", timeout=10).ok
 
     state = stack.end_of(started)

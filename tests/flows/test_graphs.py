@@ -14,7 +14,7 @@ import yaml
 from calibration_data.reader import Rows, read_calibration_inputs
 from flows.inputs.fleet import load_fleet
 from flows.inputs.recipe import load_recipe
-from flows.release import graphs, stages
+from flows.release import stages
 from flows.release.context import ReleaseContext
 from flows.release.graphs import Graphs, Material, gather, make_graph, make_graphs
 from registry.errors import BadInput
@@ -34,34 +34,38 @@ SPARE_ROWS = 300
 
 
 @pytest.fixture
-def told() -> list[str]:
+def reported() -> list[str]:
     return []
 
 
 @pytest.fixture
 def context(
-    tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: TinyRecipe, tmp_path: Path, reported: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> ReleaseContext:
     """The tiny recipe with rows to spare for a holdout; stages without Prefect."""
 
     def stage(workspace: Workspace, step: Step[Any]) -> Any:
         return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
 
-    for module in (graphs, stages):
-        monkeypatch.setattr(module, "run_stage", stage)
+    for module in ("context", "graphs", "stages"):
+        monkeypatch.setattr(f"flows.release.{module}.run_stage", stage, raising=False)
     draw, words = random.Random(3), [word for word in WORDS if not word.startswith("##")]  # noqa: S311  # rows
-    known = set(tiny_recipe.rows("evaluation"))
+    evaluation = set(tiny_recipe.rows("evaluation"))
     texts = {" ".join(draw.choices(words, k=draw.randint(4, 12))): None for _ in range(SPARE_ROWS + 60)}
-    write_split(tiny_recipe.folder / "rows", "calibration", [text for text in texts if text not in known][:SPARE_ROWS])
-    return make_bench(tiny_recipe, tmp_path / "stages", told, {"loss_max": 0.02})
+    write_split(
+        tiny_recipe.folder / "rows", "calibration", [text for text in texts if text not in evaluation][:SPARE_ROWS]
+    )
+    return make_context(tiny_recipe, tmp_path / "stages", reported, {"loss_max": 0.02})
 
 
-def make_bench(tiny: TinyRecipe, folder: Path, told: list[str], gates: dict[str, float], **more: Any) -> ReleaseContext:
+def make_context(
+    tiny: TinyRecipe, folder: Path, reported: list[str], gates: dict[str, float], **more: Any
+) -> ReleaseContext:
     document = RECIPE | {"gates": gates}
     document["data"] = RECIPE["data"] | {"calibration": {"samples": 16, **more}}  # type: ignore[operator]
     tiny.recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
     nothing: Any = None
-    report: Callable[[str, float], None] = lambda what, _done: told.append(what)  # noqa: E731
+    report: Callable[[str, float], None] = lambda what, _done: reported.append(what)  # noqa: E731
     return ReleaseContext(Workspace(folder), load_recipe(tiny.recipe), report, nothing, nothing, nothing)
 
 
@@ -73,7 +77,7 @@ def collect(context: ReleaseContext, change: Callable[[Rows], Rows] = lambda row
 
 
 def test_the_evaluation_split_takes_no_part_in_the_choice(
-    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, reported: list[str]
 ) -> None:
     def chosen(name: str) -> tuple[str, bytes]:
         fresh = replace(context, workspace=Workspace(tmp_path / name))
@@ -97,30 +101,30 @@ def test_the_holdout_has_no_row_of_calibration_or_evaluation(context: ReleaseCon
 
 
 def test_too_few_rows_for_a_proof_turn_the_autopilot_off_and_say_so(
-    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, reported: list[str]
 ) -> None:
-    strict = make_bench(tiny_recipe, tmp_path / "strict", told, {"loss_max": 0.001})
+    strict = make_context(tiny_recipe, tmp_path / "strict", reported, {"loss_max": 0.001})
     material = collect(strict)
     assert material.holdout is None
-    made = make_graphs(strict, material, [Precision.FP32, Precision.INT8], cpu(tiny_recipe), takes)
-    assert "could prove a loss of at most 0.10%" in made.remarks[Precision.INT8]
-    assert not (made.by_precision[Precision.INT8].directory / CHOICE_FILE).exists()
+    graphs = make_graphs(strict, material, [Precision.FP32, Precision.INT8], cpu(tiny_recipe), takes)
+    assert "could prove a loss of at most 0.10%" in graphs.remarks[Precision.INT8]
+    assert not (graphs.by_precision[Precision.INT8].directory / CHOICE_FILE).exists()
 
 
 @dataclass(frozen=True)
 class OnlyThis:
     """Passes the answers of one graph and no others."""
 
-    wanted: tuple[Floats, ...]
+    expected: tuple[Floats, ...]
     limit: float = 0.0
     digest: str = "only this"
 
-    def score(self, _exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
-        same = all(np.allclose(*each, atol=1e-6) for each in zip(self.wanted, made, strict=True))
+    def score(self, _exact: Sequence[Floats], outputs: Sequence[Floats]) -> Score:
+        same = all(np.allclose(*pair, atol=1e-6) for pair in zip(self.expected, outputs, strict=True))
         return Score(float(not same), float(not same), same)
 
-    def damage(self, _at: int, exact: Floats, made: Floats) -> float:
-        return float(np.square(made - exact).sum())
+    def damage(self, _at: int, exact: Floats, output: Floats) -> float:
+        return float(np.square(output - exact).sum())
 
 
 @pytest.mark.parametrize("stands_in", [Precision.INT8_WEIGHT_ONLY, Precision.FP16])
@@ -132,12 +136,12 @@ def test_where_no_mix_passes_the_first_that_does_stands_in(
     graph = make_graph(context, material, stands_in)
     gate = OnlyThis(tuple(run_holdout(graph.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
-    made = make_graphs(context, judged, [Precision.FP32, Precision.INT8], targets, takes)
-    assert set(made.by_precision) == {Precision.FP32, stands_in}
-    assert stands_in.value in made.refused[Precision.INT8]
-    assert "no mix" in made.refused[Precision.INT8]
-    assert "in place of int8" in made.remarks[stands_in]
-    assert made.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, stands_in)
+    graphs = make_graphs(context, judged, [Precision.FP32, Precision.INT8], targets, takes)
+    assert set(graphs.by_precision) == {Precision.FP32, stands_in}
+    assert stands_in.value in graphs.refused[Precision.INT8]
+    assert "no mix" in graphs.refused[Precision.INT8]
+    assert "in place of int8" in graphs.remarks[stands_in]
+    assert graphs.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, stands_in)
 
 
 def test_where_nothing_passes_nothing_stands_in(context: ReleaseContext, tiny_recipe: TinyRecipe) -> None:
@@ -145,50 +149,52 @@ def test_where_nothing_passes_nothing_stands_in(context: ReleaseContext, tiny_re
     assert material.holdout is not None
     gate = OnlyThis(tuple(answer + 1 for answer in run_holdout(material.onnx.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
-    made = make_graphs(context, judged, [Precision.FP32, Precision.INT8], rtx(tiny_recipe), takes)
-    assert set(made.by_precision) == {Precision.FP32}
-    assert "nothing" in made.refused[Precision.INT8]
+    graphs = make_graphs(context, judged, [Precision.FP32, Precision.INT8], rtx(tiny_recipe), takes)
+    assert set(graphs.by_precision) == {Precision.FP32}
+    assert "nothing" in graphs.refused[Precision.INT8]
 
 
 def test_a_table_is_used_again_without_a_calibration(
-    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, reported: list[str]
 ) -> None:
-    once = make_bench(tiny_recipe, tmp_path / "once", told, {"loss_max": 1.0}, holdout=0)
+    once = make_context(tiny_recipe, tmp_path / "once", reported, {"loss_max": 1.0}, holdout=0)
     graph = make_graph(once, collect(once), Precision.INT8)
-    kept = tmp_path / "table.json"
-    kept.write_bytes((graph.directory / TABLE_FILE).read_bytes())
-    assert any("calibrate" in what for what in told)
-    told.clear()
-    again = make_bench(tiny_recipe, tmp_path / "again", told, {"loss_max": 1.0}, holdout=0, table=os.fspath(kept))
+    table_file = tmp_path / "table.json"
+    table_file.write_bytes((graph.directory / TABLE_FILE).read_bytes())
+    assert any("calibrate" in what for what in reported)
+    reported.clear()
+    again = make_context(
+        tiny_recipe, tmp_path / "again", reported, {"loss_max": 1.0}, holdout=0, table=os.fspath(table_file)
+    )
     assert make_graph(again, collect(again), Precision.INT8).digest == graph.digest
-    assert not any("calibrate" in what for what in told)
+    assert not any("calibrate" in what for what in reported)
 
 
 @pytest.mark.parametrize("content", [None, b"{}", b"\xff" * 10])
 def test_what_is_no_table_is_refused(
-    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str], content: bytes | None
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, reported: list[str], content: bytes | None
 ) -> None:
     table = tmp_path / "table.json"
     if content is not None:
         table.write_bytes(content)
-    broken = make_bench(tiny_recipe, tmp_path / "s", told, {"loss_max": 1.0}, table=os.fspath(table))
+    broken = make_context(tiny_recipe, tmp_path / "s", reported, {"loss_max": 1.0}, table=os.fspath(table))
     material = collect(context)
     with pytest.raises(BadInput):
         make_graph(broken, material, Precision.INT8)
 
 
 def test_rows_cut_elsewhere_are_calibrated_anew(
-    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
+    context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, reported: list[str]
 ) -> None:
     material = collect(context)
     make_graph(context, material, Precision.INT8)
-    told.clear()
+    reported.clear()
     make_graph(context, material, Precision.INT8)
-    assert not any("calibrate" in what for what in told)
+    assert not any("calibrate" in what for what in reported)
     recipe = context.recipe
     shorter = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": 8})})
     make_graph(replace(context, recipe=shorter), material, Precision.INT8)
-    assert any("calibrate" in what for what in told)
+    assert any("calibrate" in what for what in reported)
 
 
 def test_nothing_is_left_of_a_calibration_that_ended(context: ReleaseContext) -> None:
@@ -210,5 +216,5 @@ def rtx(tiny: TinyRecipe) -> list[GpuTarget]:
 
 def test_what_is_asked_for_comes_first() -> None:
     nothing: Any = None
-    made = Graphs({Precision.FP32: nothing, Precision.FP16: nothing})
-    assert made.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, Precision.FP16)
+    graphs = Graphs({Precision.FP32: nothing, Precision.FP16: nothing})
+    assert graphs.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, Precision.FP16)

@@ -43,7 +43,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """What Prefect would be told: the seam is the request."""
     heard: Told = []
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr(events, "_post", heard.extend)
+    monkeypatch.setattr(events, "_post_events", heard.extend)
     return heard
 
 

@@ -1,4 +1,4 @@
-"""A refresh on the real path: one release, then the world changes in one way, and exactly that is found and mended."""
+"""A refresh on the real path: one release, then one thing changes, and exactly that is found and released again."""
 
 import datetime
 import json
@@ -18,7 +18,7 @@ from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
 from flows.prefect_server import local as local_prefect
 from flows.refresh.lineage import local_toolchains
-from flows.refresh.refresh_engines import refresh
+from flows.refresh.refresh_engines import refresh_recipes
 from flows.refresh.results import Plan, Refreshed, RefreshRequest
 from flows.refresh.staleness import Toolchain
 from flows.workers.machine import WorkerReport, write_report
@@ -50,14 +50,14 @@ class World:
         self.tiny.recipe.write_text(yaml.safe_dump(recipe | keys), encoding="utf-8")
 
     def refresh(self, *, full: bool = False, dry_run: bool = False, toolchains: Any = local_toolchains) -> Refreshed:
-        asked = RefreshRequest((self.tiny.recipe,), self.tiny.fleet, dry_run, full)
-        (result,) = refresh(asked, self.store, toolchains, self._release)
+        request = RefreshRequest((self.tiny.recipe,), self.tiny.fleet, dry_run, full)
+        (result,) = refresh_recipes(request, self.store, toolchains, self._release)
         return result
 
     def stale(self, **how: Any) -> list[tuple[str, str]]:
         plan = self.refresh(dry_run=True, **how).plan
         assert plan is not None
-        return [(found.target, found.precision.value) for found in plan.stale]
+        return [(engine.target, engine.precision.value) for engine in plan.stale]
 
     def _release(self, plans: Sequence[Plan]) -> Mapping[Path, str]:
         for plan in plans:
@@ -146,8 +146,8 @@ def test_a_backend_that_a_worker_reports_in_another_version_makes_its_target_sta
 
     result = world.refresh(dry_run=True, toolchains=reported)
     assert result.plan is not None
-    assert [(found.target, found.precision.value) for found in result.plan.stale] == ALL
-    assert {"ada builds with" in found.reason for found in result.plan.stale} == {True}
+    assert [(engine.target, engine.precision.value) for engine in result.plan.stale] == ALL
+    assert {"ada builds with" in engine.reason for engine in result.plan.stale} == {True}
     assert (result.state, result.plan.targets) == ("planned", ("cpu",))
 
 
@@ -182,8 +182,11 @@ def test_a_full_refresh_of_what_is_fresh_finds_everything(world: World) -> None:
 
 def test_a_recipe_that_cannot_be_read_sinks_no_other(world: World) -> None:
     (world.tiny.folder / "broken.yaml").write_text("model: 7", encoding="utf-8")
-    results = refresh(RefreshRequest(None, world.tiny.fleet), world.store, local_toolchains, world._release)
-    assert [(each.recipe.name, each.state) for each in results] == [("broken.yaml", "failed"), ("recipe.yaml", "fresh")]
+    results = refresh_recipes(RefreshRequest(None, world.tiny.fleet), world.store, local_toolchains, world._release)
+    assert [(result.recipe.name, result.state) for result in results] == [
+        ("broken.yaml", "failed"),
+        ("recipe.yaml", "fresh"),
+    ]
     assert "broken.yaml" in results[0].reason
 
 
@@ -236,7 +239,7 @@ def test_the_flow_shows_its_plan_and_fails_where_a_release_does(world: World, mo
 
 
 @pytest.mark.long
-def test_the_command_says_what_is_stale_and_mends_it(
+def test_the_command_says_what_is_stale_and_releases_it(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ENGINERY_HOME", str(world.home))
@@ -247,6 +250,6 @@ def test_the_command_says_what_is_stale_and_mends_it(
     states = []
     for more in (["--dry-run"], [], ["--dry-run"]):
         assert run_command(lambda more=more: app([*command, *more], standalone_mode=False)) == 0  # type: ignore[misc]
-        (said,) = json.loads(capsys.readouterr().out)
-        states.append((said["state"], [found["precision"] for found in said["stale"]]))
+        (output,) = json.loads(capsys.readouterr().out)
+        states.append((output["state"], [engine["precision"] for engine in output["stale"]]))
     assert states == [("planned", ["int8"]), ("released", ["int8"]), ("fresh", [])]

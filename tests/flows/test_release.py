@@ -121,14 +121,14 @@ def test_the_calibration_table_the_choice_and_their_figures_lie_beside_calibrate
         "figures/calibration.png",
         "figures/int8.png",
     )
-    client, wanted = released.store.client, set(files)
+    client, expected = released.store.client, set(files)
     runs = client.search_runs([released.store.experiment("tiny")], "tags.`enginery.kind` = 'engine'")
-    found = {
+    logged = {
         run.data.tags["target"] + " " + run.data.tags["precision"]: _files(client, run.info.run_id) for run in runs
     }
-    calibrated = {name for name, files in found.items() if wanted <= files}
+    calibrated = {name for name, files in logged.items() if expected <= files}
     assert calibrated == {"cpu int8", "rtx-4090 int8"}
-    assert all(name in calibrated or not wanted & files for name, files in found.items())
+    assert all(name in calibrated or not expected & files for name, files in logged.items())
 
 
 def test_every_int8_row_says_how_its_graph_was_chosen(released: Released) -> None:
@@ -165,7 +165,7 @@ def test_engines_that_ran_pass_and_say_where_they_ran(released: Released) -> Non
         if row.target == "cpu":
             assert row.verdict is Verdict.PASSED, row.reason
             assert {"accuracy", "accuracy_loss", "latency_p50_ms", "latency_p99_ms"} <= {
-                found.metric for found in row.measurements if found.subject == "engine"
+                measurement.metric for measurement in row.measurements if measurement.subject == "engine"
             }
             assert released.store.version("tiny", row.version or 0).measured_on
 
@@ -206,9 +206,9 @@ def test_a_new_calibration_row_remakes_only_what_saw_the_rows(released: Released
     assert again.release != released.report.release
     after = stages(released.home)
     assert {name: after[name] for name in before} == before
-    made = sorted(name.split("/")[0] for name in after.keys() - before.keys())
+    kinds = sorted(name.split("/")[0] for name in after.keys() - before.keys())
     # One evaluation: the cpu engine is the int8 graph that the rtx engine is scored by.
-    assert made == ["benchmark", "build", "build", "calibration", "evaluate", "quantize"]
+    assert kinds == ["benchmark", "build", "build", "calibration", "evaluate", "quantize"]
     states = {(row.target, row.precision.value): row.state for row in again.rows}
     assert {where for where, state in states.items() if state == "built"} == {("cpu", "int8"), ("rtx-4090", "int8")}
     old = {(row.target, row.precision): row.digest for row in released.report.rows}

@@ -1,4 +1,4 @@
-"""What workers say of themselves, kept as Prefect variables that anyone may edit."""
+"""Reports of workers, stored as Prefect variables that anyone may edit."""
 
 import json
 from dataclasses import replace
@@ -39,7 +39,7 @@ def test_the_last_report_of_each_host_of_a_pool_is_read_newest_first() -> None:
     assert read_reports("nobody") == ()
 
 
-def test_a_variable_that_is_no_report_is_passed_over() -> None:
+def test_a_variable_that_is_not_a_report_is_ignored() -> None:
     tags = ["enginery_worker", "pool:gpu-edited"]
     write_report(replace(REPORT, pool="gpu-edited"))
     Variable.set("edited", {"pool": "gpu-edited", "host": 1}, tags=tags)
@@ -47,7 +47,7 @@ def test_a_variable_that_is_no_report_is_passed_over() -> None:
     assert read_reports("gpu-edited") == (replace(REPORT, pool="gpu-edited"),)
 
 
-def test_targets_shows_what_the_workers_of_each_pool_said(
+def test_targets_shows_what_the_workers_of_each_pool_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     write_report(replace(REPORT, pool="gpu-shown"))
@@ -60,5 +60,5 @@ def test_targets_shows_what_the_workers_of_each_pool_said(
         client.send_worker_heartbeat("gpu-shown", "one", heartbeat_interval_seconds=30)
         targets(tmp_path / "fleet.yaml", as_json=True)
     l4, t4 = json.loads(capsys.readouterr().out)
-    assert (l4["online"], [each["driver"] for each in l4["workers"]]) == (True, ["580.95.05"])
+    assert (l4["online"], [report["driver"] for report in l4["workers"]]) == (True, ["580.95.05"])
     assert (t4["online"], t4["workers"]) == (False, [])

@@ -1,4 +1,4 @@
-"""A checkout of the test's own: this one's code and prefect.yaml, and a recipe folder to change."""
+"""Checkouts for tests: a copy of this one's code and prefect.yaml, with recipes that may be changed."""
 
 import os
 import shutil
@@ -15,17 +15,17 @@ CPU_FLEET = "targets:\n  cpu: {backend: onnxruntime, work_pool: cpu}\n"
 
 @dataclass(frozen=True)
 class Checkout:
-    """A folder that a worker could run from."""
+    """A folder that a worker can run from."""
 
     folder: Path
 
     def environment(self, more: Mapping[str, str]) -> dict[str, str]:
-        """Without settings of anybody's servers."""
+        """Return the environment of a command, without this process's settings of servers."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
         return inherited | {"PYTHONPATH": str(self.folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"} | dict(more)
 
     def run(self, *command: str, environment: Mapping[str, str], seconds: float = 300) -> str:
-        """A command's output; it must succeed."""
+        """Run a Python command, which must succeed, and return its output."""
         done = subprocess.run(
             [sys.executable, *command],
             cwd=self.folder,
@@ -39,7 +39,7 @@ class Checkout:
         return done.stdout + done.stderr
 
     def enginery(self, *arguments: str, environment: Mapping[str, str]) -> str:
-        """The `enginery` command of this checkout."""
+        """Run the `enginery` command of this checkout, and return its output."""
         return self.run("-m", "flows.cli", *arguments, environment=environment)
 
 

@@ -1,4 +1,4 @@
-"""What releases leave behind: versions, MLflow runs, flow runs, and the processes of workers."""
+"""Read what releases leave behind: versions, MLflow runs, flow runs, and the processes of workers."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,19 +10,19 @@ from tests.fleet.conftest import Fleet, Process, descendants, until
 
 
 def engines(fleet: Fleet, model: str) -> list[tuple[str, str, int]]:
-    """(target, precision, version) of all that is published; a version is never of two engines."""
-    return [(each.target, each.precision.value, each.version) for each in fleet.store().versions(model)]
+    """Return (target, precision, version) of every published engine."""
+    return [(engine.target, engine.precision.value, engine.version) for engine in fleet.store().versions(model)]
 
 
 def flow_run_of(fleet: Fleet, model: str, target: str) -> set[str]:
-    """The Prefect runs that the engines of a target say they were made by."""
+    """Return the Prefect runs that built the engines of a target, as their MLflow runs say."""
     store = fleet.store()
     query = f"tags.`enginery.kind` = 'engine' and tags.target = '{target}'"
     return {run.data.tags["prefect_flow_run"] for run in store.client.search_runs([store.experiment(model)], query)}
 
 
 def job_of(worker: Process) -> psutil.Process | None:
-    """The process in which a worker runs its flow."""
+    """Return the process in which a worker runs its flow, or None."""
     for pid in descendants(worker.popen.pid):
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
@@ -36,21 +36,21 @@ def is_running(fleet: Fleet, release: str, target: str) -> bool:
 
 
 def release_of(fleet: Fleet, model: str) -> str:
-    """The id of the only release of a model, once it has begun."""
+    """Return the id of a model's only release, once it has started."""
     return str(until(lambda: fleet.release_runs(model))[0].data.tags["release"])
 
 
 def precisions(fleet: Fleet, model: str, into: Path) -> list[str]:
-    """Of every version of a model: each is complete, of another engine, and its files are what its manifest says."""
+    """Return the precision of every version, once each is complete, of its own engine, and matches its manifest."""
     store, versions = fleet.store(), fleet.store().versions(model)
     if versions:
         everything = store.client.search_model_versions(f"name = '{model}'")
-        assert {int(found.version) for found in everything} == {each.version for each in versions}
-    assert len({each.digest for each in versions}) == len(versions)
-    sequences = [each.sequence for each in versions]
+        assert {int(version.version) for version in everything} == {engine.version for engine in versions}
+    assert len({engine.digest for engine in versions}) == len(versions)
+    sequences = [engine.sequence for engine in versions]
     assert sequences == sorted(set(sequences))
-    for each in versions:
-        bundle = into / f"{model}-{each.version}"
+    for engine in versions:
+        bundle = into / f"{model}-{engine.version}"
         bundle.mkdir()
-        assert copy_bundle(store, model, each.version, bundle).build.digest == each.digest
-    return [each.precision.value for each in versions]
+        assert copy_bundle(store, model, engine.version, bundle).build.digest == engine.digest
+    return [engine.precision.value for engine in versions]

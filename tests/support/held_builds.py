@@ -1,4 +1,4 @@
-"""The deployed build-target with a door in every build: a test sees what is built, and keeps a build from ending."""
+"""The deployed build-target with a door in every build: a test sees what is built, and can hold a build open."""
 
 import time
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows import deployments
-from flows.workers.orders import BuildRequest
+from flows.workers.build_requests import BuildRequest
 from tasks.backends import ort
 from tasks.backends.contract import BuildInputs, BuiltEngine
 from tasks.execution.progress import OnProgress
@@ -33,10 +33,10 @@ class Door:
                 held.unlink()
 
     def builds(self, what: str) -> list[str]:
-        """The precisions whose builds have begun, or are done, in that order."""
+        """Return the precisions whose builds have begun, or are done, in order."""
         noted = self.folder / "builds"
         lines = noted.read_text(encoding="utf-8").split("\n")[:-1] if noted.exists() else []
-        return [precision for precision, _, said in (line.partition(" ") for line in lines) if said == what]
+        return [precision for precision, _, event in (line.partition(" ") for line in lines) if event == what]
 
     def note(self, precision: str, what: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -48,10 +48,10 @@ class Door:
             time.sleep(0.05)
 
 
-@flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
-def build_target(order: BuildRequest, doors: str) -> State:
-    """The deployed flow, whose builds of ONNX Runtime go through the door of their model under the folder `doors`."""
-    door, build = Door(Path(doors) / order.recipe.model), ort.build
+@flow(name="build-target", flow_run_name="{request.name} of {request.release}", persist_result=False)
+def build_target(request: BuildRequest, doors: str) -> State:
+    """Run the deployed flow; its builds of ONNX Runtime pass the door of their model under the folder `doors`."""
+    door, build = Door(Path(doors) / request.recipe.model), ort.build
 
     def held(inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> BuiltEngine:
         precision = inputs.onnx.precision
@@ -62,5 +62,5 @@ def build_target(order: BuildRequest, doors: str) -> State:
         return built
 
     with patch.object(ort, "build", held):
-        state: State = deployments.build_target.fn(order)
+        state: State = deployments.build_target.fn(request)
     return state

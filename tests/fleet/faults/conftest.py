@@ -28,18 +28,18 @@ WORKSPACE_MB = count(64)
 HELD = """
 import time
 from pathlib import Path
-from flows.workers import release_on_workers as on_workers
-from flows.release import publish as publication
+from flows.workers import release_on_workers
+from flows.release import publish
 from registry.mlflow import uploads as mlflow_uploads
 mlflow_uploads._PAUSES_SECONDS = (1.0,)
-publish, calls = {module}.{function}, []
+call, calls = {module}.{function}, []
 def held(*arguments):
     calls.append(arguments)
     if len(calls) == {call}:
         Path({held!r}).touch()
         while Path({held!r}).exists():
             time.sleep(0.05)
-    return publish(*arguments)
+    return call(*arguments)
 {module}.{function} = held
 """
 
@@ -51,7 +51,7 @@ class Disk:
     folder: Path
 
     def leave(self, room: int) -> None:
-        """Have so many bytes free."""
+        """Fill the disk, but for so many bytes."""
         self.resize(shutil.disk_usage(self.folder).used + room)
 
     def resize(self, size: int) -> None:
@@ -60,17 +60,17 @@ class Disk:
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[Postgres | None]:
-    """A PostgreSQL that both servers can be on; None where there is none, and they are on SQLite."""
+    """Run a PostgreSQL for both servers; None where there is none: they use SQLite then."""
     with ExitStack() as stack:
-        found = None
+        postgres = None
         with suppress(NoPostgres):
-            found = stack.enter_context(running_postgres(durable=True, system=True))
-        yield found if found and found.offers("pg_trgm") else None
+            postgres = stack.enter_context(running_postgres(durable=True, system=True))
+        yield postgres if postgres and postgres.offers("pg_trgm") else None
 
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk | None]:
-    """Where MLflow keeps artifacts; None where nothing can be mounted."""
+    """Mount the disk for MLflow's artifacts; None where nothing can be mounted."""
     folder = tmp_path_factory.mktemp("disk")
     mounting = ["mount", "-t", "tmpfs", "-o", f"size={ROOMY}", "tmpfs", str(folder)]
     is_able = sys.platform.startswith("linux") and os.geteuid() == 0
@@ -85,7 +85,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk | None]:
 def fleet(
     tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, database: Postgres | None, disk: Disk | None
 ) -> Iterator[RestartableFleet]:
-    """A fleet on PostgreSQL, whose builds go through doors."""
+    """Start a fleet on PostgreSQL, whose builds pass through doors."""
     folder = tmp_path_factory.mktemp("faults")
     artifacts = disk.folder if disk else folder / "artifacts"
     registry: Path | str = folder / "mlflow.db"
@@ -106,30 +106,30 @@ def cpu_worker(fleet: Fleet) -> Iterator[Process]:
 
 
 def ordinary(fleet: Fleet, model: str, target: str = "cpu") -> tuple[TinyRecipe, Door]:
-    """A recipe of two engines that nobody has built yet, and the door at which the second one waits."""
+    """Write a recipe of two engines that were never built, and the door at which the second one waits."""
     builds = Door(fleet.folder / "doors" / model)
     builds.hold("int8-dynamic")
     return fleet.recipe(model, (target,), {"workspace_mb": next(WORKSPACE_MB)}), builds
 
 
 def hold(function: str, call: int, held: Path) -> str:
-    """What makes a parent wait at the nth call of a function of its publishing (module.name) until `held` is gone."""
+    """Return code that makes a parent wait at the nth call of a function (module.name) until `held` is gone."""
     module, name = function.split(".")
     return HELD.format(module=module, function=name, call=call, held=str(held))
 
 
 def until_held(builds: Door) -> None:
-    """Until the first engine is built, and the second one is at work."""
+    """Wait until the first engine is built and the second one has begun."""
     until(lambda: builds.builds(BEGUN) == BOTH)
 
 
 @contextmanager
 def job(worker: Process) -> Iterator[psutil.Process]:
-    """A worker's job, which ends with the block, whatever became of its worker."""
-    found = until(lambda: job_of(worker))
+    """Return a worker's job process; it ends with the block, whatever happened to its worker."""
+    process = until(lambda: job_of(worker))
     try:
-        yield found
+        yield process
     finally:
         with suppress(psutil.NoSuchProcess):
-            for process in (found, *found.children(recursive=True)):
-                process.kill()
+            for member in (process, *process.children(recursive=True)):
+                member.kill()

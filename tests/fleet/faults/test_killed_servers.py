@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def assert_built_once(fleet: Fleet, model: str, release: str, builds: Door, into: Path) -> None:
-    """By one flow run, and published whole."""
+    """Assert that one flow run built the engines, and that they are published whole."""
     assert [run.state.name for run in fleet.flow_runs(release, "cpu")] == ["Completed"]
     assert builds.builds(BEGUN) == BOTH
     assert precisions(fleet, model, into) == BOTH
@@ -64,9 +64,9 @@ def test_a_release_outlives_both_servers_killed_between_two_of_its_versions(
 ) -> None:
     (tiny, builds), held = ordinary(fleet, "halfway"), tmp_path / "held"
     builds.open()
-    with releasing(fleet, tiny, before=hold("publication.publish_version", 2, held)) as parent:
+    with releasing(fleet, tiny, before=hold("publish.publish_version", 2, held)) as parent:
         until(held.exists)
-        assert [each.precision for each in fleet.store().versions("halfway")] == BOTH[:1]
+        assert [engine.precision for engine in fleet.store().versions("halfway")] == BOTH[:1]
         fleet.prefect_server.kill()
         fleet.mlflow_server.kill()
         held.unlink()
@@ -78,12 +78,12 @@ def test_a_release_outlives_both_servers_killed_between_two_of_its_versions(
     assert [run.data.tags[STATE] for run in fleet.release_runs("halfway")] == ["complete"]
 
 
-def test_a_publisher_that_stood_still_loses_its_turn_and_spoils_nothing_when_it_wakes(
+def test_a_publisher_that_was_paused_loses_its_lock_and_spoils_nothing_when_it_wakes(
     fleet: RestartableFleet, cpu_worker: Process, tmp_path: Path
 ) -> None:
     (tiny, builds), held = ordinary(fleet, "asleep"), tmp_path / "held"
     builds.open()
-    with releasing(fleet, tiny, before=hold("publication.publish_version", 2, held)) as sleeper:
+    with releasing(fleet, tiny, before=hold("publish.publish_version", 2, held)) as sleeper:
         release = release_of(fleet, "asleep")
         until(held.exists)
         os.kill(sleeper.popen.pid, signal.SIGSTOP)
@@ -92,9 +92,9 @@ def test_a_publisher_that_stood_still_loses_its_turn_and_spoils_nothing_when_it_
         assert code == 0, report
         assert precisions(fleet, "asleep", tmp_path) == BOTH
         os.kill(sleeper.popen.pid, signal.SIGCONT)
-        code, said = sleeper.wait()
+        code, output = sleeper.wait()
     assert code == 1
-    assert "lost its turn to publish" in said["errors"].splitlines()[-1]
-    assert [each.precision for each in fleet.store().versions("asleep")] == BOTH
+    assert "lost the publishing lock" in output["errors"].splitlines()[-1]
+    assert [engine.precision for engine in fleet.store().versions("asleep")] == BOTH
     (run,) = fleet.release_runs("asleep")
     assert (run.data.tags[STATE], run.info.status) == ("complete", "FINISHED")

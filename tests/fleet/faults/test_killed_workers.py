@@ -1,4 +1,4 @@
-"""Workers killed in the middle of a build: said in two minutes, and nothing is built twice."""
+"""Workers killed in the middle of a build: reported in two minutes, and nothing is built twice."""
 
 import time
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from tests.support.held_builds import BEGUN, DONE
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 
-def test_killed_workers_are_said_in_two_minutes_and_resuming_builds_the_rest(fleet: Fleet, tmp_path: Path) -> None:
+def test_killed_workers_are_reported_in_two_minutes_and_resuming_builds_the_rest(fleet: Fleet, tmp_path: Path) -> None:
     tiny, builds = ordinary(fleet, "killed", "mortal")
     with working(fleet, "mortal", "killed") as worker, releasing(fleet, tiny) as parent, job(worker) as building:
         release = release_of(fleet, "killed")

@@ -22,7 +22,7 @@ def test_a_full_store_is_said_publishes_nothing_and_resuming_goes_on_once_there_
     if disk is None:
         pytest.skip("mounting a tmpfs needs root, on Linux")
     (tiny, builds), held = ordinary(fleet, "full"), tmp_path / "held"
-    at_publishing = hold("on_workers.publish_release", 1, held)
+    at_publishing = hold("release_on_workers.publish_release", 1, held)
     try:
         with releasing(fleet, tiny) as parent:
             release = release_of(fleet, "full")
@@ -64,7 +64,7 @@ def test_two_releases_of_one_model_at_once_are_both_whole_and_published_one_afte
         ends = first.wait(), second.wait()
     assert [code for code, _ in ends] == [0, 0], ends
     assert len({report["release"] for _, report in ends}) == 2
-    # The fp32 engine is the same in both: whoever came second found it.
+    # The fp32 engine is the same in both: the second one found it.
     assert sorted(precisions(fleet, "shared", tmp_path)) == ["fp32", "int8", "int8-dynamic"]
     assert sorted(Door(fleet.folder / "doors" / "shared").builds(DONE)) == ["fp32", "int8", "int8-dynamic"]
     store = fleet.store()

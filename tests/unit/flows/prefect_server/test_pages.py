@@ -143,7 +143,7 @@ def test_the_last_step_of_a_piece_is_shown_while_the_next_one_works(shown: Shown
 
 def test_only_calibrations_and_builds_are_shown(shown: Shown) -> None:
     report = ProgressPage(lambda _what, _done: None, lambda: shown.now)
-    for what in ("source tiny", "export", "built again, not taken from x", "measure l4: latency", "publish"):
+    for what in ("source tiny", "export", "rebuilding instead of reusing x", "measure l4: latency", "publish"):
         report(what, 0.5)
     assert shown.calls == []
 

@@ -14,9 +14,9 @@ FACTS = Facts(
     calibration_set="c" * 64,
     evaluation_set="e" * 64,
     profiles="[1]",
-    wanted=(("cpu", FP32), ("l4", FP32), ("l4", INT8)),
+    combinations=(("cpu", FP32), ("l4", FP32), ("l4", INT8)),
     format_version=2,
-    standing_in=(FP16,),
+    stand_ins=(FP16,),
 )
 CPU = Engine("cpu", FP32, 1, "a" * 40, None, "e" * 64, "[1]", "1.32.0", format_version=2)
 L4 = Engine("l4", FP32, 2, "a" * 40, None, "e" * 64, "[1]", "11.4.0", "580.10", format_version=2)
@@ -48,7 +48,7 @@ def test_a_moved_source_makes_every_engine_stale() -> None:
 def test_a_new_calibration_set_makes_only_calibrated_engines_stale() -> None:
     found = stale(replace(FACTS, calibration_set="d" * 64))
     assert versions(found) == [3]
-    assert "calibration set is dddddddddddd, it saw cccccccccccc" in found[0].reason
+    assert "calibration set is dddddddddddd, it was calibrated on cccccccccccc" in found[0].reason
 
 
 def test_other_evaluation_data_makes_every_engine_stale() -> None:
@@ -136,7 +136,7 @@ def test_what_a_gate_failed_counts_as_made_and_goes_stale_like_the_rest() -> Non
 def test_what_stands_in_for_a_refused_precision_goes_stale_too() -> None:
     stand_in = replace(L4, precision=FP16, version=4, evaluation_set="f" * 64)
     assert [(each.precision, each.version) for each in stale(engines=(*ENGINES, stand_in))] == [(FP16, 4)]
-    assert stale(replace(FACTS, standing_in=()), engines=(*ENGINES, stand_in)) == ()
+    assert stale(replace(FACTS, stand_ins=()), engines=(*ENGINES, stand_in)) == ()
 
 
 def test_engines_of_targets_that_left_the_recipe_are_left_alone() -> None:

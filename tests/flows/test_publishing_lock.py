@@ -1,4 +1,4 @@
-"""Whose turn it is to publish, by a real Prefect server that keeps leases in memory."""
+"""The publishing lock, on a real Prefect server that keeps leases in memory."""
 
 import os
 import subprocess
@@ -11,8 +11,7 @@ from prefect.client.orchestration import get_client
 
 from flows.inputs.fleet import Fleet
 from flows.prefect_server.setup import set_up_server
-from flows.workers import release_on_workers as on_workers
-from flows.workers.turn import one_at_a_time
+from flows.workers.publishing_lock import publishing_lock
 from registry.errors import BadInput
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
@@ -28,15 +27,12 @@ def test_a_server_that_a_restart_makes_forget_who_holds_a_slot_is_refused(monkey
         assert "unmade" not in {pool.name for pool in client.read_work_pools()}
 
 
-def test_who_waits_for_long_is_told_how_to_free_a_forgotten_turn_and_then_gets_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(on_workers, "TURN_SECONDS", 1.0)
+def test_a_release_that_waits_for_long_says_how_to_free_a_forgotten_lock_and_then_gets_it() -> None:
     said: list[str] = []
     had: list[bool] = []
 
     def publish() -> None:
-        with one_at_a_time("forgotten", "r1", said.append):
+        with publishing_lock("forgotten", "r1", said.append, patience_seconds=1.0):
             had.append(True)
 
     with get_client(sync_client=True) as client:

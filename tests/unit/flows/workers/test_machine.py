@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from flows.inputs.fleet import Fleet
-from flows.workers.machine import WorkerReport, check_machine, pool_targets, toolchains, worker_name
+from flows.workers.machine import WorkerReport, check_machine, list_pool_targets, list_toolchains, make_worker_name
 from registry.errors import BadInput, Incompatible
 from registry.host.compatibility import Host
 from registry.records import Backend, GpuTarget
@@ -40,7 +40,7 @@ def test_a_gpu_is_known_by_the_first_words_of_its_name() -> None:
 
 
 def test_another_version_than_the_serving_hosts_have_is_refused() -> None:
-    with pytest.raises(Incompatible, match=r"l4 serves 10\.13: install that one here"):
+    with pytest.raises(Incompatible, match=r"l4 serves with 10\.13: install that version here"):
         check_machine(L4, "10.13", HOST)
 
 
@@ -69,13 +69,13 @@ def fleet(**backends: str) -> Fleet:
 
 
 def test_a_worker_answers_for_every_target_of_its_pool() -> None:
-    found = pool_targets(fleet(a="tensorrt_rtx", b="tensorrt_rtx"), "a")
+    found = list_pool_targets(fleet(a="tensorrt_rtx", b="tensorrt_rtx"), "a")
     assert [target.name for target in found] == ["a", "b"]
 
 
 def test_a_pool_of_two_backends_is_refused() -> None:
     with pytest.raises(BadInput, match="mixes backends"):
-        pool_targets(fleet(cpu="onnxruntime", b="tensorrt_rtx"), "cpu")
+        list_pool_targets(fleet(cpu="onnxruntime", b="tensorrt_rtx"), "cpu")
 
 
 def report(host: str, version: str, at: str) -> WorkerReport:
@@ -84,13 +84,13 @@ def report(host: str, version: str, at: str) -> WorkerReport:
 
 def test_more_machines_of_one_kind_are_one_toolchain() -> None:
     same = [report("a", "11.4", "2026-11-24"), report("b", "11.4", "2026-11-25")]
-    assert toolchains(same) == toolchains(same[:1])
-    assert toolchains([*same, report("c", "11.5", "2026-11-24")]) != toolchains(same)
+    assert list_toolchains(same) == list_toolchains(same[:1])
+    assert list_toolchains([*same, report("c", "11.5", "2026-11-24")]) != list_toolchains(same)
 
 
 def test_workers_of_one_host_are_told_apart_by_the_gpus_that_they_are_shown() -> None:
     on_gpu = report("ada", "11.4", "2026-11-25")
     on_cpu = replace(on_gpu, gpu_name=None)
-    assert worker_name(on_gpu, "0") != worker_name(on_gpu, "1")
-    assert "/" not in worker_name(on_gpu, "MIG-GPU-8932f937/1/2")
-    assert {worker_name(on_cpu, "0"), worker_name(on_cpu, None), worker_name(on_gpu, None)} == {"ada"}
+    assert make_worker_name(on_gpu, "0") != make_worker_name(on_gpu, "1")
+    assert "/" not in make_worker_name(on_gpu, "MIG-GPU-8932f937/1/2")
+    assert {make_worker_name(on_cpu, "0"), make_worker_name(on_cpu, None), make_worker_name(on_gpu, None)} == {"ada"}
