@@ -55,3 +55,9 @@ class BuildError(EngineryError):
 
 class MeasurementError(EngineryError):
     """A figure could not be measured well enough to be trusted."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type's name when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
