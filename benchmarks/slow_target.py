@@ -19,7 +19,7 @@ from flows import deployments
 from flows.workers import fan_out
 from flows.workers import release_on_workers as on_workers
 from flows.workers.orders import BuildRequest
-from registry.mlflow.runs.releases import ReleaseLog
+from registry.mlflow.runs.run_files import OutcomeLog
 from tasks.report.rows import ReleaseReport
 
 
@@ -46,9 +46,9 @@ def record_fan_out(into: str) -> None:
     """
     accepted: dict[str, float] = {}
     asked: Counter[str] = Counter()
-    accept, wait_for_all = ReleaseLog.accept, fan_out.fan_out
+    accept, wait_for_all = OutcomeLog.accept, fan_out.fan_out
 
-    def timed_accept(log: ReleaseLog, run_id: str, target: str, key: str, outcome: str) -> None:
+    def timed_accept(log: OutcomeLog, run_id: str, target: str, key: str, outcome: str) -> None:
         accept(log, run_id, target, key, outcome)
         accepted[target] = time.time()
 
@@ -61,7 +61,7 @@ def record_fan_out(into: str) -> None:
 
     _count(httpx.Client, "Prefect", asked)
     _count(requests.Session, "MLflow", asked)
-    patch.object(ReleaseLog, "accept", timed_accept).start()
+    patch.object(OutcomeLog, "accept", timed_accept).start()
     patch.object(on_workers, "fan_out", timed_fan_out).start()
 
 

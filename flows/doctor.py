@@ -12,7 +12,7 @@ from registry.bundle.signing import local_trust
 from registry.errors import EngineryError
 from registry.host.compatibility import read_host
 from registry.mlflow.store import MlflowStore
-from registry.repair import RepairOutcome, abandoned, reconcile
+from registry.repair import RepairOutcome, publisher_is_gone, repair_unfinished
 
 Clock = Callable[[], datetime]
 
@@ -49,12 +49,12 @@ def mend(store: MlflowStore, home: Path, clock: Clock) -> list[Finding]:
     """
     return [
         Finding(
-            f"repair of {settled.model} {_name(settled.version, settled.run_id)}",
-            f"{settled.outcome}: {settled.reason}",
-            settled.outcome is not RepairOutcome.LEFT,
-            advice="it is looked at again by the next repair" if settled.outcome is RepairOutcome.LEFT else "",
+            f"repair of {repaired.model} {_name(repaired.version, repaired.run_id)}",
+            f"{repaired.outcome}: {repaired.reason}",
+            repaired.outcome is not RepairOutcome.LEFT,
+            advice="it is looked at again by the next repair" if repaired.outcome is RepairOutcome.LEFT else "",
         )
-        for settled in reconcile(store.repairs, lambda: local_trust(home), clock=clock)
+        for repaired in repair_unfinished(store.repairs, lambda: local_trust(home), clock=clock)
     ]
 
 
@@ -112,7 +112,7 @@ def _registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list[Findi
         lock = _promotion(shared=store.leases.shared)
     except (EngineryError, OSError) as error:
         return [Finding("registry", str(error), False, True, "check MLFLOW_TRACKING_URI and that its server runs")]
-    at_work = [left for left in unfinished if not abandoned(left, clock().timestamp())]
+    at_work = [publishing for publishing in unfinished if not publisher_is_gone(publishing, clock().timestamp())]
     left = len(unfinished) - len(at_work)
     advice = "finish or set aside what a crash left: enginery doctor --repair" if left else ""
     return [

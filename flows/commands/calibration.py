@@ -22,18 +22,18 @@ def calibration(
 ) -> None:
     """Show how an int8 engine was calibrated: its worst tensors, what stayed fp32, and scales that moved."""
     need_pipeline("calibration")
-    from registry.mlflow.runs.releases import ReleaseLog
+    from registry.mlflow.runs.lineage import Lineage
     from tasks.quantization.autopilot import CHOICE_FILE
     from tasks.quantization.autopilot import from_json as read_choice
     from tasks.quantization.table import describe_drift, drift, from_json
 
     store = open_store()
     store.version(model, version)  # an unknown one is said to be unknown
-    log = ReleaseLog(store)
-    raw = _table(log, model, version)
-    table, mix = from_json(raw), log.calibration_file(model, CHOICE_FILE, version=version)
+    lineage = Lineage(store)
+    raw = _table(lineage, model, version)
+    table, mix = from_json(raw), lineage.calibration_file(model, CHOICE_FILE, version=version)
     choice = read_choice(mix) if mix is not None else None
-    moved = None if against is None else drift(from_json(_table(log, model, against)), table)
+    moved = None if against is None else drift(from_json(_table(lineage, model, against)), table)
     if save is not None:
         _keep(raw, save)
     if as_json:
@@ -51,10 +51,10 @@ def calibration(
         out.print(f"kept in {save}", highlight=False, soft_wrap=True)
 
 
-def _table(log: Any, model: str, version: int) -> bytes:
+def _table(lineage: Any, model: str, version: int) -> bytes:
     from tasks.quantization.table import TABLE_FILE
 
-    raw: bytes | None = log.calibration_file(model, TABLE_FILE, version=version)
+    raw: bytes | None = lineage.calibration_file(model, TABLE_FILE, version=version)
     if raw is None:
         raise NotFound(f"{model} version {version} has no calibration table: name an int8 version of `enginery list`")
     return raw

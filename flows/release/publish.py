@@ -15,6 +15,7 @@ from flows.release.graphs import Graphs, read_choice
 from flows.release.identity import source_revision
 from registry.bundle.manifest import FORMAT_VERSION
 from registry.errors import EngineryError
+from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.runs.releases import EngineEntry, ReleaseLog
 from registry.promotion.promote import nominate
 from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFiles, Verdict
@@ -43,7 +44,7 @@ def publish_all(
     judged: Sequence[JudgedEngine],
 ) -> tuple[EngineRow, ...]:
     """Publish what no gate failed, nominate each target's winner, and give all rows with their aliases."""
-    rows, moved = [], moved_scales(log, context.recipe.model, release, made.graphs)
+    rows, moved = [], moved_scales(Lineage(context.store), context.recipe.model, release, made.graphs)
     for position, entry in enumerate(judged):
         context.on_progress("publish", position / len(judged))
         remark = "; ".join(filter(None, [entry.row.remark, moved.get(entry.row.precision)]))
@@ -168,7 +169,7 @@ def draw_release(rows: Sequence[EngineRow], into: Path) -> dict[str, Path]:
     return {"trade-off": accuracy_against_latency(points, into / "accuracy_latency.png")} if points else {}
 
 
-def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:
+def moved_scales(lineage: Lineage, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:
     """One sentence for each calibrated precision whose scales moved since another release's newest table."""
     found = {}
     for precision, graph in graphs.by_precision.items():
@@ -177,7 +178,7 @@ def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> d
             continue
         now = read_table(file)
         try:
-            before = log.last_calibration_file(model, TABLE_FILE, precision, apart_from=release)
+            before = lineage.last_calibration_file(model, TABLE_FILE, precision, apart_from=release)
             moved = drift(from_json(before), now) if before is not None else ()
         except EngineryError as error:  # no reason to publish nothing
             found[precision] = f"scales not compared with the last release's: {error}"

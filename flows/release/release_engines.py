@@ -24,7 +24,7 @@ from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision
-from registry.repair import reconcile
+from registry.repair import repair_unfinished
 from tasks.execution.progress import OnProgress
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import ROWS, ReleaseReport
@@ -40,8 +40,8 @@ def open_context(
 ) -> ReleaseContext:
     """What a release of a pinned recipe works with; what a crash left half published is settled, and said, first."""
     signer, trust = local_signer(home()), partial(local_trust, home())
-    for settled in reconcile(store.repairs, trust, clock=clock, model=recipe.model):
-        say(f"{settled.outcome}: {settled.model} run {settled.run_id}: {settled.reason}")
+    for repaired in repair_unfinished(store.repairs, trust, clock=clock, model=recipe.model):
+        say(f"{repaired.outcome}: {repaired.model} run {repaired.run_id}: {repaired.reason}")
     return ReleaseContext(workspace, recipe, report, store, signer, trust)
 
 

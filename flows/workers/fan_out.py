@@ -25,8 +25,7 @@ from flows.release.publish import SharedArtifacts
 from flows.workers.flow_runs import POLL_SECONDS, Watched, cancel, is_online, read_states, settle, why_lost
 from flows.workers.orders import BuildRequest, BuildResultRef, read_outcome, take_outcome
 from registry.errors import EngineryError, TornBundle
-from registry.mlflow.runs.releases import ReleaseLog
-from registry.mlflow.runs.run_files import RunFiles
+from registry.mlflow.runs.run_files import OutcomeLog, RunFiles
 from registry.records import GpuTarget
 from tasks.execution.interrupt import check_stopped
 from tasks.report.rows import EngineRow
@@ -51,7 +50,7 @@ class FanOut:
     """What a release that works through others has at hand."""
 
     context: ReleaseContext
-    log: ReleaseLog
+    log: OutcomeLog
     files: RunFiles
     run_id: str
     made: SharedArtifacts

@@ -24,7 +24,7 @@ from registry.digest import record_tree
 from registry.errors import BadInput
 from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog
-from registry.mlflow.runs.run_files import RunFiles
+from registry.mlflow.runs.run_files import OutcomeLog, RunFiles
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision, SourceFiles
 from tasks.backends import BACKENDS
@@ -64,7 +64,7 @@ def release_on_workers(
         log.keep_recipe(run_id, recipe.model_dump_json())
     with abandoned_on_error(log, run_id):
         made = make_shared(context, [fleet.target(name) for name in recipe.targets], _exists)
-        office = FanOut(context, log, RunFiles(store), run_id, made)
+        office = FanOut(context, OutcomeLog(store), RunFiles(store), run_id, made)
         results = fan_out(office, _errands(office, fleet, release))
         report("wait for its turn to publish", 0)
         with one_at_a_time(recipe.model, release, say):

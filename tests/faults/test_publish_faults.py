@@ -22,7 +22,7 @@ from registry.digest import record_tree
 from registry.errors import DigestMismatch, EngineryError, TornBundle
 from registry.mlflow.store import MlflowStore, embedded_store
 from registry.records import EngineManifest, EngineVersion
-from registry.repair import RepairOutcome, reconcile
+from registry.repair import RepairOutcome, repair_unfinished
 from registry.serving.download import copy_bundle
 from tests.conftest import make_manifest
 
@@ -50,10 +50,10 @@ def write_bundle(folder: Path, model: str = "sst2") -> EngineManifest:
 
 
 def publish_as_a_release_does(store: MlflowStore, home: Path, scratch: Path, model: str = "sst2") -> EngineVersion:
-    """Settle what was left, find the engine by its key, or number, sign and publish it."""
+    """Repair what was left, find the engine by its key, or number, sign and publish it."""
     shutil.rmtree(scratch, ignore_errors=True)
     manifest = write_bundle(scratch, model)
-    reconcile(store.repairs, lambda: local_trust(home), clock=now, model=model)
+    repair_unfinished(store.repairs, lambda: local_trust(home), clock=now, model=model)
     for found in store.builds(manifest.build.build_key):
         if found.model == model:
             return found
@@ -251,8 +251,8 @@ def test_damaged_leftover_of_a_crash_is_torn_and_the_next_run_publishes_anew(
     store.client.set_model_version_tag("sst2", "1", "publish_state", "uploading")
     damage(artifacts(home))
     monkeypatch.setattr("registry.repair.has_ended", lambda _: True)
-    (settled,) = reconcile(store.repairs, lambda: local_trust(home), clock=now)
-    assert (settled.outcome, settled.version) == (RepairOutcome.TORN, 1), settled.reason
+    (repaired,) = repair_unfinished(store.repairs, lambda: local_trust(home), clock=now)
+    assert (repaired.outcome, repaired.version) == (RepairOutcome.TORN, 1), repaired.reason
     assert (store.versions(), store.repairs.unfinished()) == ((), ())
     assert publish_as_a_release_does(store, home, tmp_path / "bundle").version == 2
     assert [engine.version for engine in assert_only_whole_versions(store, home, tmp_path / "seen")] == [2]
@@ -269,7 +269,7 @@ def test_artifact_changed_after_registration_is_found_by_who_downloads_it(
     with pytest.raises((EngineryError, OSError)):
         assert_only_whole_versions(store, home, tmp_path / "seen")
     # A complete version is never unmade: whoever runs it decides.
-    assert reconcile(store.repairs, lambda: local_trust(home), clock=now) == ()
+    assert repair_unfinished(store.repairs, lambda: local_trust(home), clock=now) == ()
 
 
 def test_upload_that_changed_on_its_way_is_not_registered(

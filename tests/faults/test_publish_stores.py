@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from registry.bundle.signing import local_trust
 from registry.mlflow import publish as mlflow_publish
 from registry.mlflow.store import MlflowStore
-from registry.repair import RepairOutcome, reconcile
+from registry.repair import RepairOutcome, repair_unfinished
 from tests.faults.test_publish_faults import (
     assert_only_whole_versions,
     children,
@@ -130,8 +130,8 @@ def test_a_publish_killed_half_way_is_finished_or_set_aside(
     assert process.exitcode == -signal.SIGKILL
     store, model = registry.store(), registry.model
     assert store.versions(model) == ()
-    (settled,) = reconcile(store.repairs, lambda: local_trust(registry.home), clock=now, model=model)
-    assert settled.outcome is outcome, settled.reason
+    (repaired,) = repair_unfinished(store.repairs, lambda: local_trust(registry.home), clock=now, model=model)
+    assert repaired.outcome is outcome, repaired.reason
     assert len(store.versions(model)) == (outcome is RepairOutcome.FINISHED)
     published = publish_as_a_release_does(store, registry.home, tmp_path / "bundle", model)
     assert assert_only_whole_versions(store, registry.home, tmp_path / "seen", model) == (published,)
