@@ -1,4 +1,4 @@
-"""A publish killed on its way to a server or to a bucket: what is whole is finished, the rest is set aside."""
+"""A publish to a server or a bucket that is killed: a whole bundle is finished, any other is torn."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ ENGINE = b"plan" * 10
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry whose artifacts are not in a folder of this machine, and a model in it."""
+    """A registry whose artifacts are on a server or in a bucket, and a model in it."""
 
     uri: str
     home: Path
@@ -121,7 +121,7 @@ def publish_and_die(registry: Registry, scratch: Path, strike: Callable[[], None
         (before_it_is_complete, RepairOutcome.FINISHED),
     ],
 )
-def test_a_publish_killed_half_way_is_finished_or_set_aside(
+def test_publish_killed_half_way_is_finished_or_torn(
     strike: Callable[[], None], outcome: RepairOutcome, registry: Registry, tmp_path: Path
 ) -> None:
     process = children.Process(target=publish_and_die, args=(registry, tmp_path / "bundle", strike))

@@ -167,10 +167,10 @@ def test_bundle_moved_to_another_model_is_torn(
 ) -> None:
     mlflow_store.publish(*signed_bundle(manifest_factory, key_home))
     client = mlflow_store.client
-    found = client.get_model_version("sst2", "1")
+    version = client.get_model_version("sst2", "1")
     client.create_registered_model("other")
     client.create_model_version(
-        "other", str(found.source), str(found.run_id), tags={**found.tags, "publish_state": "uploading"}
+        "other", str(version.source), str(version.run_id), tags={**version.tags, "publish_state": "uploading"}
     )
     (repaired,) = repair(mlflow_store, key_home, much_later)
     assert (repaired.model, repaired.outcome) == ("other", RepairOutcome.TORN)
@@ -241,12 +241,12 @@ def test_doctor_counts_and_repairs_what_a_crash_left(
 ) -> None:
     mlflow_store.publish(*signed_bundle(manifest_factory, key_home))
     reopen(mlflow_store)
-    before = {found.what: found for found in examine(key_home, lambda: mlflow_store, much_later)}["publishing"]
+    before = {finding.what: finding for finding in examine(key_home, lambda: mlflow_store, much_later)}["publishing"]
     assert (before.ok, before.found) == (False, "0 at work, 1 left by a crash")
     assert "enginery doctor --repair" in before.advice
     (finding,) = mend(mlflow_store, key_home, much_later)
     assert (finding.what, finding.ok) == ("repair of sst2 version 1", True)
-    after = {found.what: found for found in examine(key_home, lambda: mlflow_store, much_later)}["publishing"]
+    after = {finding.what: finding for finding in examine(key_home, lambda: mlflow_store, much_later)}["publishing"]
     assert (after.ok, after.found, after.advice) == (True, "0 at work, 0 left by a crash", "")
 
 
@@ -257,10 +257,10 @@ def test_doctor_reports_whether_the_lock_covers_other_hosts(
     database: str | None, shared: bool, server_uri: str, tmp_path: Path
 ) -> None:
     store = MlflowStore(server_uri, tmp_path / "home", lease_database=database)
-    found = {finding.what: finding for finding in examine(tmp_path / "home", lambda: store, now)}["promotion"]
-    assert found.ok is shared
-    assert ("ENGINERY_LEASE_DATABASE" in found.advice) is not shared
-    assert not found.needed
+    promotion = {finding.what: finding for finding in examine(tmp_path / "home", lambda: store, now)}["promotion"]
+    assert promotion.ok is shared
+    assert ("ENGINERY_LEASE_DATABASE" in promotion.advice) is not shared
+    assert not promotion.needed
 
 
 def test_process_can_be_checked_only_on_its_own_host() -> None:
