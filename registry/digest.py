@@ -64,7 +64,8 @@ def read_canonical(
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{name}: {place}: {first['msg']}; {advice}") from error
+        where = f"{name}: {place}" if place else name
+        raise BadInput(f"{where}: {first['msg']}; {advice}") from error
     try:
         canonical = write(value)
     except ValueError as error:  # NaN or infinity, which pydantic reads

@@ -7,10 +7,13 @@ import gc
 import os
 import re
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from registry.errors import BadInput, EngineryError, first_line
 from registry.host.home import home
+
+if TYPE_CHECKING:
+    from registry.mlflow.store import MlflowStore
 
 _SERVERS, _DATABASES = ("http", "https"), ("postgresql", "mysql", "mssql")
 _TIMEOUT_SECONDS = 10.0
@@ -22,7 +25,7 @@ class NotReachable(EngineryError):
     """A registry that does not answer at its address; it may be back soon."""
 
 
-def open_store(*, patience_seconds: float = 0.0) -> Any:
+def open_store(*, patience_seconds: float = 0.0) -> "MlflowStore":
     """Open the registry at MLFLOW_TRACKING_URI, or the embedded one under ENGINERY_HOME.
 
     ENGINERY_LEASE_DATABASE names the database that serialises promotion if MLflow is behind a server.

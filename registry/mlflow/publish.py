@@ -41,9 +41,9 @@ class Publications:
     """Publishes through `client`; the other fields open its files, experiments, scratch folders and locks."""
 
     client: MlflowClient
-    files: Callable[[str], Any]
-    experiment: Callable[[str], str]
-    scratch: Callable[[], AbstractContextManager[Path]]
+    open_repository: Callable[[str], Any]
+    experiment_of: Callable[[str], str]
+    open_scratch: Callable[[], AbstractContextManager[Path]]
     lock: Callable[[str], AbstractContextManager[object]]
 
     def publish(self, manifest: EngineManifest, directory: Path, run_id: str | None) -> int:
@@ -75,7 +75,7 @@ class Publications:
         name = check_name(model, what="model")
         with self.lock(name), translate_publish_errors(f"sequence of {name}"):
             # On the experiment: a tag of the registered model costs reading every version of it.
-            experiment = self.experiment(name)
+            experiment = self.experiment_of(name)
             counter = self.client.get_experiment(experiment).tags.get(SEQUENCE)
             recent = self.client.search_model_versions(f"name = '{name}'", _RECENT, order_by=["version_number DESC"])
             # The versions too: one tag is edited more easily than all of them.
@@ -98,12 +98,12 @@ class Publications:
         return sorted((v for v in versions if v.tags.get(STATE) != TORN), key=lambda v: int(v.version))
 
     def _upload(self, manifest: EngineManifest, directory: Path, raw: bytes, uri: str) -> None:
-        repository = self.files(uri)
+        repository = self.open_repository(uri)
         for record in manifest.files:
             folder = PurePosixPath(record.path).parent.as_posix()
             upload(repository, directory / record.path, None if folder == "." else folder)
         self._read_back(repository, manifest.files)
-        with self.scratch() as scratch:
+        with self.open_scratch() as scratch:
             (scratch / MANIFEST_FILE).write_bytes(raw)
             seal = [FileRecord(MANIFEST_FILE, sha256(raw).hexdigest(), len(raw))]
             upload(repository, scratch / MANIFEST_FILE)
@@ -113,7 +113,7 @@ class Publications:
         self._read_back(repository, seal)
 
     def _read_back(self, repository: Any, records: tuple[FileRecord, ...] | list[FileRecord]) -> None:
-        with self.scratch() as scratch:
+        with self.open_scratch() as scratch:
             copy_files(repository, [record.path for record in records], scratch)
             verify_tree(scratch, records)
 
@@ -169,7 +169,7 @@ class Publications:
             "verdict": str(manifest.verdict),
             "reason": manifest.reason[:LONGEST],
         }
-        return self.client.create_run(self.experiment(manifest.model), tags=tags, run_name=name)
+        return self.client.create_run(self.experiment_of(manifest.model), tags=tags, run_name=name)
 
     def search_versions(self, query: str) -> list[Any]:
         """Return all of MLflow's versions that match a query."""

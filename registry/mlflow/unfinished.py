@@ -43,7 +43,7 @@ class Repairs:
     def download_unfinished(self, unfinished: Unfinished, into: Path) -> EngineManifest:
         """See `Repairable.download_unfinished`."""
         with translate_publish_errors(f"{unfinished.model} run {unfinished.run_id}"):
-            repository = self.publications.files(unfinished.uri)
+            repository = self.publications.open_repository(unfinished.uri)
             names = set(_list_files(repository))
             for needed in (MANIFEST_FILE, SIGNATURE_FILE):
                 if needed not in names:
