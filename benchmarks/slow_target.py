@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from flows import deployments
 from flows.workers import fan_out, release_on_workers
 from flows.workers.build_requests import BuildRequest
-from registry.mlflow.runs.releases import ReleaseLog
+from registry.mlflow.runs.run_files import OutcomeLog
 from tasks.report.rows import ReleaseReport
 
 
@@ -45,9 +45,9 @@ def record_fan_out(into: str) -> None:
     """
     accepted: dict[str, float] = {}
     requests_sent: Counter[str] = Counter()
-    accept, build_on_workers = ReleaseLog.accept, fan_out.build_on_workers
+    accept, build_on_workers = OutcomeLog.accept, fan_out.build_on_workers
 
-    def timed_accept(log: ReleaseLog, run_id: str, target: str, key: str, outcome: str) -> None:
+    def timed_accept(log: OutcomeLog, run_id: str, target: str, key: str, outcome: str) -> None:
         accept(log, run_id, target, key, outcome)
         accepted[target] = time.time()
 
@@ -60,7 +60,7 @@ def record_fan_out(into: str) -> None:
 
     _count(httpx.Client, "Prefect", requests_sent)
     _count(requests.Session, "MLflow", requests_sent)
-    patch.object(ReleaseLog, "accept", timed_accept).start()
+    patch.object(OutcomeLog, "accept", timed_accept).start()
     patch.object(release_on_workers, "build_on_workers", timed_fan_out).start()
 
 

@@ -13,7 +13,7 @@ from registry.bundle.signing import local_trust
 from registry.errors import EngineryError
 from registry.host.compatibility import read_host
 from registry.mlflow.store import MlflowStore
-from registry.repair import RepairOutcome, abandoned, reconcile
+from registry.repair import RepairOutcome, publisher_is_gone, repair_unfinished
 
 Clock = Callable[[], datetime]
 
@@ -79,7 +79,7 @@ def repair_registry(store: MlflowStore, home: Path, clock: Clock) -> list[Findin
             repair.outcome is not RepairOutcome.LEFT,
             advice="the next repair tries again" if repair.outcome is RepairOutcome.LEFT else "",
         )
-        for repair in reconcile(store.repairs, lambda: local_trust(home), clock=clock)
+        for repair in repair_unfinished(store.repairs, lambda: local_trust(home), clock=clock)
     ]
 
 
@@ -140,7 +140,7 @@ def _check_registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list
         advice = "check MLFLOW_TRACKING_URI, and that its server runs"
         return [Finding("registry", str(error), False, needed=True, advice=advice)]
     now = clock().timestamp()
-    interrupted = sum(abandoned(publication, now) for publication in unfinished)
+    interrupted = sum(publisher_is_gone(publication, now) for publication in unfinished)
     found = f"{len(unfinished) - interrupted} in progress, {interrupted} interrupted by a crash"
     advice = "finish or set aside what was interrupted: enginery doctor --repair" if interrupted else ""
     return [

@@ -2,13 +2,13 @@
 
 
 class EngineryError(Exception):
-    """Base of every error that a user can meet; the command line prints it as one sentence."""
+    """Base of every error that users see; the command line prints its one sentence."""
 
     exit_code = 1
 
 
 class BadInput(EngineryError):
-    """Something a person or an outside system handed in is not acceptable."""
+    """Input from a person or an outside system that is not acceptable."""
 
     exit_code = 2
 
@@ -18,31 +18,31 @@ class BadName(BadInput):
 
 
 class NotFound(BadInput):
-    """The registry has no such model, version or alias."""
+    """A model, version, alias or file that does not exist."""
 
 
 class DigestMismatch(EngineryError):
-    """Bytes differ from what the manifest promised."""
+    """Bytes that differ from those that the manifest lists."""
 
 
 class SignatureInvalid(EngineryError):
-    """No signature of a trusted publisher stands under the manifest."""
+    """A manifest without a valid signature of a trusted publisher."""
 
 
 class TornBundle(EngineryError):
-    """A bundle lacks files, has extra ones, or was never marked complete."""
+    """A bundle that lacks files, has extra ones, or was never marked complete."""
 
 
 class Interrupted(EngineryError):
-    """A server failed, or a connection broke, while something was read: trying again may help."""
+    """A server or connection that failed during a transfer: trying again may help."""
 
 
 class Replayed(EngineryError):
-    """An older release than this host has served, and no rollback in the history says that this is meant."""
+    """A release older than one this host has served, without a rollback to it in the history."""
 
 
 class PromotionRefused(EngineryError):
-    """The rules of promotion say no; the message holds the gate's own reason."""
+    """A promotion that its rules refuse; the message holds the gate's own reason."""
 
 
 class Incompatible(BadInput):
@@ -50,8 +50,14 @@ class Incompatible(BadInput):
 
 
 class BuildError(EngineryError):
-    """A backend refused to build, or its process died."""
+    """A build that the backend refused, or whose process died."""
 
 
 class MeasurementError(EngineryError):
-    """A figure could not be measured well enough to be trusted."""
+    """A measurement that is not stable enough to be trusted."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type's name when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

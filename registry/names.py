@@ -6,12 +6,12 @@ from registry.errors import BadName
 
 # At most 63 characters: the limit of a DNS label, so that a name fits Kubernetes and bucket paths too.
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
-# An alias is one of these with a target's name behind it.
+# An alias is one of these prefixes and a target's name.
 PRODUCTION, CANDIDATE = "production-", "candidate-"
 
 
 def check_name(name: str, *, what: str) -> str:
-    """Return `name` when it is safe as a folder, an MLflow name and an alias.
+    """Return `name` if it is safe as a folder, an MLflow name and an alias.
 
     Raises:
         BadName: it is not lower-case letters, digits, `.`, `_`, `-` (1 to 63, no `..`).
@@ -26,14 +26,14 @@ def check_name(name: str, *, what: str) -> str:
 
 
 def production_alias(target: str) -> str:
-    """The alias that servers of `target` ask for."""
-    return _alias(PRODUCTION, target)
+    """Return the alias that servers of `target` resolve."""
+    return _make_alias(PRODUCTION, target)
 
 
 def candidate_alias(target: str) -> str:
-    """The alias of the engine that would be promoted next."""
-    return _alias(CANDIDATE, target)
+    """Return the alias of the engine that would be promoted next."""
+    return _make_alias(CANDIDATE, target)
 
 
-def _alias(prefix: str, target: str) -> str:
+def _make_alias(prefix: str, target: str) -> str:
     return check_name(f"{prefix}{check_name(target, what='target')}", what="alias")

@@ -1,8 +1,11 @@
-"""Finish what a crash left half published, or set it aside; what is being published now is left alone.
+"""Repair what a crash left unfinished: finish it if it is whole, mark it torn if not; leave running publishes alone.
 
-A bundle whose manifest, signature, listing and bytes verify was whole when its publisher died: it becomes a version.
-What cannot verify becomes torn, for good. What this host cannot judge (no key, another key, an artifact store out of
-reach) stays as it is, a day long. Doing it twice, or on two hosts at once, ends the same (docs/adr/0013-reconciler.md).
+- A bundle whose manifest, signature, file list and bytes verify was whole when its publisher died: it becomes a
+  version.
+- A bundle that cannot verify is torn, for good.
+- What this host cannot judge (no key, another key, an artifact store that does not answer) is left as it is for a day.
+
+Repairing twice, or on two hosts at once, has the same result (docs/adr/0013-reconciler.md).
 """
 
 import tempfile
@@ -18,12 +21,12 @@ from registry.errors import BadInput, DigestMismatch, EngineryError, SignatureIn
 from registry.host.process import has_ended
 from registry.store import Repairable, Unfinished
 
-# An upload that other hosts' processes still work on is younger than this; one of this host is asked directly.
+# A publish that another host still works on is younger than this; on this host its process can be checked.
 PATIENCE_SECONDS = 24 * 3600.0
 
 
 class RepairOutcome(StrEnum):
-    """What became of something unfinished."""
+    """What became of an unfinished publishing."""
 
     FINISHED = "finished"
     TORN = "torn"
@@ -31,8 +34,8 @@ class RepairOutcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Settled:
-    """One unfinished publishing: `version` is its number, where it has one; `reason` is in words."""
+class RepairResult:
+    """The outcome for one unfinished publishing: `version` is its number, if it has one; `reason` a sentence."""
 
     model: str
     run_id: str
@@ -41,66 +44,62 @@ class Settled:
     reason: str
 
 
-def reconcile(
+def repair_unfinished(
     store: Repairable, trust: Callable[[], Trust], *, clock: Callable[[], datetime], model: str | None = None
-) -> tuple[Settled, ...]:
-    """Settle everything unfinished of one model, or of all; nothing to settle costs two searches.
+) -> tuple[RepairResult, ...]:
+    """Repair everything unfinished of one model, or of all; if there is nothing, this costs two searches.
 
-    `trust` is asked only where there is something to verify; its BadInput leaves that as it is.
+    `trust` is called only if there is something to verify; its BadInput leaves that as it is.
 
     Raises:
-        EngineryError: the registry could not be asked.
+        EngineryError: the registry did not answer.
     """
     now = clock().timestamp()
-    return tuple(_settle(store, trust, left, now) for left in store.unfinished(model))
+    return tuple(_repair(store, trust, unfinished, now) for unfinished in store.unfinished(model))
 
 
-def _settle(store: Repairable, trust: Callable[[], Trust], left: Unfinished, now: float) -> Settled:
-    if not abandoned(left, now):
-        return Settled(
-            left.model, left.run_id, left.version, RepairOutcome.LEFT, f"at work on it: {left.owner or 'unknown'}"
-        )
+def publisher_is_gone(unfinished: Unfinished, now: float) -> bool:
+    """Whether the process that published this has ended, or has been at it for longer than any publish takes.
+
+    `now` is seconds since the epoch.
+    """
+    return _is_old(unfinished, now) or (unfinished.owner is not None and has_ended(unfinished.owner))
+
+
+def _repair(store: Repairable, trust: Callable[[], Trust], unfinished: Unfinished, now: float) -> RepairResult:
+    if not publisher_is_gone(unfinished, now):
+        return _result(unfinished, RepairOutcome.LEFT, f"still being published by {unfinished.owner or 'unknown'}")
     try:
-        if left.complete:
-            store.close(left)
-            return _settled(
-                left, RepairOutcome.FINISHED, "the version was complete, its run is ended now", left.version
-            )
-        number = _finish(store, trust, left)
+        if unfinished.complete:
+            store.end_run(unfinished)
+            return _result(unfinished, RepairOutcome.FINISHED, "the version was complete; its run is ended now")
+        number = _finish(store, trust, unfinished)
     except (TornBundle, DigestMismatch, SignatureInvalid) as error:
-        # Another publisher's key is not ours to judge by, until nobody came to finish it for a day.
-        if isinstance(error, SignatureInvalid) and not _is_old(left, now):
-            return _settled(left, RepairOutcome.LEFT, str(error), left.version)
-        store.tear(left, str(error))
-        return _settled(left, RepairOutcome.TORN, str(error), left.version)
+        # Another publisher's key may be valid on its own host, which has a day to finish this.
+        if isinstance(error, SignatureInvalid) and not _is_old(unfinished, now):
+            return _result(unfinished, RepairOutcome.LEFT, str(error))
+        store.mark_torn(unfinished, str(error))
+        return _result(unfinished, RepairOutcome.TORN, str(error))
     except EngineryError as error:
-        return _settled(left, RepairOutcome.LEFT, str(error), left.version)
-    return _settled(left, RepairOutcome.FINISHED, "all of it was there, and it verified", number)
+        return _result(unfinished, RepairOutcome.LEFT, str(error))
+    return _result(unfinished, RepairOutcome.FINISHED, "the bundle was whole and verified", number)
 
 
-def _finish(store: Repairable, trust: Callable[[], Trust], left: Unfinished) -> int:
+def _finish(store: Repairable, trust: Callable[[], Trust], unfinished: Unfinished) -> int:
     with tempfile.TemporaryDirectory(prefix="enginery-repair-") as scratch:
         folder = Path(scratch)
-        store.download_unfinished(left, folder)
+        store.download_unfinished(unfinished, folder)
         verify_signature(folder, trust())
         try:
             manifest = verify_bundle(folder)
         except BadInput as error:
             raise TornBundle(str(error)) from error
-        return store.finish(left, manifest)
+        return store.finish(unfinished, manifest)
 
 
-def abandoned(left: Unfinished, now: float) -> bool:
-    """Whether whoever published this has ended, or has been at it for longer than anyone is.
-
-    `now` is seconds since the epoch.
-    """
-    return _is_old(left, now) or (left.owner is not None and has_ended(left.owner))
+def _is_old(unfinished: Unfinished, now: float) -> bool:
+    return now - unfinished.since_seconds > PATIENCE_SECONDS
 
 
-def _is_old(left: Unfinished, now: float) -> bool:
-    return now - left.since_seconds > PATIENCE_SECONDS
-
-
-def _settled(left: Unfinished, outcome: RepairOutcome, reason: str, version: int | None) -> Settled:
-    return Settled(left.model, left.run_id, version, outcome, reason)
+def _result(unfinished: Unfinished, outcome: RepairOutcome, reason: str, version: int | None = None) -> RepairResult:
+    return RepairResult(unfinished.model, unfinished.run_id, version or unfinished.version, outcome, reason)

@@ -1,4 +1,4 @@
-"""What the registry must do, in domain values only: the seam that MLflow and the tests' memory plug into."""
+"""What a registry must do, in domain values only: the interface that MLflow and the tests' memory store implement."""
 
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
@@ -11,19 +11,19 @@ from registry.records import EngineManifest, EngineVersion, PromotionEvent
 
 
 class BundleFiles(Protocol):
-    """The files of one published bundle, wherever the registry keeps them."""
+    """The files of one published bundle, wherever the registry stores them."""
 
     @property
     def ranged(self) -> bool:
-        """Whether a part of a file is read for the cost of that part, and parts read one by one fit together."""
+        """Whether a part of a file costs only that part, and parts read one by one fit together."""
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start` to before `stop` of one file, in pieces; all of it where not `ranged`.
+        """Yield the bytes from `start` to before `stop` of one file, in chunks; all of it if not `ranged`.
 
-        What comes is not checked here, neither its length nor its sha256.
+        Neither their length nor their sha256 is checked here.
 
         Raises:
-            NotFound: there is no such file.
+            NotFound: the file does not exist.
             Interrupted: a server failed or a connection broke; trying again may help.
             EngineryError: it cannot be read.
         """
@@ -39,43 +39,79 @@ class Bundle:
 
 
 class Lease(Protocol):
-    """One turn at a model."""
+    """The right to promote one model, for a limited time."""
 
     @property
     def fencing(self) -> int:
-        """Grows with every holder of the model."""
+        """A number that grows with every holder of the model's lease."""
 
     def guard(self) -> AbstractContextManager[object]:
-        """Write inside of this: no one else takes the lease until it ends.
+        """Keep everyone else from taking the lease until the block ends; write inside of it.
 
         Raises:
-            PromotionRefused: someone took the lease over since; nothing was written.
+            PromotionRefused: another holder took the lease meanwhile; nothing was written.
         """
 
 
 class Leases(Protocol):
-    """Where a registry's leases are kept."""
+    """Where a registry's leases are stored."""
 
-    # Whether every host that reaches the registry meets the same lease.
+    # Whether every host that reaches the registry sees the same lease.
     shared: bool
 
     def hold(self, model: str) -> AbstractContextManager[Lease]:
-        """Wait for one's turn, and keep it until the block ends; not re-entrant.
+        """Wait for the model's lease and hold it until the block ends; not re-entrant.
 
         Raises:
             PromotionRefused: another holder did not finish in time.
         """
 
 
-class Store(Protocol):
-    """A registry of engines. An unknown model has no versions, aliases or events; that is no error."""
+class ServingStore(Protocol):
+    """The part of a registry that a serving host reads. An unknown model has no aliases or events; that is no error."""
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Return the model's aliases, each with its version number."""
+
+    def version(self, model: str, version: int) -> EngineVersion:
+        """Return one complete version.
+
+        Raises:
+            NotFound: the model has no such version.
+            TornBundle: it is incomplete.
+        """
+
+    def resolve(self, model: str, alias: str) -> EngineVersion:
+        """Return the version that an alias points at.
+
+        Raises:
+            NotFound: no such model or alias.
+        """
+
+    def open_bundle(self, model: str, version: int) -> Bundle:
+        """Open the bundle of a complete version; `registry.serving.download` copies and checks its files.
+
+        Raises:
+            NotFound, TornBundle: as `version`.
+            DigestMismatch: its manifest was changed after publishing.
+            BadInput: its manifest or signature is larger than any can be.
+        """
+
+    def events(
+        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
+    ) -> tuple[PromotionEvent, ...]:
+        """Return the model's history, oldest first: of one alias, of one outcome, or the `newest` so many."""
+
+
+class Store(ServingStore, Protocol):
+    """A registry of engines. An unknown model has no versions; that is no error."""
 
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
-        """Make the bundle in `directory` a version, visible only once it is whole and read back.
+        """Publish the bundle in `directory` as a version, visible only once it is whole and read back.
 
         An engine already published by the same release for the same target (model, build_key, digest) is returned
         as it is, and so is one whose publishing was interrupted after everything was in place. A signature in the
-        folder is carried as it is: who signs, and whom to trust, is not the store's to say.
+        folder is stored as it is: the store does not sign, and trusts nobody.
 
         Raises:
             BadInput: the manifest breaks the format, or `run_id` already holds another published bundle.
@@ -84,56 +120,38 @@ class Store(Protocol):
         """
 
     def take_sequence(self, model: str) -> int:
-        """A sequence number for the next engine of `model`: higher than any before, and never given again.
+        """Return a sequence number for the next engine of `model`: higher than any before, and never given again.
 
         Raises:
-            PromotionRefused: the model's lock was not to be had.
+            PromotionRefused: another process held the model's lock for too long.
         """
 
     def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
-        """Every complete version of one model, or of all, by model and number; or only the `newest` so many."""
-
-    def version(self, model: str, version: int) -> EngineVersion:
-        """One complete version.
-
-        Raises:
-            NotFound: there is none of that number.
-            TornBundle: its publishing never ended.
-        """
+        """Return the complete versions of one model, or of all, by model and number; or only the `newest` so many."""
 
     def checked(self, model: str, version: int) -> EngineVersion:
-        """One complete version whose row says what its manifest says: tags can be edited in MLflow's own pages.
+        """Return one complete version whose row agrees with its manifest: tags can be edited in MLflow's own pages.
 
         Raises:
-            NotFound, TornBundle, DigestMismatch: as `manifest`; also where the two disagree.
+            NotFound, TornBundle, DigestMismatch: as `manifest`; also if the two disagree.
         """
 
     def manifest(self, model: str, version: int) -> EngineManifest:
-        """The manifest of a complete version.
+        """Return the manifest of a complete version.
 
         Raises:
             NotFound, TornBundle: as `version`.
-            DigestMismatch: it is not the manifest that was published.
+            DigestMismatch: it was changed after publishing.
         """
 
     def builds(self, build_key: str) -> tuple[EngineVersion, ...]:
-        """Every complete version with this build key, of any model and target, oldest first."""
+        """Return the complete versions with this build key, of any model and target, oldest first."""
 
     def find_build(self, build_key: str) -> EngineVersion | None:
-        """The newest complete version with this build key, of any model."""
-
-    def aliases(self, model: str) -> dict[str, int]:
-        """Alias to version number."""
+        """Return the newest complete version with this build key, of any model."""
 
     def aliased(self, model: str, alias: str) -> int | None:
-        """The version number an alias points at, without reading the model's other aliases."""
-
-    def resolve(self, model: str, alias: str) -> EngineVersion:
-        """The version an alias points at.
-
-        Raises:
-            NotFound: no such model or alias.
-        """
+        """Return the version number that an alias points at, without reading the model's other aliases."""
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """Point an alias at a complete version. Promotion calls this under `lock`.
@@ -144,40 +162,27 @@ class Store(Protocol):
         """
 
     def delete_alias(self, model: str, alias: str) -> None:
-        """Remove an alias; one that is not there is fine."""
-
-    def open_bundle(self, model: str, version: int) -> Bundle:
-        """The bundle of a complete version, for reading; `registry.serving.download` copies and checks its files.
-
-        Raises:
-            NotFound, TornBundle, DigestMismatch: as `manifest`.
-            BadInput: its manifest or signature is larger than any can be.
-        """
+        """Remove an alias; a missing one is ignored."""
 
     def append_event(self, event: PromotionEvent) -> None:
-        """Add a line to the model's history, which is in the order of the events' ids.
+        """Add an event to the model's history, which is in the order of the events' ids.
 
         Raises:
-            BadInput: the event's text is too long to keep whole.
+            BadInput: the event's text is too long to be stored whole.
         """
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
-        """Give a pending event its outcome, once.
+        """Set the outcome of a pending event, once.
 
         Raises:
             NotFound: no such event.
             BadInput: it already has an outcome: history is append-only.
         """
 
-    def events(
-        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
-    ) -> tuple[PromotionEvent, ...]:
-        """The model's history, oldest first: of one alias, of one outcome, the `newest` so many."""
-
     def lock(self, model: str) -> "AbstractContextManager[Lease]":
         """Serialise promotion of one model between processes and hosts; not re-entrant.
 
-        Events, and aliases that events speak of, are written inside the lease's `guard`.
+        Events, and the aliases that they are about, are written inside the lease's `guard`.
 
         Raises:
             PromotionRefused: another holder did not finish in time.
@@ -186,61 +191,61 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What a publish left that did not come to its end, or is still at work on.
+    """A publishing that a crash interrupted, or that is still running.
 
-    `since_seconds` is seconds since the epoch; `pin` the sha256 that its manifest must have, None where no version
-    was made yet. `complete`: only the run is open still.
+    `since_seconds` is seconds since the epoch; `pin` the sha256 that its manifest must have, None if it has no version
+    yet. `complete`: the version is published, only its run is still open. `uri` is where its files are.
     """
 
     model: str
     run_id: str
     version: int | None
     complete: bool
-    source: str
+    uri: str
     since_seconds: float
     owner: str | None
     pin: str | None
 
 
 class Repairable(Protocol):
-    """A registry in which a crash leaves things behind; what becomes of them is decided in registry/repair.py."""
+    """A registry in which a crash can leave something unfinished; registry/repair.py decides what becomes of it."""
 
     def unfinished(self, model: str | None = None) -> tuple[Unfinished, ...]:
-        """What is not finished, of one model or of all: left by a crash, or being worked on."""
+        """Return everything unfinished of one model or of all, left by a crash or still running."""
 
-    def download_unfinished(self, left: Unfinished, into: Path) -> EngineManifest:
-        """Copy what is there into the folder `into`, where its listing is exactly that of a signed bundle.
+    def download_unfinished(self, unfinished: Unfinished, into: Path) -> EngineManifest:
+        """Copy its files into the folder `into`, if their names are exactly those of a signed bundle.
 
         Raises:
-            TornBundle, DigestMismatch: it is not; the bytes of listed files are not looked at.
-            EngineryError: the registry could not be asked.
+            TornBundle, DigestMismatch: they are not; the bytes of listed files are not checked here.
+            EngineryError: the registry did not answer.
         """
 
-    def finish(self, left: Unfinished, manifest: EngineManifest) -> int:
-        """Make a verified bundle a complete version; its number.
+    def finish(self, unfinished: Unfinished, manifest: EngineManifest) -> int:
+        """Make a verified bundle a complete version, and return its number.
 
         Raises:
-            TornBundle: the same engine was published since.
+            TornBundle: the same engine was published meanwhile.
             DigestMismatch: the manifest is another model's.
         """
 
-    def close(self, left: Unfinished) -> None:
+    def end_run(self, unfinished: Unfinished) -> None:
         """End the run of a complete version."""
 
-    def tear(self, left: Unfinished, reason: str) -> None:
+    def mark_torn(self, unfinished: Unfinished, reason: str) -> None:
         """Set it aside for good, with the reason."""
 
 
-def no_alias(model: str, alias: str, there: Collection[str]) -> NotFound:
-    """The error for an alias that a model does not have, with those it has."""
-    found = f"it has {', '.join(sorted(there))}" if there else "it has none, or there is no such model"
-    return NotFound(f"{model} has no alias {alias} ({found}): promote a version, or name another")
+def no_alias(model: str, alias: str, aliases: Collection[str]) -> NotFound:
+    """Return the error for an alias that a model does not have, with those it has."""
+    existing = f"it has {', '.join(sorted(aliases))}" if aliases else "it has none, or there is no such model"
+    return NotFound(f"{model} has no alias {alias} ({existing}): promote a version, or name another")
 
 
 def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
-    """The registry row of a published manifest, without aliases.
+    """Return the registry row of a published manifest, without aliases.
 
-    Metrics carry the measured name; those of something else than the engine carry `subject.` before it.
+    Metrics of the engine itself have their plain name; those of another subject are prefixed with `subject.`.
     """
     build = manifest.build
     machine = next((m.measured_on for m in manifest.measurements if m.subject == "engine"), None)

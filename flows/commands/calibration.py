@@ -11,7 +11,7 @@ from registry.errors import BadInput, NotFound
 from registry.mlflow.connect import open_store
 
 if TYPE_CHECKING:
-    from registry.mlflow.runs.releases import ReleaseLog
+    from registry.mlflow.runs.lineage import Lineage
     from tasks.quantization.table import CalibrationTable
 
 WORST = 12
@@ -31,14 +31,14 @@ def calibration(
     Example: enginery calibration debian-sections 3 --against 1
     """
     need_pipeline("calibration")
-    from registry.mlflow.runs.releases import ReleaseLog
+    from registry.mlflow.runs.lineage import Lineage
     from tasks.quantization.autopilot import CHOICE_FILE
     from tasks.quantization.autopilot import from_json as read_choice
     from tasks.quantization.table import describe_drift, drift, from_json
 
     store = open_store()
     store.version(model, version)  # raises NotFound for a version that does not exist
-    log = ReleaseLog(store)
+    log = Lineage(store)
     raw = _download_table(log, model, version)
     table, choice_file = from_json(raw), log.calibration_file(model, CHOICE_FILE, version=version)
     choice = read_choice(choice_file) if choice_file is not None else None
@@ -60,7 +60,7 @@ def calibration(
         out.print(f"saved to {save}", highlight=False, soft_wrap=True)
 
 
-def _download_table(log: "ReleaseLog", model: str, version: int) -> bytes:
+def _download_table(log: "Lineage", model: str, version: int) -> bytes:
     from tasks.quantization.table import TABLE_FILE
 
     raw = log.calibration_file(model, TABLE_FILE, version=version)

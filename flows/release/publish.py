@@ -18,7 +18,8 @@ from flows.release.identity import source_revision
 from registry.bundle.manifest import FORMAT_VERSION
 from registry.errors import EngineryError
 from registry.host.clock import now
-from registry.mlflow.runs.releases import EngineEntry, ReleaseLog
+from registry.mlflow.runs.lineage import Lineage
+from registry.mlflow.runs.releases import EngineEntry
 from registry.promotion.promote import nominate
 from registry.records import OnnxArtifact, Precision, Verdict
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
@@ -32,7 +33,7 @@ def publish_engines(
 ) -> tuple[EngineRow, ...]:
     """Publish what no gate failed, nominate each target's winner, and return all rows with their aliases."""
     context, model = release.context, release.context.recipe.model
-    drifts = moved_scales(release.log, model, release.id, shared.graphs)
+    drifts = moved_scales(Lineage(release.context.store), model, release.id, shared.graphs)
     rows = []
     for position, engine in enumerate(judged):
         context.on_progress("publish", position / len(judged))
@@ -152,7 +153,7 @@ def draw_release(rows: Sequence[EngineRow], into: Path) -> dict[str, Path]:
     return {"trade-off": draw_quality_against_latency(metric, points, into / f"{metric}_latency.png")} if points else {}
 
 
-def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:
+def moved_scales(lineage: Lineage, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:
     """Describe, per calibrated precision, which scales moved since another release's newest table."""
     sentences = {}
     for precision, graph in graphs.by_precision.items():
@@ -161,7 +162,7 @@ def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> d
             continue
         table = read_table(file)
         try:
-            before = log.last_calibration_file(model, TABLE_FILE, precision, apart_from=release)
+            before = lineage.last_calibration_file(model, TABLE_FILE, precision, apart_from=release)
             moved = drift(from_json(before), table) if before is not None else ()
         except EngineryError as error:  # no reason to publish nothing
             sentences[precision] = f"scales not compared with the last release's: {error}"

@@ -24,7 +24,7 @@ from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision
-from registry.repair import reconcile
+from registry.repair import repair_unfinished
 from tasks.execution.progress import OnProgress
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import ROWS, ReleaseReport
@@ -40,7 +40,7 @@ def open_context(
 ) -> ReleaseContext:
     """Make the context of a pinned recipe's release. First repairs, and reports, what a crash left half published."""
     signer, trust = local_signer(home()), partial(local_trust, home())
-    for repair in reconcile(store.repairs, trust, clock=clock, model=recipe.model):
+    for repair in repair_unfinished(store.repairs, trust, clock=clock, model=recipe.model):
         say(f"{repair.outcome}: {repair.model} run {repair.run_id}: {repair.reason}")
     return ReleaseContext(workspace, recipe, on_progress, store, signer, trust)
 

@@ -33,6 +33,7 @@ from flows.workers.flow_runs import (
 )
 from flows.workers.stage_transfer import StageTransfer
 from registry.errors import EngineryError, TornBundle
+from registry.mlflow.runs.run_files import OutcomeLog
 from registry.records import GpuTarget
 from tasks.execution.interrupt import check_stopped
 from tasks.report.rows import EngineRow
@@ -61,6 +62,11 @@ class FanOut:
     release: ReleaseRun
     transfer: StageTransfer
     shared: SharedArtifacts
+
+    @property
+    def outcomes(self) -> OutcomeLog:
+        """Which results were accepted, and which flow runs were given up."""
+        return OutcomeLog(self.release.context.store)
 
 
 @dataclass
@@ -141,7 +147,7 @@ def poll_target(
     if reason is None:
         return None
     # First the record, then the rest: from now on no release accepts what the worker brings.
-    fan_out.release.log.give_up(fan_out.release.run_id, run.flow_run, reason)
+    fan_out.outcomes.give_up(fan_out.release.run_id, run.flow_run, reason)
     run.abandoned = True
     if state is not None:
         cancel_run(client, run.flow_run, state, reason)
@@ -154,15 +160,15 @@ def conclude_run(fan_out: FanOut, run: TargetRun, state: State) -> TargetResult:
         reason = (state.message or "no reason given").removeprefix("Flow run encountered an exception: ")
         row_state = "failed" if state.is_failed() else "lost"
         return make_lost_result(fan_out, run.job, row_state, f"{state.name}: {reason}")
-    log, run_id = fan_out.release.log, fan_out.release.run_id
+    outcomes, run_id = fan_out.outcomes, fan_out.release.run_id
     try:
         ref = parse_result_ref(run, state)
         judged = fetch_engines(fan_out, run.job, ref)
     except EngineryError as error:
         # The next try must not find this run again.
-        log.give_up(run_id, run.flow_run, str(error))
+        outcomes.give_up(run_id, run.flow_run, str(error))
         return make_lost_result(fan_out, run.job, "failed", f"its result was not accepted: {error}")
-    log.accept(run_id, run.job.target.name, run.job.key, ref.model_dump_json())
+    outcomes.accept(run_id, run.job.target.name, run.job.key, ref.model_dump_json())
     return TargetResult(judged, accepted=True)
 
 
@@ -190,7 +196,7 @@ def fetch_engines(fan_out: FanOut, job: TargetJob, ref: BuildResultRef) -> list[
 def find_accepted(fan_out: FanOut, job: TargetJob) -> list[JudgedEngine] | None:
     """Return the engines that were accepted earlier under the job's key; None if there are none, or they are gone."""
     context = fan_out.release.context
-    accepted = fan_out.release.log.accepted(context.recipe.model, job.target.name, job.key)
+    accepted = fan_out.outcomes.accepted(context.recipe.model, job.target.name, job.key)
     if accepted is None:
         return None
     try:
@@ -205,14 +211,14 @@ def start_run(client: SyncPrefectClient, fan_out: FanOut, job: TargetJob) -> Tar
     release, target = fan_out.release, job.target
     tags, request_tag = [f"release:{release.id}", f"target:{target.name}"], f"request:{job.key[:16]}"
     earlier = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)))
-    given_up = release.log.given_up(release.run_id)
+    given_up = fan_out.outcomes.given_up(release.run_id)
     for run in earlier:
         if str(run.id) in given_up or not is_promising(run):
             continue
         if request_tag in run.tags:
             return TargetRun(str(run.id), target, job.patience_seconds, job=job)
         # The workers changed since it was requested: no release waits for it any more.
-        release.log.give_up(release.run_id, str(run.id), SUPERSEDED)
+        fan_out.outcomes.give_up(release.run_id, str(run.id), SUPERSEDED)
         if run.state is not None and not run.state.is_final():
             cancel_run(client, str(run.id), run.state, SUPERSEDED)
     started: Any = run_deployment(

@@ -1,29 +1,39 @@
-"""Manifests of format 1, read as today's: bundles that were published before format 2 stay valid for ever.
+"""Manifests of format 1, read as today's: bundles published before format 2 stay valid.
 
 Format 1 calls `source.classes` "labels", and a profile has exactly the axes batch and sequence, as its own keys.
 """
 
+import json
 from typing import Any
+
+from registry.digest import canonical_json
 
 VERSION = 1
 _AXES = ("batch", "sequence")
 
 
-def upgrade(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document of format 1 with the fields of format 2; what does not fit is left for the reader to refuse."""
+def upgrade(raw: bytes) -> bytes:
+    """Return a manifest of format 1 with the fields of format 2, and any other text as it is.
+
+    What fits neither format is left for the reader to refuse.
+    """
+    document = json.loads(raw)
+    if document["format_version"] != VERSION:
+        return raw
     source, build = document.get("source"), document.get("build")
     if isinstance(source, dict) and "classes" not in source:
         source = {("classes" if key == "labels" else key): value for key, value in source.items()}
     if isinstance(build, dict) and isinstance(profiles := build.get("profiles"), list):
         build = build | {"profiles": [_upgrade_profile(profile) for profile in profiles]}
-    return document | {"source": source, "build": build}
+    return json.dumps(document | {"source": source, "build": build}).encode()
 
 
-def downgrade(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document of format 2 with the fields of format 1: the inverse of `upgrade`."""
+def downgrade(raw: bytes) -> bytes:
+    """Return the canonical JSON of format 2 with the fields of format 1: the inverse of `upgrade`."""
+    document: dict[str, Any] = json.loads(raw)
     source = {("labels" if key == "classes" else key): value for key, value in document["source"].items()}
     profiles = [dict(profile["axes"]) for profile in document["build"]["profiles"]]
-    return document | {"source": source, "build": document["build"] | {"profiles": profiles}}
+    return canonical_json(document | {"source": source, "build": document["build"] | {"profiles": profiles}})
 
 
 def _upgrade_profile(profile: object) -> object:

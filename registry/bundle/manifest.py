@@ -6,14 +6,10 @@ keys at any depth, keys given twice, NaN and machine paths, in one rule.
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from registry.bundle import format_1
-from registry.digest import canonical_json, record_file, verify_tree
+from registry.digest import canonical_json, read_canonical, record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, TornBundle
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord
@@ -27,7 +23,6 @@ UNLISTED = (MANIFEST_FILE, SIGNATURE_FILE)
 # A manifest is some kilobytes; anything larger is an attempt to exhaust the reader.
 MAX_BYTES = 4 * 2**20
 
-_MANIFEST = TypeAdapter(EngineManifest)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -42,9 +37,7 @@ def write_manifest(manifest: EngineManifest) -> bytes:
         raw = canonical_json(manifest)
     except ValueError as error:
         raise BadInput(f"the manifest cannot be written as JSON ({error}): measure or name that value again") from error
-    if manifest.format_version == format_1.VERSION:
-        return canonical_json(format_1.downgrade(json.loads(raw)))
-    return raw
+    return format_1.downgrade(raw) if manifest.format_version == format_1.VERSION else raw
 
 
 def read_manifest(raw: bytes) -> EngineManifest:
@@ -54,20 +47,11 @@ def read_manifest(raw: bytes) -> EngineManifest:
         BadInput: not canonical JSON of this format version, a wrong type, an unknown key, NaN, a sha256 that
             is none, or a path that leaves the bundle.
     """
-    document = _parse(raw)
-    fields = format_1.upgrade(document) if document["format_version"] == format_1.VERSION else document
-    try:
-        # As JSON: in strict mode only that turns lists into tuples and text into enums.
-        manifest = _MANIFEST.validate_json(json.dumps(fields), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"manifest.json: {place}: {first['msg']}; publish the engine again") from error
-    canonical = write_manifest(manifest)
-    if canonical != raw:
-        reason = next(_differences(document, json.loads(canonical)), "it is not in canonical form (RFC 8785)")
-        raise BadInput(f"manifest.json: {reason}; it was changed after it was written: do not trust it")
-    return manifest
+    _check_format_version(raw)
+    advice = "do not trust it, and publish the engine again"
+    return read_canonical(
+        EngineManifest, raw, MANIFEST_FILE, advice=advice, write=write_manifest, upgrade=format_1.upgrade
+    )
 
 
 def verify_bundle(directory: Path) -> EngineManifest:
@@ -113,7 +97,7 @@ def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:
             )
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
+def _check_format_version(raw: bytes) -> None:
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -127,19 +111,6 @@ def _parse(raw: bytes) -> dict[str, Any]:
             f"manifest.json has format_version {version!r}; this Enginery reads {format_1.VERSION} to "
             f"{FORMAT_VERSION}: upgrade Enginery"
         )
-    return document
-
-
-def _differences(found: object, canonical: object, place: str = "") -> Iterator[str]:
-    if isinstance(found, dict) and isinstance(canonical, dict):
-        for key, value in found.items():
-            if key not in canonical:
-                yield f"unknown key {place}{key}"
-            else:
-                yield from _differences(value, canonical[key], f"{place}{key}.")
-    elif isinstance(found, list) and isinstance(canonical, list):
-        for index, (value, other) in enumerate(zip(found, canonical, strict=False)):
-            yield from _differences(value, other, f"{place}{index}.")
 
 
 def _check_rules(manifest: EngineManifest) -> None:

@@ -19,7 +19,7 @@ from registry.host.gpu import nvml_gpu
 from registry.host.tensorrt_releases import is_release_of
 from registry.names import PRODUCTION, production_alias
 from registry.records import Backend, EngineVersion
-from registry.store import Store
+from registry.store import ServingStore
 
 # The wheels that carry each library, by the CUDA version in their names.
 _PACKAGES = {
@@ -66,7 +66,7 @@ def read_host(tensorrt: str | None = None) -> Host:
     return Host(f"{major}.{minor}", str(name), str(driver), f"{cuda // 1000}.{cuda % 1000 // 10}", *versions)
 
 
-def production_engines(store: Store, model: str) -> tuple[EngineVersion, ...]:
+def production_engines(store: ServingStore, model: str) -> tuple[EngineVersion, ...]:
     """The engine in production for each target, by target; an alias that leads nowhere is left out."""
     found: dict[int, EngineVersion] = {}
     for alias, number in sorted(store.aliases(model).items()):

@@ -1,4 +1,4 @@
-"""MLflow's errors and pages, in the registry's own terms."""
+"""MLflow's errors, pages and search strings in the registry's own terms."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,40 +7,45 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from registry.errors import BadInput, EngineryError, NotFound
+from registry.errors import BadInput, EngineryError, NotFound, first_line
 
 _REFUSALS = {
-    401: "the server does not know this user and password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-    403: "this user may read and not change that: be a user who may (MLFLOW_TRACKING_USERNAME), or ask for the right",
+    401: "the server does not accept this user and password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    403: "this user has no permission to change it: ask for the permission, or set MLFLOW_TRACKING_USERNAME to another",
 }
 
 
 @contextmanager
-def plainly(what: str) -> Iterator[None]:
-    """An error of MLflow becomes one of ours, in one sentence that begins with `what`."""
+def translate_errors(what: str) -> Iterator[None]:
+    """Raise MLflow's errors as one sentence that begins with `what`.
+
+    Raises:
+        NotFound: MLflow has no such thing.
+        EngineryError: anything else.
+    """
     try:
         yield
     except MlflowException as error:
-        sentence = refusal(error) or (str(error).splitlines()[0] if str(error) else type(error).__name__)
+        sentence = explain_refusal(error) or first_line(error)
         kind = NotFound if error.error_code == "RESOURCE_DOES_NOT_EXIST" else EngineryError
         raise kind(f"MLflow, {what}: {sentence}") from error
 
 
-def refusal(error: Exception) -> str | None:
-    """What to do where the server's basic auth turned a request down; None where it did not."""
+def explain_refusal(error: Exception) -> str | None:
+    """Return what to do if the server's basic auth refused the request, else None."""
     response = getattr(error, "response", None)  # of requests: files are sent without mlflow's own errors
     if response is not None:
-        status, said = response.status_code, response.text
+        status, message = response.status_code, response.text
     elif isinstance(error, MlflowException):
-        status, said = error.get_http_status_code(), str(error)  # type: ignore[no-untyped-call]
+        status, message = error.get_http_status_code(), str(error)  # type: ignore[no-untyped-call]
     else:
         return None
-    # A proxy's 403, or one for a host name that is not allowed, has other words and other causes.
-    return _REFUSALS.get(status) if status != FORBIDDEN or "Permission denied" in said else None
+    # A 403 of a proxy, or for a host name that is not allowed, has another message and another cause.
+    return _REFUSALS.get(status) if status != FORBIDDEN or "Permission denied" in message else None
 
 
-def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Every row of a paged search, read as far as it is asked for."""
+def read_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yield every row of a paged search; a page is requested when its first row is needed."""
     page = search(None)
     yield from page
     while page.token:
@@ -48,20 +53,20 @@ def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
         yield from page
 
 
-def quotable(text: str) -> str:
-    """An id from outside, safe between the quotes of a search.
+def check_id(text: str) -> str:
+    """Return an id from outside if it is safe between the quotes of a search.
 
     Raises:
-        BadInput: it is more than letters, digits and '-'.
+        BadInput: it has other characters than letters, digits and '-'.
     """
     if not text.replace("-", "").isalnum():
-        raise BadInput(f"{text[:80]!r} is no id: letters, digits and '-' only")
+        raise BadInput(f"{text[:80]!r} is not an id: use letters, digits and '-' only")
     return text
 
 
 @contextmanager
-def existing_is_fine() -> Iterator[None]:
-    """Whoever made it first: it is there."""
+def ignore_existing() -> Iterator[None]:
+    """Ignore "already exists": another process created it first."""
     try:
         yield
     except MlflowException as error:

@@ -1,8 +1,8 @@
-"""Who may promote a model: one holder at a time, between the processes of all hosts that share the registry.
+"""The lease on promoting a model: one holder at a time, among the processes of all hosts that share the registry.
 
 A table `enginery_lease` in the registry's own database counts the holders of each model (`fencing`). PostgreSQL
-hands the lease over when the holder gives it back, or when its time is up by the database's clock; SQLite leaves
-that to a kernel lock on a file beside the database, which falls with its process. Why: docs/adr/0014.
+passes the lease on when the holder returns it, or when its time is up by the database's clock; SQLite leaves
+that to a kernel lock on a file beside the database, which ends with its process. Why: docs/adr/0014.
 """
 
 import getpass
@@ -18,60 +18,60 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
-from registry.errors import BadInput, EngineryError, PromotionRefused
+from registry.errors import BadInput, EngineryError, PromotionRefused, first_line
 from registry.names import check_name
 from registry.store import Lease, Leases
 
-# Checks read a manifest, perhaps from a bucket, between two guards; nobody waits longer than this for a dead host.
+# Between two guards a promoter reads a manifest, perhaps from a bucket. Others wait this long for a dead host.
 LEASE_SECONDS = 30.0
 WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.03
-# Any number, the same everywhere: one process at a time makes the table.
-_MAKING_THE_TABLE = 0x656E67696E
+# The key of the advisory lock under which one process at a time creates the table: any number, the same everywhere.
+_TABLE_LOCK = 0x656E67696E
 
-_TABLE = """CREATE TABLE IF NOT EXISTS enginery_lease (
+_CREATE_TABLE = """CREATE TABLE IF NOT EXISTS enginery_lease (
     model VARCHAR(63) PRIMARY KEY, fencing BIGINT NOT NULL, holder VARCHAR(250) NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE)"""
-# One more than the last, and no less than the clock's seconds: so a table that was lost, or is another host's, does
-# not begin before the history. After a wait for the row PostgreSQL looks at it again, as its holder left it.
-_TAKE = """INSERT INTO enginery_lease AS lease (model, fencing, holder, expires_at)
+# One more than the last, and at least the clock's seconds: a table that was lost, or belongs to another host, does not
+# start below the numbers in the history. After waiting for the row, PostgreSQL reads it again as its holder left it.
+_TAKE_LEASE = """INSERT INTO enginery_lease AS lease (model, fencing, holder, expires_at)
     VALUES (:model, extract(epoch FROM clock_timestamp())::bigint, :holder,
         clock_timestamp() + make_interval(secs => :seconds))
     ON CONFLICT (model) DO UPDATE SET fencing = greatest(lease.fencing + 1, excluded.fencing),
         holder = excluded.holder, expires_at = clock_timestamp() + make_interval(secs => :seconds)
     WHERE lease.expires_at <= clock_timestamp()
     RETURNING fencing"""
-_GIVE_BACK = "UPDATE enginery_lease SET expires_at = clock_timestamp() WHERE model = :model AND fencing = :fencing"
-_MINE = "SELECT fencing FROM enginery_lease WHERE model = :model AND fencing = :fencing"
-_COUNT = """INSERT INTO enginery_lease (model, fencing, holder)
+_RETURN_LEASE = "UPDATE enginery_lease SET expires_at = clock_timestamp() WHERE model = :model AND fencing = :fencing"
+_SELECT_OWN = "SELECT fencing FROM enginery_lease WHERE model = :model AND fencing = :fencing"
+_COUNT_HOLDER = """INSERT INTO enginery_lease (model, fencing, holder)
     VALUES (:model, CAST(strftime('%s', 'now') AS INTEGER), :holder)
     ON CONFLICT (model) DO UPDATE SET fencing = max(enginery_lease.fencing + 1, excluded.fencing),
         holder = excluded.holder
     RETURNING fencing"""
 
 
-def leases_for(tracking_uri: str, state: Path, lease_database: str | None = None) -> Leases:
-    """The leases of a registry: in its own database, or in `lease_database` (a URI) where it is behind a server.
+def choose_leases(tracking_uri: str, state: Path, lease_database: str | None = None) -> Leases:
+    """Return a registry's leases: in its own database, or in `lease_database` (a URI) if it is behind a server.
 
-    Without either they are in a file under `state`, which holds between the processes of one host only.
+    Without either they are in a file under `state`, which covers the processes of one host only.
 
     Raises:
-        BadInput: `lease_database` is no PostgreSQL or SQLite URI.
+        BadInput: `lease_database` is not a PostgreSQL or SQLite URI.
     """
     for uri in (lease_database, tracking_uri):
-        kind = _kind(uri)
+        kind = _database_kind(uri)
         if uri and kind == "postgresql":
             return PostgresLeases(uri)
         if uri and kind == "sqlite" and (path := make_url(uri).database):
-            # Behind a server, other hosts have no file of ours.
+            # If the registry is behind a server, its other hosts do not have this file.
             return SqliteLeases(Path(path).absolute(), shared=uri == tracking_uri)
         if uri and uri == lease_database:
-            raise BadInput("ENGINERY_LEASE_DATABASE is not a postgresql:// or sqlite:/// address: mend or unset it")
+            raise BadInput("ENGINERY_LEASE_DATABASE is not a postgresql:// or sqlite:/// URI: correct or unset it")
     return SqliteLeases(state.absolute() / "leases.db", shared=False)
 
 
 @dataclass(frozen=True)
-class _Turn:
+class _DatabaseLease:
     connection: Connection
     model: str
     fencing: int
@@ -79,17 +79,17 @@ class _Turn:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        # The row stays locked until the block ends: a take-over waits for it, even past the lease's time.
-        query = text(f"{_MINE} FOR UPDATE" if self.locks_row else _MINE)
+        # The row stays locked until the block ends: another holder waits for it, even past the lease's time.
+        query = text(f"{_SELECT_OWN} FOR UPDATE" if self.locks_row else _SELECT_OWN)
         values = {"model": self.model, "fencing": self.fencing}
-        with _plainly(self.model):
+        with _translate_database_errors(self.model):
             held = self.connection.execute(query, values).scalar()
             if held is None or not self.locks_row:
                 self.connection.rollback()
         if held is None:
             raise PromotionRefused(
-                f"this promotion of {self.model} stood still for so long that another one took its turn, and "
-                "nothing was moved: look at the history, and start again"
+                f"this promotion of {self.model} was paused for so long that another one took over the lock, and "
+                "it moved nothing: look at the history, and start again"
             )
         try:
             yield
@@ -97,12 +97,12 @@ class _Turn:
             with suppress(SQLAlchemyError):
                 self.connection.rollback()
             raise
-        with _plainly(self.model):
-            self.connection.commit()  # fails where the database let go of the row in the meantime
+        with _translate_database_errors(self.model):
+            self.connection.commit()  # fails if the database released the row meanwhile
 
 
 class PostgresLeases:
-    """Leases in PostgreSQL, for every host that reaches it; its clock alone counts."""
+    """Leases in PostgreSQL, for every host that reaches it; only its clock counts."""
 
     shared = True
 
@@ -115,35 +115,35 @@ class PostgresLeases:
     def hold(self, model: str) -> Iterator[Lease]:
         """See `Leases.hold`."""
         check_name(model, what="model")
-        with _plainly(model):
+        with _translate_database_errors(model):
             connection = self._engine.connect()
         with connection:
-            fencing = self._wait(connection, model)
+            fencing = self._wait_for_lease(connection, model)
             try:
-                yield _Turn(connection, model, fencing, locks_row=True)
+                yield _DatabaseLease(connection, model, fencing, locks_row=True)
             finally:
-                # Where the database is gone, the lease's own time ends it.
+                # If the database is gone, the lease ends when its time is up.
                 with suppress(SQLAlchemyError), connection.begin():
-                    connection.execute(text(_GIVE_BACK), {"model": model, "fencing": fencing})
+                    connection.execute(text(_RETURN_LEASE), {"model": model, "fencing": fencing})
 
-    def _wait(self, connection: Connection, model: str) -> int:
+    def _wait_for_lease(self, connection: Connection, model: str) -> int:
         deadline = time.monotonic() + self._wait_seconds
-        with _plainly(model):
-            _make_table(connection)
-            while (fencing := self._take(connection, model, deadline - time.monotonic())) is None:
+        with _translate_database_errors(model):
+            _create_table(connection)
+            while (fencing := self._try_to_take(connection, model, deadline - time.monotonic())) is None:
                 if time.monotonic() >= deadline:
-                    raise _refusal(connection, model)
+                    raise _make_refusal(connection, model)
                 time.sleep(_POLL_SECONDS)
         return fencing
 
-    def _take(self, connection: Connection, model: str, patience_seconds: float) -> int | None:
-        values = {"model": model, "holder": _holder(), "seconds": self._seconds}
+    def _try_to_take(self, connection: Connection, model: str, patience_seconds: float) -> int | None:
+        values = {"model": model, "holder": _describe_holder(), "seconds": self._seconds}
         try:
             with connection.begin():
-                milliseconds = max(1, int(1000 * patience_seconds))  # 0 would wait for ever
+                milliseconds = max(1, int(1000 * patience_seconds))  # 0 would be no limit
                 connection.execute(text(f"SET LOCAL lock_timeout = {milliseconds}"))
-                taken: int | None = connection.execute(text(_TAKE), values).scalar()
-                return taken
+                fencing: int | None = connection.execute(text(_TAKE_LEASE), values).scalar()
+                return fencing
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available: the holder is writing
                 raise
@@ -151,12 +151,12 @@ class PostgresLeases:
 
 
 class SqliteLeases:
-    """Leases beside an SQLite database: a file lock decides, the table counts. A paused holder keeps its turn."""
+    """Leases beside an SQLite database: a file lock decides, the table counts. A paused holder keeps its lease."""
 
     def __init__(self, database: Path, *, shared: bool, wait_seconds: float = WAIT_SECONDS) -> None:
         self.shared = shared
         self._database = database
-        # SQLite waits for MLflow's writers to the same file; none of theirs takes long.
+        # SQLite waits for MLflow's writers to the same file, which take little time.
         self._engine = create_engine(
             f"sqlite:///{database}", poolclass=NullPool, connect_args={"timeout": wait_seconds}
         )
@@ -172,19 +172,21 @@ class SqliteLeases:
             try:
                 lock.acquire()
             except Timeout as error:
-                raise _refusal(connection, model) from error
+                raise _make_refusal(connection, model) from error
             try:
-                yield _Turn(connection, model, self._count(connection, model), locks_row=False)
+                yield _DatabaseLease(connection, model, self._count_holder(connection, model), locks_row=False)
             finally:
                 lock.release()
 
-    def _count(self, connection: Connection, model: str) -> int:
-        with _plainly(model), connection.begin():
-            connection.execute(text(_TABLE))
-            return int(connection.execute(text(_COUNT), {"model": model, "holder": _holder()}).scalar_one())
+    def _count_holder(self, connection: Connection, model: str) -> int:
+        with _translate_database_errors(model), connection.begin():
+            connection.execute(text(_CREATE_TABLE))
+            return int(
+                connection.execute(text(_COUNT_HOLDER), {"model": model, "holder": _describe_holder()}).scalar_one()
+            )
 
 
-def _kind(uri: str | None) -> str:
+def _database_kind(uri: str | None) -> str:
     if not uri:
         return ""
     try:
@@ -193,15 +195,15 @@ def _kind(uri: str | None) -> str:
         return ""
 
 
-def _make_table(connection: Connection) -> None:
+def _create_table(connection: Connection) -> None:
     with connection.begin():
         if connection.execute(text("SELECT to_regclass('enginery_lease')")).scalar() is None:
-            # IF NOT EXISTS alone races: two sessions can both find it missing, and the second one fails.
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MAKING_THE_TABLE})
-            connection.execute(text(_TABLE))
+            # IF NOT EXISTS alone is a race: two sessions can both see it missing, and the second one fails.
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TABLE_LOCK})
+            connection.execute(text(_CREATE_TABLE))
 
 
-def _refusal(connection: Connection, model: str) -> PromotionRefused:
+def _make_refusal(connection: Connection, model: str) -> PromotionRefused:
     with suppress(SQLAlchemyError):
         query = text("SELECT holder FROM enginery_lease WHERE model = :model")
         holder = connection.execute(query, {"model": model}).scalar()
@@ -209,7 +211,7 @@ def _refusal(connection: Connection, model: str) -> PromotionRefused:
     return PromotionRefused(f"another promotion of {model} is running: wait for it and try again")
 
 
-def _holder() -> str:
+def _describe_holder() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
@@ -218,12 +220,11 @@ def _holder() -> str:
 
 
 @contextmanager
-def _plainly(model: str) -> Iterator[None]:
+def _translate_database_errors(model: str) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        sentence = (str(cause).splitlines() or [type(cause).__name__])[0]
+        reason = first_line(getattr(error, "orig", None) or error)
         raise EngineryError(
-            f"the lease on {model} was not to be had or got lost: {sentence}; check the registry's database"
+            f"could not get, or lost, the promotion lock on {model}: {reason}; check the registry's database"
         ) from error

@@ -1,8 +1,9 @@
-"""How a bundle becomes a version in MLflow; what a crash in between leaves behind is for registry/mlflow/unfinished.py.
+"""Publish a bundle as a version in MLflow; registry/mlflow/unfinished.py handles what a crash leaves in between.
 
-blobs → read back and hash → manifest and signature → version (`uploading`) → `complete`. A request may be sent twice:
-MLflow's client repeats a POST after a 5xx, also when the first one was carried out. So who was first is decided
-afterwards, by the sequence number: of the versions that carry one, the lowest version number counts.
+The steps: upload the files, read them back and hash them, upload manifest and signature, create the version
+(`uploading`), mark it `complete`. A request may be carried out twice: MLflow's client repeats a POST after a 5xx, even
+if the first one succeeded. So the winner is decided afterwards, by the sequence number: of the versions that have the
+same one, the lowest version number counts.
 """
 
 import json
@@ -17,11 +18,11 @@ from mlflow.tracking import MlflowClient
 
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, write_manifest
 from registry.digest import record_file, verify_tree
-from registry.errors import BadInput, EngineryError
+from registry.errors import BadInput, EngineryError, first_line
 from registry.host.process import this_process
-from registry.mlflow.errors import existing_is_fine, pages, plainly, quotable, refusal
-from registry.mlflow.rows import COMPLETE, PIN, STATE
-from registry.mlflow.uploads import upload
+from registry.mlflow.artifacts import upload
+from registry.mlflow.errors import check_id, explain_refusal, ignore_existing, read_pages, translate_errors
+from registry.mlflow.rows import COMPLETE, LONGEST, PIN, STATE
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord
 from registry.store import row_of
@@ -29,181 +30,189 @@ from registry.store import row_of
 OWNER, KIND, SEQUENCE = "enginery.owner", "enginery.kind", "enginery.sequence"
 UPLOADING, TORN = "uploading", "torn"
 _PAGE = 1000
-# Columns of the row that MLflow has itself, or that would go stale in a tag.
+# Columns of the row that MLflow stores itself, or that would go stale in a tag.
 _NOT_TAGS = ("model", "version", "aliases", "complete")
-# Deep enough for a version whose number came late; a model's counter is what counts.
+# How many of the newest versions are compared with the model's counter, in case its tag was edited.
 _RECENT = 20
 
 
 @dataclass(frozen=True)
 class Publications:
-    """Publishing through `client`; the rest is where the registry keeps files, runs and locks."""
+    """Publishes through `client`; the other fields open its files, experiments, scratch folders and locks."""
 
     client: MlflowClient
-    files: Callable[[str], Any]
-    experiment: Callable[[str], str]
-    scratch: Callable[[], AbstractContextManager[Path]]
+    open_repository: Callable[[str], Any]
+    experiment_of: Callable[[str], str]
+    open_scratch: Callable[[], AbstractContextManager[Path]]
     lock: Callable[[str], AbstractContextManager[object]]
 
     def publish(self, manifest: EngineManifest, directory: Path, run_id: str | None) -> int:
-        """The version's number; see `Store.publish`."""
+        """Publish a bundle and return its version number; see `Store.publish`."""
         raw = write_manifest(manifest)
         row, pin = row_of(manifest, 0), sha256(raw).hexdigest()
-        verify_tree(directory, (*manifest.files, *_seal(directory, raw)))
-        with reached(f"publish {manifest.model}"):
-            if (published := self.published(row)) is not None:
+        verify_tree(directory, (*manifest.files, *_record_seal(directory, raw)))
+        with translate_publish_errors(f"publish {manifest.model}"):
+            if (published := self.find_published(row)) is not None:
                 return published
-            if any(version.tags.get(PIN) == pin for version in self._of_sequence(row)):
-                # A version is made after its files were read back: only the answer got lost, or the last step.
-                return self.settle_number(row, pin)
-            if run_id and self.search(f"run_id = '{quotable(run_id)}'"):
-                # Its files are a published version's files: writing there would change that version.
+            if any(version.tags.get(PIN) == pin for version in self._search_sequence(row)):
+                # A version is created after its files were read back: only the answer or the last step is missing.
+                return self.complete_first(row, pin)
+            if run_id and self.search_versions(f"run_id = '{check_id(run_id)}'"):
+                # Its files belong to a published version: writing there would change that version.
                 raise BadInput(f"run {run_id} already holds a published engine: publish from a run of its own")
-            run = self.client.get_run(run_id) if run_id else self._make_run(manifest)
+            run = self.client.get_run(run_id) if run_id else self._create_run(manifest)
             if run_id:
                 self.client.set_tag(run_id, OWNER, this_process())
-            source = f"{run.info.artifact_uri}/bundle"
-            self._upload(manifest, directory, raw, source)
-            number = self.register(row, source, run.info.run_id, pin)
+            uri = f"{run.info.artifact_uri}/bundle"
+            self._upload(manifest, directory, raw, uri)
+            number = self.register_version(row, uri, run.info.run_id, pin)
             if run_id is None:
                 self.client.set_terminated(run.info.run_id)
             return number
 
     def take_sequence(self, model: str) -> int:
-        """See `Store.take_sequence`. A number that its taker never used is a gap."""
+        """See `Store.take_sequence`. A number that is never used leaves a gap."""
         name = check_name(model, what="model")
-        with self.lock(name), reached(f"sequence of {name}"):
+        with self.lock(name), translate_publish_errors(f"sequence of {name}"):
             # On the experiment: a tag of the registered model costs reading every version of it.
-            experiment = self.experiment(name)
+            experiment = self.experiment_of(name)
             counter = self.client.get_experiment(experiment).tags.get(SEQUENCE)
             recent = self.client.search_model_versions(f"name = '{name}'", _RECENT, order_by=["version_number DESC"])
-            # The versions too: a tag is edited more easily than all of them.
-            given = [_count(name, text) for text in (counter, *(version.tags.get("sequence") for version in recent))]
-            taken = 1 + max(given)
-            self.client.set_experiment_tag(experiment, SEQUENCE, str(taken))
-            return taken
+            # The versions too: one tag is edited more easily than all of them.
+            texts = (counter, *(version.tags.get("sequence") for version in recent))
+            sequence = 1 + max(_parse_sequence(name, text) for text in texts)
+            self.client.set_experiment_tag(experiment, SEQUENCE, str(sequence))
+            return sequence
 
-    def published(self, row: EngineVersion) -> int | None:
-        """The complete version of the same engine, target and release. A key finds few, whatever the model has."""
+    def find_published(self, row: EngineVersion) -> int | None:
+        """Return the complete version of the same engine, target and release, if there is one."""
+        # A build key matches few versions, however many the model has.
         query = f"name = '{row.model}' and tags.build_key = '{row.build_key}'"
         same = {"digest": row.digest, "release": row.release, "target": row.target, STATE: COMPLETE}
-        found = [int(v.version) for v in self.search(query) if {name: v.tags.get(name) for name in same} == same]
-        return min(found, default=None)
+        versions = self.search_versions(query)
+        numbers = [int(v.version) for v in versions if {name: v.tags.get(name) for name in same} == same]
+        return min(numbers, default=None)
 
-    def _of_sequence(self, row: EngineVersion) -> list[Any]:
-        found = self.search(f"name = '{row.model}' and tags.sequence = '{row.sequence}'")
-        return sorted((v for v in found if v.tags.get(STATE) != TORN), key=lambda v: int(v.version))
+    def _search_sequence(self, row: EngineVersion) -> list[Any]:
+        versions = self.search_versions(f"name = '{row.model}' and tags.sequence = '{row.sequence}'")
+        return sorted((v for v in versions if v.tags.get(STATE) != TORN), key=lambda v: int(v.version))
 
-    def _upload(self, manifest: EngineManifest, directory: Path, raw: bytes, source: str) -> None:
-        blobs = self.files(source)
+    def _upload(self, manifest: EngineManifest, directory: Path, raw: bytes, uri: str) -> None:
+        repository = self.open_repository(uri)
         for record in manifest.files:
             folder = PurePosixPath(record.path).parent.as_posix()
-            upload(blobs, directory / record.path, None if folder == "." else folder)
-        self._read_back(blobs, manifest.files)
-        with self.scratch() as scratch:
+            upload(repository, directory / record.path, None if folder == "." else folder)
+        self._read_back(repository, manifest.files)
+        with self.open_scratch() as scratch:
             (scratch / MANIFEST_FILE).write_bytes(raw)
             seal = [FileRecord(MANIFEST_FILE, sha256(raw).hexdigest(), len(raw))]
-            upload(blobs, scratch / MANIFEST_FILE)
+            upload(repository, scratch / MANIFEST_FILE)
         if (directory / SIGNATURE_FILE).is_file():
             seal.append(record_file(directory / SIGNATURE_FILE, root=directory))
-            upload(blobs, directory / SIGNATURE_FILE)
-        self._read_back(blobs, seal)
+            upload(repository, directory / SIGNATURE_FILE)
+        self._read_back(repository, seal)
 
-    def _read_back(self, blobs: Any, records: tuple[FileRecord, ...] | list[FileRecord]) -> None:
-        with self.scratch() as scratch:
-            copy_files(blobs, [record.path for record in records], scratch)
+    def _read_back(self, repository: Any, records: tuple[FileRecord, ...] | list[FileRecord]) -> None:
+        with self.open_scratch() as scratch:
+            copy_files(repository, [record.path for record in records], scratch)
             verify_tree(scratch, records)
 
-    def register(self, row: EngineVersion, source: str, run_id: str, pin: str) -> int:
-        """Make a version of what was read back, and complete it; its number."""
-        # Not simply made again: MLflow answers that it exists after reading every version of it.
+    def register_version(self, row: EngineVersion, uri: str, run_id: str, pin: str) -> int:
+        """Create a version of the files at `uri`, mark it complete and return its number."""
+        # Not simply created: if the model exists, MLflow reads every version of it before it says so.
         if not self.client.search_registered_models(f"name = '{row.model}'", max_results=1):
-            with existing_is_fine():
+            with ignore_existing():
                 self.client.create_registered_model(row.model)
         columns = {name: value for name, value in asdict(row).items() if name not in _NOT_TAGS and value is not None}
         tags = {name: json.dumps(value) if name == "metrics" else str(value) for name, value in columns.items()}
         state = {PIN: pin, STATE: UPLOADING, OWNER: this_process()}
-        self.client.create_model_version(row.model, source, run_id=run_id, tags={**tags, **state})
-        return self.settle_number(row, pin)
+        self.client.create_model_version(row.model, uri, run_id=run_id, tags={**tags, **state})
+        return self.complete_first(row, pin)
 
-    def settle_number(self, row: EngineVersion, pin: str) -> int:
-        """Complete the first version that carries the row's sequence number, and mark ours that came after it.
+    def complete_first(self, row: EngineVersion, pin: str) -> int:
+        """Mark the first version with the row's sequence number complete, and later ones of this bundle torn.
 
         Raises:
             EngineryError: the number went to another engine.
         """
-        alive = self._of_sequence(row)
-        for version in alive[1:]:
+        candidates = self._search_sequence(row)
+        for version in candidates[1:]:
             if version.tags.get(PIN) == pin:
-                self.mark_torn(row.model, int(version.version), f"repeats version {alive[0].version}")
-        if not alive or alive[0].tags.get(PIN) != pin:
-            taken = f"went to version {alive[0].version}" if alive else "was set aside as torn"
+                self.mark_torn(row.model, int(version.version), f"repeats version {candidates[0].version}")
+        if not candidates or candidates[0].tags.get(PIN) != pin:
+            fate = f"was given to version {candidates[0].version}" if candidates else "was marked torn"
             raise EngineryError(
-                f"sequence {row.sequence} of {row.model} {taken} at the same time: publish the engine again, with a "
-                "number of its own"
+                f"sequence {row.sequence} of {row.model} {fate} at the same time: publish the engine again, with a "
+                "new sequence number"
             )
-        first = alive[0]
-        # Last: what a killed publish leaves behind has no `complete`, and nothing here shows it.
-        self._tag(row.model, first.version, STATE, COMPLETE)
+        first = candidates[0]
+        # The last step: what a killed publish leaves behind is not `complete`, and therefore invisible.
+        self._set_tag(row.model, first.version, STATE, COMPLETE)
         return int(first.version)
 
     def mark_torn(self, model: str, version: int, reason: str) -> None:
         """Set a version aside for good, with the reason on its page."""
-        self._tag(model, str(version), "torn", reason[:5000])
-        self._tag(model, str(version), STATE, TORN)
+        self._set_tag(model, str(version), "torn", reason[:LONGEST])
+        self._set_tag(model, str(version), STATE, TORN)
 
-    def _tag(self, model: str, version: str, name: str, value: str) -> None:
-        # Past the public client, which first reads every version of the model to see whether it is a prompt.
+    def _set_tag(self, model: str, version: str, name: str, value: str) -> None:
+        # Not through the public client, which first reads every version of the model to see whether it is a prompt.
         registry: Any = self.client._get_registry_client()  # type: ignore[no-untyped-call]  # noqa: SLF001
         registry.set_model_version_tag(model, version, name, value)
 
-    def _make_run(self, manifest: EngineManifest) -> Any:
+    def _create_run(self, manifest: EngineManifest) -> Any:
         name = f"{manifest.build.target.name}-{manifest.build.precision}"
         tags = {
             KIND: "engine",
             OWNER: this_process(),
             "release": manifest.release,
             "verdict": str(manifest.verdict),
-            "reason": manifest.reason[:5000],
+            "reason": manifest.reason[:LONGEST],
         }
-        return self.client.create_run(self.experiment(manifest.model), tags=tags, run_name=name)
+        return self.client.create_run(self.experiment_of(manifest.model), tags=tags, run_name=name)
 
-    def search(self, query: str) -> list[Any]:
-        """MLflow's versions by query, all pages."""
-        return list(pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token)))
+    def search_versions(self, query: str) -> list[Any]:
+        """Return all of MLflow's versions that match a query."""
+        return list(read_pages(lambda token: self.client.search_model_versions(query, _PAGE, page_token=token)))
 
 
-def copy_files(files: Any, paths: list[str], into: Path) -> None:
+def copy_files(repository: Any, paths: list[str], into: Path) -> None:
     """Download `paths` of an artifact repository into the folder `into`, under the same names."""
     for path in paths:
         (into / path).parent.mkdir(parents=True, exist_ok=True)
-        files.download_artifacts(path, str(into))
+        repository.download_artifacts(path, str(into))
 
 
-def _seal(directory: Path, raw: bytes) -> Iterator[FileRecord]:
+def _record_seal(directory: Path, raw: bytes) -> Iterator[FileRecord]:
     if (directory / MANIFEST_FILE).is_file():
         yield FileRecord(MANIFEST_FILE, sha256(raw).hexdigest(), len(raw))
     if (directory / SIGNATURE_FILE).is_file():
         yield record_file(directory / SIGNATURE_FILE, root=directory)
 
 
-def _count(model: str, text: str | None) -> int:
+def _parse_sequence(model: str, text: str | None) -> int:
     if not (text or "0").isdecimal():
-        raise BadInput(f"{model} has a sequence {text!r} in MLflow, which is no number: someone edited a tag; mend it")
+        raise BadInput(
+            f"{model} has the sequence {text!r} in MLflow, which is not a number: someone edited a tag; correct it"
+        )
     return int(text or 0)
 
 
 @contextmanager
-def reached(what: str) -> Iterator[None]:
-    """MLflow's and the artifact store's errors, in one sentence that begins with `what`."""
+def translate_publish_errors(what: str) -> Iterator[None]:
+    """Raise errors of MLflow and its artifact store as one sentence that begins with `what`.
+
+    Raises:
+        EngineryError: the registry or a disk failed.
+    """
     try:
-        with plainly(what):
+        with translate_errors(what):
             yield
     except OSError as error:
         # Artifact stores raise requests' exceptions, which are OSErrors, and those of the local disk.
-        if turned_down := refusal(error):
-            raise EngineryError(f"{what}: {turned_down}") from error
-        sentence = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if advice := explain_refusal(error):
+            raise EngineryError(f"{what}: {advice}") from error
         raise EngineryError(
-            f"{what}: {sentence}; what was uploaded is not visible: check the registry and the disk, and run it again"
+            f"{what}: {first_line(error)}; what was uploaded is not visible: check the registry and the disk, and run "
+            "it again"
         ) from error

@@ -17,7 +17,7 @@ from threading import Event
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest
 from registry.errors import DigestMismatch, EngineryError, Interrupted, TornBundle
 from registry.records import EngineManifest, FileRecord
-from registry.store import Bundle, BundleFiles, Store
+from registry.store import Bundle, BundleFiles, ServingStore
 
 SEGMENT_BYTES = 16 * 2**20
 STREAMS = 4
@@ -37,7 +37,7 @@ class Segment:
     stop: int
 
 
-def copy_bundle(store: Store, model: str, version: int, into: Path) -> EngineManifest:
+def copy_bundle(store: ServingStore, model: str, version: int, into: Path) -> EngineManifest:
     """Copy a whole bundle into the empty folder `into`; its files agree with its manifest then.
 
     The signature is copied and not verified.

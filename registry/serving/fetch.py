@@ -42,7 +42,7 @@ from registry.serving.placed import (
     trust_digest,
     write_record,
 )
-from registry.store import Store, row_of
+from registry.store import ServingStore, row_of
 
 _PARTIAL = ".partial-"
 _INCOMING = ".incoming-"
@@ -78,7 +78,7 @@ class Fetched:
 
 
 def fetch(
-    store: Store, model: str, *, into: Path, policy: Policy, alias: str | None = None, version: int | None = None
+    store: ServingStore, model: str, *, into: Path, policy: Policy, alias: str | None = None, version: int | None = None
 ) -> Fetched:
     """Place a published engine's bundle at `into`/`model`/`version`, verified as docs/bundle-format.md says.
 
@@ -148,7 +148,7 @@ def clear_stale(home: Path) -> None:
             _remove(path)
 
 
-def _resolve(store: Store, model: str, alias: str | None, version: int | None) -> EngineVersion:
+def _resolve(store: ServingStore, model: str, alias: str | None, version: int | None) -> EngineVersion:
     check_name(model, what="model")
     if alias is not None and version is None:
         return store.resolve(model, check_name(alias, what="alias"))
@@ -157,7 +157,7 @@ def _resolve(store: Store, model: str, alias: str | None, version: int | None) -
     raise BadInput("name what to fetch: either an alias or a version, and not both")
 
 
-def _check_order(store: Store, engine: EngineVersion, record: HostRecord, policy: Policy) -> None:
+def _check_order(store: ServingStore, engine: EngineVersion, record: HostRecord, policy: Policy) -> None:
     # Someone may show an old registry again, or move an alias by hand: every old release is signed perfectly.
     newest = record.newest_sequence(engine.target)
     if engine.sequence >= newest or policy.older is not None or _went_back(store, engine):
@@ -169,7 +169,7 @@ def _check_order(store: Store, engine: EngineVersion, record: HostRecord, policy
     )
 
 
-def _went_back(store: Store, engine: EngineVersion) -> bool:
+def _went_back(store: ServingStore, engine: EngineVersion) -> bool:
     recent = store.events(engine.model, alias=production_alias(engine.target), newest=_RECENT_EVENTS)
     moves = [event for event in recent if event.action != APPROVE and event.outcome in (DONE, PENDING, UNDONE)]
     if not moves:
@@ -195,7 +195,7 @@ def _in_place(engine: EngineVersion, home: Path, record: HostRecord, policy: Pol
     return Fetched(folder, engine.version, engine.digest, engine.model, reused=True)
 
 
-def _place(store: Store, engine: EngineVersion, home: Path, policy: Policy) -> Fetched:
+def _place(store: ServingStore, engine: EngineVersion, home: Path, policy: Policy) -> Fetched:
     bundle = store.open_bundle(engine.model, engine.version)
     partial = home / f"{_PARTIAL}{sha256(bundle.manifest).hexdigest()}"
     journal = partial.with_name(f"{partial.name}.journal")

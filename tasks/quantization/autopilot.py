@@ -17,10 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from pydantic import TypeAdapter, ValidationError
 
-from registry.digest import canonical_json
-from registry.errors import BadInput
+from registry.digest import canonical_json, read_canonical
 from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.files import write_graph
 from tasks.graphs.layers import Floats
@@ -75,9 +73,6 @@ class Choice:
         names = ", ".join(name.lstrip("/") for name in self.kept[:3]) + (", …" if len(self.kept) > 3 else "")
         blocks = f"{len(self.kept)} of {len(self.blocks)} blocks in fp32 ({names}; {tried})"
         return f"{self.int8_share:.1%} of the MACs in int8, {blocks}"
-
-
-_CHOICE = TypeAdapter(Choice)
 
 
 @dataclass
@@ -214,10 +209,4 @@ def from_json(raw: bytes) -> Choice:
     Raises:
         BadInput: `raw` has another form.
     """
-    try:
-        choice: Choice = _CHOICE.validate_json(raw[:MAX_BYTES], strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{CHOICE_FILE}: {place}: {first['msg']}; quantize again") from error
-    return choice
+    return read_canonical(Choice, raw[:MAX_BYTES], CHOICE_FILE, advice="quantize again")

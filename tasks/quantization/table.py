@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from registry.digest import canonical_json
+from registry.digest import canonical_json, read_canonical
 from registry.errors import BadInput
 from tasks.calibration.ranges import INT8_MAX, Method
 from tasks.calibration.statistics import TYPICAL, Calibration, Outlier
@@ -73,9 +72,6 @@ class Drift:
         if self.old is None or self.new is None:
             return math.inf
         return max(self.old, self.new) / min(self.old, self.new) - 1
-
-
-_TABLE = TypeAdapter(CalibrationTable)
 
 
 def make_table(onnx_digest: str, calibration: Calibration, scales: Mapping[str, ActivationScale]) -> CalibrationTable:
@@ -156,15 +152,7 @@ def from_json(raw: bytes) -> CalibrationTable:
     """
     if len(raw) > MAX_BYTES:
         raise BadInput(f"{TABLE_FILE} has {len(raw)} bytes, at most {MAX_BYTES} are read: calibrate again")
-    try:
-        table: CalibrationTable = _TABLE.validate_json(raw, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{TABLE_FILE}: {place}: {first['msg']}; calibrate again") from error
-    if to_json(table) != raw:
-        raise BadInput(f"{TABLE_FILE} is not in canonical form (RFC 8785), or has unknown keys: calibrate again")
-    return table
+    return read_canonical(CalibrationTable, raw, TABLE_FILE, advice="calibrate again", write=to_json)
 
 
 def read_table(file: Path) -> CalibrationTable:

@@ -1,4 +1,4 @@
-"""Promoters that race, die and stand still: history and aliases agree, and nothing that was told is lost."""
+"""Promoters that race, die and are paused: history and aliases agree, and no reported promotion is lost."""
 
 import os
 import signal
@@ -22,14 +22,14 @@ from tests.support.promoters import (
     MODEL,
     VERSIONS,
     Registry,
-    barrier,
-    decision,
-    disagreement,
+    decide,
     do_once,
+    find_disagreement,
     keep_promoting,
+    make_barrier,
+    make_queue,
     pause_then_promote,
     promote_and_die,
-    results,
     running,
 )
 from tests.support.servers import mlflow_server
@@ -42,29 +42,29 @@ PROMOTERS = 8
 PATIENCE_SECONDS = 120.0
 
 
-def filled(registry: Registry, manifest_factory: ManifestFactory) -> Registry:
+def publish_versions(registry: Registry, manifest_factory: ManifestFactory) -> Registry:
     store = registry.store()
     for target, versions in VERSIONS.items():
         for version in versions:
-            made = manifest_factory(bytes([version]), model=registry.model, target=target, sequence=version)
-            assert store.publish(*made).version == version
+            bundle = manifest_factory(bytes([version]), model=registry.model, target=target, sequence=version)
+            assert store.publish(*bundle).version == version
     return registry
 
 
 @pytest.fixture
 def on_postgres(postgres_uri: str, manifest_factory: ManifestFactory, tmp_path: Path) -> Registry:
-    return filled(Registry(postgres_uri, tmp_path), manifest_factory)
+    return publish_versions(Registry(postgres_uri, tmp_path), manifest_factory)
 
 
 @pytest.fixture
 def on_sqlite(migrated_database: Path, manifest_factory: ManifestFactory, tmp_path: Path) -> Registry:
     (tmp_path / "mlflow.db").write_bytes(migrated_database.read_bytes())
-    return filled(Registry(f"sqlite:///{tmp_path}/mlflow.db", tmp_path), manifest_factory)
+    return publish_versions(Registry(f"sqlite:///{tmp_path}/mlflow.db", tmp_path), manifest_factory)
 
 
 @pytest.fixture(scope="module")
 def server_on_postgres(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """An MLflow server's address, and that of the database behind it."""
+    """The URIs of an MLflow server and of the database behind it."""
     database = postgres.uri(postgres.create("migrated"))
     with mlflow_server(database, str(tmp_path_factory.mktemp("artifacts"))) as uri:
         yield uri, database
@@ -73,7 +73,7 @@ def server_on_postgres(postgres: Postgres, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def on_server(server_on_postgres: tuple[str, str], manifest_factory: ManifestFactory, tmp_path: Path) -> Registry:
     uri, database = server_on_postgres
-    return filled(Registry(uri, tmp_path, f"sst2-{uuid4().hex[:8]}", database), manifest_factory)
+    return publish_versions(Registry(uri, tmp_path, f"sst2-{uuid4().hex[:8]}", database), manifest_factory)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -86,27 +86,27 @@ BEHIND_A_SERVER_TOO = ["sqlite", "postgres", pytest.param("server", marks=pytest
 
 
 @pytest.mark.parametrize("registry", BEHIND_A_SERVER_TOO, indirect=True)
-def test_eight_promoters_on_two_hosts_lose_nothing_and_history_and_alias_agree_at_every_instant(
+def test_eight_promoters_on_two_hosts_lose_nothing_and_history_always_agrees_with_aliases(
     registry: Registry,
 ) -> None:
-    store, told, start, model = registry.store(), results(), barrier(PROMOTERS + 1), registry.model
-    looks, said = 0, []
+    store, results, start, model = registry.store(), make_queue(), make_barrier(PROMOTERS + 1), registry.model
+    looks, reported = 0, []
     with ExitStack() as processes:
         for seed in range(PROMOTERS):
             host = registry.on_host(seed % 2)
-            processes.enter_context(running(keep_promoting, host, seed, start, STRESS_SECONDS, told))
+            processes.enter_context(running(keep_promoting, host, seed, start, STRESS_SECONDS, results))
         start.wait(PATIENCE_SECONDS)
         end = time.monotonic() + STRESS_SECONDS
         while time.monotonic() < end:
             with store.lock(model):
-                assert disagreement(store, model) is None
+                assert find_disagreement(store, model) is None
             looks += 1
             time.sleep(0.05)
         for _ in range(PROMOTERS):
-            said += told.get(timeout=PATIENCE_SECONDS)
-    assert disagreement(store, model) is None
+            reported += results.get(timeout=PATIENCE_SECONDS)
+    assert find_disagreement(store, model) is None
     done = [event.event for event in history(store, model) if event.outcome == "done"]
-    assert sorted(said) == sorted(done)
+    assert sorted(reported) == sorted(done)
     assert {event.outcome for event in history(store, model)} == {"done"}
     assert done
     assert looks
@@ -115,22 +115,22 @@ def test_eight_promoters_on_two_hosts_lose_nothing_and_history_and_alias_agree_a
 
 @pytest.mark.parametrize("registry", BEHIND_A_SERVER_TOO, indirect=True)
 def test_two_promoters_that_race_with_a_rollback_take_turns(registry: Registry) -> None:
-    store, told, start, model = registry.store(), results(), barrier(3), registry.model
-    promote(store, model, {"l4": 1}, decision("first"), {})
+    store, results, start, model = registry.store(), make_queue(), make_barrier(3), registry.model
+    promote(store, model, {"l4": 1}, decide("first"), {})
     with ExitStack() as processes:
         for host, version in enumerate((2, 3, None)):
-            processes.enter_context(running(do_once, registry.on_host(host), version, start, told))
-        said = [event for _ in range(3) for event in told.get(timeout=PATIENCE_SECONDS)]
-    assert disagreement(store, model) is None
-    assert sorted(said) == [event.event for event in history(store, model)][1:]
+            processes.enter_context(running(do_once, registry.on_host(host), version, start, results))
+        reported = [event for _ in range(3) for event in results.get(timeout=PATIENCE_SECONDS)]
+    assert find_disagreement(store, model) is None
+    assert sorted(reported) == [event.event for event in history(store, model)][1:]
     # A rollback that came first had nothing to go back to, and 2 may not follow 3.
-    assert len(said) in (1, 2, 3)
+    assert len(reported) in (1, 2, 3)
 
 
 def test_a_clock_set_back_between_promotions_keeps_the_history_in_order(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, model, now = registry.store(), registry.model, decision("ana")
+    store, model, now = registry.store(), registry.model, decide("ana")
     promote(store, model, {"l4": 1}, now, {})
     with monkeypatch.context() as set_back:
         set_back.setattr("time.time", lambda: 0.0)
@@ -138,12 +138,12 @@ def test_a_clock_set_back_between_promotions_keeps_the_history_in_order(
     promote(store, model, {"l4": 3}, now, {})
     rollback(store, model, ["l4"], replace(now, at=now.at - timedelta(days=800)), {})
     assert [event.to_version for event in history(store, model)] == [1, 2, 3, 2]
-    assert disagreement(store, model) is None
+    assert find_disagreement(store, model) is None
 
 
 # Two records, two aliases, two outcomes.
 @pytest.mark.parametrize("writes", range(6))
-def test_killed_at_any_write_the_next_one_settles_it_whole(registry: Registry, writes: int) -> None:
+def test_promotion_killed_at_any_write_is_settled_by_the_next(registry: Registry, writes: int) -> None:
     die_and_settle(registry, writes)
 
 
@@ -157,34 +157,34 @@ def test_a_host_that_died_between_the_aliases_is_settled_by_another_behind_a_ser
 
 def die_and_settle(registry: Registry, writes: int) -> None:
     store, model = registry.store(), registry.model
-    promote(store, model, {"l4": 1, "h100": 4}, decision("first"), {})
+    promote(store, model, {"l4": 1, "h100": 4}, decide("first"), {})
     with running(promote_and_die, registry.on_host(1), writes) as victim:
         victim.join(PATIENCE_SECONDS)
         assert victim.exitcode == -signal.SIGKILL
     settle(store, model)
-    assert disagreement(store, model) is None
+    assert find_disagreement(store, model) is None
     moved = writes >= 4  # both aliases
     now = {"production-l4": 2, "production-h100": 5} if moved else {"production-l4": 1, "production-h100": 4}
     assert store.aliases(model) == now
-    promote(store, model, {"l4": 3}, decision("next"), {})
-    assert disagreement(store, model) is None
+    promote(store, model, {"l4": 3}, decide("next"), {})
+    assert find_disagreement(store, model) is None
 
 
-def test_a_promoter_that_slept_through_a_take_over_moves_nothing(on_postgres: Registry) -> None:
-    store, told = on_postgres.store(), results()
-    with running(pause_then_promote, on_postgres, 2, told) as sleeper:
+def test_promoter_paused_during_a_take_over_moves_nothing(on_postgres: Registry) -> None:
+    store, results = on_postgres.store(), make_queue()
+    with running(pause_then_promote, on_postgres, 2, results) as sleeper:
         assert sleeper.pid is not None
-        until_stopped(sleeper.pid)
-        promote(store, MODEL, {"l4": 1}, decision("awake"), {})
+        wait_until_stopped(sleeper.pid)
+        promote(store, MODEL, {"l4": 1}, decide("awake"), {})
         os.kill(sleeper.pid, signal.SIGCONT)
-        refusal: Any = told.get(timeout=PATIENCE_SECONDS)
-    assert "another one took its turn" in refusal
+        refusal: Any = results.get(timeout=PATIENCE_SECONDS)
+    assert "another one took over the lock" in refusal
     assert store.aliases(MODEL) == {"production-l4": 1}
     assert [event.who for event in history(store, MODEL)] == ["awake"]
 
 
-def until_stopped(pid: int) -> None:
+def wait_until_stopped(pid: int) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
-        assert time.monotonic() < deadline, "it never stood still"
+        assert time.monotonic() < deadline, "it was never stopped"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Whatever stops a publish, nothing is visible that is not whole, and the next run finishes."""
+"""Whatever stops a publish, only whole versions are visible, and the next run finishes."""
 
 import datetime
 import errno
@@ -22,7 +22,7 @@ from registry.digest import record_tree
 from registry.errors import DigestMismatch, EngineryError, TornBundle
 from registry.mlflow.store import MlflowStore, embedded_store
 from registry.records import EngineManifest, EngineVersion
-from registry.repair import RepairOutcome, reconcile
+from registry.repair import RepairOutcome, repair_unfinished
 from registry.serving.download import copy_bundle
 from tests.conftest import make_manifest
 
@@ -50,13 +50,13 @@ def write_bundle(folder: Path, model: str = "sst2") -> EngineManifest:
 
 
 def publish_as_a_release_does(store: MlflowStore, home: Path, scratch: Path, model: str = "sst2") -> EngineVersion:
-    """Settle what was left, find the engine by its key, or number, sign and publish it."""
+    """Repair first; then return the engine if it is published, else number, sign and publish it."""
     shutil.rmtree(scratch, ignore_errors=True)
     manifest = write_bundle(scratch, model)
-    reconcile(store.repairs, lambda: local_trust(home), clock=now, model=model)
-    for found in store.builds(manifest.build.build_key):
-        if found.model == model:
-            return found
+    repair_unfinished(store.repairs, lambda: local_trust(home), clock=now, model=model)
+    for engine in store.builds(manifest.build.build_key):
+        if engine.model == model:
+            return engine
     manifest = replace(manifest, sequence=store.take_sequence(model), created_at=now().isoformat())
     (scratch / MANIFEST_FILE).write_bytes(write_manifest(manifest))
     sign_bundle(scratch, local_signer(home))
@@ -81,7 +81,7 @@ def die(*_: object, **__: object) -> None:
 
 
 def on_every_call(act: Callable[[int, str, Any], None]) -> None:
-    """`act(n, name, arguments)` before the n-th call of this process to MLflow or to its artifacts."""
+    """Call `act(n, name, arguments)` before the n-th call of this process to MLflow or to its artifacts."""
     calls = 0
 
     def hooked(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,17 +146,17 @@ def new_home(tmp_path: Path, migrated_database: Path) -> Callable[[str], Path]:
 
 
 def survive(home: Path, scratch: Path, strike_at: int, *, torn: bool) -> bool:
-    """Kill one publish, look, and let the next run finish; whether it lived long enough to be killed."""
+    """Kill one publish and let the next run finish; return False if the publish ended before it was killed."""
     exitcode, calls = run_child(home, scratch, strike_at, torn=torn)
     if exitcode == 0:
         return False
     assert exitcode == -signal.SIGKILL, calls
     store = embedded_store(home)
-    seen = assert_only_whole_versions(store, home, home / "seen")
+    visible = assert_only_whole_versions(store, home, home / "seen")
     finished = publish_as_a_release_does(store, home, scratch)
     (published,) = assert_only_whole_versions(store, home, home / "after")
     assert published == finished, calls
-    assert list(seen) in ([], [published]), calls
+    assert list(visible) in ([], [published]), calls
     assert store.repairs.unfinished() == ()
     assert publish_as_a_release_does(store, home, scratch) == published
     assert store.take_sequence("sst2") > published.sequence
@@ -181,7 +181,7 @@ def test_a_publish_killed_amid_any_of_its_uploads_is_finished_by_the_next_run(
     assert len(list(takewhile(bool, tries))) == 4  # engine, vocabulary, manifest, signature
 
 
-# What happens to a file in the bundle's folder, and what must be said of it.
+# Damages of one file in the bundle's folder.
 def truncate(folder: Path) -> None:
     os.truncate(folder / "engine.plan", 100)
 
@@ -216,7 +216,7 @@ def remove_signature(folder: Path) -> None:
 DAMAGES = [truncate, flip, add, remove, hard_link, flip_manifest]
 
 
-def signed(folder: Path, home: Path) -> EngineManifest:
+def write_signed_bundle(folder: Path, home: Path) -> EngineManifest:
     manifest = write_bundle(folder)
     (folder / MANIFEST_FILE).write_bytes(write_manifest(manifest))
     sign_bundle(folder, local_signer(home))
@@ -228,7 +228,7 @@ def test_damaged_bundle_is_not_published(
     damage: Callable[[Path], None], new_home: Callable[[str], Path], tmp_path: Path
 ) -> None:
     home = new_home("home")
-    store, manifest = embedded_store(home), signed(tmp_path / "bundle", home)
+    store, manifest = embedded_store(home), write_signed_bundle(tmp_path / "bundle", home)
     damage(tmp_path / "bundle")
     with pytest.raises((TornBundle, DigestMismatch)):
         store.publish(manifest, tmp_path / "bundle")
@@ -236,40 +236,40 @@ def test_damaged_bundle_is_not_published(
     assert store.repairs.unfinished() == ()
 
 
-def artifacts(home: Path) -> Path:
+def published_folder(home: Path) -> Path:
     (manifest,) = (home / "artifacts").rglob(MANIFEST_FILE)
     return manifest.parent
 
 
 @pytest.mark.parametrize("damage", [*(d for d in DAMAGES if d is not hard_link), remove_signature])
-def test_damaged_leftover_of_a_crash_is_torn_and_the_next_run_publishes_anew(
+def test_damaged_unfinished_bundle_is_torn_and_the_next_run_publishes_again(
     damage: Callable[[Path], None], new_home: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = new_home("home")
     store = embedded_store(home)
     publish_as_a_release_does(store, home, tmp_path / "bundle")
     store.client.set_model_version_tag("sst2", "1", "publish_state", "uploading")
-    damage(artifacts(home))
+    damage(published_folder(home))
     monkeypatch.setattr("registry.repair.has_ended", lambda _: True)
-    (settled,) = reconcile(store.repairs, lambda: local_trust(home), clock=now)
-    assert (settled.outcome, settled.version) == (RepairOutcome.TORN, 1), settled.reason
+    (repaired,) = repair_unfinished(store.repairs, lambda: local_trust(home), clock=now)
+    assert (repaired.outcome, repaired.version) == (RepairOutcome.TORN, 1), repaired.reason
     assert (store.versions(), store.repairs.unfinished()) == ((), ())
     assert publish_as_a_release_does(store, home, tmp_path / "bundle").version == 2
     assert [engine.version for engine in assert_only_whole_versions(store, home, tmp_path / "seen")] == [2]
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, remove, flip_manifest, remove_signature])
-def test_artifact_changed_after_registration_is_found_by_who_downloads_it(
+def test_artifact_changed_after_publishing_is_refused_on_download(
     damage: Callable[[Path], None], new_home: Callable[[str], Path], tmp_path: Path
 ) -> None:
     home = new_home("home")
     store = embedded_store(home)
     publish_as_a_release_does(store, home, tmp_path / "bundle")
-    damage(artifacts(home))
+    damage(published_folder(home))
     with pytest.raises((EngineryError, OSError)):
         assert_only_whole_versions(store, home, tmp_path / "seen")
-    # A complete version is never unmade: whoever runs it decides.
-    assert reconcile(store.repairs, lambda: local_trust(home), clock=now) == ()
+    # A complete version is never marked torn: fetch refuses it.
+    assert repair_unfinished(store.repairs, lambda: local_trust(home), clock=now) == ()
 
 
 def test_upload_that_changed_on_its_way_is_not_registered(
@@ -309,7 +309,7 @@ def test_full_disk_is_one_sentence_and_leaves_nothing_visible(
     assert publish_as_a_release_does(store, home, tmp_path / "bundle").version == 1
 
 
-def take_some(home: Path, into: Path) -> None:
+def take_five_numbers(home: Path, into: Path) -> None:
     store = embedded_store(home)
     into.write_text(" ".join(str(store.take_sequence("sst2")) for _ in range(5)), encoding="utf-8")
 
@@ -318,11 +318,11 @@ def test_processes_that_publish_at_once_share_no_sequence_number(
     new_home: Callable[[str], Path], tmp_path: Path
 ) -> None:
     home = new_home("home")
-    processes = [children.Process(target=take_some, args=(home, tmp_path / f"{n}.txt")) for n in range(4)]
+    processes = [children.Process(target=take_five_numbers, args=(home, tmp_path / f"{n}.txt")) for n in range(4)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    taken = [list(map(int, (tmp_path / f"{n}.txt").read_text(encoding="utf-8").split())) for n in range(4)]
-    assert sorted(number for numbers in taken for number in numbers) == list(range(1, 21))
-    assert all(numbers == sorted(numbers) for numbers in taken)
+    numbers = [list(map(int, (tmp_path / f"{n}.txt").read_text(encoding="utf-8").split())) for n in range(4)]
+    assert sorted(number for own in numbers for number in own) == list(range(1, 21))
+    assert all(own == sorted(own) for own in numbers)

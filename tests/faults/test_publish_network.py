@@ -1,4 +1,4 @@
-"""A real MLflow server behind a connection that fails: answers that get lost, and a registry that goes away."""
+"""A real MLflow server behind a connection that fails: lost answers, and a registry that becomes unreachable."""
 
 import http.client
 import shutil
@@ -88,7 +88,7 @@ def proxy(server_port: int) -> Iterator[Proxy]:
 
 
 class Publisher:
-    """Publishes a model of the test's own through the proxy, and looks at it past the proxy."""
+    """Publishes a model of this test through the proxy, and reads it without the proxy."""
 
     def __init__(self, folder: Path, model: str, proxy: Proxy, port: int) -> None:
         self.folder, self.model = folder, model
@@ -105,8 +105,8 @@ class Publisher:
         return [v.version for v in assert_only_whole_versions(self.past, self.folder, scratch, self.model)]
 
     def states(self) -> list[str]:
-        found = self.past.client.search_model_versions(f"name = '{self.model}'")
-        return [v.tags["publish_state"] for v in sorted(found, key=lambda v: int(v.version))]
+        versions = self.past.client.search_model_versions(f"name = '{self.model}'")
+        return [v.tags["publish_state"] for v in sorted(versions, key=lambda v: int(v.version))]
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def publisher(tmp_path: Path, proxy: Proxy, server_port: int, request: pytest.Fi
     return Publisher(tmp_path, model, proxy, server_port)
 
 
-def once_each(lost: set[str]) -> Callable[[int, str, str], str]:
-    """Every writing request is carried out, and its first answer lost."""
+def lose_first_answers(lost: set[str]) -> Callable[[int, str, str], str]:
+    """Carry out every writing request, and lose its first answer."""
 
     def fate(_: int, method: str, path: str) -> str:
         request = f"{method} {path}"
@@ -128,20 +128,20 @@ def once_each(lost: set[str]) -> Callable[[int, str, str], str]:
     return fate
 
 
-def test_answers_lost_after_the_deed_make_no_second_version(
+def test_answers_lost_after_a_write_create_no_second_version(
     proxy: Proxy, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # MLflow's client sends a request again after a 502, also one that makes a version.
+    # MLflow's client repeats a request after a 502, even one that creates a version.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     lost: set[str] = set()
-    proxy.reset(once_each(lost))
+    proxy.reset(lose_first_answers(lost))
     published = publisher.publish()
     assert any("model-versions/create" in request for request in lost)
     assert publisher.whole() == [published.version]
     assert sorted(publisher.states()) == ["complete", "torn"]
     assert publisher.publish() == published
-    # The run was made twice as well; it stays empty, and is ended when its maker has.
+    # The run was created twice as well; the empty one is ended once its process has ended.
     (empty,) = publisher.through.repairs.unfinished(publisher.model)
     assert empty.version is None
     monkeypatch.setattr("registry.repair.has_ended", lambda _: True)
@@ -150,7 +150,7 @@ def test_answers_lost_after_the_deed_make_no_second_version(
 
 
 @pytest.mark.parametrize("request_path", ["model-versions/create", "model-versions/set-tag"])
-def test_a_publish_whose_answer_never_came_is_the_same_version_the_next_time(
+def test_publish_without_an_answer_is_the_same_version_the_next_time(
     request_path: str, proxy: Proxy, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -159,7 +159,7 @@ def test_a_publish_whose_answer_never_came_is_the_same_version_the_next_time(
         publisher.publish()
     assert publisher.whole() in ([], [1])
     proxy.reset()
-    # This process lives, so what it left is not called abandoned: the same manifest again goes on with it.
+    # This process still runs, so its publish is not repaired: publishing the same manifest continues it.
     folder = publisher.folder / "bundle"
     assert publisher.through.publish(verify_bundle(folder), folder).version == 1
     assert publisher.whole() == [1]
@@ -167,11 +167,11 @@ def test_a_publish_whose_answer_never_came_is_the_same_version_the_next_time(
 
 
 @pytest.mark.long
-def test_registry_that_goes_away_at_any_request_leaves_nothing_visible(
+def test_registry_unreachable_at_any_request_leaves_nothing_visible(
     proxy: Proxy, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("registry.repair.has_ended", lambda _: True)  # as if each were a process of its own
+    monkeypatch.setattr("registry.repair.has_ended", lambda _: True)  # as if each ran in its own process
     at = 0
     while True:
         at += 1

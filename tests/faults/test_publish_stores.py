@@ -1,4 +1,4 @@
-"""A publish killed on its way to a server or to a bucket: what is whole is finished, the rest is set aside."""
+"""A publish to a server or a bucket that is killed: a whole bundle is finished, any other is torn."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from registry.bundle.signing import local_trust
 from registry.mlflow import publish as mlflow_publish
 from registry.mlflow.store import MlflowStore
-from registry.repair import RepairOutcome, reconcile
+from registry.repair import RepairOutcome, repair_unfinished
 from tests.faults.test_publish_faults import (
     assert_only_whole_versions,
     children,
@@ -33,7 +33,7 @@ ENGINE = b"plan" * 10
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry whose artifacts are not in a folder of this machine, and a model in it."""
+    """A registry whose artifacts are on a server or in a bucket, and a model in it."""
 
     uri: str
     home: Path
@@ -121,7 +121,7 @@ def publish_and_die(registry: Registry, scratch: Path, strike: Callable[[], None
         (before_it_is_complete, RepairOutcome.FINISHED),
     ],
 )
-def test_a_publish_killed_half_way_is_finished_or_set_aside(
+def test_publish_killed_half_way_is_finished_or_torn(
     strike: Callable[[], None], outcome: RepairOutcome, registry: Registry, tmp_path: Path
 ) -> None:
     process = children.Process(target=publish_and_die, args=(registry, tmp_path / "bundle", strike))
@@ -130,8 +130,8 @@ def test_a_publish_killed_half_way_is_finished_or_set_aside(
     assert process.exitcode == -signal.SIGKILL
     store, model = registry.store(), registry.model
     assert store.versions(model) == ()
-    (settled,) = reconcile(store.repairs, lambda: local_trust(registry.home), clock=now, model=model)
-    assert settled.outcome is outcome, settled.reason
+    (repaired,) = repair_unfinished(store.repairs, lambda: local_trust(registry.home), clock=now, model=model)
+    assert repaired.outcome is outcome, repaired.reason
     assert len(store.versions(model)) == (outcome is RepairOutcome.FINISHED)
     published = publish_as_a_release_does(store, registry.home, tmp_path / "bundle", model)
     assert assert_only_whole_versions(store, registry.home, tmp_path / "seen", model) == (published,)

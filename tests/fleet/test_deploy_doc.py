@@ -194,7 +194,7 @@ def test_a_serving_host_fetches_and_changes_nothing(
     done = _run(reader, "-m", "flows.cli", "fetch", *arguments)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "models" / "sst2" / "1" / "engine.plan").stat().st_size == 3_000_000
-    assert "may read and not change" in _refusal(reader, "promote", "sst2", "--target", "l4", "--version", "1")
+    assert "has no permission to change" in _refusal(reader, "promote", "sst2", "--target", "l4", "--version", "1")
 
 
 def test_a_refused_client_is_told_what_to_set(team: Team, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""People who decide on one target at a time, and what history says of it in short."""
+"""Promotions and rollbacks of one target at a time by named people, and the history in short."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,16 +17,18 @@ BEN = replace(ANA, who="ben")
 
 
 def promote(store: Store, target: str, version: int, rules: TargetRules | None = None, **words: Any) -> PromotionEvent:
-    """One target, by ana where no one else is named."""
+    """Promote one target, by ana unless `who` is given."""
     decision = replace(ANA, **words)
     (event,) = promotion.promote(store, "sst2", {target: version}, decision, {target: rules or TargetRules()})
     return event
 
 
 def rollback(store: Store, target: str, rules: TargetRules | None = None, **words: Any) -> PromotionEvent:
+    """Roll one target back, by ana unless `who` is given."""
     (event,) = promotion.rollback(store, "sst2", [target], replace(ANA, **words), {target: rules or TargetRules()})
     return event
 
 
 def outcomes(store: Store) -> list[tuple[str, int | None, int, str]]:
-    return [(e.action, e.from_version, e.to_version, e.outcome) for e in history(store, "sst2")]
+    """Return (action, from, to, outcome) of every event, oldest first."""
+    return [(event.action, event.from_version, event.to_version, event.outcome) for event in history(store, "sst2")]

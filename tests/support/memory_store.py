@@ -1,4 +1,4 @@
-"""The registry in memory: the same Protocol as MlflowStore, for tests of what stands on it."""
+"""The registry in memory: the same Protocol as MlflowStore, for tests of the code that uses it."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,7 +23,7 @@ from registry.store import Bundle, Lease, no_alias, row_of
 
 
 class MemoryFiles:
-    """Files in memory, handed out in small pieces."""
+    """`BundleFiles` in memory, read in small chunks."""
 
     def __init__(self, files: dict[str, bytes], *, ranged: bool = True) -> None:
         self.files, self.ranged = files, ranged
@@ -37,6 +37,8 @@ class MemoryFiles:
 
 @dataclass(frozen=True)
 class MemoryLease:
+    """A lease that nobody can take away."""
+
     fencing: int
 
     def guard(self) -> AbstractContextManager[object]:
@@ -44,6 +46,8 @@ class MemoryLease:
 
 
 class MemoryStore:
+    """`Store` in memory."""
+
     def __init__(self) -> None:
         self.rows: dict[tuple[str, int], EngineVersion] = {}
         self.files: dict[tuple[str, int], dict[str, bytes]] = {}
@@ -52,7 +56,7 @@ class MemoryStore:
         self._aliases: dict[str, dict[str, int]] = {}
         self._events: dict[str, list[PromotionEvent]] = {}
         self._sequences: dict[str, int] = {}
-        self._turns: dict[str, int] = {}
+        self._fencing: dict[str, int] = {}
         self._lock = Lock()
 
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
@@ -91,8 +95,8 @@ class MemoryStore:
     def version(self, model: str, version: int) -> EngineVersion:
         if (row := self.rows.get((model, version))) is None:
             raise NotFound(f"no {model} version {version}")
-        named = self.aliases(model).items()
-        return replace(row, aliases=tuple(sorted(alias for alias, number in named if number == version)))
+        aliases = self.aliases(model).items()
+        return replace(row, aliases=tuple(sorted(alias for alias, number in aliases if number == version)))
 
     def checked(self, model: str, version: int) -> EngineVersion:
         row = self.version(model, version)
@@ -152,16 +156,16 @@ class MemoryStore:
     def events(
         self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
     ) -> tuple[PromotionEvent, ...]:
-        wanted = [
+        matching = [
             event
             for event in sorted(self._events.get(model, ()), key=lambda event: event.event)
             if alias in (None, event.alias) and outcome in (None, event.outcome)
         ]
-        return tuple(wanted[-newest:] if newest else wanted)
+        return tuple(matching[-newest:] if newest else matching)
 
     @contextmanager
     def lock(self, model: str) -> Iterator[Lease]:
         check_name(model, what="model")
         with self._lock:
-            self._turns[model] = self._turns.get(model, 0) + 1
-            yield MemoryLease(self._turns[model])
+            self._fencing[model] = self._fencing.get(model, 0) + 1
+            yield MemoryLease(self._fencing[model])

@@ -1,4 +1,4 @@
-"""Processes that promote: each with a store of its own, on a registry named by its address."""
+"""Processes that promote: each with its own store, on a registry named by its URI."""
 
 import contextlib
 import multiprocessing
@@ -22,17 +22,17 @@ from registry.records import EngineVersion, PromotionEvent
 from registry.store import Store
 
 MODEL = "sst2"
-# The versions that tests publish; forward goes to a later one, back goes by rollback.
+# The versions that tests publish; promotion goes to a later one, rollback to an earlier one.
 VERSIONS = {"l4": (1, 2, 3), "h100": (4, 5)}
 
-# One process imports MLflow, and all others are its forks; it holds no connection that they could share.
+# One process imports MLflow, and all others are its forks; it opens no connection that they would share.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.support.promoters"])
 
 
 @dataclass(frozen=True)
 class Registry:
-    """Where a registry is, as one host sees it; `database` is the one behind a server."""
+    """A registry as one host sees it; `database` is the one behind a server."""
 
     uri: str
     folder: Path
@@ -45,17 +45,17 @@ class Registry:
         return kind(self.uri, self.folder / self.home, artifacts, self.database)
 
     def on_host(self, number: int) -> "Registry":
-        """The same registry from a host that shares no folder with the others."""
+        """Return the same registry as seen by a host that shares no folder with the others."""
         return replace(self, home=f"host{number}")
 
 
-def decision(who: str) -> Decision:
+def decide(who: str) -> Decision:
     return Decision(who, "a test", datetime.now(UTC))
 
 
 @contextlib.contextmanager
 def running(target: Any, *arguments: object) -> Iterator[BaseProcess]:
-    """A process, gone with the block."""
+    """Run `target` in a process, which is killed when the block ends."""
     process = _CONTEXT.Process(target=target, args=arguments, daemon=True)
     process.start()
     try:
@@ -65,18 +65,18 @@ def running(target: Any, *arguments: object) -> Iterator[BaseProcess]:
         process.join()
 
 
-def results() -> Any:
-    """A queue that processes of `running` may be given."""
+def make_queue() -> Any:
+    """Return a queue for the arguments of `running`."""
     return _CONTEXT.Queue()
 
 
-def barrier(parties: int) -> Any:
-    """Where so many processes wait for each other."""
+def make_barrier(parties: int) -> Any:
+    """Return a barrier at which so many processes wait for each other."""
     return _CONTEXT.Barrier(parties)
 
 
-def keep_promoting(registry: Registry, seed: int, start: Any, seconds: float, told: Any) -> None:
-    """Promote and roll back, one target or both, for so many seconds; tell every event that was said to be done."""
+def keep_promoting(registry: Registry, seed: int, start: Any, seconds: float, results: Any) -> None:
+    """Promote and roll back, one target or both, for so many seconds; put the ids of all completed events."""
     store, choose, done = registry.store(), random.Random(seed), []  # noqa: S311 - no secret
     store.versions(registry.model)
     start.wait()
@@ -86,91 +86,90 @@ def keep_promoting(registry: Registry, seed: int, start: Any, seconds: float, to
         try:
             if choose.random() < 0.5:
                 versions = {target: choose.choice(VERSIONS[target]) for target in targets}
-                events = promote(store, registry.model, versions, decision(f"promoter {seed}"), {})
+                events = promote(store, registry.model, versions, decide(f"promoter {seed}"), {})
             else:
-                events = rollback(store, registry.model, targets, decision(f"promoter {seed}"), {})
+                events = rollback(store, registry.model, targets, decide(f"promoter {seed}"), {})
             done += [event.event for event in events if event.outcome == "done"]
         except BadInput:
             pass  # nothing to roll back to
         except PromotionRefused as refusal:
             if "use rollback to go back" not in str(refusal):
                 raise
-        time.sleep(choose.uniform(0.0, 0.3))  # who comes back at once would mostly win against who polls
-    told.put(done)
+        time.sleep(choose.uniform(0.0, 0.3))  # without a pause it would mostly win against those that poll
+    results.put(done)
 
 
-def do_once(registry: Registry, version: int | None, start: Any, told: Any) -> None:
-    """Promote `version` for l4 at the same time as others, or roll back for None; tell what came of it."""
+def do_once(registry: Registry, version: int | None, start: Any, results: Any) -> None:
+    """Promote `version` for l4 at the same time as others, or roll back for None; put the ids of completed events."""
     store = registry.store()
     store.versions(registry.model)
     start.wait()
     try:
         events = (
-            rollback(store, registry.model, ["l4"], decision("racer"), {})
+            rollback(store, registry.model, ["l4"], decide("racer"), {})
             if version is None
-            else promote(store, registry.model, {"l4": version}, decision("racer"), {})
+            else promote(store, registry.model, {"l4": version}, decide("racer"), {})
         )
-        told.put([event.event for event in events if event.outcome == "done"])
+        results.put([event.event for event in events if event.outcome == "done"])
     except (BadInput, PromotionRefused):
-        told.put([])
+        results.put([])
 
 
 class _DyingStore(MlflowStore):
-    """Kills its process after so many calls that write."""
+    """A store that kills its process after so many writes."""
 
     writes_left = 0
 
-    def _one_more(self) -> None:
+    def _count_write(self) -> None:
         if self.writes_left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         self.writes_left -= 1
 
     def append_event(self, event: PromotionEvent) -> None:
-        self._one_more()
+        self._count_write()
         super().append_event(event)
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
-        self._one_more()
+        self._count_write()
         super().set_alias(model, alias, version)
 
     def finish_event(self, model: str, event_id: str, outcome: str) -> None:
-        self._one_more()
+        self._count_write()
         super().finish_event(model, event_id, outcome)
 
 
 def promote_and_die(registry: Registry, writes: int) -> None:
-    """Move both targets, and be killed after so many writes."""
+    """Promote both targets, and be killed after so many writes."""
     store = registry.store(_DyingStore)
     assert isinstance(store, _DyingStore)
     store.writes_left = writes
     if isinstance(store.leases, PostgresLeases):
-        store.leases = PostgresLeases(
-            registry.database or registry.uri, seconds=0.2
-        )  # so that the test need not wait for half a minute
-    promote(store, registry.model, {"l4": 2, "h100": 5}, decision("victim"), {})
+        # The default would make the test wait for half a minute.
+        store.leases = PostgresLeases(registry.database or registry.uri, seconds=0.2)
+    promote(store, registry.model, {"l4": 2, "h100": 5}, decide("victim"), {})
 
 
 class _PausingStore(MlflowStore):
-    """Stops its process when everything is checked and nothing is written."""
+    """A store that stops its process after everything is checked and before anything is written."""
 
     def checked(self, model: str, version: int) -> EngineVersion:
-        found = super().checked(model, version)
+        engine = super().checked(model, version)
         os.kill(os.getpid(), signal.SIGSTOP)
-        return found
+        return engine
 
 
-def pause_then_promote(registry: Registry, version: int, told: Any) -> None:
-    """Stand still between the check and the move, with a lease that is over at once; tell the refusal."""
+def pause_then_promote(registry: Registry, version: int, results: Any) -> None:
+    """Be stopped between check and promotion, with a lease that ends at once; put the refusal."""
     store = registry.store(_PausingStore)
     store.leases = PostgresLeases(registry.database or registry.uri, seconds=0.0)
     try:
-        told.put([event.event for event in promote(store, registry.model, {"l4": version}, decision("sleeper"), {})])
+        results.put([event.event for event in promote(store, registry.model, {"l4": version}, decide("sleeper"), {})])
     except PromotionRefused as refusal:
-        told.put(str(refusal))
+        results.put(str(refusal))
 
 
-def disagreement(store: Store, model: str = MODEL) -> str | None:
-    """What history and aliases contradict each other in; call it under the model's lock."""
+def find_disagreement(store: Store, model: str = MODEL) -> str | None:
+    """Return where history and aliases contradict each other, or None; call it under the model's lock."""
     events, aliases = store.events(model), store.aliases(model)
     points_at: dict[str, int] = {}
     for event in events:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 PATIENCE_SECONDS = 120.0
 BUCKET = "engines"
-# moto takes any keys; without a region boto3 looks for one on the network.
+# moto accepts any keys; without a region boto3 looks for one on the network.
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 def free_port() -> int:
+    """Return a TCP port of loopback that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -31,9 +32,9 @@ def mlflow_server(
     workers: int = 1,
     port: int | None = None,
 ) -> Iterator[str]:
-    """`mlflow server` on an SQLite file or a database's URI; yields its address.
+    """Run `mlflow server` on an SQLite file or a database's URI, and yield its address.
 
-    It keeps what it proxies at `artifacts`, a folder or a bucket's URI.
+    It stores the artifacts that it proxies at `artifacts`, a folder or a bucket's URI.
     """
     port = port or free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
@@ -49,7 +50,7 @@ def mlflow_server(
 
 @contextmanager
 def prefect_server(home: Path, more: Mapping[str, str] | None = None, port: int | None = None) -> Iterator[str]:
-    """`prefect server start` on SQLite under `home`, unless `more` names a database; yields the address of its API."""
+    """Run `prefect server start` and yield its API's address; on SQLite under `home` unless `more` names a database."""
     port = port or free_port()
     address = f"http://127.0.0.1:{port}/api"
     own = {
@@ -58,7 +59,7 @@ def prefect_server(home: Path, more: Mapping[str, str] | None = None, port: int 
         "PREFECT_API_URL": address,
         "PREFECT_SERVER_UI_API_URL": address,
         "DO_NOT_TRACK": "1",
-        # As docs/deploy.md has it: in memory, the default, a restart forgets who holds what.
+        # As in docs/deploy.md: in memory, the default, a restart forgets every lease.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # A worker that misses two heartbeats is offline; tests do not wait for Prefect's three of 30 s.
         "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "3",
@@ -71,15 +72,17 @@ def prefect_server(home: Path, more: Mapping[str, str] | None = None, port: int 
 
 @contextmanager
 def served(command: list[str], own: Mapping[str, str], health: str, log: Path = Path(os.devnull)) -> Iterator[None]:
-    """A command without settings of anybody's servers, once it is healthy; gone with the block."""
+    """Run a server without inherited MLflow or Prefect settings until the block ends; enter it once healthy."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
-    with log.open("wb") as said:
-        process = subprocess.Popen(command, env=inherited | dict(own), stdout=said, stderr=said, start_new_session=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=inherited | dict(own), stdout=output, stderr=output, start_new_session=True
+        )
     try:
-        _wait_for(health, process)
+        _wait_until_healthy(health, process)
         yield
     finally:
-        # Its workers outlive the one process that a signal reaches.
+        # A signal to the process alone would leave its workers running.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -87,7 +90,7 @@ def served(command: list[str], own: Mapping[str, str], health: str, log: Path = 
 
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
-    """moto's S3 with an empty BUCKET; yields the environment that leads clients to it."""
+    """Run moto's S3 with an empty BUCKET, and yield the environment that points clients at it."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -106,7 +109,7 @@ def s3_server() -> Iterator[dict[str, str]]:
         server.stop()
 
 
-def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         if process.poll() is not None:

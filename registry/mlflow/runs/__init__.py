@@ -1,4 +1,4 @@
-"""What people compare in MLflow: the run of a release, a nested run per engine, files of both.
+"""What people compare in MLflow: a run per release, a nested run per engine, and the files of both.
 
-Call `ReleaseLog(store)`.
+Call `ReleaseLog(store)` to write them, `Lineage(store)` to read them, `RunFiles(store)` to exchange files by them.
 """

@@ -1,22 +1,30 @@
-"""What the newest engines of a model were made from, as their runs say; read for deciding what has gone stale."""
+"""What the engines of a model were built from, as their runs record it: inputs, calibration files and reports.
 
+Read to decide what is stale, what moved since the last release, and how a version was calibrated.
+"""
+
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from registry.mlflow.errors import pages, plainly, quotable
-from registry.mlflow.runs.releases import KIND, STATE, read_report
+from registry.mlflow.errors import check_id, read_pages, translate_errors
+from registry.mlflow.publish import KIND
+from registry.mlflow.runs.releases import CALIBRATION, RELEASE, STATE, read_report
 from registry.mlflow.store import MlflowStore
 from registry.names import check_name
+from registry.records import Precision
 
-# Older runs than these of one target are not looked at: nothing that is made each week goes so far back.
+# Older runs are not read: what is released weekly never goes so far back.
 _NEWEST = 200
+_FINISHED_ENGINE = f"tags.`{KIND}` = 'engine' and attributes.status = 'FINISHED'"
 
 
 @dataclass(frozen=True)
 class EngineRun:
-    """One finished run of an engine; `version` is the version that it became or was found as, None where it failed."""
+    """One finished run of an engine; `version` is the version that holds the engine, None if it failed its gates."""
 
     precision: str
     version: int | None
@@ -24,43 +32,65 @@ class EngineRun:
 
 
 class Lineage:
-    """Reads runs of engines and releases."""
+    """Reads the runs of engines and releases."""
 
     def __init__(self, store: MlflowStore) -> None:
         self._client, self._experiment_of = store.client, store.experiment
 
     def engine_runs(self, model: str, target: str) -> tuple[EngineRun, ...]:
-        """The newest finished run of each precision of a target."""
-        query = (
-            f"tags.`{KIND}` = 'engine' and tags.target = '{check_name(target, what='target')}' "
-            "and attributes.status = 'FINISHED'"
-        )
+        """Return the newest finished run of each precision of a target."""
+        query = f"{_FINISHED_ENGINE} and tags.target = '{check_name(target, what='target')}'"
         newest: dict[str, EngineRun] = {}
-        for run in self._runs(model, query):
+        for run in self._find_newest_first(model, query):
             tags = run.data.tags
             version = int(tags["version"]) if tags.get("version", "").isdecimal() else None
             newest.setdefault(tags.get("precision", ""), EngineRun(tags.get("precision", ""), version, run.data.params))
         return tuple(newest.values())
 
     def reports(self, model: str, *, newest: int) -> Iterator[str]:
-        """The reports (JSON) of the newest releases that came to an end, newest first, read one by one."""
-        for run in self._runs(model, f"tags.`{KIND}` = 'release' and tags.`{STATE}` != ''")[:newest]:
+        """Yield the reports (JSON) of the newest finished releases, newest first, read one by one."""
+        for run in self._find_newest_first(model, f"tags.`{KIND}` = 'release' and tags.`{STATE}` != ''")[:newest]:
             if (report := read_report(self._client, run.info.run_id)) is not None:
                 yield report
 
     def run_ids(self, model: str, parent: str) -> dict[tuple[str, str], str]:
-        """The id of each engine's run below a release's run, by target and precision; of several, the newest."""
-        found = self._runs(model, f"tags.`mlflow.parentRunId` = '{quotable(parent)}'")
-        tags = [(run.data.tags, str(run.info.run_id)) for run in reversed(found)]
-        return {(each.get("target", ""), each.get("precision", "")): run_id for each, run_id in tags}
+        """Return the newest engine run below a release's run for each target and precision."""
+        runs = self._find_newest_first(model, f"tags.`mlflow.parentRunId` = '{check_id(parent)}'")
+        pairs = [(run.data.tags, str(run.info.run_id)) for run in reversed(runs)]
+        return {(tags.get("target", ""), tags.get("precision", "")): run_id for tags, run_id in pairs}
 
-    def _runs(self, model: str, query: str) -> list[Any]:
-        """Newest first."""
-        with plainly(f"runs of {model}"):
+    def calibration_file(self, model: str, name: str, *, version: int) -> bytes | None:
+        """Return a file that records how a version's graph was quantized; None if its run has no such file.
+
+        Raises:
+            EngineryError: it exists, but cannot be read.
+        """
+        return self._read_calibration_file(model, name, f"tags.version = '{version}'")
+
+    def last_calibration_file(self, model: str, name: str, precision: Precision, *, apart_from: str) -> bytes | None:
+        """Return that file of the newest finished engine of a precision, in any release except `apart_from`.
+
+        Raises:
+            EngineryError: it exists, but cannot be read.
+        """
+        return self._read_calibration_file(
+            model, name, f"tags.precision = '{precision}' and tags.{RELEASE} != '{check_id(apart_from)}'"
+        )
+
+    def _read_calibration_file(self, model: str, name: str, query: str) -> bytes | None:
+        path = f"{CALIBRATION}/{name}"
+        with translate_errors(f"{path} of {model}"), tempfile.TemporaryDirectory() as scratch:
+            for run in self._find_newest_first(model, f"{_FINISHED_ENGINE} and {query}"):
+                if any(file.path == path for file in self._client.list_artifacts(run.info.run_id, CALIBRATION)):
+                    return Path(self._client.download_artifacts(run.info.run_id, path, scratch)).read_bytes()
+        return None
+
+    def _find_newest_first(self, model: str, query: str) -> list[Any]:
+        with translate_errors(f"runs of {model}"):
             experiment = [self._experiment_of(model)]
-            found = pages(
+            runs = read_pages(
                 lambda token: self._client.search_runs(
                     experiment, query, max_results=_NEWEST, order_by=["attributes.start_time DESC"], page_token=token
                 )
             )
-            return list(islice(found, _NEWEST))
+            return list(islice(runs, _NEWEST))

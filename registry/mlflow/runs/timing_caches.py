@@ -1,4 +1,4 @@
-"""TensorRT's timing caches in MLflow: a run each, in an experiment of their own, found by what they are good for."""
+"""TensorRT's timing caches in MLflow: one run per cache, in an experiment of their own, found by key."""
 
 import hashlib
 import tempfile
@@ -10,68 +10,71 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import DigestMismatch, EngineryError
-from registry.mlflow.artifacts import open_source
-from registry.mlflow.errors import pages, plainly, quotable
+from registry.mlflow.artifacts import open_files, upload_to_run
+from registry.mlflow.errors import check_id, read_pages, translate_errors
+from registry.mlflow.rows import LONGEST
 from registry.mlflow.store import MlflowStore
-from registry.mlflow.uploads import upload_to_run
 
-# No model has this name: a model's has no '/'.
+# Not a model's name: those have no '/'.
 EXPERIMENT = "enginery/timing-caches"
 FILE = "timing.cache"
-# A large network's cache has some megabytes; what is larger is a mistake, or an attack.
+# A large network's cache has some megabytes; a larger file is a mistake, or an attack.
 LARGEST_BYTES = 64 * 2**20
 _KIND, _KEY, _SHA256, _SIZE = "enginery.kind", "enginery.timing_key", "enginery.sha256", "enginery.size_bytes"
-# Hosts that built side by side left one each; the next build combines them into one.
+# Hosts that built at the same time left one each; the next build combines them into one.
 _MOST = 8
 
 
 @dataclass(frozen=True)
 class KeptCache:
-    """A serialized timing cache, whose bytes are those that were written, and the run that it lies in."""
+    """A serialized timing cache, verified against its sha256, and the run that stores it."""
 
     run_id: str
     content: bytes
 
 
 class TimingCaches:
-    """The caches of a registry, by key, in an experiment of their own."""
+    """The caches of a registry, by key; `largest_bytes` is the size of the largest that is read or written."""
 
-    def __init__(self, store: MlflowStore) -> None:
+    def __init__(self, store: MlflowStore, *, largest_bytes: int = LARGEST_BYTES) -> None:
         self._client = store.client
         self._experiment = partial(store.named_experiment, EXPERIMENT)
+        self.largest_bytes = largest_bytes
 
     def read(self, key: str, say: Callable[[str], None]) -> tuple[KeptCache, ...]:
-        """The caches kept under `key`, newest first; one whose bytes changed is thrown away, and said.
+        """Return the caches under `key`, newest first; report and throw away one whose bytes changed.
 
         Raises:
             EngineryError: MLflow does not answer.
         """
-        kept = []
-        for run in self._runs(key):
+        caches = []
+        for run in self._find_runs(key):
             try:
-                kept.append(KeptCache(str(run.info.run_id), self._content(run)))
+                caches.append(KeptCache(str(run.info.run_id), self._read_content(run)))
             except DigestMismatch as error:
                 say(f"{error}; it is thrown away")
                 self.discard(str(run.info.run_id), str(error))
             except EngineryError as error:
                 say(f"a timing cache is left unread: {error}")
-        return tuple(kept)
+        return tuple(caches)
 
     def write(self, key: str, content: bytes, replaces: Sequence[str] = ()) -> None:
-        """Keep a cache, and drop the runs that it holds all entries of; it is found only once it is whole.
+        """Store a cache, visible only once it is whole, and delete the runs whose entries it includes.
 
         Raises:
             EngineryError: it is too large, or MLflow or its store refuses.
         """
-        if len(content) > LARGEST_BYTES:
-            raise EngineryError(f"a timing cache of {len(content)} bytes is not kept: at most {LARGEST_BYTES} are")
+        if len(content) > self.largest_bytes:
+            raise EngineryError(
+                f"a timing cache of {len(content)} bytes was not stored: at most {self.largest_bytes} are allowed"
+            )
         tags = {
             _KIND: "timing-cache",
-            _KEY: quotable(key),
+            _KEY: check_id(key),
             _SHA256: hashlib.sha256(content).hexdigest(),
             _SIZE: str(len(content)),
         }
-        with plainly("timing cache"), tempfile.TemporaryDirectory() as scratch:
+        with translate_errors("timing cache"), tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / FILE).write_bytes(content)
             run = self._client.create_run(self._experiment(), run_name=f"timing-{key[:12]}", tags=tags)
             upload_to_run(self._client, run.info.run_id, Path(scratch) / FILE)
@@ -80,35 +83,35 @@ class TimingCaches:
                 self._client.delete_run(run_id)
 
     def discard(self, run_id: str, reason: str) -> None:
-        """Nobody finds this cache any more; its run says why.
+        """Delete a cache's run, with the reason on its page.
 
         Raises:
             EngineryError: MLflow refuses.
         """
-        with plainly("timing cache"):
-            self._client.set_tag(run_id, "reason", reason[:5000])
+        with translate_errors("timing cache"):
+            self._client.set_tag(run_id, "reason", reason[:LONGEST])
             self._client.delete_run(run_id)
 
-    def _runs(self, key: str) -> list[Any]:
-        query = f"tags.`{_KEY}` = '{quotable(key)}' and attributes.status = 'FINISHED'"
-        newest = ["attributes.start_time DESC"]
-        with plainly("timing caches"):
+    def _find_runs(self, key: str) -> list[Any]:
+        query = f"tags.`{_KEY}` = '{check_id(key)}' and attributes.status = 'FINISHED'"
+        newest_first = ["attributes.start_time DESC"]
+        with translate_errors("timing caches"):
             experiment = [self._experiment()]
-            found = pages(
+            runs = read_pages(
                 lambda token: self._client.search_runs(
-                    experiment, query, max_results=_MOST, order_by=newest, page_token=token
+                    experiment, query, max_results=_MOST, order_by=newest_first, page_token=token
                 )
             )
-            return list(islice(found, _MOST))
+            return list(islice(runs, _MOST))
 
-    def _content(self, run: Any) -> bytes:
-        source = open_source(run.info.artifact_uri, self._client.tracking_uri, probe=FILE)
+    def _read_content(self, run: Any) -> bytes:
+        files = open_files(run.info.artifact_uri, self._client.tracking_uri, probe=FILE)
         content = b""
-        for chunk in source.read(FILE):
+        for chunk in files.read(FILE):
             content += chunk
-            if len(content) > LARGEST_BYTES:
+            if len(content) > self.largest_bytes:
                 break  # whatever it is, its size is not what was written
-        found = hashlib.sha256(content).hexdigest()
-        if (found, str(len(content))) != (run.data.tags.get(_SHA256), run.data.tags.get(_SIZE)):
+        actual = (hashlib.sha256(content).hexdigest(), str(len(content)))
+        if actual != (run.data.tags.get(_SHA256), run.data.tags.get(_SIZE)):
             raise DigestMismatch(f"the timing cache of run {run.info.run_id} is not what was written there")
         return content

@@ -30,8 +30,8 @@ import time
 from pathlib import Path
 from flows.workers import release_on_workers
 from flows.release import publish
-from registry.mlflow import uploads as mlflow_uploads
-mlflow_uploads._PAUSES_SECONDS = (1.0,)
+from registry.mlflow import artifacts
+artifacts.STORE_PAUSES_SECONDS = (1.0,)
 call, calls = {module}.{function}, []
 def held(*arguments):
     calls.append(arguments)

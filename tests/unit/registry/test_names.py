@@ -17,7 +17,7 @@ def test_name_that_passes_escapes_nothing(name: str) -> None:
     try:
         assert check_name(name, what="model") == name
     except BadName as error:
-        assert "\n" not in str(error)  # noqa: PT017 -- both outcomes are fine, and each has its promise
+        assert "\n" not in str(error)  # noqa: PT017 -- both outcomes are allowed, and both are checked
         return
     assert PurePosixPath("root", name).parent == PurePosixPath("root")
     assert name.isascii()

@@ -1,4 +1,4 @@
-"""One suite for every Store: what promotion and fetch may rely on."""
+"""The contract of every Store: what promotion and fetch rely on."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -141,9 +141,9 @@ def test_missing_versions_are_not_found(store: Store, manifest_factory: Any, tmp
     with pytest.raises(NotFound):
         store.version("sst2", 1)
     store.publish(*manifest_factory())
-    for ask in (store.version, store.manifest, lambda m, v: store.set_alias(m, "a", v)):
+    for read in (store.version, store.manifest, lambda m, v: store.set_alias(m, "a", v)):
         with pytest.raises(NotFound):
-            ask("sst2", 9)
+            read("sst2", 9)
     with pytest.raises(NotFound):
         store.open_bundle("sst2", 9)
 
@@ -157,7 +157,7 @@ def test_names_from_outside_are_checked(store: Store, name: str, manifest_factor
         store.aliases(name)
 
 
-def test_history_is_kept_in_order_and_finished_once(store: Store) -> None:
+def test_history_is_in_order_and_finished_once(store: Store) -> None:
     for number in range(3):
         store.append_event(replace(EVENT, event=f"e{number}"))
     store.finish_event("sst2", "e1", "done")
@@ -173,21 +173,21 @@ def test_history_is_kept_in_order_and_finished_once(store: Store) -> None:
         store.finish_event("sst2", "e9", "done")
 
 
-def test_history_is_asked_by_alias_outcome_and_age(store: Store) -> None:
+def test_history_is_filtered_by_alias_outcome_and_age(store: Store) -> None:
     store.append_event(replace(EVENT, event="e2", alias="production-h100"))
     for number in (1, 3):
         store.append_event(replace(EVENT, event=f"e{number}"))
     store.finish_event("sst2", "e3", "done")
 
-    def told(**ask: Any) -> list[str]:
-        return [event.event for event in store.events("sst2", **ask)]
+    def ids(**filters: Any) -> list[str]:
+        return [event.event for event in store.events("sst2", **filters)]
 
-    assert told() == ["e1", "e2", "e3"]  # in the order of their ids, not of their writing
-    assert told(alias="production-l4") == ["e1", "e3"]
-    assert told(outcome="pending") == ["e1", "e2"]
-    assert told(newest=2) == ["e2", "e3"]
-    assert told(alias="production-l4", outcome="pending", newest=5) == ["e1"]
-    assert told(alias="production-none") == []
+    assert ids() == ["e1", "e2", "e3"]  # in the order of their ids, not of their writing
+    assert ids(alias="production-l4") == ["e1", "e3"]
+    assert ids(outcome="pending") == ["e1", "e2"]
+    assert ids(newest=2) == ["e2", "e3"]
+    assert ids(alias="production-l4", outcome="pending", newest=5) == ["e1"]
+    assert ids(alias="production-none") == []
 
 
 def test_the_newest_versions_are_the_last_ones(store: Store, manifest_factory: Any) -> None:
@@ -198,7 +198,7 @@ def test_the_newest_versions_are_the_last_ones(store: Store, manifest_factory: A
     assert len(store.versions("sst2", newest=9)) == 3
 
 
-def test_one_alias_is_asked_for_by_name(store: Store, manifest_factory: Any) -> None:
+def test_one_alias_is_read_by_name(store: Store, manifest_factory: Any) -> None:
     assert store.aliased("sst2", "production-l4") is None
     store.publish(*manifest_factory())
     assert store.aliased("sst2", "production-l4") is None
@@ -207,14 +207,14 @@ def test_one_alias_is_asked_for_by_name(store: Store, manifest_factory: Any) -> 
     assert store.aliased("sst2", "latest") is None
 
 
-def test_each_turn_has_a_higher_number(store: Store) -> None:
+def test_each_lease_has_a_higher_number(store: Store) -> None:
     with store.lock("sst2") as first, first.guard():
         pass
     with store.lock("sst2") as second:
         assert second.fencing > first.fencing
 
 
-def test_text_too_long_to_keep_whole_is_refused(store: Store) -> None:
+def test_text_too_long_to_store_whole_is_refused(store: Store) -> None:
     with pytest.raises(BadInput, match="text"):
         store.append_event(replace(EVENT, why="x" * 9000))
     assert store.events("sst2") == ()

@@ -13,6 +13,7 @@ from flows.commands import calibration as command
 from flows.release.graphs import Graphs
 from flows.release.publish import moved_scales
 from registry.errors import BadInput, NotFound
+from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.runs.releases import EngineEntry, ReleaseLog
 from registry.mlflow.store import MlflowStore
 from registry.records import EngineManifest, OnnxArtifact, Precision, Verdict
@@ -51,35 +52,40 @@ def log(mlflow_store: MlflowStore) -> ReleaseLog:
     return ReleaseLog(mlflow_store)
 
 
+@pytest.fixture
+def lineage(mlflow_store: MlflowStore) -> Lineage:
+    return Lineage(mlflow_store)
+
+
 def test_a_scale_that_moved_since_the_last_release_is_named(
-    log: ReleaseLog, manifest_factory: ManifestFactory, tmp_path: Path
+    log: ReleaseLog, lineage: Lineage, manifest_factory: ManifestFactory, tmp_path: Path
 ) -> None:
     manifest, _ = manifest_factory()
     before = graph(tmp_path / "before", table(0.5)).by_precision[Precision.INT8].directory / TABLE_FILE
     log_engine(log, manifest, "a" * 12, before)
     now = graph(tmp_path / "now", table(0.75))
-    found = moved_scales(log, "sst2", "b" * 12, now)
+    found = moved_scales(lineage, "sst2", "b" * 12, now)
     assert found == {Precision.INT8: "since the last release 1 of 2 scales moved by more than 10%, farthest two by 50%"}
-    assert moved_scales(log, "sst2", "b" * 12, graph(tmp_path / "same", table(0.52))) == {}
+    assert moved_scales(lineage, "sst2", "b" * 12, graph(tmp_path / "same", table(0.52))) == {}
 
 
 def test_a_release_is_not_compared_with_itself(
-    log: ReleaseLog, manifest_factory: ManifestFactory, tmp_path: Path
+    log: ReleaseLog, lineage: Lineage, manifest_factory: ManifestFactory, tmp_path: Path
 ) -> None:
     manifest, _ = manifest_factory()
     file = graph(tmp_path / "before", table(0.5)).by_precision[Precision.INT8].directory / TABLE_FILE
     log_engine(log, manifest, "a" * 12, file)
-    assert moved_scales(log, "sst2", "a" * 12, graph(tmp_path / "now", table(5.0))) == {}
+    assert moved_scales(lineage, "sst2", "a" * 12, graph(tmp_path / "now", table(5.0))) == {}
 
 
 def test_a_table_that_cannot_be_read_is_said_and_stops_nothing(
-    log: ReleaseLog, manifest_factory: ManifestFactory, tmp_path: Path
+    log: ReleaseLog, lineage: Lineage, manifest_factory: ManifestFactory, tmp_path: Path
 ) -> None:
     manifest, _ = manifest_factory()
     broken = tmp_path / TABLE_FILE
     broken.write_bytes(b"{}")
     log_engine(log, manifest, "a" * 12, broken)
-    found = moved_scales(log, "sst2", "b" * 12, graph(tmp_path / "now", table(0.5)))
+    found = moved_scales(lineage, "sst2", "b" * 12, graph(tmp_path / "now", table(0.5)))
     assert "not compared" in found[Precision.INT8]
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, SignatureInvalid
-from registry.mlflow.artifacts import FolderSource, WholeFileSource, open_source
-from registry.mlflow.http_source import HttpSource
+from registry.mlflow.artifacts import CopiedFiles, FolderFiles, open_files
+from registry.mlflow.http_files import HttpFiles
 from registry.mlflow.store import MlflowStore
 from registry.serving import download
 from registry.serving.fetch import fetch, verify_placed
@@ -146,14 +146,14 @@ def test_a_presigned_url_that_expired_is_asked_for_anew(
     publisher.publish(bucket.store, manifest_factory(ENGINE, model=model))
     files = bucket.store.open_bundle(model, 1).files
     asked: list[str] = []
-    real = module._bucket_url
+    real = module._presign_in_bucket
 
     def locate(repository: Any, path: str) -> tuple[str, dict[str, str]]:
         asked.append(path)
         url, headers = real(repository, path)
         return (url.replace("engine.plan", "expired") if len(asked) == 1 else url), headers
 
-    monkeypatch.setattr(module, "_bucket_url", locate)
+    monkeypatch.setattr(module, "_presign_in_bucket", locate)
     with pytest.raises(EngineryError):
         b"".join(files.read("engine.plan", 0, 10))
     assert b"".join(files.read("engine.plan", 0, 10)) == ENGINE[:10]
@@ -162,16 +162,16 @@ def test_a_presigned_url_that_expired_is_asked_for_anew(
 
 
 def test_each_store_has_its_reader(tmp_path: Path, server_uri: str, in_bucket: None) -> None:
-    assert isinstance(open_source(tmp_path.as_uri(), "sqlite:///none", "x"), FolderSource)
-    assert isinstance(open_source("mlflow-artifacts:/1", server_uri, "x"), HttpSource)
-    assert isinstance(open_source(f"s3://{BUCKET}/x", "sqlite:///none", "x"), HttpSource)
+    assert isinstance(open_files(tmp_path.as_uri(), "sqlite:///none", "x"), FolderFiles)
+    assert isinstance(open_files("mlflow-artifacts:/1", server_uri, "x"), HttpFiles)
+    assert isinstance(open_files(f"s3://{BUCKET}/x", "sqlite:///none", "x"), HttpFiles)
     with pytest.raises(EngineryError, match="cannot be read"):
-        open_source("gopher://x/y", "sqlite:///none", "x")
+        open_files("gopher://x/y", "sqlite:///none", "x")
 
 
 def test_a_server_that_is_away_may_be_asked_again() -> None:
     with pytest.raises(Interrupted, match="could not be read"):
-        open_source("mlflow-artifacts:/1", f"http://127.0.0.1:{free_port()}", "x")
+        open_files("mlflow-artifacts:/1", f"http://127.0.0.1:{free_port()}", "x")
 
 
 def test_a_store_that_only_copies_whole_files_is_read_too(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_store_that_only_copies_whole_files_is_read_too(tmp_path: Path) -> Non
         def download_artifacts(self, path: str, into: str) -> str:
             return shutil.copy(tmp_path / path, into)
 
-    files = WholeFileSource(Copies())
+    files = CopiedFiles(Copies())
     assert b"".join(files.read("engine.plan")) == ENGINE
     with pytest.raises(NotFound):
         b"".join(files.read("none"))

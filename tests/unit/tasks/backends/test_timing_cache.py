@@ -232,7 +232,7 @@ def test_a_registry_that_fails_costs_time_and_no_build(
 def test_a_cache_larger_than_any_can_be_is_not_kept(
     caches: TimingCaches, build: Build, notices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.mlflow.runs.timing_caches.LARGEST_BYTES", 20)
+    monkeypatch.setattr(caches, "largest_bytes", 20)
     assert build(Gpu(), "matmul")
     assert caches.read(KEY, print) == ()
     assert ["at most 20 are" in line for line in notices] == [True]
@@ -242,7 +242,7 @@ def test_a_larger_file_than_was_written_is_not_read_to_its_end(
     mlflow_store: MlflowStore, caches: TimingCaches, notices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caches.write(KEY, b"small")
-    monkeypatch.setattr("registry.mlflow.runs.timing_caches.LARGEST_BYTES", 1000)
+    monkeypatch.setattr(caches, "largest_bytes", 1000)
     (file,) = files(mlflow_store)
     with file.open("wb") as huge:
         huge.truncate(2**40)  # a sparse terabyte: reading it all would not end

@@ -7,9 +7,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from registry.errors import BadInput, DigestMismatch, EngineryError, TornBundle
-from registry.mlflow import store as module
-from registry.mlflow.errors import existing_is_fine, plainly
-from registry.mlflow.store import MlflowStore
+from registry.mlflow.errors import ignore_existing, translate_errors
+from registry.mlflow.store import MlflowStore, retry_alias_race
 
 
 def client(store: MlflowStore) -> Any:
@@ -21,15 +20,15 @@ def test_publish_that_died_before_its_last_tag_is_invisible(mlflow_store: Mlflow
     client(mlflow_store).set_model_version_tag("sst2", "1", "publish_state", "uploading")
     assert mlflow_store.versions("sst2") == ()
     assert mlflow_store.find_build(manifest_factory()[0].build.build_key) is None
-    for ask in (mlflow_store.version, mlflow_store.manifest, lambda m, v: mlflow_store.set_alias(m, "a", v)):
+    for read in (mlflow_store.version, mlflow_store.manifest, lambda m, v: mlflow_store.set_alias(m, "a", v)):
         with pytest.raises(TornBundle):
-            ask("sst2", 1)
+            read("sst2", 1)
     assert mlflow_store.take_sequence("sst2") == 2
-    # Its files were read back before it was made: the same engine again is that one, and not one more.
+    # Its files were read back before it was created: publishing the engine again completes this version.
     assert mlflow_store.publish(*manifest_factory()).version == 1
 
 
-def test_manifest_overwritten_after_publishing_is_found_out(
+def test_manifest_overwritten_after_publishing_is_refused(
     mlflow_store: MlflowStore, manifest_factory: Any, tmp_path: Path
 ) -> None:
     mlflow_store.publish(*manifest_factory())
@@ -46,11 +45,11 @@ def test_run_of_the_pipeline_holds_one_bundle(mlflow_store: MlflowStore, manifes
     assert api.get_model_version("sst2", "1").run_id == run_id
     with pytest.raises(BadInput, match="already holds"):
         mlflow_store.publish(*manifest_factory(b"other"), run_id=run_id)
-    with pytest.raises(BadInput, match="no id"):
+    with pytest.raises(BadInput, match="is not an id"):
         mlflow_store.find_build("' or 1")
 
 
-def test_new_alias_that_lost_a_race_is_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_alias_that_lost_a_race_is_set_again() -> None:
     calls: list[int] = []
 
     def race(times: int) -> None:
@@ -58,11 +57,10 @@ def test_new_alias_that_lost_a_race_is_set_again(monkeypatch: pytest.MonkeyPatch
         if len(calls) < times:
             raise MlflowException("UniqueViolation")
 
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    module._retry(lambda: race(3))
+    retry_alias_race(lambda: race(3), pause_seconds=0)
     assert len(calls) == 3
     with pytest.raises(MlflowException):
-        module._retry(lambda: race(99))
+        retry_alias_race(lambda: race(99), pause_seconds=0)
 
 
 def test_deleted_experiment_is_named(mlflow_store: MlflowStore, manifest_factory: Any) -> None:
@@ -80,16 +78,14 @@ def test_edited_tag_is_named(mlflow_store: MlflowStore, manifest_factory: Any) -
 
 
 def test_server_error_is_one_sentence() -> None:
-    with pytest.raises(EngineryError, match="MLflow, asking: lost"), plainly("asking"):
+    with pytest.raises(EngineryError, match="MLflow, asking: lost"), translate_errors("asking"):
         raise MlflowException("lost\nand more")
-    with pytest.raises(MlflowException), existing_is_fine():
+    with pytest.raises(MlflowException), ignore_existing():
         raise MlflowException("lost")
 
 
-def test_long_lists_are_read_whole(
-    mlflow_store: MlflowStore, manifest_factory: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_PAGE", 1)
+def test_long_lists_are_read_whole(mlflow_store: MlflowStore, manifest_factory: Any) -> None:
+    mlflow_store.page_size = 1
     for number in (1, 2):
         mlflow_store.publish(*manifest_factory(bytes([number]), sequence=number))
     assert [row.version for row in mlflow_store.versions("sst2")] == [1, 2]

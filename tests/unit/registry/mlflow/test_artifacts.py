@@ -1,4 +1,4 @@
-"""An upload to an MLflow server whose artifact store fails, by a server whose answers are given."""
+"""Uploads to an MLflow server whose artifact store fails; the server's answers are given in advance."""
 
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,21 +9,20 @@ from typing import ClassVar
 import pytest
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
-from registry.mlflow import uploads as mlflow_uploads
-from registry.mlflow.uploads import StoreFailed, upload
+from registry.mlflow.artifacts import StoreFailed, upload
 
 
 class Store(BaseHTTPRequestHandler):
-    """Answers with the next status of `answers`, and keeps what came with a 200."""
+    """Answers with the next status of `answers`, and stores what came with a 200."""
 
     answers: ClassVar[list[int]] = []
-    kept: ClassVar[dict[str, bytes]] = {}
+    files: ClassVar[dict[str, bytes]] = {}
 
     def do_PUT(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         status = self.answers.pop(0)
         if status == 200:
-            self.kept[self.path] = content
+            self.files[self.path] = content
         self.send_response(status)
         self.end_headers()
 
@@ -32,10 +31,9 @@ class Store(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def repository(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpArtifactRepository]:
-    monkeypatch.setattr(mlflow_uploads, "_PAUSES_SECONDS", (0.0, 0.0))
+def repository() -> Iterator[HttpArtifactRepository]:
     Store.answers.clear()
-    Store.kept.clear()
+    Store.files.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/artifacts"
@@ -49,17 +47,15 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "engine.plan"
 
 
-def test_a_store_that_hiccups_gets_the_whole_file(repository: HttpArtifactRepository, file: Path) -> None:
+def test_upload_is_repeated_after_one_failure(repository: HttpArtifactRepository, file: Path) -> None:
     Store.answers += [500, 200]
-    upload(repository, file, "bundle")
-    assert Store.kept == {"/artifacts/bundle/engine.plan": file.read_bytes()}
+    upload(repository, file, "bundle", pauses_seconds=(0.0, 0.0))
+    assert Store.files == {"/artifacts/bundle/engine.plan": file.read_bytes()}
 
 
-def test_a_store_that_keeps_failing_is_one_sentence_with_the_way_out(
-    repository: HttpArtifactRepository, file: Path
-) -> None:
+def test_store_that_keeps_failing_is_one_sentence_with_advice(repository: HttpArtifactRepository, file: Path) -> None:
     Store.answers += [500, 500, 500]
-    with pytest.raises(StoreFailed, match=r"^engine\.plan \(300000 bytes\) is not kept .* it is full") as caught:
-        upload(repository, file)
+    with pytest.raises(StoreFailed, match=r"^upload of engine\.plan \(300000 bytes\) failed: .* disk full") as caught:
+        upload(repository, file, pauses_seconds=(0.0, 0.0))
     assert "\n" not in str(caught.value)
-    assert (Store.answers, Store.kept) == ([], {})
+    assert (Store.answers, Store.files) == ([], {})

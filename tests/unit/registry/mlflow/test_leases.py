@@ -1,4 +1,4 @@
-"""One turn at a time: between threads, processes and hosts, and past a holder that died or stood still."""
+"""One holder at a time: between threads, processes and hosts, and after a holder that died or was paused."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from registry.errors import BadInput, BadName, EngineryError, PromotionRefused
-from registry.mlflow.leases import PostgresLeases, SqliteLeases, leases_for
+from registry.mlflow.leases import PostgresLeases, SqliteLeases, choose_leases
 from registry.store import Lease, Leases
 from tests.support.postgres import Postgres
 
@@ -32,7 +32,7 @@ def empty_uri(postgres: Postgres) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def make_leases(request: pytest.FixtureRequest, tmp_path: Path) -> MakeLeases:
-    """Another host's view of the same leases."""
+    """Return what opens the same leases as another host does."""
     if request.param == "sqlite":
         return lambda **limits: SqliteLeases(tmp_path / "mlflow.db", shared=True, **limits)
     uri = request.getfixturevalue("empty_uri")
@@ -87,7 +87,7 @@ def test_threads_that_all_begin_on_an_empty_database_take_turns(make_leases: Mak
     assert max(most) == 1
 
 
-def test_a_counter_ahead_of_the_clock_goes_on_from_where_it_was(make_leases: MakeLeases) -> None:
+def test_counter_ahead_of_the_clock_continues(make_leases: MakeLeases) -> None:
     leases = make_leases()
     with leases.hold("sst2"):
         pass
@@ -96,7 +96,7 @@ def test_a_counter_ahead_of_the_clock_goes_on_from_where_it_was(make_leases: Mak
         assert lease.fencing == 100000000000
 
 
-def test_a_table_that_was_lost_does_not_begin_before_the_history(make_leases: MakeLeases) -> None:
+def test_lost_table_does_not_start_below_the_history(make_leases: MakeLeases) -> None:
     leases = make_leases()
     with leases.hold("sst2") as before:
         pass
@@ -118,22 +118,22 @@ def test_names_are_checked_before_they_become_files(make_leases: MakeLeases, nam
         pass
 
 
-def test_a_holder_that_stood_still_cannot_write_after_another_took_over(empty_uri: str) -> None:
+def test_paused_holder_cannot_write_after_another_took_over(empty_uri: str) -> None:
     with PostgresLeases(empty_uri, seconds=0.0).hold("sst2") as stale:
         with PostgresLeases(empty_uri).hold("sst2") as fresh, fresh.guard():
             assert fresh.fencing > stale.fencing
-        with pytest.raises(PromotionRefused, match="another one took its turn"), stale.guard():
+        with pytest.raises(PromotionRefused, match="another one took over the lock"), stale.guard():
             pytest.fail("the stale holder may not write")
 
 
-def test_a_late_holder_that_nobody_replaced_may_go_on(empty_uri: str) -> None:
+def test_late_holder_that_nobody_replaced_may_write(empty_uri: str) -> None:
     with PostgresLeases(empty_uri, seconds=0.0).hold("sst2") as lease:
         for _ in range(2):
             with lease.guard():
                 pass
 
 
-def test_the_stale_holders_return_does_not_free_the_fresh_ones_lease(empty_uri: str) -> None:
+def test_stale_holder_does_not_free_the_lease_of_its_successor(empty_uri: str) -> None:
     with PostgresLeases(empty_uri, seconds=0.0).hold("sst2"):
         fresh = PostgresLeases(empty_uri).hold("sst2")
         fresh.__enter__()
@@ -142,7 +142,7 @@ def test_the_stale_holders_return_does_not_free_the_fresh_ones_lease(empty_uri: 
     fresh.__exit__(None, None, None)
 
 
-def test_a_take_over_waits_for_whoever_is_writing(empty_uri: str) -> None:
+def test_take_over_waits_for_the_holder_that_is_writing(empty_uri: str) -> None:
     order: list[str] = []
     waiting = threading.Event()
 
@@ -162,20 +162,20 @@ def test_a_take_over_waits_for_whoever_is_writing(empty_uri: str) -> None:
     assert order == ["written", "taken"]
 
 
-def test_a_guard_whose_connection_was_cut_says_so(empty_uri: str, postgres: Postgres) -> None:
+def test_lost_connection_of_a_guard_is_reported(empty_uri: str, postgres: Postgres) -> None:
     leases = PostgresLeases(empty_uri)
 
     def cut(lease: Lease) -> None:
         with lease.guard():
             postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
 
-    with pytest.raises(EngineryError, match="got lost"), leases.hold("sst2") as lease:
+    with pytest.raises(EngineryError, match="or lost, the promotion lock"), leases.hold("sst2") as lease:
         cut(lease)
 
 
 def test_a_killed_holder_does_not_stop_the_next_one(make_leases: MakeLeases) -> None:
     leases = make_leases()
-    made = (
+    constructor = (
         f"SqliteLeases(Path({str(leases._database)!r}), shared=True)"
         if isinstance(leases, SqliteLeases)
         else f"PostgresLeases({address(leases)!r}, seconds=0.5)"
@@ -183,7 +183,7 @@ def test_a_killed_holder_does_not_stop_the_next_one(make_leases: MakeLeases) -> 
     program = f"""
 from pathlib import Path
 from registry.mlflow.leases import PostgresLeases, SqliteLeases
-with {made}.hold("sst2") as lease, lease.guard():
+with {constructor}.hold("sst2") as lease, lease.guard():
     print(lease.fencing, flush=True)
     input()
 """
@@ -199,24 +199,24 @@ with {made}.hold("sst2") as lease, lease.guard():
 
 
 def test_a_registry_behind_a_server_needs_a_database_for_its_leases(tmp_path: Path) -> None:
-    alone = leases_for("http://mlflow:5000", tmp_path)
+    alone = choose_leases("http://mlflow:5000", tmp_path)
     assert not alone.shared
     with alone.hold("sst2"):
         pass
     assert (tmp_path / "leases.db").is_file()
-    assert leases_for("http://mlflow:5000", tmp_path, "postgresql+psycopg://db/enginery").shared
-    assert not leases_for("http://mlflow:5000", tmp_path, f"sqlite:///{tmp_path}/leases.db").shared
-    assert leases_for(f"sqlite:///{tmp_path}/mlflow.db", tmp_path).shared
-    assert isinstance(leases_for("postgresql+psycopg://db/mlflow", tmp_path), PostgresLeases)
+    assert choose_leases("http://mlflow:5000", tmp_path, "postgresql+psycopg://db/enginery").shared
+    assert not choose_leases("http://mlflow:5000", tmp_path, f"sqlite:///{tmp_path}/leases.db").shared
+    assert choose_leases(f"sqlite:///{tmp_path}/mlflow.db", tmp_path).shared
+    assert isinstance(choose_leases("postgresql+psycopg://db/mlflow", tmp_path), PostgresLeases)
 
 
 @pytest.mark.parametrize("uri", ["http://db", "mysql://db/x", "no address", "postgresql"])
-def test_an_address_that_holds_no_leases_is_refused(uri: str, tmp_path: Path) -> None:
+def test_uri_that_cannot_hold_leases_is_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="ENGINERY_LEASE_DATABASE"):
-        leases_for("http://mlflow:5000", tmp_path, uri)
+        choose_leases("http://mlflow:5000", tmp_path, uri)
 
 
-def test_a_database_that_is_away_is_one_sentence_without_the_password() -> None:
+def test_unreachable_database_is_one_sentence_without_the_password() -> None:
     leases = PostgresLeases("postgresql+psycopg://me:secret@127.0.0.1:1/enginery")
     with pytest.raises(EngineryError, match="check the registry's database") as caught, leases.hold("sst2"):
         pass
