@@ -10,7 +10,7 @@ from pathlib import Path
 
 from registry.bundle.signing import local_trust
 from registry.errors import EngineryError
-from registry.host.compatibility import read_host
+from registry.host.gpu import read_gpu
 from registry.mlflow.store import MlflowStore
 from registry.repair import RepairOutcome, abandoned, reconcile
 
@@ -86,10 +86,10 @@ def _installed(package: str) -> str | None:
 
 
 def _gpu() -> Finding:
-    capability = read_host().compute_capability
+    gpu = read_gpu()
     advice = "engines for GPUs are built for TensorRT-RTX targets here, and measured on workers that have the GPU"
-    found = f"compute capability {capability}" if capability else "none"
-    return Finding("GPU", found, capability is not None, advice="" if capability else advice)
+    found = f"compute capability {gpu.compute_capability}" if gpu else "none"
+    return Finding("GPU", found, gpu is not None, advice="" if gpu else advice)
 
 
 def _disk(home: Path) -> Finding:

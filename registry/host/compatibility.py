@@ -12,10 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-import pynvml
-
 from registry.errors import BadInput, Incompatible, NotFound, TornBundle
-from registry.host.gpu import nvml_gpu
+from registry.host.gpu import read_gpu
 from registry.host.tensorrt_releases import is_release_of
 from registry.names import PRODUCTION, production_alias
 from registry.records import Backend, EngineVersion
@@ -56,14 +54,10 @@ def read_host(tensorrt: str | None = None) -> Host:
     if tensorrt is not None and not _VERSION.fullmatch(tensorrt):
         raise BadInput(f"--tensorrt {tensorrt[:40]!r} is no version: give the one that will load engines, like 10.13")
     versions = (tensorrt or _installed(Backend.TENSORRT), tensorrt or _installed(Backend.TENSORRT_RTX))
-    try:
-        gpu = nvml_gpu()
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu)
-        name, driver = pynvml.nvmlDeviceGetName(gpu), pynvml.nvmlSystemGetDriverVersion()
-        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
-    except pynvml.NVMLError:
+    gpu = read_gpu()
+    if gpu is None:
         return Host(None, None, None, None, *versions)
-    return Host(f"{major}.{minor}", str(name), str(driver), f"{cuda // 1000}.{cuda % 1000 // 10}", *versions)
+    return Host(gpu.compute_capability, gpu.name, gpu.driver, gpu.cuda, *versions)
 
 
 def production_engines(store: Store, model: str) -> tuple[EngineVersion, ...]:

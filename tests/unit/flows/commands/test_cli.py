@@ -256,7 +256,7 @@ def test_what_fetch_will_not_do_is_said_in_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("registry.host.compatibility.pynvml.nvmlInit", no_driver)
+    monkeypatch.setattr("registry.host.gpu.pynvml.nvmlInit", no_driver)
     published.set_alias("sst2", "production-l4", 2)
     assert_one_sentence(enginery("fetch", "sst2", *options, "--to", tmp_path / "models"), word)
     assert not (tmp_path / "models" / "sst2").exists()

@@ -9,8 +9,7 @@ import pynvml
 import pytest
 
 from registry.errors import BadInput, Incompatible
-from registry.host import compatibility as targets
-from registry.host import gpu as local_gpu
+from registry.host import compatibility
 from registry.host.compatibility import Host, check_compatible, local_target, production_engines, read_host, unsuitable
 from registry.records import Backend, EngineVersion, Precision, Verdict
 from tests.support.memory_store import MemoryStore
@@ -145,8 +144,7 @@ def on(monkeypatch: pytest.MonkeyPatch, **nvml: Any) -> None:
         "nvmlSystemGetCudaDriverVersion_v2": lambda: 13010,
     }
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for module in (targets, local_gpu):
-        monkeypatch.setattr(module, "pynvml", SimpleNamespace(**(fake | nvml)))
+    monkeypatch.setattr("registry.host.gpu.pynvml", SimpleNamespace(**(fake | nvml)))
 
 
 def test_the_host_is_what_nvml_says_of_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +162,7 @@ def test_the_installed_tensorrt_counts_where_none_is_declared(monkeypatch: pytes
             raise PackageNotFoundError
         return installed[package]
 
-    monkeypatch.setattr(targets, "version", version)
+    monkeypatch.setattr(compatibility, "version", version)
     assert (read_host().tensorrt, read_host().tensorrt_rtx) == ("10.9.0.34", "1.7.1.116")
     installed.clear()
     assert (read_host().tensorrt, read_host().tensorrt_rtx) == (None, None)
