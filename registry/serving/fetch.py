@@ -27,7 +27,7 @@ from registry.errors import (
     SignatureInvalid,
     TornBundle,
 )
-from registry.host.compatibility import Host, check_compatible, production_engines, unsuitable
+from registry.host.compatibility import Host, check_compatible, production_engines, find_incompatibility
 from registry.host.durable import sync
 from registry.names import check_name, production_alias
 from registry.promotion.rules import APPROVE, DONE, PENDING, RESTORE, ROLLBACK, UNDONE
@@ -95,7 +95,7 @@ def fetch(
         EngineryError: this host cannot write the bundle (disk full, permissions); nothing is placed.
     """
     engine = _resolve(store, model, alias, version)
-    if policy.host is not None and unsuitable(engine, policy.host):
+    if policy.host is not None and find_incompatibility(engine, policy.host):
         check_compatible(engine, policy.host, production_engines(store, model))
     home = into / model
     with _on_disk(home, engine), locked(home):

@@ -243,7 +243,7 @@ def test_fetch_json_names_a_folder_that_verifies(published: Store, enginery: Eng
     ("options", "word"),
     [
         (("--target", "l4", "--tensorrt", "11.0"), "compute capability 8.9"),
-        (("--target", "l4", "--tensorrt", "eleven"), "no version"),
+        (("--target", "l4", "--tensorrt", "eleven"), "not a version"),
         (("--version", 1, "--watch"), "--version"),
         (("--target", "l4", "--watch", "--any-host", "--hook", "'open"), "open quote"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from registry.errors import BadInput, Incompatible
 from registry.host import compatibility
-from registry.host.compatibility import Host, check_compatible, local_target, production_engines, read_host, unsuitable
+from registry.host.compatibility import Host, check_compatible, local_target, production_engines, read_host, find_incompatibility
 from registry.records import Backend, EngineVersion, Precision, Verdict
 from tests.support.memory_store import MemoryStore
 from tests.support.publisher import HOST, Publisher
@@ -61,15 +61,15 @@ def test_a_gpu_that_no_target_fits_gets_neither_another_gpus_engine_nor_the_cpus
         local_target([CPU, L4], "sst2", gpu(here))
     message = str(caught.value)
     assert f"this machine has compute capability {here} " in message
-    assert "none fits" in message
+    assert "no target in production fits" in message
     assert "cpu (any machine)" in message
     assert "l4 (compute capability 8.9, tensorrt 10.13.3.9, driver 580 or newer)" in message
 
 
 def test_a_machine_without_a_gpu_gets_no_gpus_engine() -> None:
-    with pytest.raises(Incompatible, match="this machine has no GPU and none fits"):
+    with pytest.raises(Incompatible, match="this machine has no GPU; no target in production fits"):
         local_target([L4, H100], "sst2", NO_GPU)
-    with pytest.raises(Incompatible, match="none fits"):  # not even one that does not say which
+    with pytest.raises(Incompatible, match="no target in production fits"):  # not even one of unknown compute capability
         local_target([replace(L4, compute_capability=None)], "sst2", NO_GPU)
 
 
@@ -90,7 +90,7 @@ def test_only_what_is_in_production_on_its_own_target_counts(aliases: tuple[str,
 
 
 def test_why_the_target_of_this_gpu_does_not_fit_is_said() -> None:
-    with pytest.raises(Incompatible, match=r"none fits \(it needs driver 580 or newer\)"):
+    with pytest.raises(Incompatible, match=r"no target in production fits \(it needs driver 580 or newer\)"):
         local_target([L4], "sst2", gpu(driver="550.54.14"))
 
 
@@ -128,8 +128,8 @@ def test_an_onnx_engine_loads_everywhere(here: Host) -> None:
 
 def test_an_rtx_engine_needs_tensorrt_rtx_and_not_tensorrt() -> None:
     rtx = replace(RTX, backend=Backend.TENSORRT_RTX, backend_version="1.7.1.116")
-    assert "tensorrt_rtx" in (unsuitable(rtx, gpu(tensorrt="1.7.1.116")) or "")
-    assert unsuitable(rtx, replace(gpu(), tensorrt_rtx="1.7.1.116")) is None
+    assert "tensorrt_rtx" in (find_incompatibility(rtx, gpu(tensorrt="1.7.1.116")) or "")
+    assert find_incompatibility(rtx, replace(gpu(), tensorrt_rtx="1.7.1.116")) is None
 
 
 def on(monkeypatch: pytest.MonkeyPatch, **nvml: Any) -> None:

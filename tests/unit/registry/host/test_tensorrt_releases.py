@@ -62,7 +62,7 @@ def test_a_container_is_known_by_month_tag_or_image(tag: str) -> None:
 
 @pytest.mark.parametrize("tag", ["26.08-trtllm-python-py3", "example.com/tritonserver:26.08-py3", "1.0", ""])
 def test_an_unknown_container_is_refused(tag: str) -> None:
-    with pytest.raises(Incompatible, match="is not known; known are 26"):
+    with pytest.raises(Incompatible, match="is not known: use one of the known containers, 26"):
         tensorrt_of_container(tag)
 
 
