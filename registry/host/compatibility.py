@@ -53,7 +53,9 @@ def read_host(tensorrt: str | None = None) -> Host:
         BadInput: `tensorrt` is not a version.
     """
     if tensorrt is not None and not _VERSION.fullmatch(tensorrt):
-        raise BadInput(f"--tensorrt {tensorrt[:40]!r} is not a version: give the one that will load engines, like 10.13")
+        raise BadInput(
+            f"--tensorrt {tensorrt[:40]!r} is not a version: give the one that will load engines, like 10.13"
+        )
     versions = (tensorrt or _installed_version(Backend.TENSORRT), tensorrt or _installed_version(Backend.TENSORRT_RTX))
     gpu = read_gpu()
     if gpu is None:
@@ -92,7 +94,9 @@ def local_target(engines: Sequence[EngineVersion], model: str, host: Host) -> st
     result = "several targets fit: name one with --target" if fitting else "no target in production fits"
     why = f" ({'; '.join(reasons)})" if reasons and not fitting else ""
     way_out = "" if fitting else "; name another with --target, or promote one for this machine"
-    raise Incompatible(f"{model}: this machine has {_describe_host(host)}; {result}{why}; {list_production(serving)}{way_out}")
+    raise Incompatible(
+        f"{model}: this machine has {_describe_host(host)}; {result}{why}; {list_production(serving)}{way_out}"
+    )
 
 
 def check_compatible(engine: EngineVersion, host: Host, alternatives: Sequence[EngineVersion] = ()) -> None:
@@ -103,8 +107,9 @@ def check_compatible(engine: EngineVersion, host: Host, alternatives: Sequence[E
     """
     if reason := find_incompatibility(engine, host):
         raise Incompatible(
-            f"{engine.model} version {engine.version} for {engine.target} does not load here: {reason}; this machine "
-            f"has {_describe_host(host)}; {list_production(alternatives)}; fetch one of those, or use --any-host to fetch for another machine"
+            f"{engine.model} version {engine.version} for {engine.target} does not load here: {reason}; this machine has "
+            f"{_describe_host(host)}; {list_production(alternatives)}; fetch one of those, or use --any-host to fetch for "
+            "another machine"
         )
 
 
@@ -122,7 +127,9 @@ def find_incompatibility(engine: EngineVersion, host: Host) -> str | None:
         )
     if not is_release_of(engine.backend_version, installed):
         return f"it was built with {engine.backend} {engine.backend_version}, which version {installed} does not load"
-    if engine.minimum_driver and (not host.driver or _parse_numbers(host.driver) < _parse_numbers(engine.minimum_driver)):
+    if engine.minimum_driver and (
+        not host.driver or _parse_numbers(host.driver) < _parse_numbers(engine.minimum_driver)
+    ):
         return f"it needs driver {engine.minimum_driver} or newer"
     return None
 

@@ -14,7 +14,9 @@ def home() -> Path:
     """
     path = Path(os.environ.get("ENGINERY_HOME") or ".enginery").absolute()
     if path.exists() and not path.is_dir():
-        raise BadInput(f"ENGINERY_HOME is {path}, which is not a folder: set it to a folder, or to a path that does not exist yet")
+        raise BadInput(
+            f"ENGINERY_HOME is {path}, which is not a folder: set it to a folder, or to a path that does not exist yet"
+        )
     return path
 
 
@@ -31,5 +33,7 @@ def writable_home() -> Path:
     except OSError:
         allowed = False
     if not allowed:
-        raise BadInput(f"ENGINERY_HOME is {path}, where user {os.geteuid()} may not write: chown it, or set another folder")
+        raise BadInput(
+            f"ENGINERY_HOME is {path}, where user {os.geteuid()} may not write: chown it, or set another folder"
+        )
     return path

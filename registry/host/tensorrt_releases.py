@@ -100,7 +100,9 @@ def tensorrt_of_container(tag: str) -> str:
         if short in (row.tag, row.tag.removesuffix("-py3")):
             return row.tensorrt
     listed = ", ".join(row.tag for row in releases().containers)
-    raise Incompatible(f"the TensorRT of Triton container {tag!r} is not known: use one of the known containers, {listed}")
+    raise Incompatible(
+        f"the TensorRT of Triton container {tag!r} is not known: use one of the known containers, {listed}"
+    )
 
 
 def same_tensorrt(one: str, other: str) -> bool:

@@ -70,7 +70,7 @@ def test_machine_paths_are_in_no_json(manifest: EngineManifest) -> None:
         (lambda d: d["files"][0].update(sha256="a" * 63), "sha256 of engine.plan"),
         (lambda d: d["files"][0].update(size_bytes=-1), "size_bytes"),
         (lambda d: d["files"].append(d["files"][0]), "twice"),
-        (lambda d: d["files"][0].update(path="manifest.json"), "never listed"),
+        (lambda d: d["files"][0].update(path="manifest.json"), "must not be listed"),
     ],
 )
 def test_edited_manifest_is_refused(edit: Edit, sentence: str, manifest: EngineManifest) -> None:

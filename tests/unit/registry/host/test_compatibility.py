@@ -10,7 +10,14 @@ import pytest
 
 from registry.errors import BadInput, Incompatible
 from registry.host import compatibility
-from registry.host.compatibility import Host, check_compatible, local_target, production_engines, read_host, find_incompatibility
+from registry.host.compatibility import (
+    Host,
+    check_compatible,
+    local_target,
+    production_engines,
+    read_host,
+    find_incompatibility,
+)
 from registry.records import Backend, EngineVersion, Precision, Verdict
 from tests.support.memory_store import MemoryStore
 from tests.support.publisher import HOST, Publisher
@@ -69,7 +76,9 @@ def test_a_gpu_that_no_target_fits_gets_neither_another_gpus_engine_nor_the_cpus
 def test_a_machine_without_a_gpu_gets_no_gpus_engine() -> None:
     with pytest.raises(Incompatible, match="this machine has no GPU; no target in production fits"):
         local_target([L4, H100], "sst2", NO_GPU)
-    with pytest.raises(Incompatible, match="no target in production fits"):  # not even one of unknown compute capability
+    with pytest.raises(
+        Incompatible, match="no target in production fits"
+    ):  # not even one of unknown compute capability
         local_target([replace(L4, compute_capability=None)], "sst2", NO_GPU)
 
 

@@ -111,7 +111,7 @@ def test_what_is_not_there_is_not_found(
     assert bundle.signature is None
     with pytest.raises(NotFound):
         b"".join(bundle.files.read("none"))
-    with pytest.raises(SignatureInvalid, match="never signed"):
+    with pytest.raises(SignatureInvalid, match="is unsigned"):
         fetch(place.store, model, version=1, into=tmp_path / "models", policy=publisher.policy)
 
 
