@@ -27,7 +27,7 @@ from registry.errors import (
     SignatureInvalid,
     TornBundle,
 )
-from registry.host.compatibility import Host, check_compatible, production_engines, find_incompatibility
+from registry.host.compatibility import Host, check_compatible, find_incompatibility, production_engines
 from registry.host.durable import sync
 from registry.names import check_name, production_alias
 from registry.promotion.rules import APPROVE, DONE, PENDING, RESTORE, ROLLBACK, UNDONE

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 pytest.importorskip("mlflow")
-from registry.promotion.promote import history, promote, rollback, settle
+from registry.promotion.moves import settle_pending
+from registry.promotion.promote import history, promote, rollback
 from tests.conftest import ManifestFactory
 from tests.support.postgres import Postgres
 from tests.support.promoters import (
@@ -161,7 +162,8 @@ def die_and_settle(registry: Registry, writes: int) -> None:
     with running(promote_and_die, registry.on_host(1), writes) as victim:
         victim.join(PATIENCE_SECONDS)
         assert victim.exitcode == -signal.SIGKILL
-    settle(store, model)
+    with store.lock(model) as lease:
+        settle_pending(store, model, lease)
     assert disagreement(store, model) is None
     moved = writes >= 4  # both aliases
     now = {"production-l4": 2, "production-h100": 5} if moved else {"production-l4": 1, "production-h100": 4}

@@ -13,10 +13,10 @@ from registry.host import compatibility
 from registry.host.compatibility import (
     Host,
     check_compatible,
+    find_incompatibility,
     local_target,
     production_engines,
     read_host,
-    find_incompatibility,
 )
 from registry.records import Backend, EngineVersion, Precision, Verdict
 from tests.support.memory_store import MemoryStore

@@ -6,9 +6,16 @@ import pytest
 
 from registry.errors import BadInput, EngineryError, PromotionRefused
 from registry.promotion import promote as promotion
-from registry.promotion.promote import history, settle
+from registry.promotion.moves import settle_pending
+from registry.promotion.promote import history
 from tests.support.deciding import ANA, GUARDED, outcomes, promote, rollback
 from tests.support.memory_store import MemoryStore
+
+
+def settle(store: MemoryStore) -> None:
+    """Do what every promotion does first."""
+    with store.lock("sst2") as lease:
+        settle_pending(store, "sst2", lease)
 
 
 class HalfStore(MemoryStore):
@@ -28,7 +35,7 @@ def test_targets_that_moved_go_back_when_another_does_not(before: dict[str, int]
     if before:
         promotion.promote(store, "sst2", before, ANA, {})
     with pytest.raises(
-        PromotionRefused, match="production-h100 of sst2 did not move, so none did: the registry is away"
+        PromotionRefused, match="production-h100 of sst2 did not move, so no alias did: the registry is away"
     ):
         promotion.promote(store, "sst2", {"l4": 3, "h100": 4}, ANA, {})
     assert store.aliases("sst2") == {f"production-{target}": version for target, version in before.items()}
@@ -114,10 +121,10 @@ def test_operation_that_died_half_way_goes_back_whole(manifest_factory: Any) -> 
         promotion.promote(store, "sst2", {"l4": 1, "h100": 2}, ANA, {})
     assert store.aliases("sst2") == {"production-l4": 1}
     store.dead = False
-    settle(store, "sst2")
+    settle(store)
     assert store.aliases("sst2") == {}
     assert [event.outcome for event in history(store, "sst2")] == ["undone", "failed"]
-    settle(store, "sst2")
+    settle(store)
 
 
 def test_a_version_to_go_back_to_that_was_deleted_since_leaves_no_alias_and_no_deadlock(manifest_factory: Any) -> None:
@@ -129,7 +136,7 @@ def test_a_version_to_go_back_to_that_was_deleted_since_leaves_no_alias_and_no_d
         promotion.promote(store, "sst2", {"l4": 3, "h100": 2}, ANA, {})
     store.dead = False
     del store.rows["sst2", 1]  # by hand, in MLflow's pages
-    settle(store, "sst2")
+    settle(store)
     assert store.aliases("sst2") == {}
     assert [event.outcome for event in history(store, "sst2")] == ["done", "undone", "failed"]
     assert promote(store, "l4", 3).outcome == "done"
