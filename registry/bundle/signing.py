@@ -32,7 +32,7 @@ MAX_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Signer:
-    """A publisher's PEM files: an elliptic curve key (P-256, P-384, P-521), its certificate and chain below the root."""
+    """A publisher's PEM files: an elliptic curve key (P-256, P-384, P-521), certificate and chain below the root."""
 
     private_key: Path
     certificate: Path | None = None

@@ -107,9 +107,9 @@ def check_compatible(engine: EngineVersion, host: Host, alternatives: Sequence[E
     """
     if reason := find_incompatibility(engine, host):
         raise Incompatible(
-            f"{engine.model} version {engine.version} for {engine.target} does not load here: {reason}; this machine has "
-            f"{_describe_host(host)}; {list_production(alternatives)}; fetch one of those, or use --any-host to fetch for "
-            "another machine"
+            f"{engine.model} version {engine.version} for {engine.target} does not load here: {reason}; this machine "
+            f"has {_describe_host(host)}; {list_production(alternatives)}; fetch one of those, or use --any-host to "
+            "fetch for another machine"
         )
 
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -63,18 +64,18 @@ def dies_at(nth: int, fetching: Callable[[], object]) -> bool:
 
 @pytest.mark.long
 def test_a_fetch_killed_before_any_of_its_steps_shows_a_whole_bundle_or_none(
-    in_memory: MemoryStore, publisher: Publisher, models: Path, small_segments: None
+    in_memory: MemoryStore, in_segments: Publisher, models: Path
 ) -> None:
     def get() -> None:
-        fetch(in_memory, "sst2", version=2, into=models, policy=publisher.policy)
+        fetch(in_memory, "sst2", version=2, into=models, policy=in_segments.policy)
 
-    fetch(in_memory, "sst2", version=1, into=models, policy=publisher.policy)
+    fetch(in_memory, "sst2", version=1, into=models, policy=in_segments.policy)
     for nth in count(1):
         died = dies_at(nth, get)
         assert visible(models) in (["1"], ["1", "2"]), nth
         for version in visible(models):
-            verify_placed(models / "sst2" / version, publisher.trust)
-        assert_goes_on(in_memory, models, publisher, 2)
+            verify_placed(models / "sst2" / version, in_segments.trust)
+        assert_goes_on(in_memory, models, in_segments, 2)
         if not died:
             break
         shutil.rmtree(models / "sst2" / "2")
@@ -95,10 +96,10 @@ def test_a_replacement_killed_at_any_step_is_mended(in_memory: MemoryStore, publ
 
 
 def test_what_arrived_before_a_kill_is_not_read_again(
-    in_memory: MemoryStore, publisher: Publisher, models: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch
+    in_memory: MemoryStore, in_segments: Publisher, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def get() -> None:
-        fetch(in_memory, "sst2", version=1, into=models, policy=publisher.policy)
+        fetch(in_memory, "sst2", version=1, into=models, policy=in_segments.policy)
 
     def arrived() -> int:
         return sum(path.read_text().count("engine.plan") for path in (models / "sst2").glob("*.journal"))
@@ -115,7 +116,7 @@ def test_what_arrived_before_a_kill_is_not_read_again(
         return real(self, path, start, stop)
 
     monkeypatch.setattr(MemoryFiles, "read", read)
-    assert_goes_on(in_memory, models, publisher)
+    assert_goes_on(in_memory, models, in_segments)
     assert asked.count("engine.plan") == 4 - there
 
 
@@ -165,12 +166,12 @@ def test_a_disk_too_small_is_refused_before_the_engine_is_read(
 def test_a_disk_that_others_fill_in_mid_download_gets_its_room_back(
     registry: MlflowStore, publisher: Publisher, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "registry.serving.download._check_room", lambda *_: None
-    )  # there was room when it was looked at
     before = shutil.disk_usage(small).free
-    with pytest.raises(EngineryError, match="No space left on device"):
-        fetch(registry, "sst2", version=1, into=small, policy=publisher.policy)
+    with monkeypatch.context() as patched:
+        # There was room when fetch looked.
+        patched.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=len(ENGINE) * 2))
+        with pytest.raises(EngineryError, match="No space left on device"):
+            fetch(registry, "sst2", version=1, into=small, policy=publisher.policy)
     assert visible(small) == []
     assert before - shutil.disk_usage(small).free < 20_000
 
@@ -205,8 +206,6 @@ class Flaky(BaseHTTPRequestHandler):
 @pytest.fixture
 def flaky(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("registry.serving.download._PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("registry.serving.download.SEGMENT_BYTES", 64 * 1024)
     monkeypatch.setattr(Flaky, "behind", server_uri)
     monkeypatch.setattr(Flaky, "faults", [])
     server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
@@ -220,17 +219,17 @@ def flaky(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("fault", ["503", "cut"])
 def test_a_server_that_fails_in_mid_download_is_asked_again_and_then_left_for_the_next_fetch(
-    fault: str, flaky: str, server_uri: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path, models: Path
+    fault: str, flaky: str, server_uri: str, manifest_factory: Any, in_segments: Publisher, tmp_path: Path, models: Path
 ) -> None:
-    publisher.publish(MlflowStore(server_uri, tmp_path / "state"), manifest_factory(ENGINE, model="sst2"))
+    in_segments.publish(MlflowStore(server_uri, tmp_path / "state"), manifest_factory(ENGINE, model="sst2"))
     version = MlflowStore(server_uri, tmp_path / "state").versions("sst2")[-1].version
     store = MlflowStore(flaky, tmp_path / "state")
     Flaky.faults[:] = [fault] * 99
     with pytest.raises(Interrupted):
-        fetch(store, "sst2", version=version, into=models, policy=publisher.policy)
+        fetch(store, "sst2", version=version, into=models, policy=in_segments.policy)
     assert visible(models) == []
     Flaky.faults[:] = [fault] * 2
-    fetched = fetch(store, "sst2", version=version, into=models, policy=publisher.policy)
+    fetched = fetch(store, "sst2", version=version, into=models, policy=in_segments.policy)
     assert (fetched.path / "engine.plan").read_bytes() == ENGINE
     assert read_record(models / "sst2").newest_sequence("l4") == 1
 

@@ -9,11 +9,11 @@ import pytest
 
 from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, TornBundle
 from registry.records import FileRecord
-from registry.serving import download as module
-from registry.serving.download import download
+from registry.serving.download import DownloadPlan, download
 from tests.support.memory_store import MemoryFiles
 
 ENGINE = bytes(range(256)) * 40  # 10 KiB: five segments and a rest
+SMALL = DownloadPlan(segment_bytes=2048, read_back_bytes=1000, pause_seconds=0.0)
 FILES = {"engine.plan": ENGINE, "tokenizer/a b.txt": b"a\nb\n", "tokenizer/copy": b"a\nb\n", "empty": b""}
 
 
@@ -39,13 +39,6 @@ class Watched(MemoryFiles):
             left = None if left is None else left - len(chunk)
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEGMENT_BYTES", 2048)
-    monkeypatch.setattr(module, "_READ_BACK_BYTES", 1000)
-    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
-
-
 @pytest.fixture
 def into(tmp_path: Path) -> Path:
     (tmp_path / "into").mkdir()
@@ -53,7 +46,7 @@ def into(tmp_path: Path) -> Path:
 
 
 def get(files: MemoryFiles, into: Path) -> None:
-    download(files, records(), into, into.with_name("journal"))
+    download(files, records(), into, into.with_name("journal"), SMALL)
 
 
 def found(into: Path) -> dict[str, bytes]:
@@ -122,7 +115,7 @@ def test_a_file_of_another_size_is_refused(into: Path, content: bytes, word: str
 
 def test_a_missing_file_is_refused(into: Path) -> None:
     with pytest.raises(NotFound):
-        download(Watched(), (*records(), FileRecord("none", "0" * 64, 3)), into, into.with_name("journal"))
+        download(Watched(), (*records(), FileRecord("none", "0" * 64, 3)), into, into.with_name("journal"), SMALL)
 
 
 def test_a_connection_that_keeps_breaking_is_given_up(into: Path) -> None:
@@ -133,7 +126,7 @@ def test_a_connection_that_keeps_breaking_is_given_up(into: Path) -> None:
 def test_too_small_a_disk_is_said_before_anything_is_read(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     source = Watched()
-    with pytest.raises(EngineryError, match="10000 bytes free and 10248 are to come"):
+    with pytest.raises(EngineryError, match="10000 bytes free, and the download needs 10248"):
         get(source, into)
     assert source.asked == []
 

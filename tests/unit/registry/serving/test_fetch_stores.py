@@ -14,7 +14,7 @@ from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound
 from registry.mlflow.artifacts import FolderSource, WholeFileSource, open_source
 from registry.mlflow.http_source import HttpSource
 from registry.mlflow.store import MlflowStore
-from registry.serving import download
+from registry.serving.download import DownloadPlan
 from registry.serving.fetch import fetch, verify_placed
 from tests.support.publisher import Publisher
 from tests.support.servers import BUCKET, free_port
@@ -22,9 +22,14 @@ from tests.support.servers import BUCKET, free_port
 ENGINE = os.urandom(300_000)
 
 
+@pytest.fixture
+def publisher(publisher: Publisher) -> Publisher:
+    """A publisher whose bundles are fetched in small segments."""
+    return replace(publisher, plan=DownloadPlan(segment_bytes=64 * 1024))
+
+
 @pytest.fixture(autouse=True)
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SEGMENT_BYTES", 64 * 1024)
+def few_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
 

@@ -48,46 +48,46 @@ def shell(script: str) -> tuple[str, ...]:
     return ("/bin/sh", "-c", script, "sh")
 
 
-def versions(home: Path) -> list[str]:
-    return sorted(path.name for path in home.iterdir() if not path.name.startswith("."))
+def versions(model_folder: Path) -> list[str]:
+    return sorted(path.name for path in model_folder.iterdir() if not path.name.startswith("."))
 
 
 def test_each_version_is_placed_beside_the_last_and_current_leads_to_it(
     look: Callable[[int], Fetched], models: Path, publisher: Publisher
 ) -> None:
-    home = models / "sst2"
+    model_folder = models / "sst2"
     for number in (1, 2):
-        assert follow(look(number), home, Watch()) == Followed(number)
-        assert current_version(home) == number
-        assert verify_placed(home / "current", publisher.trust).sequence == number
-    assert (home / "current").readlink() == Path("2")
-    assert versions(home) == ["1", "2", "current"]
+        assert follow(look(number), model_folder, Watch()) == Followed(number)
+        assert current_version(model_folder) == number
+        assert verify_placed(model_folder / "current", publisher.trust).sequence == number
+    assert (model_folder / "current").readlink() == Path("2")
+    assert versions(model_folder) == ["1", "2", "current"]
 
 
 def test_the_hook_is_told_what_is_current(look: Callable[[int], Fetched], models: Path, tmp_path: Path) -> None:
-    log, home = tmp_path / "log", models / "sst2"
+    log, model_folder = tmp_path / "log", models / "sst2"
     told = '"$@" $ENGINERY_MODEL $ENGINERY_VERSION $ENGINERY_PATH before:$ENGINERY_PREVIOUS'
-    options = Watch(hook=shell(f"echo {told} $(readlink {home}/current) >> {log}"))
+    options = Watch(hook=shell(f"echo {told} $(readlink {model_folder}/current) >> {log}"))
     for number in (1, 2, 2):
-        follow(look(number), home, options)
+        follow(look(number), model_folder, options)
     assert log.read_text().splitlines() == [
-        f"sst2 1 {home}/1 sst2 1 {home}/1 before: 1",
-        f"sst2 2 {home}/2 sst2 2 {home}/2 before:1 2",
+        f"sst2 1 {model_folder}/1 sst2 1 {model_folder}/1 before: 1",
+        f"sst2 2 {model_folder}/2 sst2 2 {model_folder}/2 before:1 2",
     ]
 
 
 def test_an_engine_that_is_not_healthy_goes_back_by_itself_and_is_not_tried_again(
     look: Callable[[int], Fetched], models: Path, tmp_path: Path
 ) -> None:
-    log, home = tmp_path / "log", models / "sst2"
+    log, model_folder = tmp_path / "log", models / "sst2"
     options = Watch(hook=shell(f"echo $2 >> {log}"), health=shell("test $2 != 2"))
-    assert follow(look(1), home, options) == Followed(1)
-    assert follow(look(2), home, options) == Followed(1, refused=2)
-    assert current_version(home) == 1
+    assert follow(look(1), model_folder, options) == Followed(1)
+    assert follow(look(2), model_folder, options) == Followed(1, refused=2)
+    assert current_version(model_folder) == 1
     assert log.read_text().split() == ["1", "2", "1"]  # the server was told to go back too
-    assert follow(look(2), home, options, refused=2) == Followed(1, refused=2)
+    assert follow(look(2), model_folder, options, refused=2) == Followed(1, refused=2)
     assert log.read_text().split() == ["1", "2", "1"]
-    assert follow(look(3), home, options, refused=2) == Followed(3)
+    assert follow(look(3), model_folder, options, refused=2) == Followed(3)
 
 
 @pytest.mark.parametrize("failing", [shell("exit 1"), ("/none/such",), shell("sleep 60")])
@@ -103,29 +103,29 @@ def test_a_first_engine_that_is_not_healthy_leaves_nothing_current(
 def test_only_the_last_versions_are_kept_and_never_those_in_use(
     look: Callable[[int], Fetched], models: Path, publisher: Publisher, registry: MemoryStore
 ) -> None:
-    home = models / "sst2"
+    model_folder = models / "sst2"
     for number in (1, 2, 3, 4):
-        follow(look(number), home, Watch(keep=2))
-    assert versions(home) == ["3", "4", "current"]
+        follow(look(number), model_folder, Watch(keep=2))
+    assert versions(model_folder) == ["3", "4", "current"]
     back = fetch(registry, "sst2", version=1, into=models, policy=publisher.older("a test"))
-    assert follow(back, home, Watch(keep=1)) == Followed(1)
-    assert versions(home) == ["1", "4", "current"]
+    assert follow(back, model_folder, Watch(keep=1)) == Followed(1)
+    assert versions(model_folder) == ["1", "4", "current"]
 
 
 def test_an_interrupted_check_leaves_the_version_before(
     look: Callable[[int], Fetched], models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = models / "sst2"
-    follow(look(1), home, Watch())
+    model_folder = models / "sst2"
+    follow(look(1), model_folder, Watch())
 
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
 
     fetched = look(2)
-    monkeypatch.setattr("registry.serving.watch._exit_code", interrupted)
+    monkeypatch.setattr("registry.serving.watch._wait_for_exit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        follow(fetched, home, Watch(health=("check",)))
-    assert current_version(home) == 1
+        follow(fetched, model_folder, Watch(health=("check",)))
+    assert current_version(model_folder) == 1
 
 
 def test_a_registry_that_is_down_is_waited_for_longer_each_time(
@@ -189,7 +189,7 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
         assert "version 1 is not healthy; back to none" in line
         unhealthy.send_signal(sent)
         unhealthy.communicate(timeout=60)
-    home = tmp_path / "models" / "sst2"
+    model_folder = tmp_path / "models" / "sst2"
     with subprocess.Popen(
         [*command, *options],
         env={name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | told,
@@ -197,9 +197,9 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
         text=True,
     ) as process:
         try:
-            until(lambda: current_version(home) == 1, process)
+            until(lambda: current_version(model_folder) == 1, process)
             mlflow_store.set_alias("sst2", ALIAS, 2)
-            until(lambda: current_version(home) == 2, process)
+            until(lambda: current_version(model_folder) == 2, process)
             process.send_signal(sent)
             _, errors = process.communicate(timeout=60)
         finally:
@@ -207,4 +207,4 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
     assert process.returncode == 0
     assert errors.splitlines()[-1] == "stopped; what is current stays"
     assert "Traceback" not in errors
-    assert current_version(home) == 2
+    assert current_version(model_folder) == 2
