@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import calibration, machine, promotion, refresh, release, serving, stack, triton, worker
+from flows.commands import calibration, machine, promotion, refresh, release, serving, stack, triton, watch, worker
 from flows.commands.console import err
 from registry.errors import EngineryError
 
@@ -32,9 +32,10 @@ app.command("promote")(promotion.promote)
 app.command("rollback")(promotion.rollback)
 app.command("history")(promotion.history)
 app.command("fetch")(serving.fetch)
+app.command("watch")(watch.watch)
 app.command("verify")(serving.verify)
 app.command("run")(serving.run)
-app.command("triton")(triton.triton)
+app.add_typer(triton.app, name="triton")
 app.command("doctor")(machine.doctor)
 app.command("deployments")(stack.deployments)
 app.command("up")(stack.up)

@@ -3,7 +3,7 @@
     prefect work-pool create serving-l4 --type process
     prefect deploy docs/automations/swap.py:swap_engine --name l4 --pool serving-l4
 
-A worker of that pool runs on the serving host. `enginery fetch --watch` does the same by polling, without Prefect.
+A worker of that pool runs on the serving host. `enginery triton watch` does the same by polling, without Prefect.
 """
 
 import subprocess
@@ -13,6 +13,6 @@ from prefect import flow
 
 @flow(name="swap-engine")
 def swap_engine(model: str, target: str, models: str = "/models") -> None:
-    """Fetch what `production-<target>` points at now, verified, and let the server load it."""
-    command = ["enginery", "fetch", model, "--target", target, "--to", models, "--layout", "triton"]
+    """Fetch and verify the engine at `production-<target>`, and let the server load it."""
+    command = ["enginery", "triton", "fetch", model, "--target", target, "--to", models]
     subprocess.run([*command, "--server", "localhost:8001"], check=True)

@@ -7,7 +7,7 @@ from registry.bundle.manifest import MANIFEST_FILE, write_manifest
 from registry.bundle.signing import Signer, Trust, local_signer, local_trust, sign_bundle
 from registry.host.compatibility import Host
 from registry.records import EngineManifest, EngineVersion
-from registry.serving.download import DownloadPlan
+from registry.serving.download import DEFAULT_PLAN, DownloadPlan
 from registry.serving.fetch import Policy
 from registry.store import Store
 
@@ -19,7 +19,7 @@ HOST = Host("8.9", "NVIDIA L4", "580.95.05", "13.0", "11.0")
 class Publisher:
     signer: Signer
     trust: Trust
-    plan: DownloadPlan = DownloadPlan()
+    plan: DownloadPlan = DEFAULT_PLAN
 
     @property
     def policy(self) -> Policy:

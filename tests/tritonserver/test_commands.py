@@ -1,4 +1,4 @@
-"""`enginery triton`, and a watch that hands each version to a running server through it."""
+"""The commands of `enginery triton`, and a watch that hands each version to a running server through `place`."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from flows.cli import _guarded, app
 from flows.commands import serving
-from flows.commands.triton import HEADER_VARIABLE, Serving, serve_with_triton, triton_folders, triton_hook
+from flows.commands.triton import HEADER_VARIABLE, TritonOptions, place_and_load, place_command, triton_folders
 from registry.bundle.manifest import MANIFEST_FILE, read_manifest
 from registry.bundle.signing import local_signer, sign_bundle
 from registry.errors import BadInput, SignatureInvalid, TornBundle
@@ -48,8 +48,8 @@ def test_placing_says_where_and_by_whom_it_is_served(
     emptied: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = signed(tmp_path, 1)
-    how = Serving(text_model=True, server=emptied.address)
-    serve_with_triton("opinions", 1, [fetched.path], emptied.repository, how, as_json=True)
+    options = TritonOptions(text=True, server=emptied.address)
+    place_and_load("opinions", 1, [fetched.path], emptied.repository, options, as_json=True)
     said = json.loads(capsys.readouterr().out)
     assert (said["model"], said["version"], said["loaded"], said["path"]) == (
         "opinions",
@@ -61,20 +61,20 @@ def test_placing_says_where_and_by_whom_it_is_served(
 
 def test_an_unsigned_bundle_or_one_of_another_model_is_not_placed(tmp_path: Path) -> None:
     fetched = signed(tmp_path, 1)
-    with pytest.raises(BadInput, match="is of model opinions, not other"):
-        serve_with_triton("other", 1, [fetched.path], tmp_path / "repository", Serving(), as_json=False)
+    with pytest.raises(BadInput, match="belongs to model opinions, not other"):
+        place_and_load("other", 1, [fetched.path], tmp_path / "repository", TritonOptions(), as_json=False)
     (fetched.path / "model.sig").unlink()
     with pytest.raises((SignatureInvalid, TornBundle)):
-        serve_with_triton("opinions", 1, [fetched.path], tmp_path / "repository", Serving(), as_json=False)
+        place_and_load("opinions", 1, [fetched.path], tmp_path / "repository", TritonOptions(), as_json=False)
     assert not (tmp_path / "repository").exists()
 
 
 def test_a_watch_hands_a_version_over_and_takes_one_back_that_does_not_load(emptied: Running, tmp_path: Path) -> None:
-    options = Watch(hook=triton_hook(emptied.repository, Serving(text_model=True, server=emptied.address)))
-    home = tmp_path / "bundles" / "opinions"
+    options = Watch(hook=place_command(emptied.repository, TritonOptions(text=True, server=emptied.address)))
+    model_folder = tmp_path / "bundles" / "opinions"
     good, broken = signed(tmp_path, 1), signed(tmp_path, 2, engine=b"no graph")
-    assert follow(good, home, options) == Followed(1)
-    assert follow(broken, home, options) == Followed(1, refused=2)
+    assert follow(good, model_folder, options) == Followed(1)
+    assert follow(broken, model_folder, options) == Followed(1, refused=2)
     assert ready_versions(emptied.control, "opinions") == [1]
     with InferenceServerClient(emptied.address) as client:
         assert ask(client, TEXTS[:1])[0][0] == "yes"
@@ -101,28 +101,20 @@ def enginery(*arguments: object) -> int:
     return _guarded(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
 
 
-def test_fetch_with_the_triton_layout_is_one_command(emptied: Running, registry: MemoryStore) -> None:
+def test_triton_fetch_places_and_loads(emptied: Running, registry: MemoryStore) -> None:
     to = emptied.repository.parent
-    options = ("--layout", "triton", "--text-model", "--server", emptied.address, "--target", "cpu")
+    options = ("--text", "--server", emptied.address, "--target", "cpu")
     for _ in range(2):
-        assert enginery("fetch", "opinions", "--to", to, *options) == 0
+        assert enginery("triton", "fetch", "opinions", "--to", to, *options) == 0
         assert ready_versions(emptied.control, "opinions") == [1]
     with InferenceServerClient(emptied.address) as client:
         assert ask(client, TEXTS[:1])[0][0] == "yes"
 
 
-def test_options_of_triton_are_refused_without_its_layout(
-    registry: MemoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert enginery("fetch", "opinions", "--to", tmp_path / "to", "--text-model") == BadInput.exit_code
-    assert "add --layout triton" in capsys.readouterr().err
-    assert not (tmp_path / "to").exists()
-
-
 def test_a_container_that_is_not_known_stops_before_a_download(
     registry: MemoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("fetch", "opinions", "--to", tmp_path / "to", "--layout", "triton", "--container", "99.01")
-    assert enginery(*asked) == BadInput.exit_code
+    command = ("triton", "fetch", "opinions", "--to", tmp_path / "to", "--container", "99.01")
+    assert enginery(*command) == BadInput.exit_code
     assert "is not known" in capsys.readouterr().err
     assert not (tmp_path / "to").exists()

@@ -244,8 +244,7 @@ def test_fetch_json_names_a_folder_that_verifies(published: Store, enginery: Eng
     [
         (("--target", "l4", "--tensorrt", "11.0"), "compute capability 8.9"),
         (("--target", "l4", "--tensorrt", "eleven"), "not a version"),
-        (("--version", 1, "--watch"), "--version"),
-        (("--target", "l4", "--watch", "--any-host", "--hook", "'open"), "open quote"),
+        (("--version", 1, "--alias", "production-l4"), "not both"),
     ],
 )
 def test_what_fetch_will_not_do_is_said_in_one_sentence(
@@ -259,6 +258,12 @@ def test_what_fetch_will_not_do_is_said_in_one_sentence(
     monkeypatch.setattr("registry.host.gpu.pynvml.nvmlInit", no_driver)
     published.set_alias("sst2", "production-l4", 2)
     assert_one_sentence(enginery("fetch", "sst2", *options, "--to", tmp_path / "models"), word)
+    assert not (tmp_path / "models" / "sst2").exists()
+
+
+def test_a_watch_refuses_a_hook_with_an_open_quote(published: Store, enginery: Enginery, tmp_path: Path) -> None:
+    options = ("--target", "l4", "--any-host", "--to", tmp_path / "models", "--hook", "'open")
+    assert_one_sentence(enginery("watch", "sst2", *options), "open quote")
     assert not (tmp_path / "models" / "sst2").exists()
 
 

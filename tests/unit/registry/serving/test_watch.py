@@ -176,7 +176,7 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
     mlflow_store.set_alias("sst2", ALIAS, 1)
     told = {"ENGINERY_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
     told |= {"ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "fetch", "sst2", "--any-host", "--watch"]
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "watch", "sst2", "--any-host"]
     options = ["--target", "l4", "--to", str(tmp_path / "models"), "--interval", "0.2"]
     with subprocess.Popen(
         [*command, *options, "--health", "test 0 -lt"],  # `test 0 -lt MODEL …` is an error: never healthy
@@ -205,6 +205,6 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
         finally:
             process.kill()
     assert process.returncode == 0
-    assert errors.splitlines()[-1] == "stopped; what is current stays"
+    assert errors.splitlines()[-1] == "stopped; the current version stays"
     assert "Traceback" not in errors
     assert current_version(model_folder) == 2
