@@ -16,7 +16,6 @@ from registry.bundle.signing import local_signer, sign_bundle
 from registry.errors import BadInput, SignatureInvalid, TornBundle
 from registry.serving.fetch import Fetched
 from registry.serving.watch import Followed, Watch, follow
-from registry.triton.control import ready_versions, unload_model
 from tests.support.memory_store import MemoryStore
 from tests.support.triton_bundles import write_bundle
 from tests.tritonserver.conftest import SECRET, Running
@@ -33,7 +32,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def emptied(server: Running) -> Iterator[Running]:
     yield server
     for folder in server.repository.iterdir():
-        unload_model(server.control, folder.name)
+        server.unload(folder.name)
         shutil.rmtree(folder)
 
 
@@ -75,7 +74,7 @@ def test_a_watch_hands_a_version_over_and_takes_one_back_that_does_not_load(empt
     good, broken = signed(tmp_path, 1), signed(tmp_path, 2, engine=b"no graph")
     assert follow(good, model_folder, options) == Followed(1)
     assert follow(broken, model_folder, options) == Followed(1, refused=2)
-    assert ready_versions(emptied.control, "opinions") == [1]
+    assert emptied.ready_versions("opinions") == [1]
     with InferenceServerClient(emptied.address) as client:
         assert ask(client, TEXTS[:1])[0][0] == "yes"
 
@@ -106,7 +105,7 @@ def test_triton_fetch_places_and_loads(emptied: Running, registry: MemoryStore) 
     options = ("--text", "--server", emptied.address, "--target", "cpu")
     for _ in range(2):
         assert enginery("triton", "fetch", "opinions", "--to", to, *options) == 0
-        assert ready_versions(emptied.control, "opinions") == [1]
+        assert emptied.ready_versions("opinions") == [1]
     with InferenceServerClient(emptied.address) as client:
         assert ask(client, TEXTS[:1])[0][0] == "yes"
 

@@ -26,8 +26,8 @@ def place(server: Running, tmp_path: Path) -> Iterator[Place]:
     """`place(target, …, profiles=…)` writes a bundle for each target and places them together."""
 
     def make(*targets: GpuTarget, profiles: tuple[ShapeProfile, ...] = (PROFILE,)) -> PlacedModel:
-        bundles = [write_bundle(tmp_path / t.name, t, engine=PLAN, profiles=profiles) for t in targets]
-        return place_triton(bundles, server.repository, version=3, rows=[ROW])
+        bundles = [write_bundle(tmp_path / t.name, t, engine=PLAN, profiles=profiles, rows=[ROW]) for t in targets]
+        return place_triton(bundles, server.repository, version=3)
 
     yield make
     shutil.rmtree(server.repository / "opinions", ignore_errors=True)

@@ -36,8 +36,8 @@ def config_of(placed: PlacedModel) -> Any:
 
 
 def place_plan(tmp_path: Path, *profiles: ShapeProfile, rows: tuple[WarmupRow, ...] = ()) -> PlacedModel:
-    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", profiles=profiles)
-    return place_triton([bundle], tmp_path / "repository", version=7, rows=rows)
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", profiles=profiles, rows=rows)
+    return place_triton([bundle], tmp_path / "repository", version=7)
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
@@ -143,9 +143,9 @@ def test_rows_that_are_none_are_refused(tmp_path: Path, raw: bytes) -> None:
 
 
 def test_old_versions_are_removed_and_the_placed_one_never(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", rows=[ROW])
     for version in (9, 10, 11, 12, 1):
-        placed = place_triton([bundle], tmp_path / "repository", version=version, rows=[ROW])
+        placed = place_triton([bundle], tmp_path / "repository", version=version)
     prune(placed, 2)
     assert sorted(path.name for path in placed.folder.iterdir() if path.is_dir()) == ["1", "11", "12", "warmup"]
     beside = {path.name.split("-")[0] for path in (placed.folder / WARMUP_FOLDER).iterdir()}
@@ -220,10 +220,10 @@ def test_a_damaged_bundle_is_not_placed(tmp_path: Path) -> None:
 
 
 def test_placing_again_changes_nothing(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
-    first = place_triton([bundle], tmp_path / "repository", version=1, rows=[ROW])
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", rows=[ROW])
+    first = place_triton([bundle], tmp_path / "repository", version=1)
     before = (first.folder / CONFIG_FILE).stat()
-    again = place_triton([bundle], tmp_path / "repository", version=1, rows=[ROW])
+    again = place_triton([bundle], tmp_path / "repository", version=1)
     assert (first.reused, again.reused) == (False, True)
     assert (again.folder / CONFIG_FILE).stat() == before
 
@@ -261,9 +261,9 @@ def test_a_model_that_enginery_did_not_place_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_at_any_write_leaves_what_was_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i) for i in (1, 2))
+    old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i, rows=[ROW]) for i in (1, 2))
     repository = tmp_path / "repository"
-    served = snapshot(place_triton([old], repository, version=1, rows=[ROW]).folder)
+    served = snapshot(place_triton([old], repository, version=1).folder)
     real, left = os.fsync, 0
 
     def full(descriptor: int) -> None:
@@ -278,7 +278,7 @@ def test_a_full_disk_at_any_write_leaves_what_was_served(tmp_path: Path, monkeyp
     for writes in range(1000):
         left = writes
         try:
-            place_triton([new], repository, version=2, rows=[ROW])
+            place_triton([new], repository, version=2)
             break
         except EngineryError as error:
             assert "No space left" in str(error)  # noqa: PT017  # the loop ends with the first success
@@ -313,8 +313,8 @@ def test_a_header_gets_the_prefix_that_triton_looks_for_and_stays_out_of_logs() 
 
 
 def test_the_text_model_lies_beside_engine_tokenizer_and_manifest(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", CPU)
-    placed = place_triton([bundle], tmp_path / "repository", version=1, rows=[ROW], python_backend=True)
+    bundle = write_bundle(tmp_path / "bundle", CPU, rows=[ROW])
+    placed = place_triton([bundle], tmp_path / "repository", version=1, python_backend=True)
     assert {"model.py", "engine.onnx", "tokenizer.json", "manifest.json"} <= {
         path.name for path in (placed.folder / "1").iterdir()
     }
