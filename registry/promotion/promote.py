@@ -123,7 +123,7 @@ def nominate(store: Store, model: str, target: str, version: int) -> None:
             store.set_alias(model, alias, version)
 
 
-def history(store: Store, model: str, *, newest: int | None = None) -> tuple[PromotionEvent, ...]:
+def read_history(store: Store, model: str, *, newest: int | None = None) -> tuple[PromotionEvent, ...]:
     """Return every approval, promotion and rollback of a model, oldest first, failures included."""
     return store.events(check_name(model, what="model"), newest=newest)
 

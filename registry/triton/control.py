@@ -106,7 +106,5 @@ def _connect(server: TritonServer) -> Any:
         # gRPC is slow to import, and the base install leaves out the `triton` extra.
         from tritonclient.grpc import InferenceServerClient
     except ImportError as error:
-        raise BadInput(
-            "loading a model on Triton needs tritonclient: pip install 'enginery[triton]'"
-        ) from error
+        raise BadInput("loading a model on Triton needs tritonclient: pip install 'enginery[triton]'") from error
     return InferenceServerClient(server.address)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.promotion import promote as promotion
-from registry.promotion.promote import history
+from registry.promotion.promote import read_history
 from registry.promotion.rules import Decision, TargetRules
 from registry.records import PromotionEvent
 from registry.store import Store
@@ -29,4 +29,4 @@ def rollback(store: Store, target: str, rules: TargetRules | None = None, **word
 
 
 def outcomes(store: Store) -> list[tuple[str, int | None, int, str]]:
-    return [(e.action, e.from_version, e.to_version, e.outcome) for e in history(store, "sst2")]
+    return [(e.action, e.from_version, e.to_version, e.outcome) for e in read_history(store, "sst2")]

@@ -7,7 +7,7 @@ import pytest
 from registry.errors import BadInput, EngineryError, PromotionRefused
 from registry.promotion import promote as promotion
 from registry.promotion.moves import settle_pending
-from registry.promotion.promote import history
+from registry.promotion.promote import read_history
 from tests.support.deciding import ANA, GUARDED, outcomes, promote, rollback
 from tests.support.memory_store import MemoryStore
 
@@ -39,7 +39,7 @@ def test_targets_that_moved_go_back_when_another_does_not(before: dict[str, int]
     ):
         promotion.promote(store, "sst2", {"l4": 3, "h100": 4}, ANA, {})
     assert store.aliases("sst2") == {f"production-{target}": version for target, version in before.items()}
-    assert [(e.to_version, e.outcome) for e in history(store, "sst2")[-2:]] == [(3, "undone"), (4, "failed")]
+    assert [(e.to_version, e.outcome) for e in read_history(store, "sst2")[-2:]] == [(3, "undone"), (4, "failed")]
     # What was undone is not there to go back to.
     with pytest.raises(BadInput, match="no recorded version"):
         rollback(store, "l4")
@@ -123,7 +123,7 @@ def test_operation_that_died_half_way_goes_back_whole(manifest_factory: Any) -> 
     store.dead = False
     settle(store)
     assert store.aliases("sst2") == {}
-    assert [event.outcome for event in history(store, "sst2")] == ["undone", "failed"]
+    assert [event.outcome for event in read_history(store, "sst2")] == ["undone", "failed"]
     settle(store)
 
 
@@ -138,7 +138,7 @@ def test_a_version_to_go_back_to_that_was_deleted_since_leaves_no_alias_and_no_d
     del store.rows["sst2", 1]  # by hand, in MLflow's pages
     settle(store)
     assert store.aliases("sst2") == {}
-    assert [event.outcome for event in history(store, "sst2")] == ["done", "undone", "failed"]
+    assert [event.outcome for event in read_history(store, "sst2")] == ["done", "undone", "failed"]
     assert promote(store, "l4", 3).outcome == "done"
 
 
@@ -150,7 +150,7 @@ def test_approval_that_died_before_its_outcome_does_not_count(manifest_factory: 
         promote(store, "l4", 1, GUARDED)
     store.dies = None
     assert promote(store, "l4", 1, GUARDED, who="ben").action == "approve"
-    assert [event.outcome for event in history(store, "sst2")] == ["failed", "done"]
+    assert [event.outcome for event in read_history(store, "sst2")] == ["failed", "done"]
 
 
 class DeafStore(MemoryStore):
@@ -179,4 +179,4 @@ def test_registry_error_is_recorded_as_failed_and_reaches_the_caller(manifest_fa
     store.publish(*manifest_factory())
     with pytest.raises(ConnectionError):
         promote(store, "l4", 1)
-    assert [event.outcome for event in history(store, "sst2")] == ["failed"]
+    assert [event.outcome for event in read_history(store, "sst2")] == ["failed"]

@@ -7,7 +7,7 @@ import pytest
 
 from registry.errors import BadInput, BadName, DigestMismatch, NotFound, PromotionRefused
 from registry.promotion import promote as promotion
-from registry.promotion.promote import history, nominate
+from registry.promotion.promote import nominate, read_history
 from registry.promotion.rules import TargetRules
 from registry.records import Verdict
 from registry.store import Store
@@ -27,7 +27,7 @@ def test_promotion_moves_the_alias_and_is_recorded(store: Store, manifest_factor
     store.publish(*manifest_factory())
     event = promote(store, "l4", 1, flow_run="run-9")
     assert store.resolve("sst2", "production-l4").version == 1
-    assert history(store, "sst2") == (event,)
+    assert read_history(store, "sst2") == (event,)
     assert (event.outcome, event.who, event.why, event.flow_run) == ("done", "ana", "faster", "run-9")
     assert (event.at, event.waiver) == (AT.isoformat(), None)
     assert "every gate passed" in event.evidence
@@ -41,7 +41,7 @@ def test_engine_that_no_gate_passed_is_refused_with_its_reason(
     with pytest.raises(PromotionRefused, match="p99 was not measured"):
         promote(memory_store, "l4", 1)
     assert memory_store.aliases("sst2") == {}
-    assert history(memory_store, "sst2") == ()
+    assert read_history(memory_store, "sst2") == ()
 
 
 @pytest.mark.parametrize("verdict", [Verdict.UNMEASURED, Verdict.INCONCLUSIVE])
@@ -50,7 +50,7 @@ def test_waiver_lets_an_unproven_engine_through_and_shows(
 ) -> None:
     memory_store.publish(*manifest_factory(verdict=verdict, reason="no GPU here"))
     promote(memory_store, "l4", 1, waiver="measured by hand")
-    assert [(event.who, event.waiver) for event in history(memory_store, "sst2")] == [("ana", "measured by hand")]
+    assert [(event.who, event.waiver) for event in read_history(memory_store, "sst2")] == [("ana", "measured by hand")]
 
 
 def test_failed_engine_cannot_be_waived(memory_store: MemoryStore, manifest_factory: Any) -> None:
@@ -188,7 +188,7 @@ def test_protected_target_moves_when_two_people_promote_the_same_engine(store: S
     moved = promote(store, "l4", 1, GUARDED, who="ben")
     assert (moved.action, moved.outcome, moved.who, moved.approved_by) == ("promote", "done", "ben", "ana")
     assert store.aliases("sst2") == {"production-l4": 1}
-    assert [(e.action, e.who, e.outcome) for e in history(store, "sst2")] == [
+    assert [(e.action, e.who, e.outcome) for e in read_history(store, "sst2")] == [
         ("approve", "ana", "done"),
         ("promote", "ben", "done"),
     ]
@@ -211,7 +211,7 @@ def test_approval_counts_for_one_version_only(registry: MemoryStore) -> None:
 
 def test_approval_counts_for_the_same_bytes_only(registry: MemoryStore) -> None:
     promote(registry, "l4", 1, GUARDED)
-    (approval,) = history(registry, "sst2")
+    (approval,) = read_history(registry, "sst2")
     registry._events["sst2"] = [replace(approval, digest="0" * 64)]
     assert promote(registry, "l4", 1, GUARDED, who="ben").action == "approve"
 
@@ -251,7 +251,7 @@ def test_several_targets_move_and_go_back_together(fleet: Store) -> None:
     assert fleet.aliases("sst2") == {"production-l4": 3, "production-h100": 4}
     assert [event.to_version for event in promotion.rollback(fleet, "sst2", ["l4", "h100"], ANA, {})] == [1, 2]
     assert fleet.aliases("sst2") == {"production-l4": 1, "production-h100": 2}
-    assert {event.outcome for event in history(fleet, "sst2")} == {"done"}
+    assert {event.outcome for event in read_history(fleet, "sst2")} == {"done"}
 
 
 def test_a_refusal_of_one_target_moves_none(fleet: Store) -> None:
@@ -267,7 +267,7 @@ def test_what_is_in_production_is_left_alone_beside_what_moves(fleet: Store) -> 
     promote(fleet, "l4", 1)
     events = promotion.promote(fleet, "sst2", {"l4": 1, "h100": 2}, ANA, {})
     assert [event.outcome for event in events] == ["unchanged", "done"]
-    assert len(history(fleet, "sst2")) == 2
+    assert len(read_history(fleet, "sst2")) == 2
 
 
 def test_nothing_moves_until_each_protected_target_is_approved(fleet: Store) -> None:
@@ -290,15 +290,15 @@ def test_targets_are_named_once_and_at_least_one(targets: list[str], registry: M
 def test_history_stands_in_the_order_of_the_turns_when_the_clock_goes_back(fleet: Store) -> None:
     for day, version in ((23, 1), (1, 3)):
         promote(fleet, "l4", version, at=AT.replace(day=day))
-    assert [event.to_version for event in history(fleet, "sst2")] == [1, 3]
+    assert [event.to_version for event in read_history(fleet, "sst2")] == [1, 3]
     assert rollback(fleet, "l4", at=AT.replace(year=1970)).to_version == 1
-    assert history(fleet, "sst2")[-1].action == "rollback"
+    assert read_history(fleet, "sst2")[-1].action == "rollback"
 
 
 def test_candidate_is_nominated_without_a_record(registry: MemoryStore) -> None:
     nominate(registry, "sst2", "l4", 3)
     assert registry.aliases("sst2") == {"candidate-l4": 3}
-    assert history(registry, "sst2") == ()
+    assert read_history(registry, "sst2") == ()
 
 
 def test_rollback_without_its_promotion_is_no_reason_to_go_back(registry: MemoryStore) -> None:
