@@ -53,15 +53,15 @@ def test_a_kill_at_any_write_leaves_one_whole_version(tmp_path: Path) -> None:
     )
     kills = int(done.stdout)
     assert kills > 5
-    seen = set()
+    outcomes = set()
     for at in range(1, kills + 1):
         repository = home / str(at) / "repository"
         assert [path.name for path in repository.iterdir()] == ["opinions"]
         config = (repository / "opinions" / CONFIG_FILE).read_bytes()
-        seen.add(config == before)
+        outcomes.add(config == before)
         assert (repository / "opinions" / "1" / "model.plan").read_bytes() == b"1"
         if config != before:
             assert (repository / "opinions" / "2" / "model.plan").read_bytes() == b"2"
         place_triton([new], repository, version=2)
         assert not [path for path in repository.parent.iterdir() if "incoming" in path.name]
-    assert seen == {True, False}
+    assert outcomes == {True, False}

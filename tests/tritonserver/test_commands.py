@@ -43,14 +43,14 @@ def signed(tmp_path: Path, version: int, *, engine: bytes | None = None) -> Fetc
     return Fetched(folder, version, "", "opinions", reused=False)
 
 
-def test_placing_says_where_and_by_whom_it_is_served(
+def test_placing_reports_the_folder_and_the_server(
     emptied: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = signed(tmp_path, 1)
     options = TritonOptions(text=True, server=emptied.address)
     place_and_load("opinions", 1, [fetched.path], emptied.repository, options, as_json=True)
-    said = json.loads(capsys.readouterr().out)
-    assert (said["model"], said["version"], said["loaded"], said["path"]) == (
+    placed = json.loads(capsys.readouterr().out)
+    assert (placed["model"], placed["version"], placed["loaded"], placed["path"]) == (
         "opinions",
         1,
         True,
@@ -68,7 +68,7 @@ def test_an_unsigned_bundle_or_one_of_another_model_is_not_placed(tmp_path: Path
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_watch_hands_a_version_over_and_takes_one_back_that_does_not_load(emptied: Running, tmp_path: Path) -> None:
+def test_watch_loads_a_version_and_rolls_back_one_that_does_not_load(emptied: Running, tmp_path: Path) -> None:
     options = Watch(hook=place_command(emptied.repository, TritonOptions(text=True, server=emptied.address)))
     model_folder = tmp_path / "bundles" / "opinions"
     good, broken = signed(tmp_path, 1), signed(tmp_path, 2, engine=b"no graph")
@@ -110,7 +110,7 @@ def test_triton_fetch_places_and_loads(emptied: Running, registry: MemoryStore) 
         assert ask(client, TEXTS[:1])[0][0] == "yes"
 
 
-def test_a_container_that_is_not_known_stops_before_a_download(
+def test_unknown_container_is_refused_before_the_download(
     registry: MemoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ("triton", "fetch", "opinions", "--to", tmp_path / "to", "--container", "99.01")

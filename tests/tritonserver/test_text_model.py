@@ -88,9 +88,9 @@ def test_it_answers_as_enginery_run_does(server: Running, client: InferenceServe
     bundle = with_rows(tmp_path / "bundle")
     serve(server, bundle, 1)
     expected = answer(bundle, TEXTS)
-    given = ask(client, TEXTS)
-    assert [label for label, _ in given] == [one.label for one in expected]
-    assert [score for _, score in given] == pytest.approx([one.score for one in expected], abs=1e-6)
+    answers = ask(client, TEXTS)
+    assert [label for label, _ in answers] == [answer.label for answer in expected]
+    assert [score for _, score in answers] == pytest.approx([answer.score for answer in expected], abs=1e-6)
     assert len({one.label for one in expected}) == 2
 
 
@@ -110,8 +110,8 @@ def test_versions_swap_under_load_without_a_failed_request(server: Running, tmp_
     with under_load(server) as answers:
         for version, bundle in enumerate(bundles[1:], 2):
             serve(server, bundle, version)
-            asked = len(answers)
-            while len(answers) < asked + 5:
+            before = len(answers)
+            while len(answers) < before + 5:
                 time.sleep(0.01)
     labels = [label for label, _ in answers]
     assert set(labels) == set(names)
@@ -119,7 +119,7 @@ def test_versions_swap_under_load_without_a_failed_request(server: Running, tmp_
     assert server.ready_versions("opinions") == [4]
 
 
-def test_a_version_that_does_not_load_leaves_the_one_before(server: Running, tmp_path: Path) -> None:
+def test_version_that_does_not_load_leaves_the_previous_one(server: Running, tmp_path: Path) -> None:
     serve(server, with_rows(tmp_path / "good"), 1)
     before = (server.repository / "opinions" / CONFIG_FILE).read_bytes()
     broken = with_rows(tmp_path / "broken", engine=b"no graph", sequence=2)
@@ -130,7 +130,7 @@ def test_a_version_that_does_not_load_leaves_the_one_before(server: Running, tmp
     assert (server.repository / "opinions" / CONFIG_FILE).read_bytes() == before
 
 
-def test_a_new_model_that_does_not_load_is_taken_out(server: Running, tmp_path: Path) -> None:
+def test_new_model_that_does_not_load_is_removed(server: Running, tmp_path: Path) -> None:
     broken = with_rows(tmp_path / "broken", engine=b"no graph")
     with pytest.raises(EngineryError, match="nothing is served"):
         serve(server, broken, 1)
@@ -148,7 +148,7 @@ def test_a_rollback_is_placing_the_older_version_again(
         assert server.ready_versions("opinions") == [version]
 
 
-def test_warmup_rows_are_what_the_server_reads(server: Running, tmp_path: Path) -> None:
+def test_server_reads_the_warmup_rows(server: Running, tmp_path: Path) -> None:
     placed = place_triton([with_rows(tmp_path / "b")], server.repository, version=1, python_backend=True)
     for file in (placed.folder / WARMUP_FOLDER).iterdir():
         file.write_bytes(b"")
@@ -156,7 +156,7 @@ def test_warmup_rows_are_what_the_server_reads(server: Running, tmp_path: Path) 
         load_version(server.control, placed)
 
 
-def test_a_server_of_another_repository_is_found_out(server: Running, tmp_path: Path) -> None:
+def test_server_of_another_repository_is_detected(server: Running, tmp_path: Path) -> None:
     serve(server, with_rows(tmp_path / "served"), 1)
     other = write_bundle(tmp_path / "other", engine=b"other")
     placed = place_triton([other], tmp_path / "elsewhere", version=1, python_backend=True)
@@ -170,7 +170,7 @@ def test_without_the_header_control_is_refused(server: Running, tmp_path: Path) 
         load_version(triton_server(server.address), placed)
 
 
-def test_a_server_that_is_not_there_leaves_the_repository_as_it_was(tmp_path: Path) -> None:
+def test_unreachable_server_leaves_the_repository_unchanged(tmp_path: Path) -> None:
     placed = place_triton([write_bundle(tmp_path / "b")], tmp_path / "repository", version=1, python_backend=True)
     with pytest.raises(EngineryError, match=r"Triton at 127\.0\.0\.1:1 refused to load model opinions"):
         load_version(triton_server("127.0.0.1:1"), placed)

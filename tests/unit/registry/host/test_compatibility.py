@@ -63,7 +63,7 @@ def test_the_target_is_the_one_of_this_machines_gpu(here: Host, expected: str) -
 
 
 @pytest.mark.parametrize("here", ["8.6", "8.90", "12.0"])
-def test_a_gpu_that_no_target_fits_gets_neither_another_gpus_engine_nor_the_cpus(here: str) -> None:
+def test_gpu_without_a_target_gets_no_other_engine(here: str) -> None:
     with pytest.raises(Incompatible) as caught:
         local_target([CPU, L4], "sst2", gpu(here))
     message = str(caught.value)
@@ -87,7 +87,7 @@ def test_two_targets_that_fit_are_not_guessed_between() -> None:
         local_target([L4, RTX], "sst2", gpu())
 
 
-def test_of_two_targets_of_one_gpu_the_one_whose_version_is_here_is_taken() -> None:
+def test_of_two_targets_the_one_with_the_installed_tensorrt_is_chosen() -> None:
     assert local_target([replace(L4, backend_version="11.0"), RTX], "sst2", gpu()) == "rtx-4090"
 
 
@@ -98,7 +98,7 @@ def test_only_what_is_in_production_on_its_own_target_counts(aliases: tuple[str,
     assert local_target([engine("l4", "8.9", *aliases), RTX], "sst2", gpu()) == "rtx-4090"
 
 
-def test_why_the_target_of_this_gpu_does_not_fit_is_said() -> None:
+def test_reason_why_this_gpus_target_does_not_fit_is_given() -> None:
     with pytest.raises(Incompatible, match=r"no target in production fits \(it needs driver 580 or newer\)"):
         local_target([L4], "sst2", gpu(driver="550.54.14"))
 
@@ -116,7 +116,7 @@ def test_why_the_target_of_this_gpu_does_not_fit_is_said() -> None:
         (gpu(driver=None), "driver 580"),
     ],
 )
-def test_what_does_not_load_here_is_refused_with_the_list_of_what_there_is(here: Host, reason: str) -> None:
+def test_incompatible_engine_is_refused_with_the_alternatives(here: Host, reason: str) -> None:
     with pytest.raises(Incompatible) as caught:
         check_compatible(L4, here, [CPU, L4])
     assert reason in str(caught.value)
@@ -125,7 +125,7 @@ def test_what_does_not_load_here_is_refused_with_the_list_of_what_there_is(here:
 
 
 @pytest.mark.parametrize("here", [gpu(), gpu(tensorrt="10.13"), gpu(driver="580"), gpu(driver="1000.1")])
-def test_what_loads_here_is_not_refused(here: Host) -> None:
+def test_compatible_engine_is_not_refused(here: Host) -> None:
     check_compatible(L4, here)
     check_compatible(replace(L4, minimum_driver=None), replace(here, driver=None))
 
@@ -187,7 +187,7 @@ def test_no_driver_or_no_gpu_is_a_host_without_one(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("declared", ["10", "ten", "10.13;", "", "10.13\n", "1.2.3.4.5.6"])
-def test_a_declared_version_that_is_none_is_refused(declared: str) -> None:
+def test_malformed_declared_version_is_refused(declared: str) -> None:
     with pytest.raises(BadInput, match="--tensorrt"):
         read_host(declared)
 
@@ -200,8 +200,8 @@ def test_what_is_in_production_is_read_alias_by_alias(
     memory_store.set_alias("sst2", "production-l4", 2)
     memory_store.set_alias("sst2", "production-other", 3)  # by hand: version 3 is not for `other`
     memory_store.set_alias("sst2", "candidate-l4", 3)
-    (found,) = production_engines(memory_store, "sst2")
-    assert (found.version, found.target) == (2, "l4")
+    (engine,) = production_engines(memory_store, "sst2")
+    assert (engine.version, engine.target) == (2, "l4")
     del memory_store.rows["sst2", 2]
     assert production_engines(memory_store, "sst2") == ()
-    check_compatible(found, HOST)
+    check_compatible(engine, HOST)

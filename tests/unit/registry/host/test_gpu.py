@@ -51,9 +51,7 @@ def test_a_lone_gpu_is_found_without_starting_cuda(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("visible", ["", "1", "GPU-8f3c"])
-def test_hidden_gpus_are_no_gpus_of_this_host(
-    monkeypatch: pytest.MonkeyPatch, two_gpus: SimpleNamespace, visible: str
-) -> None:
+def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch, two_gpus: SimpleNamespace, visible: str) -> None:
     cuda_takes(monkeypatch, None)
     two_gpus.nvmlDeviceGetCount = lambda: 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

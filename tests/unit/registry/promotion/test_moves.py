@@ -53,7 +53,7 @@ class LateErrorStore(MemoryStore):
         raise EngineryError("502")
 
 
-def test_move_that_was_answered_with_an_error_is_done(manifest_factory: Any) -> None:
+def test_move_whose_answer_was_an_error_is_done(manifest_factory: Any) -> None:
     store = LateErrorStore()
     store.publish(*manifest_factory())
     assert promote(store, "l4", 1).outcome == "done"
@@ -113,7 +113,7 @@ class DiesBetweenStore(MemoryStore):
         return super().aliased(model, alias)
 
 
-def test_operation_that_died_half_way_goes_back_whole(manifest_factory: Any) -> None:
+def test_operation_that_died_half_way_is_undone_as_a_whole(manifest_factory: Any) -> None:
     store = DiesBetweenStore()
     for number, target in enumerate(("l4", "h100"), start=1):
         store.publish(*manifest_factory(bytes([number]), sequence=number, target=target))
@@ -127,7 +127,7 @@ def test_operation_that_died_half_way_goes_back_whole(manifest_factory: Any) -> 
     settle(store)
 
 
-def test_a_version_to_go_back_to_that_was_deleted_since_leaves_no_alias_and_no_deadlock(manifest_factory: Any) -> None:
+def test_undoing_to_a_deleted_version_leaves_no_alias_and_no_deadlock(manifest_factory: Any) -> None:
     store = DiesBetweenStore()
     for number, target in enumerate(("l4", "h100", "l4"), start=1):
         store.publish(*manifest_factory(bytes([number]), sequence=number, target=target))

@@ -36,7 +36,7 @@ def few_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """A registry, and whether parts of its files can be asked for."""
+    """A registry, and whether it serves ranges of its files."""
 
     store: MlflowStore
     ranged: bool
@@ -79,11 +79,11 @@ def model() -> str:
 
 @pytest.fixture(params=["folder", "server", "bucket", "server_before_bucket", "server_hiding_bucket"])
 def place(request: pytest.FixtureRequest) -> Place:
-    found: Place = request.getfixturevalue(request.param)
-    return found
+    place: Place = request.getfixturevalue(request.param)
+    return place
 
 
-def test_a_bundle_is_fetched_verified_and_then_known(
+def test_bundle_is_fetched_verified_and_reused(
     place: Place, model: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path
 ) -> None:
     manifest, directory = manifest_factory(ENGINE, model=model)
@@ -96,7 +96,7 @@ def test_a_bundle_is_fetched_verified_and_then_known(
     assert again == replace(fetched, reused=True)
 
 
-def test_parts_are_asked_for_only_where_they_fit_together(
+def test_ranges_are_used_only_where_the_store_supports_them(
     place: Place, model: str, manifest_factory: Any, publisher: Publisher
 ) -> None:
     publisher.publish(place.store, manifest_factory(ENGINE, model=model))
@@ -108,7 +108,7 @@ def test_parts_are_asked_for_only_where_they_fit_together(
 
 
 @pytest.mark.parametrize("place", ["folder", "server", "bucket", "server_before_bucket"], indirect=True)
-def test_what_is_not_there_is_not_found(
+def test_missing_files_are_not_found(
     place: Place, model: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path
 ) -> None:
     place.store.publish(*manifest_factory(model=model))
@@ -120,7 +120,7 @@ def test_what_is_not_there_is_not_found(
         fetch(place.store, model, version=1, into=tmp_path / "models", policy=publisher.policy)
 
 
-def test_a_server_that_hides_its_bucket_fails_on_what_is_not_there(
+def test_server_before_a_bucket_fails_on_missing_files(
     server_hiding_bucket: Place, model: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path
 ) -> None:
     """MLflow answers 500 there, so an unsigned bundle is a server's failure; it is refused all the same."""
@@ -143,27 +143,27 @@ def test_an_artifact_overwritten_after_publishing_is_refused(
     assert list((tmp_path / "models" / model).iterdir()) == []
 
 
-def test_a_presigned_url_that_expired_is_asked_for_anew(
+def test_expired_presigned_url_is_requested_again(
     bucket: Place, model: str, manifest_factory: Any, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from registry.mlflow import artifacts as module
 
     publisher.publish(bucket.store, manifest_factory(ENGINE, model=model))
     files = bucket.store.open_bundle(model, 1).files
-    asked: list[str] = []
+    requested: list[str] = []
     real = module._bucket_url
 
     def locate(repository: Any, path: str) -> tuple[str, dict[str, str]]:
-        asked.append(path)
+        requested.append(path)
         url, headers = real(repository, path)
-        return (url.replace("engine.plan", "expired") if len(asked) == 1 else url), headers
+        return (url.replace("engine.plan", "expired") if len(requested) == 1 else url), headers
 
     monkeypatch.setattr(module, "_bucket_url", locate)
     with pytest.raises(EngineryError):
         b"".join(files.read("engine.plan", 0, 10))
     assert b"".join(files.read("engine.plan", 0, 10)) == ENGINE[:10]
     assert b"".join(files.read("engine.plan", 10, 20)) == ENGINE[10:20]
-    assert asked == ["engine.plan"] * 2
+    assert requested == ["engine.plan"] * 2
 
 
 def test_each_store_has_its_reader(tmp_path: Path, server_uri: str, in_bucket: None) -> None:
@@ -174,12 +174,12 @@ def test_each_store_has_its_reader(tmp_path: Path, server_uri: str, in_bucket: N
         open_source("gopher://x/y", "sqlite:///none", "x")
 
 
-def test_a_server_that_is_away_may_be_asked_again() -> None:
+def test_unreachable_server_is_an_interruption() -> None:
     with pytest.raises(Interrupted, match="could not be read"):
         open_source("mlflow-artifacts:/1", f"http://127.0.0.1:{free_port()}", "x")
 
 
-def test_a_store_that_only_copies_whole_files_is_read_too(tmp_path: Path) -> None:
+def test_store_that_only_copies_whole_files_is_readable(tmp_path: Path) -> None:
     (tmp_path / "engine.plan").write_bytes(ENGINE)
 
     class Copies:

@@ -1,4 +1,4 @@
-"""Triton's model repository: what config.pbtxt says, what is refused, and that nothing half-made is ever visible."""
+"""Triton's model repository: what config.pbtxt says, what is refused, and that nothing half-written is ever visible."""
 
 import array
 import os
@@ -81,7 +81,7 @@ def test_one_instance_group_lists_every_profile(tmp_path: Path) -> None:
     ],
     ids=["same lengths", "other lengths", "a gap between batches", "a narrow place between"],
 )
-def test_no_batch_is_formed_that_some_length_has_no_profile_for(
+def test_batches_never_exceed_the_profiles_of_any_length(
     tmp_path: Path, profiles: list[ShapeProfile], largest: int
 ) -> None:
     config = config_of(place_plan(tmp_path, *profiles))
@@ -136,13 +136,13 @@ def test_a_bundle_brings_its_own_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b'[{"text": 1}]', b'[{"text": "a", "tokens": [["input_ids", [1.5]]]}]'])
-def test_rows_that_are_none_are_refused(tmp_path: Path, raw: bytes) -> None:
+def test_malformed_rows_are_refused(tmp_path: Path, raw: bytes) -> None:
     bundle = with_rows(write_bundle(tmp_path / "bundle", L4, engine=b"plan"), raw)
     with pytest.raises(BadInput, match=r"warmup\.json holds no rows"):
         place_triton([bundle], tmp_path / "repository", version=1)
 
 
-def test_old_versions_are_removed_and_the_placed_one_never(tmp_path: Path) -> None:
+def test_pruning_keeps_the_placed_version(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", rows=[ROW])
     for version in (9, 10, 11, 12, 1):
         placed = place_triton([bundle], tmp_path / "repository", version=version)
@@ -173,7 +173,7 @@ def test_engines_that_differ_in_more_than_the_gpu_are_not_placed_together(tmp_pa
         place_triton([one, one], tmp_path / "repository", version=1)
 
 
-def test_what_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
+def test_engine_that_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
     rtx = write_bundle(tmp_path / "rtx", RTX, engine=b"plan")
     with pytest.raises(Incompatible, match="no backend for TensorRT for RTX"):
         place_triton([rtx], tmp_path / "repository", version=1)
@@ -236,7 +236,7 @@ def test_a_placed_engine_that_was_changed_is_replaced(tmp_path: Path) -> None:
     assert (placed.folder / "1" / "model.plan").read_bytes() == b"plan"
 
 
-def test_restore_gives_back_the_version_before(tmp_path: Path) -> None:
+def test_restore_brings_back_the_previous_version(tmp_path: Path) -> None:
     old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i) for i in (1, 2))
     first = place_triton([old], tmp_path / "repository", version=1)
     before = (first.folder / CONFIG_FILE).read_bytes()
@@ -260,23 +260,23 @@ def test_a_model_that_enginery_did_not_place_is_kept(tmp_path: Path) -> None:
     assert snapshot(theirs) == {CONFIG_FILE: b'name: "opinions"\n'}
 
 
-def test_a_full_disk_at_any_write_leaves_what_was_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_at_any_write_leaves_the_served_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i, rows=[ROW]) for i in (1, 2))
     repository = tmp_path / "repository"
     served = snapshot(place_triton([old], repository, version=1).folder)
-    real, left = os.fsync, 0
+    real, remaining = os.fsync, 0
 
     def full(descriptor: int) -> None:
-        nonlocal left
-        if left == 0:
+        nonlocal remaining
+        if remaining == 0:
             raise OSError(28, "No space left on device")
-        left -= 1
+        remaining -= 1
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
     failures = 0
     for writes in range(1000):
-        left = writes
+        remaining = writes
         try:
             place_triton([new], repository, version=2)
             break
@@ -300,7 +300,7 @@ def test_an_address_without_host_or_port_is_refused(address: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["admin", "=value", "admin=", "a b=value"])
-def test_a_header_that_is_no_pair_is_refused_without_showing_the_secret(header: str) -> None:
+def test_malformed_header_is_refused_without_showing_the_secret(header: str) -> None:
     with pytest.raises(BadInput, match="not NAME=VALUE, as in") as refused:
         triton_server("localhost:8001", header)
     assert "value" not in str(refused.value)
