@@ -14,7 +14,6 @@ from registry.bundle.manifest import read_manifest, write_manifest
 from registry.digest import record_file
 from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible, TornBundle
 from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
-from registry.triton.control import triton_server
 from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, PlacedModel, place_triton, prune, restore
 from registry.triton.warmup import ROWS_FILE
@@ -291,25 +290,6 @@ def test_full_disk_at_any_write_leaves_the_served_version(tmp_path: Path, monkey
         assert [path.name for path in repository.iterdir()] == ["opinions"]
     assert failures > 3
     assert not [path for path in tmp_path.iterdir() if "incoming" in path.name]
-
-
-@pytest.mark.parametrize("address", ["localhost", "localhost:", ":8001", "localhost:grpc"])
-def test_an_address_without_host_or_port_is_refused(address: str) -> None:
-    with pytest.raises(BadInput, match="not HOST:PORT"):
-        triton_server(address)
-
-
-@pytest.mark.parametrize("header", ["admin", "=value", "admin=", "a b=value"])
-def test_malformed_header_is_refused_without_showing_the_secret(header: str) -> None:
-    with pytest.raises(BadInput, match="not NAME=VALUE, as in") as refused:
-        triton_server("localhost:8001", header)
-    assert "value" not in str(refused.value)
-
-
-def test_a_header_gets_the_prefix_that_triton_looks_for_and_stays_out_of_logs() -> None:
-    server = triton_server("localhost:8001", "admin=s3cret=x")
-    assert server.headers == (("triton-grpc-protocol-admin", "s3cret=x"),)
-    assert "s3cret" not in repr(server)
 
 
 def test_the_text_model_lies_beside_engine_tokenizer_and_manifest(tmp_path: Path) -> None:
