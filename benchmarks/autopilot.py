@@ -19,18 +19,27 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.quantization import BATCH, RECIPE, Feeds, docstrings, embeddings, exported, hidden_states
+from benchmarks.quantization import (
+    BATCH,
+    RECIPE,
+    describe_cosines,
+    embed_rows,
+    export_quickstart,
+    find_hidden_states,
+    read_docstrings,
+)
+from benchmarks.quantization_tools import Feeds
 from calibration_data.reader import Rows, draw_holdout, load_split
 from flows.inputs.recipe import load_recipe
-from flows.release.identity import dataset_ref
 from tasks.calibration.collect import calibrate
 from tasks.graphs.files import write_graph
 from tasks.graphs.layers import Floats, Graph
-from tasks.model_tasks.text_inputs import TextEncoder, batches
+from tasks.model_tasks.contract import Encoder
+from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 from tasks.quantization import qdq
-from tasks.quantization.autopilot import Choice, choose
-from tasks.quantization.gptq import compensating_format
-from tasks.quantization.holdout import AccuracyGate, Holdout, Score, answers
+from tasks.quantization.autopilot import Choice, choose_mix
+from tasks.quantization.gptq import make_compensating_format
+from tasks.quantization.holdout import Holdout, MetricGate, Score, run_holdout
 from tasks.quantization.qdq import WeightFormat
 from tasks.quantization.scales import ActivationScale, choose_scales
 from tasks.verdicts.intervals import Z_ONE_SIDED
@@ -40,25 +49,25 @@ CALIBRATED, HELD = 256, 512
 
 @dataclass(frozen=True)
 class CosineGate:
-    """1 - cosine of mean-pooled hidden states, in the mean; `masks` [rows, T] of each feed."""
+    """The mean of 1 - cosine of mean-pooled hidden states; `masks` [rows, T] of each feed."""
 
     masks: tuple[NDArray[np.int64], ...]
     limit: float
     digest = ""  # nothing is cached here
 
     def score(self, exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
-        """Mean of 1 - cosine."""
-        lost = 1 - np.concatenate([cosines(*each) for each in zip(exact, made, self.masks, strict=True)])
-        bound = float(lost.mean() + Z_ONE_SIDED * lost.std() / np.sqrt(len(lost)))
-        return Score(float(lost.mean()), bound, bound <= self.limit)
+        """Score the mean of 1 - cosine, with its bound."""
+        loss = 1 - np.concatenate([compute_cosines(*row) for row in zip(exact, made, self.masks, strict=True)])
+        bound = float(loss.mean() + Z_ONE_SIDED * loss.std() / np.sqrt(len(loss)))
+        return Score(float(loss.mean()), bound, bound <= self.limit)
 
     def damage(self, at: int, exact: Floats, made: Floats) -> float:
-        """The same on one feed."""
-        return float((1 - cosines(exact, made, self.masks[at])).mean())
+        """Return the same mean on one feed."""
+        return float((1 - compute_cosines(exact, made, self.masks[at])).mean())
 
 
-def cosines(exact: Floats, made: Floats, mask: NDArray[np.int64]) -> NDArray[np.float64]:
-    one, other = ((each * mask[:, :, None]).sum(axis=1, dtype=np.float64) for each in (exact, made))
+def compute_cosines(exact: Floats, made: Floats, mask: NDArray[np.int64]) -> NDArray[np.float64]:
+    one, other = ((states * mask[:, :, None]).sum(axis=1, dtype=np.float64) for states in (exact, made))
     cosine: NDArray[np.float64] = (
         (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     )
@@ -72,65 +81,71 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Path(options.workspace or scratch)
-        model, encoder, texts, evaluation = exported(workspace)
-        calibrated = [encoder.encode(some) for _, some in batches(texts[:CALIBRATED], BATCH)]
-        held = [encoder.encode(some) for _, some in batches(texts[CALIBRATED : CALIBRATED + HELD], BATCH)]
-        scored = [encoder.encode(some) for _, some in batches(evaluation[:400], BATCH)]
-        others = [encoder.encode(some) for _, some in batches(docstrings(200), BATCH)]
-        everything = [encoder.encode(some) for _, some in batches(evaluation, BATCH)]
-        found = calibrate(model, calibrated)
+        model, encoder, texts, evaluation = export_quickstart(workspace)
+        calibrated = [encoder.encode(group) for _, group in encoder.batches(texts[:CALIBRATED], BATCH)]
+        held = [encoder.encode(group) for _, group in encoder.batches(texts[CALIBRATED : CALIBRATED + HELD], BATCH)]
+        scored = [encoder.encode(group) for _, group in encoder.batches(evaluation[:400], BATCH)]
+        others = [encoder.encode(group) for _, group in encoder.batches(read_docstrings(200), BATCH)]
+        everything = [encoder.encode(group) for _, group in encoder.batches(evaluation, BATCH)]
+        calibration = calibrate(model, calibrated)
         graph = Graph(onnx.load(model))
-        scales = choose_scales(graph, found)
-        roundings = {"nearest": qdq.int8_weight, "GPTQ": compensating_format(graph.linears(), scales, found)}
+        scales = choose_scales(graph, calibration)
+        roundings = {
+            "nearest": qdq.round_int8_weight,
+            "GPTQ": make_compensating_format(graph.list_linears(), scales, calibration),
+        }
         started = time.perf_counter()
-        answers(model, Holdout(tuple(everything), CosineGate((), 0.0)))
+        run_holdout(model, Holdout(tuple(everything), CosineGate((), 0.0)))
         one_pass = time.perf_counter() - started
         print(f"one fp32 pass over the {len(evaluation)} evaluation rows: {one_pass:.1f} s; {HELD} holdout rows\n")
         print(f"{'limit':>8} rounding{'int8 MACs':>11}{'blocks fp32':>13}{'mixes':>7}{'s':>7}{'passes':>8}"
               f"{'held out: mean / min':>24}{'docstrings: mean / min':>24}")  # fmt: skip
-        last = hidden_states(model)
+        hidden_states = find_hidden_states(model)
         gates = [CosineGate(tuple(feed["attention_mask"] for feed in held), limit) for limit in options.limits]
         for gate, (name, rounding) in product(gates, roundings.items()):
             started = time.perf_counter()
-            made, choice = choose(model, scales, {name: rounding}, Holdout(tuple(held), gate, last))
+            mix, choice = choose_mix(model, scales, {name: rounding}, Holdout(tuple(held), gate, hidden_states))
             seconds = time.perf_counter() - started
             file = workspace / "mixed.onnx"
-            onnx.save(made, file)
+            onnx.save(mix, file)
             print(f"{gate.limit:8.4f} {name:8}{choice.int8_share:11.1%}{len(choice.kept):8} / {len(choice.blocks)}"
                   f"{len(choice.path):7}{seconds:7.1f}{seconds / one_pass:8.2f}"
-                  f"{compared(model, file, scored):>24}{compared(model, file, others):>24}", flush=True)  # fmt: skip
-            say(choice)
-        classify(model, encoder, scales, roundings["GPTQ"])
+                  f"{compare_answers(model, file, scored):>24}"
+                  f"{compare_answers(model, file, others):>24}", flush=True)  # fmt: skip
+            print_path(choice)
+        check_classifier(model, encoder, scales, roundings["GPTQ"])
 
 
-def classify(model: Path, encoder: TextEncoder, scales: dict[str, ActivationScale], rounding: WeightFormat) -> None:
-    """The classifier itself, held to half a point: chosen on the calibration split, proven on the evaluation split."""
+def check_classifier(model: Path, encoder: Encoder, scales: dict[str, ActivationScale], rounding: WeightFormat) -> None:
+    """Hold the classifier itself to half a point: chosen on the calibration split, proven on the evaluation split."""
     recipe = load_recipe(RECIPE)
-    ref, spec = dataset_ref(recipe), recipe.data.calibration
-    rows = load_split(ref, recipe.data.evaluation.split)
-    spare = draw_holdout(ref, spec.split, after=spec.samples, samples=10_000, seed=spec.seed, apart_from=rows.texts)
-    holdout, proof = (held_out(encoder, each, 0.005) for each in (spare, rows))
-    made, choice = choose(model, scales, {"nearest": qdq.int8_weight, "GPTQ": rounding}, holdout)
+    ref, spec, task = recipe.dataset, recipe.data.calibration, recipe.model_task
+    rows = load_split(ref, task, recipe.data.evaluation.split)
+    spare = draw_holdout(
+        ref, task, spec.split, after=spec.samples, samples=10_000, seed=spec.seed, apart_from=rows.inputs
+    )
+    holdout, proof = (make_holdout(encoder, split, 0.005) for split in (spare, rows))
+    mix, choice = choose_mix(model, scales, {"nearest": qdq.round_int8_weight, "GPTQ": rounding}, holdout)
     with tempfile.TemporaryDirectory() as folder:
-        found = proof.gate.score(answers(model, proof), answers(write_graph(made, Path(folder)), proof))
+        exact, quantized = run_holdout(model, proof), run_holdout(write_graph(mix, Path(folder)), proof)
+        score = proof.gate.score(exact, quantized)
     print(f"\nclassifier, at most 0.5 points: {choice.in_words}")
-    print(f"on the {proof.rows} evaluation rows it loses {found.loss:+.2%}, at most {found.bound:.2%} at 95 %")
+    print(f"on the {proof.rows} evaluation rows it loses {score.loss:+.2%}, at most {score.bound:.2%} at 95 %")
 
 
-def held_out(encoder: TextEncoder, rows: Rows, limit: float) -> Holdout:
-    groups = list(batches(rows.texts, BATCH))
-    gate = AccuracyGate(tuple(rows.labels[at] for places, _ in groups for at in places), limit)
+def make_holdout(encoder: Encoder, rows: Rows, limit: float) -> Holdout:
+    groups = list(encoder.batches(rows.inputs, BATCH))
+    targets = tuple(rows.targets[place] for places, _ in groups for place in places)
+    gate = MetricGate(TEXT_CLASSIFICATION, targets, limit)
     return Holdout(tuple(encoder.encode(texts) for _, texts in groups), gate)
 
 
-def compared(exact: Path, made: Path, feeds: Feeds) -> str:
-    wanted = hidden_states(exact)
-    one, other = embeddings(exact, feeds, wanted), embeddings(made, feeds, wanted)
-    cosine = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-    return f"{cosine.mean():.4f} / {cosine.min():.4f}"
+def compare_answers(exact: Path, mix: Path, feeds: Feeds) -> str:
+    tensor = find_hidden_states(exact)
+    return describe_cosines(embed_rows(exact, feeds, tensor), embed_rows(mix, feeds, tensor))
 
 
-def say(choice: Choice) -> None:
+def print_path(choice: Choice) -> None:
     for tried in choice.path:
         print(f"{'':8}{tried.int8_share:11.1%}{tried.kept:9} kept: {tried.loss:.5f}, bound {tried.bound:.5f}")
     worst = sorted(choice.blocks, key=lambda block: -(block.damage or 0))[:6]

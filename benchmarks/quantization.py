@@ -25,12 +25,12 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from benchmarks.quantization_tools import TOOLS, run_tool
+from benchmarks.quantization_tools import TOOLS, Feeds, run_tool
 from tasks.graphs.session import exact_options
 
 RECIPE = Path("recipes/quickstart.yaml")
 BATCH = 32
-# Their docstrings are the text of another kind.
+# Their docstrings are text of another kind than the calibration rows.
 MODULES = (
     "argparse",
     "asyncio",
@@ -49,18 +49,17 @@ MODULES = (
     "tarfile",
     "turtle",
 )
-Feeds = list[dict[str, NDArray[Any]]]
 
 
 def main() -> None:
-    options = _options()
+    options = parse_options()
     if options.tool:
         run_tool(options.tool, Path(options.workspace), Path(options.into))
         return
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Path(options.workspace or scratch)
         if options.scaling:
-            scale(workspace)
+            measure_scaling(workspace)
             return
         print(f"{options.rows} calibration rows, {options.held_out} held-out rows, 200 docstrings\n")
         compare_text(workspace, options.rows, options.held_out, options.tools.split(";") if options.tools else [*TOOLS])
@@ -68,7 +67,7 @@ def main() -> None:
             compare_networks(workspace)
 
 
-def _options() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--held-out", type=int, default=400)
@@ -82,34 +81,30 @@ def _options() -> argparse.Namespace:
 
 
 def compare_text(workspace: Path, rows: int, held_out: int, tools: list[str]) -> None:
-    """The sample model: each tool's accuracy, share of int8, time and memory."""
-    from tasks.model_tasks.text_inputs import batches
-
-    model, encoder, texts, evaluation = exported(workspace)
+    """Print each tool's accuracy, share of int8, time and memory on the sample model."""
+    model, encoder, texts, evaluation = export_quickstart(workspace)
     folder = workspace / "quantization"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fp32.onnx").write_bytes(model.read_bytes())
-    save_feeds([encoder.encode(some) for _, some in batches(texts[:rows], BATCH)], folder / "rows.npz")
+    save_feeds([encoder.encode(group) for _, group in encoder.batches(texts[:rows], BATCH)], folder / "rows.npz")
     scored = {
-        "held out": [encoder.encode(some) for _, some in batches(evaluation[:held_out], BATCH)],
-        "docstrings": [encoder.encode(some) for _, some in batches(docstrings(200), BATCH)],
+        "held out": [encoder.encode(group) for _, group in encoder.batches(evaluation[:held_out], BATCH)],
+        "docstrings": [encoder.encode(group) for _, group in encoder.batches(read_docstrings(200), BATCH)],
     }
     compare(folder, scored, tools)
 
 
-def scale(workspace: Path) -> None:
-    """Statistics and all methods' ranges beside the bare pass, alternating: the least of all rounds, wall and CPU."""
-    from tasks.model_tasks.text_inputs import batches
-
-    model, encoder, texts, _ = exported(workspace)
+def measure_scaling(workspace: Path) -> None:
+    """Print the cost of statistics and all ranges against the bare pass, alternating: the least of all rounds."""
+    model, encoder, texts, _ = export_quickstart(workspace)
     print("  rows  rounds   bare s    all s  ratio    CPU  bare MB  all MB  ratio")
     for rows, rounds in ((64, 3), (1024, 3), (4096, 1)):
         folder = workspace / f"scaling-{rows}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "fp32.onnx").write_bytes(model.read_bytes())
-        save_feeds([encoder.encode(some) for _, some in batches(texts[:rows], BATCH)], folder / "rows.npz")
+        save_feeds([encoder.encode(group) for _, group in encoder.batches(texts[:rows], BATCH)], folder / "rows.npz")
         pairs = [
-            (measured("bare fp32 pass", folder), measured("enginery, statistics only", folder)) for _ in range(rounds)
+            (run_apart("bare fp32 pass", folder), run_apart("enginery, statistics only", folder)) for _ in range(rounds)
         ]
         bare, all_methods = (min(pair[at]["seconds"] for pair in pairs) for at in (0, 1))
         cpu = min(pair[1]["cpu_seconds"] for pair in pairs) / min(pair[0]["cpu_seconds"] for pair in pairs)
@@ -122,7 +117,7 @@ def scale(workspace: Path) -> None:
 
 
 def compare_networks(workspace: Path) -> None:
-    """Networks nobody tuned for: random weights, planted outliers, the sizes of BERT base and ViT base."""
+    """Compare on networks that nothing was tuned on: random weights, planted outliers, BERT-base and ViT-base sizes."""
     from tests.support.outlier_networks import bert, vit
 
     random = np.random.default_rng(0)
@@ -144,71 +139,72 @@ def compare_networks(workspace: Path) -> None:
 
 
 def compare(folder: Path, scored: dict[str, Feeds], tools: list[str]) -> None:
-    """Print one row a tool."""
-    bare = measured("bare fp32 pass", folder)
-    wanted = hidden_states(folder / "fp32.onnx")
-    exact = {name: embeddings(folder / "fp32.onnx", feeds, wanted) for name, feeds in scored.items()}
+    """Print one row per tool."""
+    bare = run_apart("bare fp32 pass", folder)
+    tensor = find_hidden_states(folder / "fp32.onnx")
+    exact = {name: embed_rows(folder / "fp32.onnx", feeds, tensor) for name, feeds in scored.items()}
     heads = "".join(f"{f'{name}: mean / min':>26}" for name in scored)
     print(f"{'tool':30}{heads}{'int8 MACs':>10}{'s':>8}{'x bare':>8}{'RSS MB':>8}{'x bare':>8}")
     blank = " " * (26 * len(scored) + 10)
     print(f"{'bare fp32 pass':30}{blank}{bare['seconds']:8.1f}{1:8.2f}{bare['peak_mb']:8.0f}{1:8.2f}")
     for tool in tools:
         try:
-            result = measured(tool, folder)
+            result = run_apart(tool, folder)
         except subprocess.CalledProcessError as error:
             print(f"{tool:30} failed: {error.stderr.strip().splitlines()[-1][:150]}")
             continue
         line = f"{tool:30}"
-        made = folder / f"{tool}.onnx"
+        graph = folder / f"{tool}.onnx"
         for name, feeds in scored.items():
-            line += f"{_cosines(embeddings(made, feeds, wanted), exact[name]) if made.is_file() else '':>26}"
-        share = f"{int8_share(folder / 'fp32.onnx', made):10.1%}" if made.is_file() else f"{'':10}"
+            line += f"{describe_cosines(embed_rows(graph, feeds, tensor), exact[name]) if graph.is_file() else '':>26}"
+        share = f"{measure_int8_share(folder / 'fp32.onnx', graph):10.1%}" if graph.is_file() else f"{'':10}"
         time, memory = result["seconds"] / bare["seconds"], result["peak_mb"] / bare["peak_mb"]
         print(f"{line}{share}{result['seconds']:8.1f}{time:8.2f}{result['peak_mb']:8.0f}{memory:8.2f}", flush=True)
 
 
-def measured(tool: str, folder: Path) -> dict[str, float]:
-    """Seconds and peak RSS of one tool in a process of its own; its graph lies in `folder` after."""
+def run_apart(tool: str, folder: Path) -> dict[str, float]:
+    """Run one tool in a process of its own, which writes its graph to `folder`; return seconds and peak RSS."""
     report = folder / f"{tool}.json"
     command = [sys.executable, "-m", "benchmarks.quantization", "--tool", tool]
     subprocess.run([*command, "--workspace", folder, "--into", report], check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(report.read_text())
-    return found
+    result: dict[str, float] = json.loads(report.read_text())
+    return result
 
 
-def exported(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
-    """The recipe's fp32 graph, its text encoder, all rows of its calibration split, and the evaluation texts."""
+def export_quickstart(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list[str]]:
+    """Run the recipe's stages up to its fp32 graph.
+
+    Returns the graph, its text encoder, the texts of the calibration and fit splits, and the evaluation texts.
+    """
     from calibration_data.reader import load_split
     from flows.inputs.recipe import load_recipe
     from flows.release import stages
     from flows.release.context import ReleaseContext
-    from flows.release.identity import dataset_ref
     from tasks.execution.workspace import Workspace
-    from tasks.model_tasks.text_inputs import text_encoder
 
-    def stage(kept: Workspace, step: Any) -> Any:
-        return kept.stage(step.kind, step.inputs, step.made, step.make)
+    def run_stage(cache: Workspace, step: Any) -> Any:
+        return cache.stage(step.kind, step.inputs, step.value_type, step.make)
 
-    setattr(stages, "run_stage", stage)  # noqa: B010 - without Prefect, as in benchmarks/release.py
+    setattr(stages, "run_stage", run_stage)  # noqa: B010 - without Prefect, as in benchmarks/release.py
     recipe = load_recipe(RECIPE)
     nothing: Any = None  # no registry and no signer: nothing is built or published here
     context = ReleaseContext(Workspace(workspace), recipe, lambda _what, _done: None, nothing, nothing, nothing)
     source = stages.make_source(context)
     evaluation = stages.evaluation_rows(context, source)
     graph = stages.make_onnx(context, source, evaluation)
-    names = [tensor.name for tensor in graph.inputs]
-    encoder = text_encoder(source.directory, names, max_length=recipe.data.max_length)
-    calibration = load_split(dataset_ref(recipe), recipe.data.calibration.split)
-    fit = load_split(dataset_ref(recipe), "fit")  # 4,096 rows are more than the calibration split has
-    return graph.path, encoder, (*calibration.texts, *fit.texts), list(evaluation.texts)
+    encoder = context.open_encoder(source, graph.input_names)
+    calibration = load_split(recipe.dataset, recipe.model_task, recipe.data.calibration.split)
+    # 4,096 rows are more than the calibration split has.
+    fit = load_split(recipe.dataset, recipe.model_task, "fit")
+    return graph.path, encoder, (*calibration.inputs, *fit.inputs), list(evaluation.inputs)
 
 
-def docstrings(count: int) -> list[str]:
-    """First sentences of the standard library's docstrings: text of another kind, on every machine."""
-    return sorted(set(_first_sentences()))[::7][:count]
+def read_docstrings(count: int) -> list[str]:
+    """Return first sentences of the standard library's docstrings: text of another kind, on every machine."""
+    return sorted(set(_walk_docstrings()))[::7][:count]
 
 
-def _first_sentences() -> Iterator[str]:
+def _walk_docstrings() -> Iterator[str]:
     for module in MODULES:
         for _, value in inspect.getmembers(pkgutil.resolve_name(module)):
             for _, member in [("", value), *(inspect.getmembers(value) if inspect.isclass(value) else [])]:
@@ -218,14 +214,14 @@ def _first_sentences() -> Iterator[str]:
 
 
 def save_feeds(feeds: Feeds, file: Path) -> None:
-    arrays = {f"{at}/{name}": value for at, feed in enumerate(feeds) for name, value in feed.items()}
+    arrays = {f"{index}/{name}": value for index, feed in enumerate(feeds) for name, value in feed.items()}
     np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for other parameters
 
 
-def hidden_states(exact: Path) -> str:
-    """The first output where it is [rows, tokens, K], else what the last LayerNormalization gives.
+def find_hidden_states(exact: Path) -> str:
+    """Name the fp32 graph's first output if that is [rows, tokens, K], else its last LayerNormalization's.
 
-    Of the fp32 graph: where only quantized layers read a LayerNormalization, smoothing changes what it gives.
+    Of the fp32 graph: smoothing changes the output of a LayerNormalization that only quantized layers read.
     """
     graph = onnx.load(exact, load_external_data=False).graph
     if len(graph.output[0].type.tensor_type.shape.dim) == 3:
@@ -233,41 +229,43 @@ def hidden_states(exact: Path) -> str:
     return str([node.output[0] for node in graph.node if node.op_type == "LayerNormalization"][-1])
 
 
-def embeddings(model: Path, feeds: Feeds, wanted: str) -> NDArray[np.float32]:
-    """The tensor `wanted`, [rows, tokens, K], mean-pooled over real tokens: [rows, K]."""
+def embed_rows(model: Path, feeds: Feeds, tensor: str) -> NDArray[np.float32]:
+    """Mean-pool a tensor [rows, tokens, K] over real tokens, to [rows, K]."""
     proto = onnx.load(model)
-    if wanted not in {each.name for each in proto.graph.output}:
-        proto.graph.output.append(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, None))
+    if tensor not in {output.name for output in proto.graph.output}:
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
     session = ort.InferenceSession(proto.SerializeToString(), exact_options(), providers=["CPUExecutionProvider"])
     pooled = []
     for feed in feeds:
-        hidden = session.run([wanted], feed)[0]
+        hidden = session.run([tensor], feed)[0]
         mask = feed.get("attention_mask", np.ones(hidden.shape[:2], dtype=np.int64))[:, :, None]
         pooled.append((hidden * mask).sum(axis=1) / mask.sum(axis=1))
     return np.concatenate(pooled)
 
 
-def _cosines(made: NDArray[np.float32], exact: NDArray[np.float32]) -> str:
-    cosines = (made * exact).sum(axis=1) / np.linalg.norm(made, axis=1) / np.linalg.norm(exact, axis=1)
+def describe_cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> str:
+    cosines = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     return f"{cosines.mean():.4f} / {cosines.min():.4f}"
 
 
-def int8_share(exact: Path, made: Path) -> float:
-    """Share of the MACs of layers with constant weights (a token each) whose input and weight are dequantized."""
+def measure_int8_share(exact: Path, quantized_file: Path) -> float:
+    """Return the share of MACs per token, of layers with constant weights, whose input and weight are dequantized."""
     from tasks.graphs.layers import Graph
 
-    total = {each.node: int(np.prod(graph.weight(each).shape)) for graph in [Graph(onnx.load(exact))]
-             for each in graph.linears()}  # fmt: skip
-    quantized = Graph(onnx.load(made))
+    total = {each.node: int(np.prod(graph.read_weight(each).shape)) for graph in [Graph(onnx.load(exact))]
+             for each in graph.list_linears()}  # fmt: skip
+    quantized = Graph(onnx.load(quantized_file))
     int8 = 0
     for node in quantized.proto.graph.node:
         inputs = [quantized.producers.get(name) for name in node.input[:2]]
-        if node.name in total and all(each is not None and _dequantizes(quantized, each) for each in inputs):
+        if node.name in total and all(
+            producer is not None and _is_dequantized(quantized, producer) for producer in inputs
+        ):
             int8 += total[node.name]
     return int8 / sum(total.values())
 
 
-def _dequantizes(graph: Any, node: onnx.NodeProto) -> bool:
+def _is_dequantized(graph: Any, node: onnx.NodeProto) -> bool:
     while node.op_type in ("Transpose", "Reshape"):
         node = graph.producers[node.input[0]]
     return node.op_type == "DequantizeLinear"

@@ -1,4 +1,4 @@
-"""What benchmarks/quantization.py measures, each in a process of its own: `fp32.onnx` and `rows.npz` to `TOOL.onnx`."""
+"""The quantizers that benchmarks/quantization.py measures: each makes `TOOL.onnx` of `fp32.onnx` and `rows.npz`."""
 
 import json
 import time
@@ -18,22 +18,22 @@ def read_feeds(file: Path) -> Feeds:
     feeds: dict[int, dict[str, NDArray[Any]]] = {}
     with np.load(file, allow_pickle=False) as stored:
         for key in stored.files:
-            at, name = key.split("/", 1)
-            feeds.setdefault(int(at), {})[name] = stored[key]
-    return [feeds[at] for at in sorted(feeds)]
+            index, name = key.split("/", 1)
+            feeds.setdefault(int(index), {})[name] = stored[key]
+    return [feeds[index] for index in sorted(feeds)]
 
 
 def run_tool(tool: str, folder: Path, report: Path) -> None:
     feeds = read_feeds(folder / "rows.npz")
-    work = (TOOLS | {"bare fp32 pass": bare_pass})[tool](folder / "fp32.onnx", feeds, folder / f"{tool}.onnx")
+    work = (TOOLS | {"bare fp32 pass": prepare_bare_pass})[tool](folder / "fp32.onnx", feeds, folder / f"{tool}.onnx")
     started, cpu = time.perf_counter(), time.process_time()
     work()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
-    report.write_text(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak_rss() / 1e6}))
+    report.write_text(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": read_peak_rss() / 1e6}))
 
 
-def peak_rss() -> int:
-    """Bytes. Not getrusage: its maximum is inherited from the process that forked this one."""
+def read_peak_rss() -> int:
+    """Return bytes. Not by getrusage, whose maximum is inherited from the process that forked this one."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -41,7 +41,7 @@ def peak_rss() -> int:
 Work = Callable[[], None]
 
 
-def bare_pass(model: Path, feeds: Feeds, _made: Path) -> Work:
+def prepare_bare_pass(model: Path, feeds: Feeds, _into: Path) -> Work:
     def work() -> None:
         session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
         for feed in feeds:
@@ -50,20 +50,20 @@ def bare_pass(model: Path, feeds: Feeds, _made: Path) -> Work:
     return work
 
 
-def statistics_only(model: Path, feeds: Feeds, _made: Path) -> Work:
-    """One streaming pass and the ranges of all methods for every tensor: no graph."""
+def prepare_statistics(model: Path, feeds: Feeds, _into: Path) -> Work:
+    """Make one streaming pass and the ranges of all methods for every tensor, but no graph."""
     from tasks.calibration.collect import calibrate
-    from tasks.calibration.ranges import clips
+    from tasks.calibration.ranges import find_clips
 
     def work() -> None:
-        for each in calibrate(model, feeds).activations.values():
-            clips(each.histogram, each.amax)
+        for statistics in calibrate(model, feeds).activations.values():
+            find_clips(statistics.histogram, statistics.amax)
 
     return work
 
 
-def enginery(**plan: Any) -> Callable[[Path, Feeds, Path], Work]:
-    def prepare(model: Path, feeds: Feeds, made: Path) -> Work:
+def prepare_enginery(**plan: Any) -> Callable[[Path, Feeds, Path], Work]:
+    def prepare(model: Path, feeds: Feeds, into: Path) -> Work:
         import shutil
         import tempfile
 
@@ -76,16 +76,16 @@ def enginery(**plan: Any) -> Callable[[Path, Feeds, Path], Work]:
         source = OnnxArtifact(model.name, files, digest_of(files), Precision.FP32, 18, (), (), directory=model.parent)
 
         def work() -> None:
-            with tempfile.TemporaryDirectory() as into:
+            with tempfile.TemporaryDirectory() as scratch:
                 quantize(
                     source,
                     Precision.INT8,
                     feeds,
                     calibration_set_digest="0" * 64,
-                    into=Path(into) / "made",
+                    into=Path(scratch) / "int8",
                     plan=Int8Plan(**plan),
                 )
-                shutil.copy(Path(into) / "made" / "model.onnx", made)
+                shutil.copy(Path(scratch) / "int8" / "model.onnx", into)
 
         return work
 
@@ -93,18 +93,18 @@ def enginery(**plan: Any) -> Callable[[Path, Feeds, Path], Work]:
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """The rows in the batches that the caller made, as the peers read them."""
+    """The rows in the caller's batches, through the interface of the other quantizers."""
 
     def __init__(self, feeds: Feeds) -> None:
         self._feeds = feeds
         self._next: Iterator[dict[str, NDArray[Any]]] = iter(feeds)
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        """Give the next batch."""
+        """Return the next batch."""
         return next(self._next, None)
 
     def get_first(self) -> dict[str, NDArray[Any]]:
-        """Give the first batch."""
+        """Return the first batch."""
         return self._feeds[0]
 
     def rewind(self) -> None:
@@ -112,30 +112,34 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no
         self._next = iter(self._feeds)
 
 
-def padded(feeds: Feeds) -> Feeds:
-    """All rows at one length: ONNX Runtime's histograms cannot stack ragged batches. Padding enters its statistics."""
+def pad_feeds(feeds: Feeds) -> Feeds:
+    """Pad all rows to one length: ONNX Runtime's histograms cannot stack ragged batches.
+
+    The padding enters its statistics.
+    """
     longest = max(next(iter(feed.values())).shape[1] for feed in feeds)
     whole = [feed for feed in feeds if len(next(iter(feed.values()))) == len(next(iter(feeds[0].values())))]
     return [
-        {name: np.pad(each, ((0, 0), (0, longest - each.shape[1]))) for name, each in feed.items()} for feed in whole
+        {name: np.pad(column, ((0, 0), (0, longest - column.shape[1]))) for name, column in feed.items()}
+        for feed in whole
     ]
 
 
-def onnxruntime_static(method: str) -> Callable[[Path, Feeds, Path], Work]:
-    """Its best settings for TensorRT: MatMul, Gemm and Conv, symmetric, per channel, outputs left alone."""
+def prepare_onnxruntime(method: str) -> Callable[[Path, Feeds, Path], Work]:
+    """Use its best settings for TensorRT: MatMul, Gemm and Conv, symmetric, per channel, outputs not quantized."""
 
-    def prepare(model: Path, feeds: Feeds, made: Path) -> Work:
+    def prepare(model: Path, feeds: Feeds, into: Path) -> Work:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        feeds = feeds if method == "MinMax" else padded(feeds)
+        feeds = feeds if method == "MinMax" else pad_feeds(feeds)
 
         def work() -> None:
-            prepared = made.with_suffix(".prepared.onnx")
+            prepared = into.with_suffix(".prepared.onnx")
             quant_pre_process(model, prepared, skip_symbolic_shape=True)
             quantize_static(
                 prepared,
-                made,
+                into,
                 Reader(feeds),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["MatMul", "Gemm", "Conv"],
@@ -157,10 +161,10 @@ def onnxruntime_static(method: str) -> Callable[[Path, Feeds, Path], Work]:
     return prepare
 
 
-def modelopt(method: str) -> Callable[[Path, Feeds, Path], Work]:
-    """ModelOpt's own placement of Q/DQ; fp32 around it, as in the other graphs."""
+def prepare_modelopt(method: str) -> Callable[[Path, Feeds, Path], Work]:
+    """Let ModelOpt place Q/DQ; fp32 around it, as in the other graphs."""
 
-    def prepare(model: Path, feeds: Feeds, made: Path) -> Work:
+    def prepare(model: Path, feeds: Feeds, into: Path) -> Work:
         from modelopt.onnx.quantization import quantize
 
         def work() -> None:
@@ -172,7 +176,7 @@ def modelopt(method: str) -> Callable[[Path, Feeds, Path], Work]:
                 calibration_eps=["cpu"],
                 high_precision_dtype="fp32",
                 op_types_to_quantize=["MatMul", "Gemm", "Conv"],
-                output_path=str(made),
+                output_path=str(into),
                 log_level="ERROR",
             )
 
@@ -182,12 +186,12 @@ def modelopt(method: str) -> Callable[[Path, Feeds, Path], Work]:
 
 
 TOOLS: dict[str, Callable[[Path, Feeds, Path], Work]] = {
-    "enginery, statistics only": statistics_only,
-    "enginery": enginery(),
-    "enginery, GPTQ": enginery(compensate=True),
-    "enginery, no smoothing": enginery(smooth=False),
-    "onnxruntime min-max": onnxruntime_static("MinMax"),
-    "onnxruntime entropy": onnxruntime_static("Entropy"),
-    "modelopt max": modelopt("max"),
-    "modelopt entropy": modelopt("entropy"),
+    "enginery, statistics only": prepare_statistics,
+    "enginery": prepare_enginery(),
+    "enginery, GPTQ": prepare_enginery(compensate=True),
+    "enginery, no smoothing": prepare_enginery(smooth=False),
+    "onnxruntime min-max": prepare_onnxruntime("MinMax"),
+    "onnxruntime entropy": prepare_onnxruntime("Entropy"),
+    "modelopt max": prepare_modelopt("max"),
+    "modelopt entropy": prepare_modelopt("entropy"),
 }

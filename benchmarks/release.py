@@ -90,7 +90,7 @@ from flows.inputs.recipe import load_fleet, load_recipe
 from registry.bundle.signing import Signer
 from tasks.execution.workspace import Workspace
 from concurrent.futures import Future
-def found(workspace, step): return workspace.stage(step.kind, step.inputs, step.made, step.make)
+def found(workspace, step): return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
 def done(workspace, step):
     future = Future()
     future.set_result(found(workspace, step))

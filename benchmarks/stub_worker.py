@@ -121,7 +121,7 @@ def _stub_engine(order: BuildRequest, graph: OnnxArtifact, into: Path) -> Engine
         backend=order.target.backend,
         backend_version=BACKENDS[order.target.backend].version(),
         target=order.target,
-        profiles=tuple(profile.shape_profile() for profile in order.recipe.profiles),
+        profiles=order.recipe.shape_profiles,
         inputs=graph.inputs,
         outputs=graph.outputs,
         build_seconds=0.0,

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from calibration_data.splits import DatasetRef, split_file
 from registry.digest import digest_of, record_tree
@@ -25,79 +25,110 @@ MOST_QUARANTINED = 0.2
 
 @dataclass(frozen=True)
 class Rows:
-    """Usable rows of one split; `quarantined` rows were empty, not text, or had no label of the dataset's classes."""
+    """Usable rows of one split, as (input, target); `quarantined` rows were unusable.
 
-    texts: tuple[str, ...]
-    labels: tuple[int, ...]
-    label_names: tuple[str, ...] | None
+    `classes` are the names that the dataset gives to its targets, where it does.
+    """
+
+    inputs: tuple[Any, ...]
+    targets: tuple[Any, ...]
+    classes: tuple[str, ...] | None
     quarantined: int
     digest: str
     source: str = field(compare=False, default="")
 
 
-def load_split(ref: DatasetRef, split: str, *, samples: int | None = None, seed: int = 0, fewest: int = 1) -> Rows:
-    """The usable rows of a split; with `samples`, that many drawn with `seed` (shuffle, then the first).
+class RowReader(Protocol):
+    """How a model task reads a dataset's rows (tasks/model_tasks/contract.py)."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The task's names for the columns, the target's last."""
+
+    @property
+    def row_needs(self) -> str:
+        """What a usable row has, for an error."""
+
+    def read_row(self, values: Sequence[Any], classes: Sequence[str] | None) -> tuple[Any, Any] | None:
+        """Return (input, target) of a row, or None where it is unusable."""
+
+    def identify(self, row_input: Any) -> str:
+        """Return what two inputs that are the same row have in common."""
+
+
+def load_split(
+    ref: DatasetRef, reader: RowReader, split: str, *, samples: int | None = None, seed: int = 0, fewest: int = 1
+) -> Rows:
+    """Return the usable rows of a split; with `samples`, that many drawn with `seed` (shuffle, then the first).
 
     Raises:
         BadInput: no such dataset, split or column; too few rows; more than a fifth of the rows unusable.
     """
-    usable, names, quarantined = _usable(ref, split)
+    usable, classes, quarantined = _read_usable(ref, reader, split)
     if samples is not None and samples < len(usable):
-        usable = _shuffled(usable, seed)[:samples]
+        usable = _shuffle(usable, seed)[:samples]
     if len(usable) < fewest:
         raise BadInput(f"{ref.origin} split {split!r} gives {len(usable)} usable rows; at least {fewest} are needed")
-    return _rows(ref, usable, names, quarantined)
+    return _make_rows(ref, usable, classes, quarantined)
 
 
 def draw_holdout(
-    ref: DatasetRef, split: str, *, after: int, samples: int, seed: int, apart_from: Sequence[str]
+    ref: DatasetRef,
+    reader: RowReader,
+    split: str,
+    *,
+    after: int,
+    samples: int,
+    seed: int,
+    apart_from: Sequence[Any],
 ) -> Rows:
-    """Up to `samples` rows behind the first `after` that `load_split` draws with `seed`; perhaps none.
+    """Return up to `samples` rows behind the first `after` that `load_split` draws with `seed`; perhaps none.
 
-    No text of `apart_from` is among them: a choice is not made on rows that it was made with, or is judged on.
+    No input of `apart_from` is among them: a choice is not made on rows that it was made with, or is judged on.
 
     Raises:
         BadInput: no such dataset, split or column; more than a fifth of the rows unusable.
     """
-    usable, names, quarantined = _usable(ref, split)
-    known = {_plain(text) for text in apart_from}
-    rest = _shuffled(usable, seed)[after:] if after < len(usable) else []
-    return _rows(ref, [row for row in rest if _plain(row[0]) not in known][:samples], names, quarantined)
+    usable, classes, quarantined = _read_usable(ref, reader, split)
+    known = {reader.identify(row_input) for row_input in apart_from}
+    rest = _shuffle(usable, seed)[after:] if after < len(usable) else []
+    rows = [row for row in rest if reader.identify(row[0]) not in known][:samples]
+    return _make_rows(ref, rows, classes, quarantined)
 
 
-def _usable(ref: DatasetRef, split: str) -> tuple[list[tuple[str, int]], Sequence[str] | None, int]:
-    """Rows with a text and a label, the names of the classes, and how many rows were refused."""
+def _read_usable(
+    ref: DatasetRef, reader: RowReader, split: str
+) -> tuple[list[tuple[Any, Any]], Sequence[str] | None, int]:
+    """Return the usable rows, the names of the classes, and how many rows were refused."""
     table = _open(ref, split)
-    missing = [column for column in (ref.text, ref.label) if column not in table.column_names]
-    if missing:
+    if missing := [column for column in ref.columns if column not in table.column_names]:
         raise BadInput(
             f"{ref.origin} split {split!r} has no column {', '.join(missing)}: it has {', '.join(table.column_names)}"
         )
-    names = getattr(table.features[ref.label], "names", None)
-    classes = range(len(names) if names else 2**31)
-    usable = [
-        (text, label)
-        for text, label in zip(table[ref.text], table[ref.label], strict=True)
-        if isinstance(text, str) and text.strip() and isinstance(label, int) and label in classes
-    ]
+    classes = getattr(table.features[ref.columns[-1]], "names", None)
+    values = zip(*(table[column] for column in ref.columns), strict=True)
+    usable = [row for row in (reader.read_row(each, classes) for each in values) if row is not None]
     quarantined = len(table) - len(usable)
     if quarantined > MOST_QUARANTINED * len(table):
         raise BadInput(
-            f"{quarantined} of {len(table)} rows of {ref.origin} split {split!r} have no text or no label: "
-            f"check the columns {ref.text!r} and {ref.label!r}"
+            f"{quarantined} of {len(table)} rows of {ref.origin} split {split!r} lack {reader.row_needs}: "
+            f"check the columns {' and '.join(map(repr, ref.columns))}"
         )
-    return usable, names, quarantined
+    return usable, classes, quarantined
 
 
-def _shuffled(rows: Sequence[tuple[str, int]], seed: int) -> list[tuple[str, int]]:
+def _shuffle(rows: Sequence[tuple[Any, Any]], seed: int) -> list[tuple[Any, Any]]:
     from datasets import Dataset
 
     return [rows[at] for at in Dataset.from_dict({"row": range(len(rows))}).shuffle(seed=seed)["row"]]
 
 
-def _rows(ref: DatasetRef, rows: Sequence[tuple[str, int]], names: Sequence[str] | None, quarantined: int) -> Rows:
-    texts, labels = tuple(text for text, _ in rows), tuple(label for _, label in rows)
-    return Rows(texts, labels, tuple(names) if names else None, quarantined, digest_of((texts, labels)), ref.origin)
+def _make_rows(
+    ref: DatasetRef, rows: Sequence[tuple[Any, Any]], classes: Sequence[str] | None, quarantined: int
+) -> Rows:
+    inputs, targets = tuple(row_input for row_input, _ in rows), tuple(target for _, target in rows)
+    digest = digest_of((inputs, targets))
+    return Rows(inputs, targets, tuple(classes) if classes else None, quarantined, digest, ref.origin)
 
 
 def _open(ref: DatasetRef, split: str) -> "Dataset":
@@ -105,11 +136,11 @@ def _open(ref: DatasetRef, split: str) -> "Dataset":
 
     if not ref.is_hub:
         file = split_file(ref, split)
-        return _quietly(lambda: _parquet(file))
+        return _quietly(lambda: _read_parquet(file))
     return _quietly(lambda: datasets.load_dataset(ref.origin, split=split, revision=ref.revision))
 
 
-def _parquet(file: Path) -> "Dataset":
+def _read_parquet(file: Path) -> "Dataset":
     import pyarrow.parquet
     from datasets import Dataset
 
@@ -131,42 +162,39 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def refuse_overlap(calibration: Sequence[str], evaluation: Sequence[str]) -> None:
-    """Refuse calibration rows that also stand in the evaluation split.
+def refuse_overlap(reader: RowReader, calibration: Sequence[Any], evaluation: Sequence[Any]) -> None:
+    """Refuse calibration rows that are also in the evaluation split.
 
     Raises:
-        BadInput: some do, with how many and one of them.
+        BadInput: some are, with how many and one of them.
     """
-    if shared := sorted({_plain(text) for text in calibration} & {_plain(text) for text in evaluation}):
+    shared = sorted({*map(reader.identify, calibration)} & {*map(reader.identify, evaluation)})
+    if shared:
         raise BadInput(
             f"{len(shared)} calibration rows also stand in the evaluation split (as {shared[0][:60]!r}): an engine "
             "may not be judged on what it was calibrated with; draw from another split"
         )
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
 def draw_calibration_set(
-    ref: DatasetRef, split: str, *, samples: int, seed: int, evaluation: Rows, into: Path
+    ref: DatasetRef, reader: RowReader, split: str, *, samples: int, seed: int, evaluation: Rows, into: Path
 ) -> CalibrationSet:
     """Draw `samples` rows and keep them as rows.parquet under `into`.
 
     Raises:
         BadInput: too few rows, or overlap with the evaluation rows.
     """
-    rows = load_split(ref, split, samples=samples, seed=seed, fewest=FEWEST_CALIBRATION_ROWS)
-    refuse_overlap(rows.texts, evaluation.texts)
-    _quietly(lambda: _write(rows, into / "rows.parquet"))
+    rows = load_split(ref, reader, split, samples=samples, seed=seed, fewest=FEWEST_CALIBRATION_ROWS)
+    refuse_overlap(reader, rows.inputs, evaluation.inputs)
+    _quietly(lambda: _write(rows, reader, into / "rows.parquet"))
     return CalibrationSet(
-        name=f"{split}-{len(rows.texts)}-{seed}",
+        name=f"{split}-{len(rows.inputs)}-{seed}",
         dataset=ref.origin,
         revision=ref.revision or rows.digest,
         split=split,
-        columns=(ref.text, ref.label),
+        columns=ref.columns,
         seed=seed,
-        samples=len(rows.texts),
+        samples=len(rows.inputs),
         quarantined=rows.quarantined,
         digest=rows.digest,
         files=record_tree(into),
@@ -174,15 +202,15 @@ def draw_calibration_set(
     )
 
 
-def _write(rows: Rows, file: Path) -> "Dataset":
+def _write(rows: Rows, reader: RowReader, file: Path) -> "Dataset":
     from datasets import Dataset
 
-    table = Dataset.from_dict({"text": rows.texts, "label": rows.labels})
+    table = Dataset.from_dict(dict(zip(reader.columns, (rows.inputs, rows.targets), strict=True)))
     table.to_parquet(file)
     return table
 
 
-def read_calibration_texts(calibration: CalibrationSet) -> tuple[str, ...]:
-    """The texts of a drawn calibration set, in the order drawn."""
-    table = _quietly(lambda: _parquet(calibration.directory / "rows.parquet"))
-    return tuple(table["text"])
+def read_calibration_inputs(calibration: CalibrationSet) -> tuple[Any, ...]:
+    """Return the inputs of a drawn calibration set, in the order drawn."""
+    table = _quietly(lambda: _read_parquet(calibration.directory / "rows.parquet"))
+    return tuple(table[table.column_names[0]])

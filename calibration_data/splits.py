@@ -9,17 +9,19 @@ from registry.errors import BadInput
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """A dataset: a folder of `<split>.parquet` files, or a hub name at a revision."""
+    """A dataset: a folder of `<split>.parquet` files, or a hub name at a revision.
+
+    `columns` are the dataset's names for what the model task reads, in the task's order.
+    """
 
     origin: str
-    text: str
-    label: str
+    columns: tuple[str, ...]
     revision: str | None = None
     is_hub: bool = False
 
 
 def split_revision(ref: DatasetRef, split: str) -> str:
-    """What identifies a split's bytes without reading its rows: a file's sha256, or the hub commit.
+    """Return what identifies a split's bytes without reading its rows: a file's sha256, or the hub commit.
 
     Raises:
         BadInput: no such split.
@@ -30,7 +32,7 @@ def split_revision(ref: DatasetRef, split: str) -> str:
 
 
 def split_file(ref: DatasetRef, split: str) -> Path:
-    """The Parquet file of a folder's split.
+    """Return the Parquet file of a folder's split.
 
     Raises:
         BadInput: there is none; the message lists those that there are.

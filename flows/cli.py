@@ -8,26 +8,25 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from flows.commands import calibration, machine, promotion, refresh, release, serving, stack, triton, watch, worker
-from flows.commands.console import err
+from flows.commands.console import err, out
 from registry.errors import EngineryError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Hugging Face model in; gated, versioned, verified TensorRT engines out. State lives in ENGINERY_HOME "
-    "(.enginery by default); MLFLOW_TRACKING_URI and PREFECT_API_URL work as everywhere.",
+    rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
+    help="Build TensorRT and ONNX Runtime engines from a Hugging Face model, hold them to gates, and publish, promote "
+    "and serve them.\n\nState is kept in ENGINERY_HOME (default: .enginery). MLFLOW_TRACKING_URI selects a shared "
+    "registry, PREFECT_API_URL a Prefect server.\n\nStart with: enginery release recipes/quickstart.yaml",
 )
 # Typer 0.29 carries a click of its own, whose errors are not click's; Ctrl-C comes back as this exit code.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 STOPPED = 130
 
+# `--help` lists commands in this order. First what one person needs, on one machine:
 app.command("release")(release.release)
-app.command("worker")(worker.worker)
-app.command("refresh")(refresh.refresh)
 app.command("list")(promotion.list_engines)
-app.command("targets")(machine.targets)
-app.command("calibration")(calibration.calibration)
 app.command("promote")(promotion.promote)
 app.command("rollback")(promotion.rollback)
 app.command("history")(promotion.history)
@@ -35,25 +34,49 @@ app.command("fetch")(serving.fetch)
 app.command("watch")(watch.watch)
 app.command("verify")(serving.verify)
 app.command("run")(serving.run)
-app.add_typer(triton.app, name="triton")
+app.command("calibration")(calibration.calibration)
+app.command("targets")(machine.targets)
 app.command("doctor")(machine.doctor)
+# Then what a team's servers and workers need:
+app.command("worker")(worker.worker)
+app.command("refresh")(refresh.refresh)
 app.command("deployments")(stack.deployments)
 app.command("up")(stack.up)
 app.command("down")(stack.down)
+# Then what only hosts with a Triton server need:
+app.add_typer(triton.app, name="triton")
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        from importlib.metadata import version  # not above: its imports would slow every command
+
+        out.print(f"enginery {version('enginery')}", highlight=False)
+        raise typer.Exit
 
 
 @app.callback()
-def _common(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def _set_common_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     if debug:
         os.environ["ENGINERY_DEBUG"] = "1"
 
 
 def main() -> NoReturn:
-    """Run the command; an error is one sentence on stderr, and a traceback only with --debug."""
-    sys.exit(_guarded(lambda: app(standalone_mode=False)))
+    """Run the command line and exit; errors are one sentence on stderr, with a traceback only for --debug."""
+    sys.exit(run_command(lambda: app(standalone_mode=False)))
 
 
-def _guarded(command: Callable[[], Any]) -> int:
+def run_command(command: Callable[[], Any]) -> int:
+    """Run a command and return its exit code; print an error as one sentence on stderr.
+
+    Raises:
+        EngineryError: with ENGINERY_DEBUG set, so that Python shows the traceback.
+    """
     try:
         code = command()
     except USAGE_ERROR as error:
@@ -67,7 +90,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         err.print(f"enginery: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     if code == STOPPED:
-        err.print("stopped; what was finished is kept: run the same command again to go on", soft_wrap=True)
+        err.print("stopped; finished work is kept: run the same command again to resume", soft_wrap=True)
     return code if isinstance(code, int) else 0
 
 

@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 
 from flows.inputs.choices import RecipeChoice, TargetChoice, TargetOrAll
 from flows.inputs.fleet import FLEET
-from flows.prefect_server.pages import progress_artifacts
+from flows.prefect_server.pages import show_progress
 from flows.promotion import decisions
 from flows.refresh.refresh_engines import pool_toolchains, refresh, release_deployed
 from flows.refresh.results import Refreshed, RefreshIncomplete, RefreshRequest, refresh_artifacts
@@ -59,7 +59,7 @@ def release_engines(
         resume,
     )
     store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
-    return release_on_workers(asked, store, progress_artifacts(lines_report(log.info)), log.warning)
+    return release_on_workers(asked, store, show_progress(lines_report(log.info)), log.warning)
 
 
 @flow(name="build-target", flow_run_name="{order.name} of {order.release}", persist_result=False)
@@ -73,7 +73,7 @@ def build_target(order: BuildRequest) -> State:
     store, workspace = open_store(patience_seconds=JOB_PATIENCE_SECONDS), Workspace(home() / "stages")
     workspace.sweep()
     files, run = RunFiles(store), str(runtime.flow_run.id)
-    report = progress_artifacts(lines_report(get_run_logger().info))
+    report = show_progress(lines_report(get_run_logger().info))
     # Workers hold no signing key: who publishes signs.
     context = ReleaseContext(workspace, order.recipe, report, store, Signer(Path()), lambda: local_trust(home()))
     made = receive_order(files, workspace, order)

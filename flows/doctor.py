@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 from registry.bundle.signing import local_trust
 from registry.errors import EngineryError
@@ -27,102 +28,129 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: `ok` or not, `needed` by every command or only by some, and advice where it is not ok."""
+    """One check of this machine, with advice where it is not ok.
+
+    `needed` says whether every command needs it; what is not needed only limits what this machine can do.
+    """
 
     what: str
     found: str
     ok: bool
     needed: bool = False
     advice: str = ""
+    _mark_not_needed: ClassVar[str] = "missing (optional)"
+
+    @property
+    def mark(self) -> str:
+        """The finding in a word or two: ok, fix, or missing (optional)."""
+        if self.ok:
+            return "ok"
+        return "fix" if self.needed else self._mark_not_needed
+
+
+@dataclass(frozen=True)
+class UnfinishedFinding(Finding):
+    """A check for publications that a crash interrupted: nothing is missing, and no command is stopped by them."""
+
+    _mark_not_needed: ClassVar[str] = "fix"
 
 
 def examine(home: Path, open_store: Callable[[], MlflowStore], clock: Clock) -> list[Finding]:
-    """All checks; none of them changes anything but creating `home`."""
-    return [_python(), *_extras(), _gpu(), _disk(home), *_registry(open_store, clock)]
-
-
-def mend(store: MlflowStore, home: Path, clock: Clock) -> list[Finding]:
-    """Settle what a crash left half published, one finding each.
-
-    Raises:
-        EngineryError: the registry could not be asked.
-    """
+    """Run all checks; they change nothing, but create `home` where it is missing."""
     return [
-        Finding(
-            f"repair of {settled.model} {_name(settled.version, settled.run_id)}",
-            f"{settled.outcome}: {settled.reason}",
-            settled.outcome is not RepairOutcome.LEFT,
-            advice="it is looked at again by the next repair" if settled.outcome is RepairOutcome.LEFT else "",
-        )
-        for settled in reconcile(store.repairs, lambda: local_trust(home), clock=clock)
+        _check_python(),
+        *_check_extras(),
+        _check_gpu(),
+        _check_disk(home),
+        *_check_registry(open_store, clock),
     ]
 
 
-def _name(version: int | None, run_id: str) -> str:
+def repair_registry(store: MlflowStore, home: Path, clock: Clock) -> list[Finding]:
+    """Repair what a crash left half published, and return one finding per repair.
+
+    Raises:
+        EngineryError: the registry does not answer.
+    """
+    return [
+        UnfinishedFinding(
+            f"repair of {repair.model} {_name_publication(repair.version, repair.run_id)}",
+            f"{repair.outcome}: {repair.reason}",
+            repair.outcome is not RepairOutcome.LEFT,
+            advice="the next repair tries again" if repair.outcome is RepairOutcome.LEFT else "",
+        )
+        for repair in reconcile(store.repairs, lambda: local_trust(home), clock=clock)
+    ]
+
+
+def _name_publication(version: int | None, run_id: str) -> str:
     return f"version {version}" if version else f"run {run_id}"
 
 
-def _python() -> Finding:
+def _check_python() -> Finding:
     version = platform.python_version()
     ok = tuple(map(int, version.split(".")[:2])) >= (3, 11)
     return Finding("python", version, ok, needed=True, advice="" if ok else "install Python 3.11 or later")
 
 
-def _extras() -> list[Finding]:
+def _check_extras() -> list[Finding]:
     findings = []
     for extra, packages in EXTRAS.items():
-        missing = [package for package in packages if not _installed(package)]
-        have = ", ".join(f"{package} {_installed(package)}" for package in packages if _installed(package))
-        advice = f"for what needs {', '.join(missing)}: pip install 'enginery[{extra}]'" if missing else ""
-        findings.append(Finding(f"extra {extra}", have or "not installed", not missing, advice=advice))
+        versions = {package: _read_version(package) for package in packages}
+        missing = [package for package, version in versions.items() if version is None]
+        installed = ", ".join(f"{package} {version}" for package, version in versions.items() if version is not None)
+        advice = f"to add {', '.join(missing)}: pip install 'enginery[{extra}]'" if missing else ""
+        findings.append(Finding(f"extra {extra}", installed or "not installed", not missing, advice=advice))
     return findings
 
 
-def _installed(package: str) -> str | None:
+def _read_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _gpu() -> Finding:
+def _check_gpu() -> Finding:
     gpu = read_gpu()
-    advice = "engines for GPUs are built for TensorRT-RTX targets here, and measured on workers that have the GPU"
-    found = f"compute capability {gpu.compute_capability}" if gpu else "none"
-    return Finding("GPU", found, gpu is not None, advice="" if gpu else advice)
+    if gpu is None:
+        advice = "engines for TensorRT-RTX targets can be built here; other GPU work needs a worker that has the GPU"
+        return Finding("GPU", "none found", False, advice=advice)
+    return Finding("GPU", f"compute capability {gpu.compute_capability}", True)
 
 
-def _disk(home: Path) -> Finding:
+def _check_disk(home: Path) -> Finding:
     try:
         home.mkdir(parents=True, exist_ok=True)
         free_gb = shutil.disk_usage(home).free / 1e9
     except OSError as error:
-        return Finding(
-            "ENGINERY_HOME", f"{home}: {error.strerror}", False, True, "set ENGINERY_HOME to a folder of yours"
-        )
+        advice = "set ENGINERY_HOME to a folder that you may write to"
+        return Finding("ENGINERY_HOME", f"{home}: {error.strerror}", False, needed=True, advice=advice)
     ok = free_gb >= LEAST_FREE_GB
-    advice = "" if ok else f"a release wants {LEAST_FREE_GB} GB: free some, or set ENGINERY_HOME to another disk"
+    advice = "" if ok else f"a release needs {LEAST_FREE_GB} GB: free some, or set ENGINERY_HOME to another disk"
     return Finding("ENGINERY_HOME", f"{home}, {free_gb:.0f} GB free", ok, needed=True, advice=advice)
 
 
-def _registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list[Finding]:
+def _check_registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list[Finding]:
     try:
         store = open_store()
         engines, unfinished = len(store.versions()), store.repairs.unfinished()
-        lock = _promotion(shared=store.leases.shared)
+        promotion = _check_promotion(shared=store.leases.shared)
     except (EngineryError, OSError) as error:
-        return [Finding("registry", str(error), False, True, "check MLFLOW_TRACKING_URI and that its server runs")]
-    at_work = [left for left in unfinished if not abandoned(left, clock().timestamp())]
-    left = len(unfinished) - len(at_work)
-    advice = "finish or set aside what a crash left: enginery doctor --repair" if left else ""
+        advice = "check MLFLOW_TRACKING_URI, and that its server runs"
+        return [Finding("registry", str(error), False, needed=True, advice=advice)]
+    now = clock().timestamp()
+    interrupted = sum(abandoned(publication, now) for publication in unfinished)
+    found = f"{len(unfinished) - interrupted} in progress, {interrupted} interrupted by a crash"
+    advice = "finish or set aside what was interrupted: enginery doctor --repair" if interrupted else ""
     return [
         Finding("registry", f"{engines} published engines", True, needed=True),
-        Finding("publishing", f"{len(at_work)} at work, {left} left by a crash", not left, advice=advice),
-        lock,
+        UnfinishedFinding("publishing", found, not interrupted, advice=advice),
+        promotion,
     ]
 
 
-def _promotion(*, shared: bool) -> Finding:
-    found = "one promoter at a time, on all hosts" if shared else "one promoter at a time on this host only"
-    advice = "set ENGINERY_LEASE_DATABASE to a PostgreSQL address, the same on every host that promotes"
+def _check_promotion(*, shared: bool) -> Finding:
+    found = "locked across all hosts" if shared else "locked on this host only"
+    advice = "set ENGINERY_LEASE_DATABASE to the same PostgreSQL address on every host that promotes"
     return Finding("promotion", found, shared, advice="" if shared else advice)

@@ -1,5 +1,6 @@
 """The domain's values: frozen, and identified by digests; paths may move."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -58,13 +59,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where the weights came from; `revision` is a 40-hex commit or a sha256 tree digest, never a branch."""
+    """Where the weights came from; `revision` is a 40-hex commit or a sha256 tree digest, never a branch.
+
+    `classes` are the names of what the model tells apart, in the order of its outputs.
+    """
 
     name: str
     origin: str
     revision: str
     task: str
-    labels: tuple[str, ...]
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,11 @@ class OnnxArtifact:
         """The graph's file."""
         return self.directory / self.file
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs' names, in graph order."""
+        return tuple(tensor.name for tensor in self.inputs)
+
 
 @dataclass(frozen=True)
 class GpuTarget:
@@ -139,12 +148,43 @@ class AxisRange:
     max: int
 
 
+# What Optimum calls the axes of its exports; a profile and the code use the shorter names.
+_AXES = {"batch_size": "batch", "sequence_length": "sequence"}
+
+
+def axis_name(name: str) -> str:
+    """Return the name that profiles have for a graph's axis."""
+    return _AXES.get(name, name)
+
+
 @dataclass(frozen=True)
 class ShapeProfile:
-    """One optimization profile: batch and sequence ranges shared by all inputs."""
+    """One optimization profile: the range of each dynamic axis, by name, shared by all inputs."""
 
-    batch: AxisRange
-    sequence: AxisRange
+    axes: tuple[tuple[str, AxisRange], ...]
+
+    @classmethod
+    def of(cls, **axes: AxisRange) -> "ShapeProfile":
+        """Make a profile of named axes."""
+        return cls(tuple(axes.items()))
+
+    def axis(self, name: str) -> AxisRange | None:
+        """Return the range of an axis, by its name in a graph or here; None where the profile leaves it out."""
+        return dict(self.axes).get(axis_name(name))
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Tell whether sizes of axes are within the profile; an axis that it leaves out may have any."""
+        ranges = {name: self.axis(name) for name in sizes}
+        return all(span is None or span.min <= sizes[name] <= span.max for name, span in ranges.items())
+
+
+def largest_axes(profiles: Sequence[ShapeProfile]) -> dict[str, int]:
+    """Return the largest size of each named axis in any of the profiles."""
+    largest: dict[str, int] = {}
+    for profile in profiles:
+        for name, span in profile.axes:
+            largest[name] = max(span.max, largest.get(name, 0))
+    return largest
 
 
 @dataclass(frozen=True)
@@ -172,6 +212,11 @@ class EngineBuild:
         """The engine's file."""
         return self.directory / self.file
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs' names, in the engine's order."""
+        return tuple(tensor.name for tensor in self.inputs)
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -182,6 +227,11 @@ class Machine:
     gpu: str | None = None
     driver: str | None = None
     clocks: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The GPU's name, or the CPU's where there is no GPU."""
+        return self.gpu or self.host_cpu
 
 
 @dataclass(frozen=True)
@@ -201,6 +251,11 @@ class Measurement:
     low: float | None = None
     high: float | None = None
     raw_digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The metric, with its subject in front where something else than the engine ran."""
+        return self.metric if self.subject == "engine" else f"{self.subject}.{self.metric}"
 
 
 @dataclass(frozen=True)

@@ -243,12 +243,8 @@ def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
     Metrics carry the measured name; those of something else than the engine carry `subject.` before it.
     """
     build = manifest.build
-    own = [m for m in manifest.measurements if m.subject_digest == build.digest]
-    machine = own[0].measured_on if own else None
-    metrics = {
-        m.metric if m.subject_digest == build.digest else f"{m.subject}.{m.metric}": m.value
-        for m in manifest.measurements
-    }
+    machine = next((m.measured_on for m in manifest.measurements if m.subject == "engine"), None)
+    metrics = {m.name: m.value for m in manifest.measurements}
     return EngineVersion(
         model=manifest.model,
         version=version,
@@ -264,7 +260,7 @@ def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
         sequence=manifest.sequence,
         size_bytes=build.size_bytes,
         metrics=tuple(sorted({**metrics, "build_seconds": build.build_seconds}.items())),
-        measured_on=(machine.gpu or machine.host_cpu) if machine else "",
+        measured_on=machine.label if machine else "",
         compute_capability=build.target.compute_capability,
         backend_version=build.backend_version,
         minimum_driver=manifest.minimum_driver,

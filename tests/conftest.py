@@ -13,6 +13,7 @@ from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that `tests.support.memory_store` is found under plain `pytest`
 
+from registry.bundle.manifest import FORMAT_VERSION
 from registry.digest import digest_of, record_tree
 from registry.records import (
     AxisRange,
@@ -76,7 +77,7 @@ def make_manifest(
         backend=Backend.TENSORRT,
         backend_version="11.0",
         target=GpuTarget(target, Backend.TENSORRT, "8.9", "NVIDIA L4"),
-        profiles=(ShapeProfile(AxisRange(1, 8, 32), AxisRange(8, 64, 128)),),
+        profiles=(ShapeProfile.of(batch=AxisRange(1, 8, 32), sequence=AxisRange(8, 64, 128)),),
         inputs=(tensor,),
         outputs=(Tensor("logits", "float32", ("batch", 2)),),
         build_seconds=12.5,
@@ -84,7 +85,7 @@ def make_manifest(
         directory=Path("/nowhere"),
     )
     return EngineManifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         model=model,
         release=release,
         sequence=sequence,

@@ -1,4 +1,4 @@
-"""An example: what a serving host does when an engine of it was promoted.
+"""An example: swap the engine on a serving host when its production alias moves.
 
     prefect work-pool create serving-l4 --type process
     prefect deploy docs/automations/swap.py:swap_engine --name l4 --pool serving-l4
@@ -13,6 +13,6 @@ from prefect import flow
 
 @flow(name="swap-engine")
 def swap_engine(model: str, target: str, models: str = "/models") -> None:
-    """Fetch and verify the engine at `production-<target>`, and let the server load it."""
+    """Fetch and verify the engine at `production-<target>`, and load it on the server."""
     command = ["enginery", "triton", "fetch", model, "--target", target, "--to", models]
     subprocess.run([*command, "--server", "localhost:8001"], check=True)

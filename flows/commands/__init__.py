@@ -1,1 +1,1 @@
-"""The subcommands of `enginery`, by whom they serve; flows/cli.py lists them."""
+"""The subcommands of `enginery`, grouped by what a user does with them; flows/cli.py registers them."""

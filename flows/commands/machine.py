@@ -1,7 +1,8 @@
-"""TODO: flows/commands/machine.py."""
+"""This machine: `targets` shows what it can build and measure, `doctor` what to install or fix."""
 
 import os
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -9,99 +10,151 @@ from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, need_pipeline, out, plain, print_json
 from flows.inputs.fleet import FLEET
-from flows.release.context import now
+from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.connect import open_store
+
+if TYPE_CHECKING:
+    from flows.inputs.fleet import Fleet
+    from flows.workers.machine import WorkerReport
+    from registry.records import GpuTarget
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """A work pool on the Prefect server: whether a worker is online, and what its workers reported, newest first."""
+
+    online: bool
+    workers: "tuple[WorkerReport, ...]"
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """One target of the fleet as this machine sees it; a reason is None where there is no obstacle.
+
+    `pool` is None where no Prefect server is configured.
+    """
+
+    target: "GpuTarget"
+    why_not_build: str | None
+    why_not_measure: str | None
+    pool: PoolState | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `targets --json` prints for this target."""
+        values: dict[str, Any] = {
+            "target": self.target.name,
+            "backend": self.target.backend.value,
+            "compute_capability": self.target.compute_capability,
+            "gpu_name": self.target.gpu_name,
+            "work_pool": self.target.work_pool,
+            "builds": self.why_not_build is None,
+            "measures": self.why_not_measure is None,
+            "why_not_build": self.why_not_build,
+            "why_not_measure": self.why_not_measure,
+        }
+        if self.pool is not None:
+            values |= {"online": self.pool.online, "workers": [plain(report) for report in self.pool.workers]}
+        return values
 
 
 def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
     """Show the fleet's targets, and which of them this machine can build and measure.
 
-    With PREFECT_API_URL also the workers of each target's pool: is one online, and what they said of themselves.
+    With PREFECT_API_URL set it also shows whether a worker of each target's pool is online, and what it reported.
+
+    Example: enginery targets --fleet recipes/fleet.yaml
     """
     need_pipeline("targets")
     from flows.inputs.fleet import load_fleet
+
+    rows = _examine_targets(load_fleet(fleet))
+    if "PREFECT_API_URL" in os.environ:
+        rows = _add_pools(rows)
+    if as_json:
+        print_json([row.to_json() for row in rows])
+    else:
+        out.print(_make_table(rows))
+
+
+def _examine_targets(fleet: "Fleet") -> list[TargetRow]:
     from tasks.backends import BACKENDS
 
-    machines = load_fleet(fleet)
-    rows: list[dict[str, Any]] = []
-    for name in machines.targets:
-        target = machines.target(name)
+    rows = []
+    for target in map(fleet.target, fleet.targets):
         backend = BACKENDS[target.backend]
-        builds, runs = backend.can_build(target), backend.can_run(target)
-        rows.append(
-            {
-                "target": name,
-                "backend": target.backend.value,
-                "compute_capability": target.compute_capability,
-                "gpu_name": target.gpu_name,
-                "work_pool": target.work_pool,
-                "builds": builds is None,
-                "measures": runs is None,
-                "why_not_build": builds,
-                "why_not_measure": runs,
-            }
-        )
-    on_fleet = "PREFECT_API_URL" in os.environ
-    if on_fleet:
-        _add_workers(rows)
-    if as_json:
-        print_json(rows)
-        return
-    table = Table("target", "backend", "compute capability", "builds here", "measures here")
-    if on_fleet:
-        table.add_column("workers")
-    for row in rows:
-        table.add_row(
-            str(row["target"]),
-            str(row["backend"]),
-            str(row["compute_capability"] or ""),
-            "yes" if row["builds"] else escape(f"no: {row['why_not_build']}"),
-            "yes" if row["measures"] else escape(f"no: {row['why_not_measure'] if row['builds'] else 'same'}"),
-            *([_workers_in_words(row)] if on_fleet else []),
-        )
-    out.print(table)
+        rows.append(TargetRow(target, backend.can_build(target), backend.can_run(target)))
+    return rows
 
 
-def _add_workers(rows: list[dict[str, Any]]) -> None:
-    from flows.prefect_server.reachable import prefect_answers
+def _add_pools(rows: list[TargetRow]) -> list[TargetRow]:
+    from flows.prefect_server.reachable import require_prefect_server
 
-    with prefect_answers("workers are known to"):
+    with require_prefect_server("targets"):
         from prefect.client.orchestration import get_client
 
         from flows.workers.flow_runs import is_online
         from flows.workers.machine import read_reports
 
         with get_client(sync_client=True) as client:
-            for row in rows:
-                row["online"] = is_online(client, row["work_pool"])
-                row["workers"] = [plain(report) for report in read_reports(row["work_pool"])]
+            return [
+                replace(
+                    row, pool=PoolState(is_online(client, row.target.work_pool), read_reports(row.target.work_pool))
+                )
+                for row in rows
+            ]
 
 
-def _workers_in_words(row: dict[str, Any]) -> str:
-    said = [
-        ", ".join(filter(None, [each["host"], each["backend_version"], each["gpu_name"], each["driver"]]))
-        for each in row["workers"]
+def _make_table(rows: list[TargetRow]) -> Table:
+    table = Table("target", "backend", "compute capability", "builds here", "measures here")
+    if any(row.pool for row in rows):
+        table.add_column("workers")
+    for row in rows:
+        # The same obstacle twice in a line would only widen the table.
+        why_not_measure = "same" if row.why_not_build else row.why_not_measure
+        table.add_row(
+            row.target.name,
+            row.target.backend.value,
+            row.target.compute_capability or "",
+            escape(f"no: {row.why_not_build}") if row.why_not_build else "yes",
+            escape(f"no: {why_not_measure}") if row.why_not_measure else "yes",
+            *([_describe_pool(row.target.name, row.pool)] if row.pool else []),
+        )
+    return table
+
+
+def _describe_pool(target: str, pool: PoolState) -> str:
+    state = "online" if pool.online else f"none online: enginery worker --target {target}"
+    workers = [
+        ", ".join(filter(None, [report.host, report.backend_version, report.gpu_name, report.driver]))
+        for report in pool.workers
     ]
-    state = "online" if row["online"] else f"none online: enginery worker --target {row['target']}"
-    return escape("\n".join([state, *said]))
+    return escape("\n".join([state, *workers]))
 
 
 def doctor(
-    repair: Annotated[bool, typer.Option(help="Finish or set aside what a crash left half published.")] = False,
+    repair: Annotated[
+        bool, typer.Option(help="Also finish or set aside publications that a crash interrupted.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check this machine: packages, backends, GPU, registry, disk; say what to install or mend."""
-    from flows.doctor import examine, mend
+    """Check this machine (packages, GPU, disk, registry) and say what to install or fix.
 
-    mended = mend(open_store(), home(), now) if repair else []
-    findings = [*mended, *examine(home(), open_store, now)]
+    Exits with 1 if something is missing that every command needs.
+
+    Example: enginery doctor --repair
+    """
+    from flows.doctor import examine, repair_registry
+
+    repairs = repair_registry(open_store(), home(), now) if repair else []
+    findings = [*repairs, *examine(home(), open_store, now)]
     if as_json:
         print_json([plain(finding) for finding in findings])
     else:
         for finding in findings:
-            mark = "[green]ok  [/]" if finding.ok else "[yellow]mend[/]"
-            out.print(f"{mark} {finding.what}: {escape(finding.found)}", highlight=False, soft_wrap=True)
+            color = "green" if finding.ok else "red" if finding.needed else "yellow"
+            line = f"{finding.what}: {finding.found}"
+            out.print(f"[{color}]{finding.mark}[/] {escape(line)}", highlight=False, soft_wrap=True)
             if finding.advice:
                 out.print(f"     {escape(finding.advice)}", highlight=False, soft_wrap=True)
     if any(finding.needed and not finding.ok for finding in findings):

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, err, out, plain, print_json, who_decides
 from flows.inputs.fleet import FLEET
-from flows.release.context import now
 from registry.errors import NotFound
+from registry.host.clock import now
 from registry.mlflow.connect import open_store
 
 if TYPE_CHECKING:

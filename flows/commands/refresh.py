@@ -1,9 +1,9 @@
-"""Making stale engines again: `refresh`."""
+"""Releasing stale engines again: `refresh`."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,78 +11,85 @@ from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, need_pipeline, out, print_json
 from flows.inputs.fleet import FLEET
-from flows.refresh.results import describe_refresh
 from registry.errors import EngineryError
 from registry.host.home import home
 from registry.mlflow.connect import open_store
 
+if TYPE_CHECKING:
+    from flows.refresh.refresh_engines import Release
+    from flows.refresh.results import Plan, Refreshed
+
 
 def refresh(
     recipe: Annotated[
-        list[Path] | None, typer.Argument(help="Recipes to look at (default: all beside the fleet file).")
+        list[Path] | None, typer.Argument(help="Recipes to refresh (default: all beside the fleet file).")
     ] = None,
     fleet: FleetFile = FLEET,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is stale, and why.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Release everything, stale or not.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is stale, and why.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Release every recipe, stale or not.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find the engines that have gone stale, release those again, and promote what is allowed and proven no worse.
+    """Release again the recipes with stale engines, and promote what is allowed and proven no worse.
 
-    With PREFECT_API_URL the recipes' deployments do it on the fleet; without it this machine does what it can build.
+    With PREFECT_API_URL set the recipes' deployments do it on the fleet; otherwise this machine does, for the targets
+    that it can build.
+
+    Example: enginery refresh --dry-run
     """
     need_pipeline("refresh")
     from flows.prefect_server import local as local_prefect
 
-    local_prefect.configure(home())
-    from flows.prefect_server.reachable import prefect_answers
+    local_prefect.configure_prefect(home())
+    from flows.prefect_server.reachable import require_prefect_server
     from flows.refresh.lineage import local_toolchains
     from flows.refresh.refresh_engines import pool_toolchains, release_deployed
     from flows.refresh.refresh_engines import refresh as refresh_all
     from flows.refresh.results import RefreshRequest
     from flows.refresh.results import as_json as refresh_json
 
-    asked = RefreshRequest(tuple(recipe) if recipe else None, fleet, dry_run, full)
+    request = RefreshRequest(tuple(recipe) if recipe else None, fleet, dry_run, full)
     if "PREFECT_API_URL" in os.environ:
-        with prefect_answers("the recipes' deployments are run by"):
+        with require_prefect_server("refresh"):
             store = open_store()
-            results = refresh_all(asked, store, pool_toolchains(), lambda plans: release_deployed(plans, str(fleet)))
+            results = refresh_all(request, store, pool_toolchains(), lambda plans: release_deployed(plans, str(fleet)))
     else:
-        release = _release_here(fleet, quiet=as_json)
-        results = refresh_all(asked, open_store(), local_toolchains, release)
+        results = refresh_all(request, open_store(), local_toolchains, _make_local_release(fleet, quiet=as_json))
     if as_json:
         print_json(refresh_json(results))
     else:
-        _show(results)
-    if failed := [f"{each.recipe}: {each.reason}" for each in results if each.state == "failed"]:
-        raise EngineryError("; ".join(failed))
+        _show_results(results)
+    if failures := [f"{result.recipe}: {result.reason}" for result in results if result.state == "failed"]:
+        raise EngineryError("; ".join(failures))
 
 
-def _release_here(fleet: Path, *, quiet: bool) -> Any:
-    from flows.commands.release import _release
+def _make_local_release(fleet: Path, *, quiet: bool) -> "Release":
+    from flows.commands.release import release_here
     from flows.inputs.fleet import load_fleet
 
-    def release(plans: Sequence[Any]) -> Mapping[Path, str]:
+    def release_plans(plans: "Sequence[Plan]") -> Mapping[Path, str]:
         failures = {}
         for plan in plans:
             narrowed = plan.pinned.model_copy(update={"targets": plan.targets})
             try:
-                report = _release(narrowed, load_fleet(fleet), quiet=quiet)
+                report = release_here(narrowed, load_fleet(fleet), quiet=quiet)
             except EngineryError as error:
                 failures[plan.recipe] = str(error)
             else:
                 failures[plan.recipe] = f"release {report.release} published no engine" if report.failed else ""
         return failures
 
-    return release
+    return release_plans
 
 
-def _show(results: Sequence[Any]) -> None:
+def _show_results(results: "Sequence[Refreshed]") -> None:
+    from flows.refresh.results import describe_refresh
+
     table = Table("model", "target", "precision", "version", "why it is stale")
-    for each in results:
-        for found in each.plan.stale if each.plan else ():
-            version = "" if found.version is None else str(found.version)
-            table.add_row(found.model, found.target, found.precision.value, version, escape(found.reason))
+    for result in results:
+        for engine in result.plan.stale if result.plan else ():
+            version = "" if engine.version is None else str(engine.version)
+            table.add_row(engine.model, engine.target, engine.precision.value, version, escape(engine.reason))
     if table.row_count:
         out.print(table)
-    for each in results:
-        out.print(f"{each.recipe}: {escape(describe_refresh(each))}", highlight=False, soft_wrap=True)
+    for result in results:
+        out.print(f"{result.recipe}: {escape(describe_refresh(result))}", highlight=False, soft_wrap=True)

@@ -1,129 +1,151 @@
-"""Making engines: `release`, and what this machine is able to do: `targets`, `doctor`."""
+"""Building engines: `release`, on this machine or on the fleet's workers."""
 
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from flows.commands.console import FleetFile, Json, err, need_pipeline, out, print_json
 from flows.inputs.fleet import FLEET
-from flows.release.context import now
 from registry.errors import BadInput
+from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.connect import open_store
 
+if TYPE_CHECKING:
+    from flows.inputs.fleet import Fleet
+    from flows.inputs.recipe import Recipe
+    from tasks.report.rows import ReleaseReport
+
 
 def release(
-    recipe: Annotated[Path | None, typer.Argument(help="The recipe, such as recipes/quickstart.yaml.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(help="Path of the recipe, such as recipes/quickstart.yaml; omit it with --resume.")
+    ] = None,
     fleet: FleetFile = FLEET,
-    on_workers: Annotated[bool, typer.Option("--on-workers", help="Have the targets' work pools build.")] = False,
-    resume: Annotated[str | None, typer.Option(help="Id of a release on workers: make only what it lacks.")] = None,
+    on_workers: Annotated[
+        bool, typer.Option("--on-workers", help="Build on the workers of each target's work pool, not on this machine.")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="Id of an earlier release on workers: build only the missing engines.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make, measure, judge and publish every engine of a recipe that this machine, or the fleet's workers, can build.
+    """Build, measure, judge and publish every engine of a recipe.
 
-    What is already made is found by its key: a second release of the same recipe builds nothing.
+    Without --on-workers this machine does it, for the targets that it can build. Finished stages are reused: releasing
+    the same recipe again rebuilds nothing.
+
+    Example: enginery release recipes/quickstart.yaml
     """
     need_pipeline("release")
     from flows.inputs.fleet import load_fleet
     from flows.inputs.recipe import load_recipe
 
     if (recipe is None) == (resume is None):
-        raise BadInput("name a recipe, or with --resume a release that was made on workers: one of the two")
+        raise BadInput("pass either a recipe, or --resume with the id of an earlier release on workers")
     if on_workers or resume is not None or recipe is None:
-        _show(_release_on_workers(recipe, fleet, resume, quiet=as_json), as_json=as_json)
+        _show_report(_release_on_workers(recipe, fleet, resume, quiet=as_json), as_json=as_json)
     else:
-        _show(_release(load_recipe(recipe), load_fleet(fleet), quiet=as_json), as_json=as_json)
+        _show_report(release_here(load_recipe(recipe), load_fleet(fleet), quiet=as_json), as_json=as_json)
 
 
-def _show(result: Any, *, as_json: bool) -> None:
-    from tasks.report.rows import ReleaseIncomplete
-    from tasks.report.rows import as_json as report_json
-    from tasks.report.table import notes, release_table
+def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseReport":
+    """Release a recipe on this machine, or return the report of the same release if it is complete already.
 
-    if as_json:
-        print_json(report_json(result))
-    else:
-        out.print(release_table(result))
-        for line in notes(result):
-            out.print(f"[dim]- {escape(line)}[/]", highlight=False, soft_wrap=True)
-        if result.found:
-            out.print(
-                f"Release {result.release} was complete already: everything was found by its key, nothing rebuilt."
-            )
-        out.print(
-            "* scored by the exact ONNX graph on this machine's CPU; the engine itself has not run.", soft_wrap=True
-        )
-        _say_where_the_ui_is()
-    if result.state != "complete":
-        raise ReleaseIncomplete(result)
+    Args:
+        recipe: as it was read; hub revisions are resolved here.
+        fleet: describes the recipe's targets.
+        quiet: show no progress.
 
-
-def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> Any:
-    from flows.prefect_server import local as local_prefect
-    from flows.prefect_server.reachable import prefect_answers
-    from flows.prefect_server.settings import be_patient
-    from tasks.execution.interrupt import remember_ctrl_c
-
-    remember_ctrl_c()
-    local_prefect.configure(home())
-    be_patient()
-    with prefect_answers("workers are reached through"):
-        return _through_workers(recipe, fleet, resume, quiet=quiet)
-
-
-def _through_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> Any:
-    from prefect import flow
-
-    from flows.release.progress import progress_report
-    from flows.workers.release_on_workers import ReleaseRequest, release_on_workers
-    from tasks.report.rows import ReleaseIncomplete
-
-    # The same job as the deployment's, with its progress on this terminal.
-    job = flow(name="release-engines", validate_parameters=False, persist_result=False)(release_on_workers)
-    with progress_report(err, quiet=quiet) as report:
-        try:
-            return job(ReleaseRequest(recipe, fleet, resume=resume), open_store(), report, _said(quiet))
-        except ReleaseIncomplete as incomplete:
-            return incomplete.report
-
-
-def _release(recipe: Any, fleet: Any, *, quiet: bool) -> Any:
+    Raises:
+        EngineryError: the release failed, or a registry, hub or Prefect server does not answer.
+    """
     from flows.prefect_server import local as local_prefect
     from flows.release.identity import find_release
     from tasks.execution.interrupt import remember_ctrl_c
     from tasks.execution.workspace import Workspace
 
     remember_ctrl_c()
-    local_prefect.configure(home())
-    # A new home has no finished release to be found: Prefect may start at once.
-    prefect_is_up = local_prefect.start() if local_prefect.is_new() else None
+    local_prefect.configure_prefect(home())
+    # A new home has no finished release to find: Prefect may start at once.
+    wait_for_prefect = local_prefect.start_prefect() if local_prefect.needs_database() else None
     store, workspace = open_store(), Workspace(home() / "stages")
     workspace.sweep()
-    pinned, release, found = find_release(recipe, fleet, store)
-    if found is not None:
-        return found
-    prefect_is_up = prefect_is_up or local_prefect.start()
-    # Torch, Prefect and matplotlib: six seconds that a release found finished does not wait for.
+    pinned, release, report = find_release(recipe, fleet, store)
+    if report is not None:
+        return report
+    wait_for_prefect = wait_for_prefect or local_prefect.start_prefect()
+    # Torch, Prefect and matplotlib take six seconds to import, which a release found finished does not spend.
     from flows.release.progress import progress_report
     from flows.release.release_engines import open_context, release_engines
 
-    with progress_report(err, quiet=quiet) as report:
-        context = open_context(pinned, store, workspace, report, _said(quiet), now)
-        report("start Prefect", 0)
-        prefect_is_up()
+    with progress_report(err, quiet=quiet) as on_progress:
+        context = open_context(pinned, store, workspace, on_progress, _make_printer(quiet), now)
+        on_progress("start Prefect", 0)
+        wait_for_prefect()
         return release_engines(context, fleet, release)
 
 
-def _said(quiet: bool) -> Callable[[str], None]:
+def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> "ReleaseReport":
+    from flows.prefect_server import local as local_prefect
+    from flows.prefect_server.reachable import require_prefect_server
+    from flows.prefect_server.settings import retry_server_errors
+    from tasks.execution.interrupt import remember_ctrl_c
+
+    remember_ctrl_c()
+    local_prefect.configure_prefect(home())
+    retry_server_errors()
+    with require_prefect_server("release --resume" if recipe is None else "release --on-workers"):
+        return _run_release_flow(recipe, fleet, resume, quiet=quiet)
+
+
+def _run_release_flow(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> "ReleaseReport":
+    from prefect import flow
+
+    from flows.release.progress import progress_report
+    from flows.workers.release_on_workers import ReleaseRequest, release_on_workers
+    from tasks.report.rows import ReleaseIncomplete
+
+    # The same flow as the deployment's, with its progress on this terminal.
+    run_flow = flow(name="release-engines", validate_parameters=False, persist_result=False)(release_on_workers)
+    request = ReleaseRequest(recipe, fleet, resume=resume)
+    with progress_report(err, quiet=quiet) as on_progress:
+        try:
+            return run_flow(request, open_store(), on_progress, _make_printer(quiet))
+        except ReleaseIncomplete as incomplete:
+            return incomplete.report
+
+
+def _make_printer(quiet: bool) -> Callable[[str], None]:
     return (lambda _: None) if quiet else partial(err.print, markup=False, highlight=False)
 
 
-def _say_where_the_ui_is() -> None:
+def _show_report(report: "ReleaseReport", *, as_json: bool) -> None:
+    from tasks.report.rows import ReleaseIncomplete, report_json
+    from tasks.report.table import list_notes, make_release_table
+
+    if as_json:
+        print_json(report_json(report))
+    else:
+        out.print(make_release_table(report))
+        for note in list_notes(report):
+            out.print(f"[dim]- {escape(note)}[/]", highlight=False, soft_wrap=True)
+        if report.found:
+            out.print(f"Release {report.release} was already complete; nothing was rebuilt.")
+        out.print(
+            "* scored by the exact ONNX graph on this machine's CPU; the engine itself has not run.", soft_wrap=True
+        )
+        _print_ui_address()
+    if report.state != "complete":
+        raise ReleaseIncomplete(report)
+
+
+def _print_ui_address() -> None:
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         out.print(f"Compare the engines in the MLflow UI at {uri}", highlight=False, soft_wrap=True)
         return

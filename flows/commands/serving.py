@@ -155,7 +155,7 @@ def run(
         print_json([plain(given) for given in answers])
         return
     for given in answers:
-        out.print(f"[bold]{escape(given.label)}[/] ({given.score:.0%})  {escape(given.text)}", highlight=False)
+        out.print(escape(given.line), highlight=False)
 
 
 def _open_serving_store() -> "Store":

@@ -1,4 +1,4 @@
-"""The team's servers: `deployments`, and one host that has them all to try it, `up` and `down`."""
+"""The team's servers: `deployments` on Prefect, and `up` and `down` for a whole stack on one host."""
 
 import shlex
 from typing import Annotated
@@ -13,36 +13,53 @@ from registry.host.home import home
 
 def deployments(
     write: Annotated[
-        bool, typer.Option("--write/--check", help="Make prefect.yaml follow, or say how it differs.")
+        bool,
+        typer.Option(
+            "--write/--check", help="Rewrite the generated part of prefect.yaml; by default only report differences."
+        ),
     ] = False,
-    pools: Annotated[bool, typer.Option("--pools", help="Make the work pools and automations on the server.")] = False,
+    pools: Annotated[
+        bool, typer.Option("--pools", help="Also create the work pools and automations on the Prefect server.")
+    ] = False,
     fleet: FleetFile = FLEET,
 ) -> None:
-    """Check that prefect.yaml has a deployment for each recipe and each work pool of the fleet."""
+    """Check that prefect.yaml has a deployment for each recipe and each work pool of the fleet.
+
+    Run it in the checkout, after a recipe or the fleet file changed; then run: prefect --no-prompt deploy --all
+
+    Example: enginery deployments --write --pools
+    """
     need_pipeline("deployments")
-    from flows.inputs.choices import shipped
+    from flows.inputs.choices import require_recipes
     from flows.inputs.fleet import load_fleet
-    from flows.prefect_server import deployment_file as prefect_yaml
+    from flows.prefect_server.deployment_file import FILE, describe_difference, write_deployments
 
-    machines, recipes = load_fleet(fleet), shipped(fleet)
+    loaded_fleet, recipes = load_fleet(fleet), require_recipes(fleet)
     if write:
-        prefect_yaml.write(recipes, machines)
-    if differs := prefect_yaml.difference(recipes, machines):
-        raise EngineryError(f"prefect.yaml does not follow {fleet}: it {differs}; run `enginery deployments --write`")
-    out.print(f"{prefect_yaml.FILE} follows {fleet} and the {len(recipes)} recipes beside it", highlight=False)
+        write_deployments(recipes, loaded_fleet)
+    if difference := describe_difference(recipes, loaded_fleet):
+        raise EngineryError(
+            f"{FILE} does not match {fleet} and the recipes beside it: {difference}; run `enginery deployments --write`"
+        )
+    out.print(f"{FILE} matches {fleet} and the {len(recipes)} recipes beside it", highlight=False)
     if pools:
-        from flows.prefect_server.setup import set_up
+        from flows.prefect_server.setup import set_up_server
 
-        for made in set_up(machines):
-            out.print(made, highlight=False)
+        for name in set_up_server(loaded_fleet):
+            out.print(name, highlight=False)
 
 
-MlflowPort = Annotated[int | None, typer.Option("--mlflow-port", min=1024, max=65535, help="5000 by default.")]
-PrefectPort = Annotated[int | None, typer.Option("--prefect-port", min=1024, max=65535, help="4200 by default.")]
+MlflowPort = Annotated[
+    int | None, typer.Option("--mlflow-port", min=1024, max=65535, help="MLflow's port (default: the last, or 5000).")
+]
+PrefectPort = Annotated[
+    int | None, typer.Option("--prefect-port", min=1024, max=65535, help="Prefect's port (default: the last, or 4200).")
+]
 Artifacts = Annotated[
     str | None,
     typer.Option(
-        "--artifacts", help="Where MLflow keeps bundles: a folder, or s3://bucket/path with AWS's variables set."
+        "--artifacts",
+        help="Where MLflow stores bundles: a folder, or s3://BUCKET/PATH with AWS credentials in the environment.",
     ),
 ]
 
@@ -53,22 +70,31 @@ def up(
     prefect_port: PrefectPort = None,
     artifacts: Artifacts = None,
 ) -> None:
-    """Start a team's stack on this host, to try it: PostgreSQL, MLflow, Prefect, deployments, workers."""
-    need_pipeline("up")
-    from flows.stack import up_and_down as stack
+    """Start a team's stack on this host: PostgreSQL, MLflow, Prefect, its deployments, and workers.
 
-    addresses = stack.up(home(), stack.Wanted(fleet, mlflow_port, prefect_port, artifacts), _say)
+    Run it in the checkout. It prints the variables to export; `enginery down` stops everything.
+
+    Example: enginery up --mlflow-port 5001
+    """
+    need_pipeline("up")
+    from flows.stack.up_and_down import StackOptions, start_stack
+
+    options = StackOptions(fleet, mlflow_port, prefect_port, artifacts)
+    addresses = start_stack(home(), options, _print_progress)
     out.print(f"MLflow   {addresses.mlflow}\nPrefect  {addresses.prefect.removesuffix('/api')}", highlight=False)
     for name, value in addresses.environment().items():
         out.print(f"export {name}={shlex.quote(value)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def down() -> None:
-    """Stop what `up` started on this host; the data stays."""
-    from flows.stack import up_and_down as stack
+    """Stop everything that `enginery up` started on this host; data and logs stay.
 
-    stack.down(home(), _say)
+    Example: enginery down
+    """
+    from flows.stack.up_and_down import stop_stack
+
+    stop_stack(home(), _print_progress)
 
 
-def _say(line: str) -> None:
+def _print_progress(line: str) -> None:
     err.print(line, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""Everything a person wrote: recipes, fleet files and the choices of a form, parsed and checked.
+"""The files that people write, parsed and checked: recipes, fleet files, and the choices that forms offer.
 
 Call `load_recipe(path)` and `load_fleet(path)`. Nothing here imports Prefect, MLflow or torch.
 """

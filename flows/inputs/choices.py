@@ -1,7 +1,7 @@
-"""What a form may offer: recipes and targets by name, as the files of the checkout have them when it is deployed.
+"""The recipes and targets that a form in Prefect's UI offers: those of the checkout that was deployed.
 
-A deployment keeps the schema of its parameters. `enum` in it becomes a menu in Prefect's UI, and Prefect refuses any
-other value when a run is created; in Python they are plain strings, so a fleet file of another place works too.
+A deployment keeps the schema of its parameters. An `enum` in it becomes a menu in Prefect's UI, and Prefect refuses any
+other value when a run is created. In Python the choices are plain strings, so a fleet file elsewhere works too.
 """
 
 import os
@@ -16,31 +16,31 @@ from registry.errors import BadInput
 ALL = "all"
 
 
-def recipes_beside(fleet: Path) -> list[Path]:
-    """The recipes in the folder of a fleet file, in the order of their names; none where there is no such folder."""
-    return sorted(path for path in fleet.parent.glob("*.yaml") if path.name != fleet.name)
+def find_recipes(fleet_file: Path) -> list[Path]:
+    """Return the recipes beside a fleet file, sorted by name; an empty list if its folder does not exist."""
+    return sorted(path for path in fleet_file.parent.glob("*.yaml") if path.name != fleet_file.name)
 
 
-def _menu(choices: list[str]) -> dict[str, Any]:
-    # Away from a checkout there is nothing to choose from, and an empty menu would refuse everything.
-    return {"enum": choices} if choices else {}
-
-
-_RECIPES = [str(path) for path in recipes_beside(FLEET)]
-_TARGETS = list(load_fleet(FLEET).targets) if FLEET.exists() else []
-
-RecipeChoice = Annotated[str, Field(json_schema_extra=_menu(_RECIPES))]
-TargetChoice = Annotated[str, Field(json_schema_extra=_menu(_TARGETS))]
-# Where `all` stands for every target that has a candidate, or is in production.
-TargetOrAll = Annotated[str, Field(json_schema_extra=_menu([*_TARGETS, ALL] if _TARGETS else []))]
-
-
-def shipped(fleet_file: Path) -> list[Path]:
-    """The recipes beside a fleet file, as they are named from here.
+def require_recipes(fleet_file: Path) -> list[Path]:
+    """Return the recipes beside a fleet file, relative to the current folder.
 
     Raises:
         BadInput: there are none.
     """
-    if not (found := recipes_beside(fleet_file)):
-        raise BadInput(f"no recipe lies beside {fleet_file}: run this in the checkout, or name the --fleet")
-    return [Path(os.path.relpath(path)) for path in found]
+    if not (recipes := find_recipes(fleet_file)):
+        raise BadInput(f"there are no recipes beside {fleet_file}: run this in the checkout, or pass --fleet")
+    return [Path(os.path.relpath(recipe)) for recipe in recipes]
+
+
+def _make_menu(choices: list[str]) -> dict[str, Any]:
+    # Outside of a checkout there is nothing to choose from, and an empty menu would refuse everything.
+    return {"enum": choices} if choices else {}
+
+
+_RECIPES = [str(path) for path in find_recipes(FLEET)]
+_TARGETS = list(load_fleet(FLEET).targets) if FLEET.exists() else []
+
+RecipeChoice = Annotated[str, Field(json_schema_extra=_make_menu(_RECIPES))]
+TargetChoice = Annotated[str, Field(json_schema_extra=_make_menu(_TARGETS))]
+# `all` stands for every target that has a candidate, or an engine in production.
+TargetOrAll = Annotated[str, Field(json_schema_extra=_make_menu([*_TARGETS, ALL] if _TARGETS else []))]

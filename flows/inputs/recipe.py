@@ -3,10 +3,23 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, RootModel, model_validator
 
-from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed, Sha256, Text, _parse
-from registry.records import AxisRange, Precision, ShapeProfile
+from calibration_data.splits import DatasetRef
+from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed, Sha256, Text, parse_yaml
+from registry.errors import BadInput
+from registry.records import AxisRange, Precision, ShapeProfile, largest_axes
+from tasks.model_tasks import ModelTask, model_task
+
+
+def _check_task(name: str) -> str:
+    try:
+        return model_task(name).name
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+
+
+Task = Annotated[str, AfterValidator(_check_task)]
 
 
 class HeadSpec(Part):
@@ -105,21 +118,22 @@ class AxisSpec(Part):
         return self
 
 
-class ProfileSpec(Part):
-    """One optimization profile."""
+class ProfileSpec(RootModel[Annotated[dict[Name, AxisSpec], Field(min_length=1, max_length=8)]]):
+    """One optimization profile: the range of each dynamic axis of the graph, by name."""
 
-    batch: AxisSpec
-    sequence: AxisSpec
-
+    @property
     def shape_profile(self) -> ShapeProfile:
         """The same as a domain value."""
-        return ShapeProfile(AxisRange(**self.batch.model_dump()), AxisRange(**self.sequence.model_dump()))
+        return ShapeProfile.of(**{name: AxisRange(**axis.model_dump()) for name, axis in self.root.items()})
 
 
 class GateSpec(Part):
-    """What an engine must hold; an absent limit is not a gate, an absent measurement fails its gate."""
+    """What an engine must hold; an absent limit is not a gate, an absent measurement fails its gate.
 
-    accuracy_loss_max: Fraction = 0.01
+    `loss_max` is the most that may be lost of the task's metric against fp32, such as 0.01 of accuracy.
+    """
+
+    loss_max: Fraction = 0.01
     latency_p99_ms_max: Positive | None = None
     speedup_min: Positive | None = None
     size_mb_max: Positive | None = None
@@ -137,7 +151,7 @@ class Recipe(Part):
     """One model's release: what, from where, for which targets, in which precisions, held to which gates."""
 
     model: Name
-    task: str = "text-classification"
+    task: Task = "text-classification"
     source: SourceSpec
     data: DataSpec
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)]
@@ -160,9 +174,38 @@ class Recipe(Part):
         for field, values in (("precisions", self.precisions), ("targets", self.targets)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} names one of its entries twice")
-        if max(profile.sequence.max for profile in self.profiles) != self.data.max_length:
+        axes = self.model_task.axes
+        for profile in self.profiles:
+            if sorted(profile.root) != sorted(axes):
+                raise ValueError(
+                    f"a profile of {self.task} has the axes {', '.join(axes)}, each with min, opt and max; "
+                    f"this one has {', '.join(profile.root)}"
+                )
+        if self.largest.get("sequence", self.data.max_length) != self.data.max_length:
             raise ValueError("data.max_length must be the largest sequence max of the profiles: rows are cut there")
         return self
+
+    @property
+    def shape_profiles(self) -> tuple[ShapeProfile, ...]:
+        """The optimization profiles as domain values."""
+        return tuple(profile.shape_profile for profile in self.profiles)
+
+    @property
+    def largest(self) -> dict[str, int]:
+        """The largest size of each named axis; the encoder cuts rows there."""
+        return largest_axes(self.shape_profiles)
+
+    @property
+    def model_task(self) -> ModelTask:
+        """What the recipe's task decides."""
+        return model_task(self.task)
+
+    @property
+    def dataset(self) -> DatasetRef:
+        """The dataset, with the columns that the task reads."""
+        columns = tuple(str(getattr(self.data, column)) for column in self.model_task.columns)
+        origin = self.data.hub or str(self.data.path)
+        return DatasetRef(origin, columns, self.data.revision, is_hub=self.data.hub is not None)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -171,4 +214,4 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         BadInput: unreadable, aliases, unknown key, wrong type, NaN, out of range; says where in the file.
     """
-    return _parse(Recipe, path)
+    return parse_yaml(Recipe, path)

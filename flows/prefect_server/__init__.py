@@ -1,4 +1,4 @@
-"""Everything about a Prefect server: its settings, pools, deployments file, reachability and pages.
+"""Everything about a Prefect server: settings, reachability, work pools, automations, deployments file and pages.
 
 Nothing here imports a release, a refresh or a worker.
 """

@@ -1,4 +1,4 @@
-"""Prefect without a server: its own ephemeral one, kept in ENGINERY_HOME and started before it is needed."""
+"""Prefect without a server of one's own: its ephemeral server, with its data in ENGINERY_HOME."""
 
 import os
 from collections.abc import Callable
@@ -6,48 +6,48 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-from flows.prefect_server.reachable import prefect_answers
+from flows.prefect_server.reachable import require_prefect_server
 from tasks.execution.interrupt import hold_ctrl_c
 
 
-def configure(home: Path) -> None:
-    """Prefect's settings for a release in this process; a configured server is left alone."""
+def configure_prefect(home: Path) -> None:
+    """Set Prefect's variables for a release in this process; those of a configured server stay as they are."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # Its log of a failure is a traceback; ours is the sentence.
+    # Prefect logs a failure as a traceback; the command line prints it as a sentence.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING" if os.environ.get("ENGINERY_DEBUG") else "CRITICAL")
     if "PREFECT_API_URL" not in os.environ:
-        home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
+        home.mkdir(parents=True, exist_ok=True)  # Prefect creates the last folder only
         os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
         # The first start migrates a new database, which takes longer than Prefect's default on a busy machine.
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
 
-def is_new() -> bool:
-    """Whether the next start makes Prefect's database, which takes 20 s of one core."""
+def needs_database() -> bool:
+    """Return whether the next start creates Prefect's database, which takes 20 s of one core."""
     return "PREFECT_API_URL" not in os.environ and not (Path(os.environ["PREFECT_HOME"]) / "prefect.db").exists()
 
 
-def start() -> Callable[[], None]:
-    """Start the ephemeral server beside what this process does next; call the result before the first flow.
+def start_prefect() -> Callable[[], None]:
+    """Start the ephemeral server in the background; return a function that waits for it, to call before the first flow.
 
-    It is the server that Prefect starts itself at the first flow, in its own process: one a process, ended with it.
-    A configured server is only asked whether it answers; the result raises as `prefect_answers`.
+    It is the server that Prefect itself would start at the first flow, in a process that ends with this one. A
+    configured server is only checked: the function raises as `require_prefect_server`.
     """
     if "PREFECT_API_URL" in os.environ:
-        return _ask
-    from prefect.server.api.server import SubprocessASGIServer  # two seconds that a release found finished does not pay
+        return _check_server
+    from prefect.server.api.server import SubprocessASGIServer  # two seconds, which a release found finished saves
 
     def serve() -> None:
-        # A terminal sends Ctrl-C to it too: it would be gone, and our flow would try for minutes to tell it of its end.
+        # A terminal sends Ctrl-C to the server too: without it our flow would try for minutes to report that it ended.
         with suppress(KeyboardInterrupt), hold_ctrl_c():
             SubprocessASGIServer().start()
 
-    # What goes wrong in it is said by the flow, which starts it again.
+    # A failure here is reported by the flow, which starts the server again.
     starting = Thread(target=serve, daemon=True)
     starting.start()
     return starting.join
 
 
-def _ask() -> None:
-    with prefect_answers("a release is told to"):
+def _check_server() -> None:
+    with require_prefect_server("release"):
         return

@@ -1,6 +1,7 @@
-"""What a flow run shows in Prefect's pages: the release as a table, the verdicts in words, progress while it works.
+"""Artifacts on a flow run's page in Prefect: the release as a table, the verdicts in words, progress while it works.
 
-Builders are plain functions; what calls Prefect does so inside of a flow run only, and never sinks one.
+`show_release` and `show_progress` call Prefect, inside of a flow run only, and never fail one. The builders of tables
+and texts are pure functions.
 """
 
 import logging
@@ -28,15 +29,15 @@ from tasks.report.rows import EngineRow, ReleaseReport, row_json
 
 log = logging.getLogger(__name__)
 
-# Calibrations and builds: what takes minutes, and is one piece of work.
-SHOWN = ("quantize ", "build ")
+# Calibrations and builds: each takes minutes, and is one piece of work.
+SHOWN_STEPS = ("quantize ", "build ")
 SECONDS_BETWEEN_UPDATES = 3.0
 _FIGURES = {"accuracy": "accuracy", "p50 ms": "latency_p50_ms", "p99 ms": "latency_p99_ms", "speed-up": "speedup"}
 
 
 @dataclass(frozen=True)
 class Pages:
-    """Where MLflow shows a model's runs; `runs` are run ids by target and precision."""
+    """The addresses of a model's runs in MLflow's UI; `runs` are run ids by target and precision."""
 
     uri: str
     experiment: str
@@ -44,35 +45,37 @@ class Pages:
     runs: Mapping[tuple[str, str], str]
 
     def of_run(self, run_id: str) -> str | None:
-        """The page of a run; None where MLflow is a file, and nobody serves pages."""
+        """Return the page of a run; None where MLflow is a file or database, which has no UI."""
         if not self.uri.startswith(("http://", "https://")) or not run_id:
             return None
         return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment}/runs/{run_id}"
 
     def of_engine(self, row: EngineRow) -> str | None:
-        """The page of an engine's run."""
+        """Return the page of an engine's run, as `of_run`."""
         return self.of_run(self.runs.get((row.target, row.precision.value), ""))
 
 
-def release_artifacts(report: ReleaseReport, store: MlflowStore) -> None:
+def show_release(report: ReleaseReport, store: MlflowStore) -> None:
     """Show a finished release on its flow run's page: a table, and the verdicts with links to MLflow's runs."""
     if not runtime.flow_run.id:
         return
-    with _best_effort("the release"):
+    with warn_on_failure("the release"):
         runs = Lineage(store).run_ids(report.model, report.run_id) if report.run_id else {}
         pages = Pages(store.client.tracking_uri, store.experiment(report.model), report.run_id, runs)
         title = f"{report.model}, release {report.release}"
-        create_table_artifact(key=_key("release", report.model), table=release_rows(report), description=title)
-        create_markdown_artifact(key=_key("verdicts", report.model), markdown=verdicts(report, pages))
+        create_table_artifact(
+            key=_make_key("release", report.model), table=make_release_rows(report), description=title
+        )
+        create_markdown_artifact(key=_make_key("verdicts", report.model), markdown=describe_verdicts(report, pages))
 
 
-def progress_artifacts(report: OnProgress) -> OnProgress:
-    """The same `OnProgress`, which also shows calibrations and builds as progress on the flow run's page."""
-    return _Progress(report) if runtime.flow_run.id else report
+def show_progress(on_progress: OnProgress) -> OnProgress:
+    """Return a callback that calls `on_progress`, and shows calibrations and builds on the flow run's page."""
+    return ProgressPage(on_progress) if runtime.flow_run.id else on_progress
 
 
-def release_rows(report: ReleaseReport) -> list[dict[str, object]]:
-    """One row an engine, in words and figures; "" where there is none."""
+def make_release_rows(report: ReleaseReport) -> list[dict[str, object]]:
+    """Return one row per engine, for people; "" stands for a value that is missing."""
     table = []
     for row in report.rows:
         figures = row_json(row)["metrics"]
@@ -92,82 +95,96 @@ def release_rows(report: ReleaseReport) -> list[dict[str, object]]:
     return table
 
 
-def verdicts(report: ReleaseReport, pages: Pages) -> str:
-    """Markdown: each engine's verdict and reason, with a link to its run where MLflow has pages."""
-    whole = _link(f"release {report.release}", pages.of_run(pages.release))
-    found = ", found finished" if report.found else ""
-    lines = [f"# {_plain(report.model)}, {whole}{found}", "", "| engine | verdict | reason |", "|---|---|---|"]
+def describe_verdicts(report: ReleaseReport, pages: Pages) -> str:
+    """Return each engine's verdict and reason as Markdown, with a link to its run where MLflow has a UI."""
+    release = _link_text(f"release {report.release}", pages.of_run(pages.release))
+    state = ", already complete" if report.found else ""
+    lines = [
+        f"# {_escape_markdown(report.model)}, {release}{state}",
+        "",
+        "| engine | verdict | reason |",
+        "|---|---|---|",
+    ]
     for row in report.rows:
-        engine = _link(f"{row.target} {row.precision.value}", pages.of_engine(row))
-        lines.append(f"| {engine} | {row.verdict.value if row.verdict else row.state} | {_plain(row.reason)} |")
+        engine = _link_text(f"{row.target} {row.precision.value}", pages.of_engine(row))
+        lines.append(
+            f"| {engine} | {row.verdict.value if row.verdict else row.state} | {_escape_markdown(row.reason)} |"
+        )
     return "\n".join(lines)
 
 
 @dataclass
-class _Piece:
-    """One artifact; `waiting` is what is not shown yet, `shown_at` when it was last updated (monotonic seconds)."""
+class _ShownStep:
+    """The artifact of a step, updated at `shown_at` (monotonic seconds); `not_shown` is a later phase and fraction."""
 
     artifact: UUID
     shown_at: float
-    waiting: tuple[str, float] | None = None
+    not_shown: tuple[str, float] | None = None
 
 
-class _Progress:
-    """Updates at most one artifact a piece every few seconds; after a failure it only reports on."""
+class ProgressPage:
+    """An `OnProgress` that updates each step's artifact every few seconds at most, and no more after a failure."""
 
-    def __init__(self, report: OnProgress, clock: Callable[[], float] = time.monotonic) -> None:
-        self._report, self._clock = report, clock
-        self._pieces: dict[str, _Piece] = {}
+    def __init__(self, on_progress: OnProgress, clock: Callable[[], float] = time.monotonic) -> None:
+        """Pass every call on to `on_progress`; `clock` counts seconds."""
+        self._on_progress, self._clock = on_progress, clock
+        self._steps: dict[str, _ShownStep] = {}
         self._lock = Lock()
         self._works = True
 
     def __call__(self, what: str, fraction: float) -> None:
-        self._report(what, fraction)
+        """Take a phase, named "step: phase", and the share of it that is done."""
+        self._on_progress(what, fraction)
         with self._lock:
             if self._works:
                 self._works = False
-                with _best_effort("progress"):
-                    self._show(what, fraction)
+                with warn_on_failure("progress"):
+                    self._update(what, fraction)
                     self._works = True
 
-    def _show(self, what: str, fraction: float) -> None:
+    def _update(self, what: str, fraction: float) -> None:
         name, now = what.split(":")[0], self._clock()
-        if name in self._pieces:
-            self._pieces[name].waiting = what, fraction
-        elif name.startswith(SHOWN):
-            # The type says that it may be awaited, which it is only inside of an event loop.
-            shown = create_progress_artifact(_percent(fraction), key=_key("progress", name), description=what)
-            self._pieces[name] = _Piece(cast("UUID", shown), now)
-        # Those too that have ended: nobody says so, and their last step may have come too soon to be shown.
-        for piece in self._pieces.values():
-            if piece.waiting is not None and now - piece.shown_at >= SECONDS_BETWEEN_UPDATES:
-                said, done = piece.waiting
-                update_progress_artifact(piece.artifact, _percent(done), description=said)
-                piece.waiting, piece.shown_at = None, now
+        if name in self._steps:
+            self._steps[name].not_shown = what, fraction
+        elif name.startswith(SHOWN_STEPS):
+            # Its type allows an awaitable, which it returns only inside of an event loop.
+            artifact = create_progress_artifact(
+                _to_percent(fraction), key=_make_key("progress", name), description=what
+            )
+            self._steps[name] = _ShownStep(cast("UUID", artifact), now)
+        # Also the steps that have ended: no call says so, and the last phase may have come too soon to be shown.
+        for step in self._steps.values():
+            if step.not_shown is not None and now - step.shown_at >= SECONDS_BETWEEN_UPDATES:
+                phase, done = step.not_shown
+                update_progress_artifact(step.artifact, _to_percent(done), description=phase)
+                step.not_shown, step.shown_at = None, now
 
 
 @contextmanager
-def _best_effort(what: str) -> Iterator[None]:
-    """What goes wrong in the block is one line in the log."""
+def warn_on_failure(what: str) -> Iterator[None]:
+    """Log any exception of the block as one warning, since a page is not worth a release; `what` is shown there."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - a page is not worth a release, whatever it is that fails
-        log.warning("Prefect does not show %s: %s", what, (str(error) or type(error).__name__).splitlines()[0][:300])
+    except Exception as error:  # noqa: BLE001 - whatever fails, the flow run continues
+        log.warning(
+            "could not show %s in Prefect: %s", what, (str(error) or type(error).__name__).splitlines()[0][:300]
+        )
 
 
-def _percent(fraction: float) -> float:
+def _to_percent(fraction: float) -> float:
     return round(100 * min(max(fraction, 0.0), 1.0), 1)
 
 
-def _key(kind: str, name: str) -> str:
-    """Prefect takes lower-case letters, digits and dashes."""
+def _make_key(kind: str, name: str) -> str:
+    """Return an artifact's key, in which Prefect allows lower-case letters, digits and dashes."""
     return f"{kind}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"
 
 
-def _link(text: str, page: str | None) -> str:
-    return _plain(text) if page is None else f"[{_plain(text)}]({page})"
+def _link_text(text: str, page: str | None) -> str:
+    escaped = _escape_markdown(text)
+    return escaped if page is None else f"[{escaped}]({page})"
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown takes as text: a vendor's message may hold anything."""
+def _escape_markdown(text: str) -> str:
+    """Escape text for Markdown: a vendor's message may contain anything."""
     return re.sub(r"([\\`*_\[\]<>|#&!])", r"\\\1", " ".join(text.split()))

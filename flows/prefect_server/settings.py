@@ -1,25 +1,19 @@
-"""TODO: flows/prefect_server/settings.py."""
+"""The Prefect settings that flow runs, workers, automations and prefect.yaml share."""
 
 import os
 
-# How often a flow run is heard of, which prefect.yaml sets for every run; Prefect takes no less.
+# How often every flow run sends a heartbeat, as prefect.yaml sets it; Prefect allows no less.
 BEAT_SECONDS = 30
-
-
-# What the automations of flows/prefect_server/setup.py watch carries it; prefect.yaml gives it to every deployment.
+# The automations of flows/prefect_server/setup.py watch the runs with this tag; prefect.yaml tags every deployment.
 WATCHED_TAG = "enginery"
+# A Prefect server whose database restarts answers 500, which its client does not retry: a job that was done would be
+# called Crashed. With this the client retries for a minute, as it does where no server answers.
+RETRIES = {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
+# The environment of every flow run; prefect.yaml has the same values.
+RUN_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS), **RETRIES}
 
 
-# A Prefect server whose database restarts answers 500, which its client takes for the last word: a job that was done
-# would be called Crashed. With this the client asks again for a minute, as it does where no server answers.
-PATIENT = {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
-
-
-# What every flow run finds in its environment; prefect.yaml says the same.
-RUN_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS), **PATIENT}
-
-
-def be_patient() -> None:
-    """Have this process and those that it starts be `PATIENT`, unless its environment says otherwise."""
-    for name, value in PATIENT.items():
+def retry_server_errors() -> None:
+    """Set `RETRIES` for this process and those it starts, where the environment does not set them already."""
+    for name, value in RETRIES.items():
         os.environ.setdefault(name, value)

@@ -11,7 +11,7 @@ from flows.inputs.fleet import Fleet
 from flows.inputs.recipe import Recipe
 from flows.refresh.staleness import Combination, Engine, Facts, Toolchain
 from flows.release.graphs import INSTEAD_OF_INT8
-from flows.release.identity import dataset_ref, source_revision
+from flows.release.identity import source_revision
 from registry.bundle.manifest import FORMAT_VERSION
 from registry.host.compatibility import read_host
 from registry.mlflow.runs.lineage import EngineRun, Lineage
@@ -30,9 +30,10 @@ def read_facts(recipe: Recipe, fleet: Fleet) -> Facts:
     Raises:
         BadInput: the source or a split cannot be read, or the fleet lacks a target.
     """
-    ref, data = dataset_ref(recipe), recipe.data
+    ref, task, data = recipe.dataset, recipe.model_task, recipe.data
     evaluation = load_split(
         ref,
+        task,
         data.evaluation.split,
         samples=data.evaluation.samples,
         seed=data.evaluation.seed,
@@ -40,6 +41,7 @@ def read_facts(recipe: Recipe, fleet: Fleet) -> Facts:
     )
     calibration = load_split(
         ref,
+        task,
         data.calibration.split,
         samples=data.calibration.samples,
         seed=data.calibration.seed,
@@ -51,7 +53,7 @@ def read_facts(recipe: Recipe, fleet: Fleet) -> Facts:
         source_revision=source_revision(recipe),
         calibration_set=calibration.digest,
         evaluation_set=evaluation.digest,
-        profiles=json.dumps([asdict(profile.shape_profile()) for profile in recipe.profiles]),
+        profiles=json.dumps([asdict(profile) for profile in recipe.shape_profiles]),
         wanted=tuple(
             (target.name, precision)
             for target in targets

@@ -13,11 +13,11 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from flows.inputs.choices import shipped
+from flows.inputs.choices import require_recipes
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
 from flows.promotion import events
-from flows.promotion.auto_promote import Promotion, promote_proven
+from flows.promotion.auto_promote import WHO, Promotion, promote_proven
 from flows.refresh.lineage import read_engines, read_facts, read_tried
 from flows.refresh.results import Plan, Refreshed, RefreshRequest
 from flows.refresh.staleness import Stale, Toolchain, find_stale
@@ -27,6 +27,7 @@ from flows.workers.machine import read_reports
 from registry.errors import EngineryError
 from registry.host.home import home
 from registry.mlflow.store import MlflowStore
+from registry.promotion.rules import Decision
 from tasks.execution.interrupt import check_stopped
 
 POLL_SECONDS = 5.0
@@ -48,7 +49,7 @@ def refresh(asked: RefreshRequest, store: MlflowStore, toolchains: Toolchains, r
     fleet, results = load_fleet(asked.fleet), {}
     plans: list[Plan] = []
     before: dict[Path, Mapping[str, int]] = {}
-    for path in asked.recipes or shipped(asked.fleet):
+    for path in asked.recipes or require_recipes(asked.fleet):
         try:
             plan = make_plan(path, fleet, store, toolchains, full=asked.full)
             before[path] = store.aliases(plan.pinned.model)
@@ -148,9 +149,10 @@ def _conclude(plan: Plan, fleet: Path, store: MlflowStore, before: Mapping[str, 
     reasons = dict.fromkeys(f"{found.target} {found.precision}: {found.reason}" for found in plan.stale)
     why = f"refreshed, since {'; '.join(reasons)}"[:1000] if reasons else "refreshed in full"
     flow_run = str(runtime.flow_run.id) if runtime.flow_run.id else None
+    decision = Decision(WHO, why, now(), flow_run=flow_run)
     promotions: tuple[Promotion, ...] = ()
     try:
-        promotions = promote_proven(store, plan.pinned, fleet, before, (why, now(), flow_run), home() / "stages")
+        promotions = promote_proven(store, plan.pinned, fleet, before, decision, home() / "stages")
     except EngineryError as error:
         failure = f"{failure}; {error}" if failure else str(error)
     return Refreshed(plan.recipe, "failed" if failure else "released", plan, failure, promotions)

@@ -11,7 +11,7 @@ from prefect.artifacts import (
 )
 
 from flows.inputs.recipe import Recipe
-from flows.prefect_server.pages import _best_effort
+from flows.prefect_server.pages import warn_on_failure
 from flows.promotion.auto_promote import Promotion
 from flows.refresh.staleness import Stale
 from registry.errors import EngineryError
@@ -83,7 +83,7 @@ def refresh_artifacts(results: Sequence[Refreshed]) -> None:
     """Show on its flow run's page what a refresh found stale, and what became of it."""
     if not runtime.flow_run.id:
         return
-    with _best_effort("the refresh"):
+    with warn_on_failure("the refresh"):
         create_table_artifact(key="refresh", table=refresh_rows(results), description="what is stale, and why")
 
 

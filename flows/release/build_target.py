@@ -31,7 +31,7 @@ from tasks.backends import BACKENDS
 from tasks.execution.steps import submit_stage
 from tasks.measurement.latency import Benchmark
 from tasks.measurement.machine import this_machine
-from tasks.measurement.measurements import accuracy_measurements, latency_measurements
+from tasks.measurement.measurements import latency_measurements, quality_measurements
 from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits, judge, overall
 
@@ -79,7 +79,7 @@ def build_target(
     results: dict[Precision, JudgedEngine] = {}
     builds: dict[Precision, tuple[EngineBuild, bool]] = {}
     pending: dict[Precision, PrefectFuture[tuple[EngineBuild, bool]]] = {}
-    precisions = graphs.asked(context.recipe.precisions)
+    precisions = graphs.with_stand_ins(context.recipe.precisions)
     for precision in precisions:
         if reason := why_not(precision, target) or graphs.refused.get(precision):
             results[precision] = JudgedEngine(_row(context, target, precision, "skipped", reason))
@@ -137,10 +137,11 @@ def _measure(
         except EngineryError as error:
             context.say(f"{target.name} {precision} cannot be scored here: {error}")
         else:
-            figures = accuracy_measurements(
+            figures = quality_measurements(
+                context.recipe.model_task,
                 answers,
                 reference,
-                evaluation.labels,
+                evaluation.targets,
                 subject="engine" if runs_here else "onnx-graph",
                 machine=this_machine(),
             )
@@ -166,7 +167,7 @@ def _judge(
     figures: tuple[Measurement, ...],
     calls: Mapping[str, NDArray[np.float64]],
 ) -> JudgedEngine:
-    limits = Limits(**context.recipe.gates.model_dump())
+    limits = Limits(context.recipe.model_task.metric.name, **context.recipe.gates.model_dump())
     is_baseline = build.precision is Precision.FP32
     gates = judge(figures, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
     verdict, reason = overall(gates)

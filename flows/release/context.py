@@ -1,7 +1,7 @@
 """What every stage of a release needs, and the versions that its key depends on."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prefect.utilities.urls import url_for
@@ -9,9 +9,11 @@ from prefect.utilities.urls import url_for
 from flows.inputs.recipe import Recipe
 from registry.bundle.signing import Signer, Trust
 from registry.mlflow.store import MlflowStore
+from registry.records import SourceFiles
 from tasks.bundle.toolchain import own_code, toolchain
 from tasks.execution.progress import OnProgress
 from tasks.execution.workspace import Workspace
+from tasks.model_tasks.contract import Encoder
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class ReleaseContext:
     store: MlflowStore
     signer: Signer
     trust: Callable[[], Trust]
+
+    def open_encoder(self, source: SourceFiles, input_names: Sequence[str]) -> Encoder:
+        """Open the encoder of a checkpoint for a graph with these inputs; rows are cut as the recipe says."""
+        return self.recipe.model_task.open_encoder(source.directory, input_names, self.recipe.largest)
 
     def say(self, sentence: str) -> None:
         """Tell a finding that is no step of the work."""

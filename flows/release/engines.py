@@ -2,6 +2,7 @@
 
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from flows.release.context import ReleaseContext
@@ -19,40 +20,35 @@ from registry.serving.download import copy_bundle
 from registry.serving.fetch import verify_placed
 from tasks.backends import BACKENDS
 from tasks.backends.build import REPLAYED, build_engine, build_key
-from tasks.backends.contract import TimingFolder
+from tasks.backends.contract import BuildInputs, TimingFolder
 from tasks.backends.timing_cache import shared_timing, timing_key
 from tasks.execution.steps import Step
 
 
 def engine_step(context: ReleaseContext, onnx: OnnxArtifact, target: GpuTarget) -> Step[EngineBuild]:
     """The engine of a graph for a target: from the registry where another host published it, else built."""
-    profiles = tuple(profile.shape_profile() for profile in context.recipe.profiles)
-    workspace_bytes, what = context.recipe.workspace_mb * 2**20, f"build {target.name} {onnx.precision}"
+    inputs = BuildInputs(onnx, target, context.recipe.shape_profiles, context.recipe.workspace_mb * 2**20)
+    what = f"build {target.name} {onnx.precision}"
     strict = context.recipe.reproducible_builds and target.backend is Backend.TENSORRT
-    key = build_key(onnx, target, profiles, workspace_bytes=workspace_bytes, options=REPLAYED if strict else ())
+    key = build_key(inputs, options=REPLAYED if strict else ())
 
     def make(into: Path) -> EngineBuild:
         published = context.store.find_build(key)
         if published is not None and (found := _from_registry(context, published, into)) is not None:
             return found
-        with _timing(context, target, key if strict else None, into) as timing:
-            return build_engine(
-                onnx,
-                target,
-                profiles,
-                workspace_bytes=workspace_bytes,
-                into=into,
-                on_progress=context.progress_of(what),
-                timing=timing,
-            )
+        with open_timing(context, target, key if strict else None, into) as timing:
+            return build_engine(replace(inputs, timing=timing), into=into, on_progress=context.progress_of(what))
 
     return Step("build", f"{target.name} {onnx.precision}", key, EngineBuild, make)
 
 
-def _timing(
+def open_timing(
     context: ReleaseContext, target: GpuTarget, replay_key: str | None, into: Path
 ) -> AbstractContextManager[TimingFolder | None]:
-    """What earlier builds on this kind of GPU timed; None for what times nothing while it builds."""
+    """Open the tactic timings of earlier builds on this kind of GPU; None for a backend that times nothing.
+
+    With a `replay_key` (a build key) the timings of that very build are replayed: the same engine, byte for byte.
+    """
     if target.backend is not Backend.TENSORRT:
         return nullcontext()
     options = (("workspace_mb", str(context.recipe.workspace_mb)), *(REPLAYED if replay_key else ()))

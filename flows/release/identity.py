@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from calibration_data.splits import DatasetRef, split_revision
+from calibration_data.splits import split_revision
 from flows.inputs.fleet import Fleet
 from flows.inputs.recipe import Recipe
 from registry.digest import digest_of, file_sha256, record_tree
@@ -16,7 +16,7 @@ from tasks.bundle.toolchain import own_code, toolchain
 from tasks.checkpoints.hub import dataset_commit
 from tasks.checkpoints.source import resolve_revision
 from tasks.measurement.machine import this_machine
-from tasks.report.rows import ROWS, ReleaseReport, with_aliases
+from tasks.report.rows import ROWS, ReleaseReport, add_aliases
 
 
 def pin(recipe: Recipe) -> Recipe:
@@ -27,12 +27,6 @@ def pin(recipe: Recipe) -> Recipe:
     if data.hub is not None:
         data = data.model_copy(update={"revision": dataset_commit(data.hub, str(data.revision))})
     return recipe.model_copy(update={"source": source, "data": data})
-
-
-def dataset_ref(recipe: Recipe) -> DatasetRef:
-    """The pinned recipe's dataset."""
-    data = recipe.data
-    return DatasetRef(data.hub or str(data.path), data.text, data.label, data.revision, is_hub=data.hub is not None)
 
 
 def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | str:
@@ -56,7 +50,7 @@ def this_machines(targets: Sequence[GpuTarget]) -> object:
 
 def release_id(recipe: Recipe, targets: Sequence[GpuTarget], machines: object) -> str:
     """What a release is made of, as 12 hex digits: the same inputs on the same kind of machines, the same release."""
-    ref = dataset_ref(recipe)
+    ref = recipe.dataset
     head = [recipe.source.head.split] if recipe.source.head else []
     splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head]
     data = [split_revision(ref, split) for split in splits]
@@ -84,7 +78,7 @@ def finished_release(model: str, release: str, store: MlflowStore) -> ReleaseRep
     if any(row.version is not None and (row.version, row.digest) not in there for row in rows):
         return None
     found = tuple(replace(row, state="found") if row.digest else row for row in rows)
-    return ReleaseReport(release, model, with_aliases(found, store.aliases(model)), found=True, run_id=run_id)
+    return ReleaseReport(release, model, add_aliases(found, store.aliases(model)), found=True, run_id=run_id)
 
 
 def source_revision(recipe: Recipe) -> str:
@@ -101,5 +95,5 @@ def source_revision(recipe: Recipe) -> str:
         revision = digest_of(source_content(recipe))
     if spec.head is None:
         return revision
-    fitted_on = split_revision(dataset_ref(recipe), spec.head.split), data.text, data.label, data.max_length
+    fitted_on = split_revision(recipe.dataset, spec.head.split), recipe.dataset.columns, data.max_length
     return digest_of((revision, spec.head.seed, fitted_on))

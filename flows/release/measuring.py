@@ -1,13 +1,12 @@
-"""TODO: flows/release/measuring.py."""
+"""The stages that measure: answers on the evaluation rows, and call times beside the fp32 baseline."""
 
 from pathlib import Path
 
 from calibration_data.reader import (
     Rows,
-    read_calibration_texts,
+    read_calibration_inputs,
 )
 from flows.release.context import ReleaseContext, versions
-from flows.release.stages import CHECKED_ROWS
 from registry.errors import MeasurementError
 from registry.records import (
     Backend,
@@ -24,38 +23,39 @@ from tasks.execution.steps import Step, run_stage
 from tasks.measurement.evaluate import Evaluation, evaluate_engine
 from tasks.measurement.latency import Benchmark, LatencyPlan, latency_feed, measure_latency
 from tasks.measurement.machine import this_machine
-from tasks.model_tasks.text_inputs import text_encoder
 
+# Calibration rows whose values fill the batch that is timed.
+TIMED_ROWS = 32
 # Where an exact ONNX graph is scored when no machine here runs the engine made of it.
 GRAPH = GpuTarget("onnx-graph", Backend.ONNXRUNTIME)
 
 
 def make_evaluation(context: ReleaseContext, source: SourceFiles, build: EngineBuild, evaluation: Rows) -> Evaluation:
-    """An engine's answers on the evaluation rows, from a fresh process that checks the engine's sha256 first."""
-    max_length = context.recipe.data.max_length
+    """Return an engine's answers on the evaluation rows, from a fresh process that checks the engine's sha256 first."""
+    recipe = context.recipe
 
     def make(into: Path) -> Evaluation:
         tell = context.progress_of(f"evaluate {build.target.name} {build.precision}")
         return run_isolated(
             evaluate_engine,
             build,
+            recipe.task,
             source.directory,
-            max_length,
-            evaluation.texts,
-            evaluation.labels,
+            recipe.largest,
+            evaluation.inputs,
             into,
             on_progress=tell,
             died=MeasurementError,
         )
 
     engine = (build.digest, build.backend, build.backend_version)
-    key = (*engine, source.digest, evaluation.digest, max_length, versions())
+    key = (*engine, source.digest, evaluation.digest, recipe.task, recipe.largest, versions())
     label = f"{build.target.name} {build.precision}"
     return run_stage(context.workspace, Step("evaluate", label, key, Evaluation, make))[0]
 
 
 def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
-    """The exact ONNX graph, to be scored by ONNX Runtime where the engine made of it cannot run."""
+    """Return the exact ONNX graph as a build, to be scored by ONNX Runtime where the engine made of it cannot run."""
     record = next(record for record in onnx.files if record.path == onnx.file)
     return EngineBuild(
         file=onnx.file,
@@ -79,17 +79,17 @@ def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
 def make_benchmark(
     context: ReleaseContext, source: SourceFiles, builds: tuple[EngineBuild, ...], calibration: CalibrationSet
 ) -> Benchmark:
-    """Call times of a target's engines, interleaved with the fp32 baseline in one fresh process."""
-    spec, profile, machine = context.recipe.latency, context.recipe.profiles[0], this_machine()
-    plan = LatencyPlan(spec.windows, spec.iterations, spec.warmup, profile.batch.opt, profile.sequence.opt)
+    """Measure call times of a target's engines, interleaved with the fp32 baseline in one fresh process."""
+    spec, profile, machine = context.recipe.latency, context.recipe.shape_profiles[0], this_machine()
+    best = tuple((name, span.opt) for name, span in profile.axes)
+    plan = LatencyPlan(spec.windows, spec.iterations, spec.warmup, best)
     baseline = next(build for build in builds if build.precision is Precision.FP32)
 
     def make(into: Path) -> Benchmark:
-        names = [tensor.name for tensor in baseline.inputs]
-        encoder = text_encoder(source.directory, names, max_length=context.recipe.data.max_length)
-        rows = [encoder.encode([text]) for text in read_calibration_texts(calibration)[:CHECKED_ROWS]]
+        encoder = context.open_encoder(source, baseline.input_names)
+        rows = [encoder.encode([row]) for row in read_calibration_inputs(calibration)[:TIMED_ROWS]]
         tell = context.progress_of(f"measure {baseline.target.name}")
-        feed = latency_feed(rows, plan)
+        feed = latency_feed(rows, baseline.inputs, plan)
         return run_isolated(
             measure_latency,
             builds,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import runtime
 
-from calibration_data.reader import Rows, read_calibration_texts
+from calibration_data.reader import Rows, read_calibration_inputs
 from flows.release.build_target import JudgedEngine
 from flows.release.context import ReleaseContext, flow_run_links
 from flows.release.graphs import Graphs, read_choice
@@ -21,7 +21,7 @@ from registry.records import CalibrationSet, OnnxArtifact, Precision, SourceFile
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.table import TABLE_FILE, describe_drift, drift, from_json, read_table
-from tasks.report.rows import EngineRow, winner, with_aliases
+from tasks.report.rows import EngineRow, add_aliases, pick_winner
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def publish_all(
         remarked = replace(entry, row=replace(entry.row, remark=remark))
         rows.append(publish_engine(context, log, release, run_id, made, remarked))
     for target in {row.target for row in rows}:
-        best = winner([row for row in rows if row.target == target])
+        best = pick_winner([row for row in rows if row.target == target])
         if best is not None and best.version is not None:
             nominate(context.store, context.recipe.model, target, best.version)
-    return with_aliases(rows, context.store.aliases(context.recipe.model))
+    return add_aliases(rows, context.store.aliases(context.recipe.model))
 
 
 def publish_engine(
@@ -122,8 +122,8 @@ def publish_version(
     with tempfile.TemporaryDirectory(dir=context.workspace.root) as scratch:
         bundle = Path(scratch)
         assemble_bundle(judged.build, made.source, bundle)
-        if rows := read_calibration_texts(made.calibration)[: context.recipe.warmup_rows]:
-            add_warmup(judged.build, made.source.directory, rows, bundle)
+        if rows := read_calibration_inputs(made.calibration)[: context.recipe.warmup_rows]:
+            add_warmup(judged.build, made.source, rows, bundle)
         manifest = make_manifest(
             judged.build,
             made.source,
@@ -143,29 +143,30 @@ def publish_version(
 def draw_engine(judged: JudgedEngine, graph: OnnxArtifact, into: Path) -> dict[str, Path]:
     """The latency histogram of an engine that ran, beside its baseline; an int8 graph's worst tensors and mixes."""
     # matplotlib is half a second, which a worker does not pay: who publishes draws.
-    from tasks.report.figures import int8_trade_off, latency_histogram, worst_tensors
+    from tasks.report.figures import draw_int8_trade_off, draw_latency_histogram, draw_worst_tensors
 
     figures, table = {}, graph.directory / TABLE_FILE
     if judged.call_seconds:
-        figures["latency"] = latency_histogram(dict(judged.call_seconds), into / "latency.png")
+        figures["latency"] = draw_latency_histogram(dict(judged.call_seconds), into / "latency.png")
     if table.is_file():
-        figures["calibration"] = worst_tensors(read_table(table), into / "calibration.png")
+        figures["calibration"] = draw_worst_tensors(read_table(table), into / "calibration.png")
     if (choice := read_choice(graph)) is not None:
-        figures["int8"] = int8_trade_off(choice, into / "int8.png")
+        figures["int8"] = draw_int8_trade_off(choice, into / "int8.png")
     return figures
 
 
 def draw_release(rows: Sequence[EngineRow], into: Path) -> dict[str, Path]:
     """Accuracy against latency of every engine that ran."""
-    from tasks.report.figures import accuracy_against_latency
+    from tasks.report.figures import draw_quality_against_latency
 
     points = []
     for row in rows:
-        accuracy, p50 = row.figure("accuracy"), row.figure("latency_p50_ms")
-        if accuracy and p50 and accuracy.low is not None and accuracy.high is not None:
+        quality, p50 = row.quality, row.figure("latency_p50_ms")
+        if quality and p50 and quality.low is not None and quality.high is not None:
             name = f"{row.target} {row.precision}"
-            points.append((name, p50.value, accuracy.value, accuracy.low, accuracy.high))
-    return {"trade-off": accuracy_against_latency(points, into / "accuracy_latency.png")} if points else {}
+            points.append((name, p50.value, quality.value, quality.low, quality.high))
+            metric = quality.metric
+    return {"trade-off": draw_quality_against_latency(metric, points, into / f"{metric}_latency.png")} if points else {}
 
 
 def moved_scales(log: ReleaseLog, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:

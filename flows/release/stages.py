@@ -10,7 +10,7 @@ from calibration_data.reader import (
 )
 from calibration_data.splits import split_revision
 from flows.release.context import ReleaseContext, versions
-from flows.release.identity import dataset_ref, source_content
+from flows.release.identity import source_content
 from registry.errors import BadInput
 from registry.records import (
     CalibrationSet,
@@ -21,14 +21,13 @@ from tasks.checkpoints.module import from_module
 from tasks.checkpoints.source import from_folder, from_hub, from_package
 from tasks.execution.steps import Step, run_stage
 from tasks.execution.workspace import verify_stage
-from tasks.model_tasks.text_inputs import text_encoder
 
-# A graph whose logits differ more from PyTorch's than this on real rows is another model.
+# Real rows on which the exported graph is compared with PyTorch.
 CHECKED_ROWS = 32
 
 
 def make_source(context: ReleaseContext) -> SourceFiles:
-    """The checkpoint, with its head where the recipe fits one."""
+    """Return the checkpoint, with its head where the recipe fits one."""
     spec, name, task = context.recipe.source, context.recipe.model, context.recipe.task
     context.on_progress(f"source {name}", 0)
 
@@ -59,71 +58,58 @@ def make_source(context: ReleaseContext) -> SourceFiles:
 def _with_head(context: ReleaseContext, encoder: SourceFiles) -> SourceFiles:
     from tasks.checkpoints.head import fit_head  # torch, as in make_onnx
 
-    head, data, ref = context.recipe.source.head, context.recipe.data, dataset_ref(context.recipe)
+    recipe = context.recipe
+    head, data, ref = recipe.source.head, recipe.data, recipe.dataset
     if head is None:
         return encoder
 
     def make(into: Path) -> SourceFiles:
-        rows = load_split(ref, head.split)
-        if rows.label_names is None:
+        rows = load_split(ref, recipe.model_task, head.split)
+        if rows.classes is None:
             raise BadInput(f"{ref.origin} split {head.split!r} does not name its classes: store a ClassLabel column")
         return fit_head(
-            encoder,
-            rows.texts,
-            rows.labels,
-            rows.label_names,
-            seed=head.seed,
-            max_length=data.max_length,
-            into=into,
-            on_progress=context.on_progress,
+            encoder, rows, seed=head.seed, max_length=data.max_length, into=into, on_progress=context.on_progress
         )
 
-    key = (
-        encoder.digest,
-        split_revision(ref, head.split),
-        data.text,
-        data.label,
-        head.seed,
-        data.max_length,
-        versions("torch", "transformers"),
-    )
+    revision, tools = split_revision(ref, head.split), versions("torch", "transformers")
+    key = (encoder.digest, revision, ref.columns, head.seed, data.max_length, tools)
     return run_stage(context.workspace, Step("head", context.recipe.model, key, SourceFiles, make))[0]
 
 
 def evaluation_rows(context: ReleaseContext, source: SourceFiles) -> Rows:
-    """The rows engines are judged on.
+    """Return the rows that engines are judged on.
 
     Raises:
-        BadInput: too few rows, or classes that are not the model's.
+        BadInput: too few rows, or targets that are not the model's.
     """
-    spec, ref = context.recipe.data.evaluation, dataset_ref(context.recipe)
-    rows = load_split(ref, spec.split, samples=spec.samples, seed=spec.seed, fewest=FEWEST_EVALUATION_ROWS)
-    labels = source.source.labels
-    names = rows.label_names or labels
-    same = [name.casefold() for name in names] == [label.casefold() for label in labels]
-    if not same or max(rows.labels) >= len(labels):
-        raise BadInput(
-            f"the classes of {ref.origin} ({', '.join(names)}; largest label {max(rows.labels)}) are not those of "
-            f"{source.source.name} ({', '.join(labels)}): use the dataset that the model was trained for"
-        )
+    spec, task = context.recipe.data.evaluation, context.recipe.model_task
+    rows = load_split(
+        context.recipe.dataset,
+        task,
+        spec.split,
+        samples=spec.samples,
+        seed=spec.seed,
+        fewest=FEWEST_EVALUATION_ROWS,
+    )
+    task.check_rows(rows, source.source)
     return rows
 
 
 def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> CalibrationSet:
-    """The rows the quantizers see."""
-    spec, ref = context.recipe.data.calibration, dataset_ref(context.recipe)
+    """Return the rows that the quantizers see."""
+    spec, ref, task = context.recipe.data.calibration, context.recipe.dataset, context.recipe.model_task
 
     def make(into: Path) -> CalibrationSet:
         return draw_calibration_set(
-            ref, spec.split, samples=spec.samples, seed=spec.seed, evaluation=evaluation, into=into
+            ref, task, spec.split, samples=spec.samples, seed=spec.seed, evaluation=evaluation, into=into
         )
 
-    key = (ref.origin, split_revision(ref, spec.split), ref.text, ref.label, spec.model_dump(), evaluation.digest)
+    key = (ref.origin, split_revision(ref, spec.split), ref.columns, spec.model_dump(), evaluation.digest)
     return run_stage(context.workspace, Step("calibration", spec.split, key, CalibrationSet, make))[0]
 
 
 def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) -> OnnxArtifact:
-    """The exported fp32 graph, checked against PyTorch on real rows before anything else happens."""
+    """Export the fp32 graph, checked against PyTorch on real rows before anything else happens."""
     # Two seconds of imports, which a worker that builds from a graph does not wait for.
     from tasks.checkpoints.module import load_module
     from tasks.graphs.export import check_export, export_checkpoint, export_module
@@ -133,10 +119,9 @@ def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) ->
         verify_stage(source.directory)
         module = context.recipe.source.module
         onnx = export_checkpoint(source, into=into) if module is None else export_module(module, into=into)
-        names = [tensor.name for tensor in onnx.inputs]
-        encoder = text_encoder(source.directory, names, max_length=context.recipe.data.max_length)
         reference = source if module is None else load_module(module)[0]
-        check_export(reference, onnx, encoder.encode(evaluation.texts[:CHECKED_ROWS]))
+        encoder = context.open_encoder(source, onnx.input_names)
+        check_export(reference, onnx, encoder.encode(evaluation.inputs[:CHECKED_ROWS]))
         return onnx
 
     key = (source.digest, context.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the stack's own: the system's programs, its data in ENGINERY_HOME, on a Unix socket."""
+"""The stack's own PostgreSQL: the system's programs, with data in ENGINERY_HOME, on a Unix socket."""
 
 import os
 import pwd
@@ -18,13 +18,13 @@ NAME = "postgres"
 DATABASES = ("mlflow", "prefect")
 _ROLE = "enginery"
 _PORT = 5432
-# sockaddr_un of Linux has room for 107 characters.
+# sockaddr_un on Linux has room for 107 characters.
 _LONGEST_SOCKET = 107
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the data, the socket and the programs are; `user` runs them where we are root, which they refuse."""
+    """A database cluster: its folder and programs; `user` runs them for root, as whom they refuse to run."""
 
     folder: Path
     programs: Path
@@ -36,104 +36,95 @@ class Cluster:
         return self.folder / "data"
 
     def uri(self, database: str, driver: str) -> str:
-        """The address of a database for SQLAlchemy with a driver such as psycopg or asyncpg."""
+        """Return a database's address for SQLAlchemy, with a driver such as psycopg or asyncpg."""
         return f"postgresql+{driver}://{_ROLE}@/{database}?host={quote(str(self.folder))}&port={_PORT}"
 
-    def service(self, environment: Mapping[str, str]) -> Service:
-        """The server: no network, only the socket, in a folder that nobody else can enter."""
+    def make_service(self, environment: Mapping[str, str]) -> Service:
+        """Describe the server: no network, only the socket, in a folder that no other user can enter."""
         command = (str(self.programs / "postgres"), "-D", str(self.data), "-k", str(self.folder), "-h", "")
         # SIGINT is its "fast" shutdown: open transactions are rolled back, and nothing needs recovery.
-        return Service(NAME, (*command, "-p", str(_PORT)), environment, self._answers, signal.SIGINT, self.user)
+        return Service(NAME, (*command, "-p", str(_PORT)), environment, self._is_ready, signal.SIGINT, self.user)
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         import psycopg
 
         try:
-            psycopg.connect(self._where(), connect_timeout=2).close()
+            psycopg.connect(self._connection_string(), connect_timeout=2).close()
         except psycopg.OperationalError:
             return False
         return True
 
-    def _where(self) -> str:
+    def _connection_string(self) -> str:
         return self.uri("postgres", "psycopg").replace("+psycopg", "", 1)
 
-    def make_databases(self) -> None:
-        """Make the databases that are not there."""
+    def create_databases(self) -> None:
+        """Create the databases that do not exist yet."""
         import psycopg
 
-        with psycopg.connect(self._where(), autocommit=True) as connection:
-            there = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
+        with psycopg.connect(self._connection_string(), autocommit=True) as connection:
+            existing = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
             for name in DATABASES:
-                if name not in there:
+                if name not in existing:
                     connection.execute(f'CREATE DATABASE "{name}"'.encode())
 
 
-def make_cluster(folder: Path) -> Cluster:
-    """The cluster in `folder`, made where it is not there.
+def open_cluster(folder: Path) -> Cluster:
+    """Return the cluster in `folder`, and create it if it does not exist.
 
     Raises:
-        BadInput: no PostgreSQL, no driver, a path that is too long, or one that its user cannot enter.
+        BadInput: PostgreSQL or its driver is not installed, or the path is too long or out of its user's reach.
         EngineryError: initdb failed.
     """
     if len(os.fsencode(folder / f".s.PGSQL.{_PORT}")) > _LONGEST_SOCKET:
         raise BadInput(f"{folder} is too long a path for a Unix socket: choose a shorter ENGINERY_HOME")
     if find_spec("psycopg") is None:
-        raise BadInput("the stack needs psycopg, the driver of PostgreSQL: pip install 'enginery[postgres]'")
-    cluster = Cluster(folder, _programs(), _unprivileged())
+        raise BadInput("`enginery up` needs psycopg, PostgreSQL's driver: pip install 'enginery[postgres]'")
+    cluster = Cluster(folder, _find_programs(), _choose_user())
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if cluster.user:
         shutil.chown(folder, cluster.user)
-        _check_entrance(folder, cluster.user)
+        _check_access(folder, cluster.user)
     if not cluster.data.exists():
-        _initdb(cluster)
+        _initialize(cluster)
     return cluster
 
 
-def _initdb(cluster: Cluster) -> None:
-    made = cluster.folder / "incoming"
-    shutil.rmtree(made, ignore_errors=True)
-    command = [
-        str(cluster.programs / "initdb"),
-        "-D",
-        str(made),
-        "-U",
-        _ROLE,
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--locale=C.UTF-8",
-    ]
+def _initialize(cluster: Cluster) -> None:
+    incoming = cluster.folder / "incoming"
+    shutil.rmtree(incoming, ignore_errors=True)
+    program = str(cluster.programs / "initdb")
+    command = [program, "-D", str(incoming), "-U", _ROLE, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
     done = subprocess.run(command, user=cluster.user, cwd="/", capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
-        raise EngineryError(f"initdb failed: {' '.join(done.stderr.split())[:500]}")
-    made.rename(cluster.data)  # whole or not there: a killed initdb leaves a folder that no server starts on
+        raise EngineryError(f"{program} failed in {cluster.folder}: {' '.join(done.stderr.split())[:500]}")
+    incoming.rename(cluster.data)  # complete or absent: a killed initdb leaves a folder that no server starts on
 
 
-def _programs() -> Path:
-    for found in sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_major, reverse=True):
-        return found.parent
-    if found_here := shutil.which("postgres"):
-        return Path(found_here).resolve().parent
+def _find_programs() -> Path:
+    # Debian installs each major version in a folder of its own, outside of PATH.
+    if packaged := list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
+        return max(packaged, key=_read_major).parent
+    if program := shutil.which("postgres"):
+        return Path(program).resolve().parent
     # Not the wheel that the tests use: it has no extensions, and Prefect needs pg_trgm.
-    raise BadInput("PostgreSQL is missing, with its extension pg_trgm: apt-get install postgresql")
+    raise BadInput("PostgreSQL with its extension pg_trgm is not installed: apt-get install postgresql")
 
 
-def _major(program: Path) -> int:
+def _read_major(program: Path) -> int:
     version = program.parts[-3]
     return int(version) if version.isdecimal() else 0
 
 
-def _unprivileged() -> str | None:
+def _choose_user() -> str | None:
     if os.geteuid() != 0:
         return None
     users = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in users else "nobody"
 
 
-def _check_entrance(folder: Path, user: str) -> None:
+def _check_access(folder: Path, user: str) -> None:
     if subprocess.run(["test", "-w", folder], user=user, cwd="/", check=False).returncode:
         raise BadInput(
-            f"PostgreSQL refuses to be root, and user {user} cannot reach {folder}: choose an ENGINERY_HOME that it "
-            "can, or be another user"
+            f"PostgreSQL refuses to run as root, and user {user} cannot write to {folder}: set ENGINERY_HOME to a "
+            f"folder in reach of {user}, or run `enginery up` as another user"
         )

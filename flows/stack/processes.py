@@ -1,8 +1,8 @@
-"""The processes of a team stack: started, found again by another command, and stopped to the last one.
+"""The processes of a team stack: started by one command, found and stopped by another, down to the last child.
 
-`enginery up` ends while its servers go on, and may be killed at any time. So each process carries a mark in its
-environment, which its children inherit: what a server started in a session of its own is found by it, and nothing
-that anybody else started is ever touched. Linux only: /proc tells.
+`enginery up` ends while its servers keep running, and may be killed at any time. So each process carries a mark in its
+environment, which its children inherit: a child in a session of its own is found by it, and no process that somebody
+else started is ever touched. Linux only: the marks are read from /proc.
 """
 
 import json
@@ -26,18 +26,18 @@ from registry.host.process import start_of
 MARK = "ENGINERY_STACK"
 STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.1
-# Enough for the last line of a log that grew for weeks.
-_LAST_BYTES = 16 * 1024
+# Enough for the last line, without reading a log that grew for weeks.
+_TAIL_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
 class Service:
-    """A server or worker: how it is started, when it is well, and which signal makes it end in order."""
+    """A server or worker: its command, the check that it is ready, and the signal that shuts it down in order."""
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    well: Callable[[], bool]
+    is_ready: Callable[[], bool]
     stop_signal: int = signal.SIGTERM
     user: str | None = None
     port: int | None = None
@@ -45,7 +45,7 @@ class Service:
 
 
 class _Record(BaseModel):
-    """One started process: its id and its start, since ids come round again, and the signal that ends it in order."""
+    """One started process: its id, its start time (ids are reused), and the signal that shuts it down in order."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -55,7 +55,7 @@ class _Record(BaseModel):
 
 
 class State(BaseModel):
-    """ENGINERY_HOME/stack.json: the mark of all processes, what they were started with, and their leaders by name."""
+    """ENGINERY_HOME/stack.json: the mark of all processes, the options of the last start, and the services by name."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,53 +67,58 @@ class State(BaseModel):
 class Processes:
     """The processes of the stack of one ENGINERY_HOME."""
 
-    def __init__(self, state_file: Path, logs: Path) -> None:
-        """Read what is there.
+    def __init__(self, state_file: Path, logs: Path, stop_seconds: float = STOP_SECONDS) -> None:
+        """Read the state file, if there is one.
+
+        Args:
+            state_file: where the state is kept between commands.
+            logs: folder of the services' logs.
+            stop_seconds: how long a process may take to shut down before it is killed.
 
         Raises:
-            BadInput: the state file is not one.
+            BadInput: the state file cannot be read.
         """
-        self._file, self._logs = state_file, logs
-        self.state = _read(state_file)
+        self._file, self._logs, self._stop_seconds = state_file, logs, stop_seconds
+        self.state = _read_state(state_file)
 
     @property
     def options(self) -> dict[str, str]:
-        """What the stack was last started with."""
+        """The options that the stack was last started with."""
         return self.state.options
 
-    def remember(self, options: Mapping[str, str]) -> None:
-        """Keep what it is started with, and the mark, before there is any process."""
+    def remember_options(self, options: Mapping[str, str]) -> None:
+        """Save the options and the mark, before the first process starts."""
         self.state = self.state.model_copy(update={"options": dict(options)})
         self._save()
 
     def is_running(self, name: str) -> bool:
-        """Whether the process that was started under this name lives."""
+        """Return whether the process that was started under this name lives."""
         record = self.state.services.get(name)
         return record is not None and record.started != "" and start_of(record.pid) == record.started
 
-    def log(self, name: str) -> Path:
-        """The file that everything under this name is written to."""
+    def log_file(self, name: str) -> Path:
+        """Return the file that a service's output goes to."""
         return self._logs / f"{name}.log"
 
-    def environment(self, name: str, environment: Mapping[str, str]) -> dict[str, str]:
-        """The environment of a process under this name."""
+    def mark_environment(self, name: str, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment with the mark by which the service's processes are found."""
         return {**environment, MARK: f"{self.state.mark}/{name}"}
 
     def start(self, service: Service) -> None:
-        """Start a service that does not run, after whatever a dead one left; `wait` for it after.
+        """Start a service that is not running, after killing what its predecessor left; `wait` for it afterwards.
 
         Raises:
-            BadInput: another program has its port.
-            EngineryError: there is no such program.
+            BadInput: another program uses its port.
+            EngineryError: its program cannot be started.
         """
-        self._sweep(service.name)
+        self._kill_marked(service.name)
         _check_port(service)
         self._logs.mkdir(parents=True, exist_ok=True)
-        with self.log(service.name).open("ab") as log:
+        with self.log_file(service.name).open("ab") as log:
             try:
                 process = subprocess.Popen(
                     service.command,
-                    env=self.environment(service.name, service.environment),
+                    env=self.mark_environment(service.name, service.environment),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -122,38 +127,38 @@ class Processes:
                     cwd="/" if service.user else None,
                 )
             except OSError as error:
-                raise EngineryError(f"{service.name} cannot be started: {error}") from error
+                raise EngineryError(f"{service.name} cannot be started: {error}; check its installation") from error
         record = _Record(pid=process.pid, started=start_of(process.pid), stop_signal=service.stop_signal)
         self.state.services[service.name] = record
         self._save()
 
     def wait(self, service: Service) -> None:
-        """Wait until a service is well.
+        """Wait until a service is ready.
 
         Raises:
-            EngineryError: it ended, or was not well in time; its log says more.
+            EngineryError: it exited, or was not ready in time; the message ends with the last line of its log.
         """
         deadline = time.monotonic() + service.start_seconds
-        while not service.well():
+        while not service.is_ready():
             if not self.is_running(service.name):
-                raise EngineryError(f"{service.name} ended at once: {self._last_words(service.name)}")
+                raise EngineryError(f"{service.name} exited before it was ready: {self._read_last_line(service.name)}")
             if time.monotonic() > deadline:
                 raise EngineryError(
-                    f"{service.name} is not well after {service.start_seconds:.0f} s: "
-                    f"{self._last_words(service.name)}; `enginery down` stops what runs"
+                    f"{service.name} is not ready after {service.start_seconds:.0f} s: "
+                    f"{self._read_last_line(service.name)}; stop the other services with `enginery down`"
                 )
             time.sleep(_POLL_SECONDS)
 
     def run(self, name: str, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        """Run a step to its end.
+        """Run a command to its end.
 
         Raises:
-            EngineryError: it failed; its log says more.
+            EngineryError: it failed; the message ends with the last line of its log.
         """
-        with self.log(name).open("wb") as log:
+        with self.log_file(name).open("wb") as log:
             done = subprocess.run(
                 command,
-                env=self.environment(name, environment),
+                env=self.mark_environment(name, environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -161,55 +166,55 @@ class Processes:
                 timeout=600,
             )
         if done.returncode:
-            raise EngineryError(f"{name} failed: {self._last_words(name)}")
+            raise EngineryError(f"{name} failed: {self._read_last_line(name)}")
 
     def stop(self, name: str) -> None:
-        """End a service in order, and then whatever it left, in its process group or out of it."""
+        """Shut a service down in order, then kill what is left of it, in its process group or out of it."""
         if self.is_running(name):
             record = self.state.services[name]
             leader = record.pid
             with suppress(ProcessLookupError):
                 os.kill(leader, record.stop_signal)
-            deadline = time.monotonic() + STOP_SECONDS
+            deadline = time.monotonic() + self._stop_seconds
             while self.is_running(name) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
-            # The group's number is its leader's, which nobody else can have been given while we looked at it.
+            # The group's id is its leader's, which cannot have been reused while we waited for the leader.
             with suppress(ProcessLookupError):
                 os.killpg(leader, signal.SIGKILL)
-        self._sweep(name)
+        self._kill_marked(name)
         self.state.services.pop(name, None)
         self._save()
 
     def sweep(self) -> None:
-        """End every process that carries the mark, whatever its name."""
-        self._sweep("")
+        """Kill every process that carries the mark, of any service."""
+        self._kill_marked("")
 
-    def _sweep(self, name: str) -> None:
-        deadline = time.monotonic() + STOP_SECONDS
-        while (left := _marked(f"{MARK}={self.state.mark}/{name}", exact=bool(name))) and time.monotonic() < deadline:
-            for pid in left:
+    def _kill_marked(self, name: str) -> None:
+        mark, deadline = f"{MARK}={self.state.mark}/{name}", time.monotonic() + self._stop_seconds
+        while (pids := _find_marked(mark, exact=bool(name))) and time.monotonic() < deadline:
+            for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
 
-    def _last_words(self, name: str) -> str:
-        written = self.log(name).read_bytes()[-_LAST_BYTES:].decode(errors="replace")
-        said = [" ".join(line.split()) for line in written.split("\n") if line.strip()]
-        return f"{said[-1][:300] if said else 'it said nothing'} (see {self.log(name)})"
+    def _read_last_line(self, name: str) -> str:
+        tail = self.log_file(name).read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
+        lines = [" ".join(line.split()) for line in tail.split("\n") if line.strip()]
+        return f"{lines[-1][:300] if lines else 'it logged nothing'} (see {self.log_file(name)})"
 
     def _save(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self._file, json.dumps(self.state.model_dump(), indent=1).encode(), mode=0o600)
 
 
-def _read(file: Path) -> State:
+def _read_state(file: Path) -> State:
     try:
         return State.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return State(mark=secrets.token_hex(16), options={}, services={})
     except (OSError, ValidationError) as error:
-        said = str(error).splitlines()[0]
-        raise BadInput(f"{file} cannot be read: {said}; stop the stack's processes by hand and remove it") from error
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{file} cannot be read: {reason}; stop the stack's processes by hand and remove it") from error
 
 
 def _check_port(service: Service) -> None:
@@ -221,12 +226,13 @@ def _check_port(service: Service) -> None:
             probe.bind(("127.0.0.1", service.port))
         except OSError as error:
             raise BadInput(
-                f"port {service.port} is taken by another program: name a free one with --{service.name}-port"
+                f"port {service.port} is in use by another program: choose a free one with --{service.name}-port"
             ) from error
 
 
-def _marked(mark: str, *, exact: bool) -> list[int]:
-    found = []
+def _find_marked(mark: str, *, exact: bool) -> list[int]:
+    """Return the ids of the processes whose environment has the mark, or begins one with it."""
+    pids = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal() or int(folder.name) == os.getpid():
             continue
@@ -234,6 +240,6 @@ def _marked(mark: str, *, exact: bool) -> list[int]:
             variables = (folder / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # it ended, or is another user's
-        if any(each == mark.encode() if exact else each.startswith(mark.encode()) for each in variables):
-            found.append(int(folder.name))
-    return found
+        if any(variable == mark.encode() if exact else variable.startswith(mark.encode()) for variable in variables):
+            pids.append(int(folder.name))
+    return pids

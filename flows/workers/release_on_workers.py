@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from calibration_data.reader import Rows
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
-from flows.prefect_server.pages import release_artifacts
+from flows.prefect_server.pages import show_release
 from flows.release.context import now
 from flows.release.identity import finished_release, pin, release_id
 from flows.release.measuring import graph_as_engine, make_evaluation
@@ -72,7 +72,7 @@ def release_on_workers(
             if (found := finished_release(recipe.model, release, store)) is not None:
                 return found
             result = publish_release(context, log, release, run_id, made, results.judged, results.missing)
-    release_artifacts(result, store)
+    show_release(result, store)
     if result.state != "complete":
         raise ReleaseIncomplete(result)
     return result
@@ -178,4 +178,4 @@ def _rows(workspace: Workspace, rows: Rows) -> RowsFile:
         (into / ROWS_FILE).write_bytes(TypeAdapter(Rows).dump_json(rows))
         return RowsFile(rows.digest, into)
 
-    return workspace.stage("rows", (rows.digest, rows.label_names), RowsFile, make)[0]
+    return workspace.stage("rows", (rows.digest, rows.classes), RowsFile, make)[0]

@@ -8,15 +8,18 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from registry.bundle import format_1
 from registry.digest import canonical_json, record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, TornBundle
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (format_1.VERSION, FORMAT_VERSION)
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "model.sig"
 # Both describe the listed files, so neither is listed.
@@ -36,9 +39,12 @@ def write_manifest(manifest: EngineManifest) -> bytes:
     """
     _check_rules(manifest)
     try:
-        return canonical_json(manifest)
+        raw = canonical_json(manifest)
     except ValueError as error:
         raise BadInput(f"the manifest cannot be written as JSON ({error}): measure or set that value again") from error
+    if manifest.format_version == format_1.VERSION:
+        return canonical_json(format_1.downgrade(json.loads(raw)))
+    return raw
 
 
 def read_manifest(raw: bytes) -> EngineManifest:
@@ -49,8 +55,10 @@ def read_manifest(raw: bytes) -> EngineManifest:
             sha256, or a path that leaves the bundle.
     """
     document = _parse_document(raw)
+    fields = format_1.upgrade(document) if document["format_version"] == format_1.VERSION else document
     try:
-        manifest = _MANIFEST.validate_json(raw, strict=True)
+        # As JSON: in strict mode only that turns lists into tuples and text into enums.
+        manifest = _MANIFEST.validate_json(json.dumps(fields), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -105,7 +113,7 @@ def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:
             )
 
 
-def _parse_document(raw: bytes) -> dict[str, object]:
+def _parse_document(raw: bytes) -> dict[str, Any]:
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -114,9 +122,10 @@ def _parse_document(raw: bytes) -> dict[str, object]:
         raise BadInput("manifest.json is not a JSON object: fetch it again")
     # Check the version before the fields: a later format may have other fields, and the reader must see the version.
     version = document.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or version not in _READABLE:
         raise BadInput(
-            f"manifest.json has format_version {version!r}; this Enginery reads {FORMAT_VERSION}: upgrade Enginery"
+            f"manifest.json has format_version {version!r}; this Enginery reads {format_1.VERSION} to "
+            f"{FORMAT_VERSION}: upgrade Enginery"
         )
     return document
 
@@ -134,7 +143,7 @@ def _find_differences(document: object, canonical: object, place: str = "") -> I
 
 
 def _check_rules(manifest: EngineManifest) -> None:
-    if manifest.format_version != FORMAT_VERSION:
+    if manifest.format_version not in _READABLE:
         raise BadInput(f"format_version is {manifest.format_version}; this Enginery writes {FORMAT_VERSION}")
     check_name(manifest.model, what="model")
     check_name(manifest.build.target.name, what="target")

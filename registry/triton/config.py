@@ -4,10 +4,11 @@ The fields are those of model_config.proto: https://github.com/triton-inference-
 model_config.proto. docs/adr/0016-triton-layout.md says why each is set as it is.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from registry.errors import BadInput
-from registry.records import Backend, EngineBuild, ShapeProfile, Tensor
+from registry.records import Backend, EngineBuild, ShapeProfile, Tensor, axis_name
 from registry.triton.model import TritonModel, engine_file, largest_batch
 from registry.triton.warmup import WarmupEntry, warmup_entries
 
@@ -25,7 +26,7 @@ _DTYPES = {
 
 
 def config_text(model: TritonModel) -> bytes:
-    """config.pbtxt of a model, UTF-8.
+    """Return config.pbtxt of a model, UTF-8.
 
     Raises:
         BadInput: tritonclient is not installed, or a tensor's dtype has no Triton type.
@@ -63,21 +64,24 @@ def _fields(model: TritonModel) -> dict[str, Any]:
 
 
 def _inputs(model: TritonModel) -> list[dict[str, Any]]:
-    if model.python_backend:
-        return [{"name": "text", "data_type": "TYPE_STRING", "dims": [1]}]
+    if model.python_model is not None:
+        return [_signature(*tensor) for tensor in model.python_model.inputs]
     return [_described(model, tensor) for tensor in model.manifest.build.inputs]
 
 
 def _outputs(model: TritonModel) -> list[dict[str, Any]]:
-    if model.python_backend:
-        label = {"name": "label", "data_type": "TYPE_STRING", "dims": [1]}
-        return [label, {"name": "score", "data_type": "TYPE_FP32", "dims": [1]}]
-    labels = model.manifest.source.labels
+    if model.python_model is not None:
+        return [_signature(*tensor) for tensor in model.python_model.outputs]
+    classes = model.manifest.source.classes
     outputs = []
     for tensor in model.manifest.build.outputs:
-        named = labels and tensor.shape and tensor.shape[-1] == len(labels)
+        named = classes and tensor.shape and tensor.shape[-1] == len(classes)
         outputs.append(_described(model, tensor) | ({"label_filename": model.labels_file} if named else {}))
     return outputs
+
+
+def _signature(name: str, dtype: str, dims: Sequence[int]) -> dict[str, Any]:
+    return {"name": name, "data_type": dtype, "dims": list(dims)}
 
 
 def _described(model: TritonModel, tensor: Tensor) -> dict[str, Any]:
@@ -105,18 +109,19 @@ def _instances(build: EngineBuild) -> dict[str, Any]:
 
 
 def _preferred(build: EngineBuild, largest: int) -> list[int]:
-    sizes = {size for profile in build.profiles for size in (profile.batch.opt, profile.batch.max)}
+    batches = [batch for profile in build.profiles if (batch := profile.axis("batch"))]
+    sizes = {size for batch in batches for size in (batch.opt, batch.max)}
     return sorted(size for size in sizes if 1 < size <= largest)
 
 
 def _graph_spec(model: TritonModel, profile: ShapeProfile) -> dict[str, Any]:
     largest = largest_batch(model)
-    opt = {"batch": profile.batch.opt, "sequence": profile.sequence.opt}
+    best = {name: span.opt for name, span in profile.axes}
     shapes = {}
     for tensor in model.manifest.build.inputs:
-        sizes = [opt.get(size, 1) if isinstance(size, str) else size for size in tensor.shape]
+        sizes = [best.get(axis_name(size), 1) if isinstance(size, str) else size for size in tensor.shape]
         shapes[tensor.name] = {"dim": sizes[1:] if largest else sizes}
-    return {"batch_size": min(profile.batch.opt, largest), "input": shapes}
+    return {"batch_size": min(best.get("batch", 1), largest), "input": shapes}
 
 
 def _parameters(model: TritonModel) -> list[tuple[str, str]]:

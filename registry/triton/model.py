@@ -1,5 +1,6 @@
 """What Triton serves: one version of one model, made of a bundle or of one for each compute capability."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,23 +8,24 @@ from registry.errors import BadInput, Incompatible
 from registry.host.tensorrt_releases import same_tensorrt, tensorrt_of_container, triton_container
 from registry.names import check_name
 from registry.records import AxisRange, Backend, EngineBuild, EngineManifest
+from registry.triton.python_models import PYTHON_MODELS, PythonModel
 
 _ENGINE_FILES = {Backend.TENSORRT: "model.plan", Backend.ONNXRUNTIME: "model.onnx"}
 
 
 @dataclass(frozen=True)
 class WarmupRow:
-    """One real row, such as of the calibration set: its text, and its tokens as (input's name, tokens)."""
+    """One real row, such as of the calibration set: as a client sends it, and as (input's name, its values)."""
 
-    text: str
-    tokens: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    request: str
+    tensors: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
 class TritonModel:
     """One version of one Triton model: a bundle's manifest, or one for each compute capability.
 
-    With `python_backend` the model takes text and answers a label and a score; without, tensors.
+    With `python_backend` the model takes and answers what `enginery run` does; without, tensors.
     """
 
     manifests: tuple[EngineManifest, ...]
@@ -42,13 +44,18 @@ class TritonModel:
         return check_name(self.manifest.model, what="model")
 
     @property
+    def python_model(self) -> PythonModel | None:
+        """The task's model for the Python backend, where that is asked for and the task has one."""
+        return PYTHON_MODELS.get(self.manifest.source.task) if self.python_backend else None
+
+    @property
     def labels_file(self) -> str:
         """Beside config.pbtxt, so its name holds the version: two versions may have other labels."""
         return f"labels-{self.version}.txt"
 
 
 def engine_file(model: TritonModel, manifest: EngineManifest) -> str:
-    """The engine's name in the version's folder: model.plan or model.onnx; sm89.plan where several lie together."""
+    """Return the engine's name in the version's folder: model.plan or model.onnx, or sm89.plan of several."""
     if model.python_backend:
         return manifest.build.file
     if len(model.manifests) > 1:
@@ -57,7 +64,7 @@ def engine_file(model: TritonModel, manifest: EngineManifest) -> str:
 
 
 def largest_batch(model: TritonModel) -> int:
-    """Triton's max_batch_size; 0 where the first axis of an input or output is no batch, or none is known."""
+    """Return Triton's max_batch_size; 0 where the first axis of an input or output is no batch, or none is known."""
     build = model.manifest.build
     firsts = {tensor.shape[0] if tensor.shape else None for tensor in (*build.inputs, *build.outputs)}
     batched = len(firsts) == 1 and isinstance(next(iter(firsts)), str)
@@ -65,16 +72,20 @@ def largest_batch(model: TritonModel) -> int:
 
 
 def _reaches(build: EngineBuild) -> list[int]:
-    """For each part of the profiles' sequence range, the largest batch up to which every batch fits a profile.
+    """Return, for each part of the profiles' other axes, the largest batch up to which every batch fits a profile.
 
-    Triton's batcher knows one limit: it must hold for whatever length the requests have.
+    Triton's batcher knows one limit: it must hold for whatever sizes the requests have.
     """
-    ranges = [profile.sequence for profile in build.profiles]
-    # What covers a length changes only where a range starts, or after it ends.
-    lengths = {length for each in ranges for length in (each.min, each.max, each.max + 1)}
+    others = [dict(profile.axes) for profile in build.profiles]
+    names = sorted({name for axes in others for name in axes} - {"batch"})
+    # What covers a size changes only where a range starts, or after it ends.
+    sizes = [
+        {size for axes in others if name in axes for size in (axes[name].min, axes[name].max, axes[name].max + 1)}
+        for name in names
+    ]
     covering = (
-        [profile.batch for profile in build.profiles if profile.sequence.min <= length <= profile.sequence.max]
-        for length in lengths
+        [axes["batch"] for axes, profile in zip(others, build.profiles, strict=True) if profile.holds(point)]
+        for point in (dict(zip(names, corner, strict=True)) for corner in itertools.product(*sizes))
     )
     return [_reach(batches) for batches in covering if batches]
 
@@ -93,17 +104,19 @@ def check_servable(model: TritonModel, container: str | None) -> None:
     Raises:
         Incompatible: Triton has no backend for one, they differ in more than the compute capability, the
             engine takes no single request, or the container carries another TensorRT.
-        BadInput: the version or a label is not one that Triton's files can hold.
+        BadInput: the version or a class name is not one that Triton's files can hold.
     """
     build = model.manifest.build
     if model.version < 1:
         raise BadInput(f"version is {model.version}; Triton's versions count from 1")
-    if not all(label.isprintable() for label in model.manifest.source.labels):
-        raise BadInput(f"{model.name} has a label that is no printable line: Triton's label file holds one a line")
+    if not all(name.isprintable() for name in model.manifest.source.classes):
+        raise BadInput(f"{model.name} has a class name that is not a printable line, as in Triton's label file")
     if build.backend is Backend.TENSORRT_RTX:
         raise Incompatible(f"{model.name}: Triton has no backend for TensorRT for RTX; release it for tensorrt too")
+    if model.python_backend and model.python_model is None:
+        raise Incompatible(f"{model.name}: no Python model for {model.manifest.source.task}: serve its tensors")
     if model.python_backend and build.backend is not Backend.ONNXRUNTIME:
-        raise Incompatible(f"{model.name}: the text model runs ONNX Runtime engines only, not {build.backend}")
+        raise Incompatible(f"{model.name}: the Python model runs ONNX Runtime engines only, not {build.backend}")
     if 0 in _reaches(build):
         raise Incompatible(f"{model.name} takes no batch of 1, and Triton sends what comes: set a profile's min to 1")
     _check_together(model)
@@ -121,7 +134,7 @@ def _check_together(model: TritonModel) -> None:
 
 def _shared(manifest: EngineManifest) -> tuple[object, ...]:
     build = manifest.build
-    place = (manifest.model, manifest.source.labels, build.backend, build.backend_version)
+    place = (manifest.model, manifest.source.classes, build.backend, build.backend_version)
     return (*place, build.inputs, build.outputs, build.profiles)
 
 

@@ -25,7 +25,6 @@ from registry.triton.warmup import bundled_rows, warmup_entries
 
 CONFIG_FILE = "config.pbtxt"
 WARMUP_FOLDER = "warmup"
-_TEXT_MODEL = Path(__file__).with_name("python_models") / "text_classification.py"
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,9 @@ def _stage_version(model: TritonModel, bundles: Sequence[Path], into: Path) -> N
         for record in manifest.files if model.python_backend else build.files:
             name = engine_file(model, manifest) if record.path == build.file else record.path
             _copy_file(bundle, record, into / name)
-    if model.python_backend:
+    if model.python_model is not None:
         shutil.copyfile(bundles[0] / MANIFEST_FILE, into / MANIFEST_FILE)
-        shutil.copyfile(_TEXT_MODEL, into / "model.py")
+        shutil.copyfile(model.python_model.file, into / "model.py")
 
 
 def _copy_file(bundle: Path, record: FileRecord, to: Path) -> None:
@@ -164,9 +163,9 @@ def _copy_file(bundle: Path, record: FileRecord, to: Path) -> None:
 def _files_beside(model: TritonModel) -> dict[str, bytes]:
     """Return the label and warm-up files; their names hold the version, so no other version's files change."""
     files = {f"{WARMUP_FOLDER}/{file}": raw for entry in warmup_entries(model) for _, file, _, raw in entry.files}
-    labels = model.manifest.source.labels
-    if labels and not model.python_backend:
-        files[model.labels_file] = "".join(f"{label}\n" for label in labels).encode()
+    classes = model.manifest.source.classes
+    if classes and not model.python_backend:
+        files[model.labels_file] = "".join(f"{name}\n" for name in classes).encode()
     return files
 
 

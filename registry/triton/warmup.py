@@ -16,8 +16,8 @@ from registry.errors import BadInput
 from registry.records import EngineManifest, Tensor
 from registry.triton.model import TritonModel, WarmupRow, largest_batch
 
-# array.array's codes of the dtypes that tokens come in.
-_TOKEN_CODES = {"int32": "i", "int64": "q"}
+# array.array's codes of the dtypes that a row's values come in.
+_CODES = {"int32": "i", "int64": "q"}
 ROWS_FILE = "warmup.json"
 _ROWS = TypeAdapter(tuple[WarmupRow, ...])
 # An input's name, its dims in config.pbtxt, its bytes.
@@ -33,46 +33,59 @@ class WarmupEntry:
     files: tuple[tuple[str, str, tuple[int, ...], bytes], ...]
 
 
+@dataclass(frozen=True)
+class _RowOfFormat1:
+    text: str
+    tokens: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+_ROWS_1 = TypeAdapter(tuple[_RowOfFormat1, ...])
+
+
 def write_rows(rows: Sequence[WarmupRow]) -> bytes:
-    """What `bundled_rows` reads, for a publisher to put into a bundle as warmup.json."""
+    """Return what `bundled_rows` reads, for a publisher to put into a bundle as warmup.json."""
     return canonical_json(list(rows))
 
 
 def bundled_rows(bundle: Path, manifest: EngineManifest) -> tuple[WarmupRow, ...]:
-    """The rows of a verified bundle; none where it has no warmup.json.
+    """Return the rows of a verified bundle; none where it has no warmup.json.
 
     Raises:
         BadInput: warmup.json does not hold rows.
     """
     if all(record.path != ROWS_FILE for record in manifest.files):
         return ()
+    raw = (bundle / ROWS_FILE).read_bytes()
     try:
-        return _ROWS.validate_json((bundle / ROWS_FILE).read_bytes(), strict=True)
+        if manifest.format_version == 1:
+            return tuple(WarmupRow(row.text, row.tokens) for row in _ROWS_1.validate_json(raw, strict=True))
+        return _ROWS.validate_json(raw, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{bundle / ROWS_FILE} holds no rows ({first['msg']}): publish the engine again") from error
 
 
 def warmup_entries(model: TritonModel) -> list[WarmupEntry]:
-    """For every profile, each row that fits its sequence range, at the profile's best batch.
+    """Return, for every profile, each row that fits it, at the profile's best batch.
 
     Raises:
-        BadInput: a row lacks an input's tokens, they differ in length, or an input takes no tokens.
+        BadInput: a row lacks an input's values, or an input takes none of that kind.
     """
-    profiles = model.manifest.build.profiles
-    largest = largest_batch(model)
-    if model.python_backend:
+    if model.python_model is not None:
+        name, _, dims = model.python_model.inputs[0]
         # Triton's bytes of a string tensor: a little-endian length, then UTF-8.
-        texts = [row.text.encode() for row in model.rows]
-        stored = [struct.pack("<I", len(text)) + text for text in texts]
-        return [_entry(model, f"row{index}", 1, [("text", (1,), raw)]) for index, raw in enumerate(stored)]
-    entries = []
+        requests = [row.request.encode() for row in model.rows]
+        stored = [struct.pack("<I", len(request)) + request for request in requests]
+        return [_entry(model, f"row{index}", 1, [(name, dims, raw)]) for index, raw in enumerate(stored)]
+    entries, largest = [], largest_batch(model)
     for index, row in enumerate(model.rows):
-        inputs = [_tokens(tensor, row, batched=largest > 0) for tensor in model.manifest.build.inputs]
-        length = max(dims[-1] for _, dims, _ in inputs)
-        for number, profile in enumerate(profiles):
-            if profile.sequence.min <= length <= profile.sequence.max:
-                batch = max(1, min(profile.batch.opt, largest))
+        tensors = model.manifest.build.inputs
+        inputs = [_values(tensor, row, batched=largest > 0) for tensor in tensors]
+        sizes = {str(tensor.shape[-1]): dims[-1] for tensor, (_, dims, _) in zip(tensors, inputs, strict=True)}
+        for number, profile in enumerate(model.manifest.build.profiles):
+            if profile.holds(sizes):
+                best = profile.axis("batch")
+                batch = max(1, min(best.opt if best else 1, largest))
                 entries.append(_entry(model, f"profile{number}-row{index}", batch, inputs))
     return entries
 
@@ -82,10 +95,10 @@ def _entry(model: TritonModel, name: str, batch: int, inputs: Sequence[_Input]) 
     return WarmupEntry(name, batch, tuple(files))
 
 
-def _tokens(tensor: Tensor, row: WarmupRow, *, batched: bool) -> _Input:
-    tokens = dict(row.tokens).get(tensor.name)
-    code = _TOKEN_CODES.get(tensor.dtype)
-    if not tokens or code is None or len(tensor.shape) != 2:
-        raise BadInput(f"a warm-up row has no tokens for input {tensor.name} ({tensor.dtype}): give rows that fit")
-    stored = array.array(code, tokens)
-    return tensor.name, (len(tokens),) if batched else (1, len(tokens)), stored.tobytes()
+def _values(tensor: Tensor, row: WarmupRow, *, batched: bool) -> _Input:
+    values = dict(row.tensors).get(tensor.name)
+    code = _CODES.get(tensor.dtype)
+    if not values or code is None or len(tensor.shape) != 2:
+        raise BadInput(f"a warm-up row has no values for input {tensor.name} ({tensor.dtype}): give rows that fit")
+    stored = array.array(code, values)
+    return tensor.name, (len(values),) if batched else (1, len(values)), stored.tobytes()

@@ -1,14 +1,17 @@
-"""Backends build and run engines; importing this imports no vendor library."""
+"""Backends that build and run engines.
+
+Call `build_engine` (build.py), then `open_engine`. Importing this package imports no vendor library.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from registry.records import Backend, EngineBuild
 from tasks.backends import ort
-from tasks.backends.contract import BuilderBackend, BuiltEngine, Session
+from tasks.backends.contract import BuilderBackend, BuildInputs, BuiltEngine, Session
 from tasks.backends.trt.builder import TensorRT
 
-__all__ = ["BACKENDS", "BuilderBackend", "BuiltEngine", "Session", "open_engine"]
+__all__ = ["BACKENDS", "BuildInputs", "BuilderBackend", "BuiltEngine", "Session", "open_engine"]
 
 BACKENDS: Mapping[Backend, BuilderBackend] = MappingProxyType(
     {
@@ -19,8 +22,8 @@ BACKENDS: Mapping[Backend, BuilderBackend] = MappingProxyType(
 )
 
 
-def open_engine(build: EngineBuild, *, threads: int | None = None) -> Session:
-    """Load a built engine with the backend that built it; errors as in `BuilderBackend.open_session`."""
+def open_engine(build: EngineBuild) -> Session:
+    """Load an engine with the backend that built it; raises what `BuilderBackend.open_session` raises."""
     return BACKENDS[build.backend].open_session(
-        build.path, build.digest, target=build.target, backend_version=build.backend_version, threads=threads
+        build.path, build.digest, target=build.target, backend_version=build.backend_version
     )

@@ -1,14 +1,14 @@
-"""What every backend offers; each is a module or a value that has these functions."""
+"""The contract of every backend: a module, or a value, that has these functions."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from registry.errors import DigestMismatch
+from registry.errors import BadInput, DigestMismatch
 from registry.records import GpuTarget, OnnxArtifact, Precision, ShapeProfile, Tensor
 from tasks.execution.progress import OnProgress
 
@@ -16,20 +16,11 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class BuiltEngine:
-    """What a backend wrote: the engine's file, and the tensors it binds by name."""
-
-    path: Path
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
 class TimingFolder:
-    """Where a build finds the timing caches of earlier ones, as `*.kept` files, and leaves `merged`, its own.
+    """A folder through which a build shares timing caches: it reads the `*.kept` files and writes `merged`.
 
-    What it cannot use it renames to `*.refused`. With `strict` it may only replay what was timed before: from the file
-    `replay` where there is one, else from what it times first.
+    The build renames what it cannot use to `*.refused`. A `strict` build may only replay tactics that were timed
+    before: those in the file `replay` where there is one, else those that it times first.
     """
 
     folder: Path
@@ -37,17 +28,65 @@ class TimingFolder:
 
     @property
     def merged(self) -> Path:
-        """What the build knows after it: all that was kept, and what it timed itself."""
+        """The cache after the build: the entries of all kept caches, and those that it timed itself."""
         return self.folder / "merged"
 
     @property
     def replay(self) -> Path:
-        """What an equal build knew, alone."""
+        """The cache of an equal build, and nothing else."""
         return self.folder / "replay"
 
 
+class StoredCache(Protocol):
+    """A stored timing cache."""
+
+    @property
+    def run_id(self) -> str:
+        """The id to discard or replace it by."""
+
+    @property
+    def content(self) -> bytes:
+        """The serialized cache."""
+
+
+class TimingCacheStore(Protocol):
+    """A store of timing caches by key; every method raises EngineryError where the store fails."""
+
+    def read(self, key: str, notify: Callable[[str], None], /) -> Sequence[StoredCache]:
+        """Return the caches stored under `key`, newest first; `notify` gets a sentence per unusable one."""
+
+    def write(self, key: str, content: bytes, replaces: Sequence[str] = (), /) -> None:
+        """Store a cache, and delete those whose entries it all holds, by `run_id`."""
+
+    def discard(self, run_id: str, reason: str, /) -> None:
+        """Delete a cache, and record the reason."""
+
+
+@dataclass(frozen=True)
+class BuildInputs:
+    """Everything a build is given: graph, target, optimization profiles, workspace, and caches to share.
+
+    `timing` is for backends that time tactics; the others ignore it.
+    """
+
+    onnx: OnnxArtifact
+    target: GpuTarget
+    profiles: tuple[ShapeProfile, ...]
+    workspace_bytes: int
+    timing: TimingFolder | None = None
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """The engine file that a backend wrote, and the tensors that it binds by name."""
+
+    path: Path
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
 class Session(Protocol):
-    """An engine that is loaded and can run."""
+    """A loaded engine that can run."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -58,68 +97,52 @@ class Session(Protocol):
         """The tensors that `run` returns, in this order."""
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        """Outputs in the order of `output_names`, on the host; returns when the result is there."""
+        """Run the engine and return its outputs on the host, in the order of `output_names`."""
 
 
 class BuilderBackend(Protocol):
     """The functions of a backend."""
 
     def version(self) -> str:
-        """Version of the vendor's library; Incompatible when it is not installed."""
+        """Return the version of the vendor's library; Incompatible when it is not installed."""
 
     def supports(self, precision: Precision, target: GpuTarget) -> str | None:
-        """None when engines of this precision exist for the target; else the reason in words."""
+        """Return None when engines of this precision exist for the target, else the reason why not."""
 
     def can_build(self, target: GpuTarget) -> str | None:
-        """None when this machine can build for the target; else what it needs."""
+        """Return None when this machine can build for the target, else what it needs."""
 
     def can_run(self, target: GpuTarget) -> str | None:
-        """None when this machine can run the target's engines; else what it needs."""
+        """Return None when this machine can run the target's engines, else what it needs."""
 
-    def build(
-        self,
-        onnx: OnnxArtifact,
-        target: GpuTarget,
-        profiles: tuple[ShapeProfile, ...],
-        *,
-        workspace_bytes: int,
-        into: Path,
-        on_progress: OnProgress,
-        timing: TimingFolder | None = None,
-    ) -> BuiltEngine:
-        """Write an engine file under `into`; BuildError with the backend's own words when it refuses.
+    def build(self, inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> BuiltEngine:
+        """Write an engine file under `into`; BuildError in the backend's own words when it refuses."""
 
-        A backend that times nothing leaves `timing` alone.
-        """
+    def open_session(self, engine: Path, expected_digest: str, *, target: GpuTarget, backend_version: str) -> Session:
+        """Load an engine whose sha256 is `expected_digest`, checked before the vendor's library reads a byte.
 
-    def open_session(
-        self,
-        engine: Path,
-        expected_digest: str,
-        *,
-        target: GpuTarget,
-        backend_version: str,
-        threads: int | None = None,
-    ) -> Session:
-        """Load an engine whose sha256 is `expected_digest`, checked before the vendor's library sees a byte.
-
-        `target` and `backend_version` are what the engine was built for and with; `threads` counts CPU
-        threads (None: the library's choice).
+        `target` and `backend_version` are what the engine was built for and with.
 
         Raises:
             DigestMismatch: the file's bytes differ.
-            Incompatible: another version, another GPU, or none.
+            Incompatible: another version, another GPU, or no GPU.
         """
 
 
 def read_verified(engine: Path, expected_digest: str) -> bytes:
-    """The file's bytes, read once, so that what was hashed is what will run.
+    """Read an engine file once, so that the bytes that were hashed are the bytes that run.
 
     Raises:
-        DigestMismatch: their sha256 is another.
+        DigestMismatch: their sha256 is not `expected_digest`.
     """
     engine_bytes = engine.read_bytes()
     actual = hashlib.sha256(engine_bytes).hexdigest()
     if actual != expected_digest:
-        raise DigestMismatch(f"{engine}: sha256 is {actual}, {expected_digest} was expected; fetch or build it again")
+        raise DigestMismatch(f"{engine}: sha256 is {actual}, expected {expected_digest}; fetch or build it again")
     return engine_bytes
+
+
+def check_feed(feed: Mapping[str, Array], input_names: tuple[str, ...]) -> None:
+    """Raise BadInput where a feed has other tensors than an engine's inputs."""
+    if feed.keys() != set(input_names):
+        raise BadInput(f"the engine needs inputs {', '.join(input_names)}; the feed has {', '.join(feed)}")

@@ -1,8 +1,8 @@
-"""Which precision each backend builds on which compute capability.
+"""The precisions that each backend builds, by compute capability.
 
-Sources: TensorRT for RTX rules were measured by building tiny graphs with 1.7.1.116, and
-tests/unit/tasks/backends/test_precisions.py builds each of them again; TensorRT rules are from its documentation's
-support matrix, and no one has run them here. Quantized graphs are taken to be fp32 around their quantized weights.
+Sources: the rules of TensorRT for RTX were measured by building tiny graphs with 1.7.1.116, and
+tests/unit/tasks/backends/test_precisions.py builds each of them again; the rules of TensorRT are from the support
+matrix in its documentation, untested here. Quantized graphs are assumed to be fp32 around their quantized weights.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ DOCUMENTED = "from documentation, not measured"
 
 @dataclass(frozen=True)
 class Rule:
-    """Supported from one compute capability on, or nowhere (`since` is None) for a reason."""
+    """The oldest compute capability that builds a precision, or None and the reason why none does."""
 
     since: str | None
     source: str
@@ -64,27 +64,27 @@ RULES: Mapping[tuple[Backend, Precision], Rule] = MappingProxyType(
 )
 
 
-def capability_order(capability: str) -> tuple[int, ...]:
-    """Numbers to compare by, since 10.0 comes after 9.0: (8, 9) for "8.9"."""
+def _parse_capability(capability: str) -> tuple[int, ...]:
+    """Return numbers to compare by, since 10.0 comes after 9.0: (8, 9) for "8.9"."""
     return tuple(int(part) for part in capability.split("."))
 
 
 def why_unsupported(precision: Precision, target: GpuTarget) -> str | None:
-    """None when the target's backend builds this precision for its GPU; else the reason in words."""
+    """Return None when the target's backend builds this precision for its GPU, else the reason."""
     rule = RULES[target.backend, precision]
     if rule.since is None:
         return f"{target.backend} does not build {precision}: {rule.reason}"
     if target.backend is Backend.ONNXRUNTIME:
         return None
-    known = CAPABILITIES[target.backend]
-    if target.compute_capability not in known:
+    capabilities = CAPABILITIES[target.backend]
+    if target.compute_capability not in capabilities:
         return (
-            f"{target.backend} has no compute capability {target.compute_capability} (target {target.name}); "
-            f"it has {', '.join(known)}"
+            f"{target.backend} does not support compute capability {target.compute_capability} (target {target.name}); "
+            f"it supports {', '.join(capabilities)}"
         )
-    if capability_order(target.compute_capability) < capability_order(rule.since):
+    if _parse_capability(target.compute_capability) < _parse_capability(rule.since):
         return (
-            f"{target.backend} builds {precision} from compute capability {rule.since} on ({rule.source}); "
-            f"target {target.name} is {target.compute_capability}"
+            f"{target.backend} builds {precision} for compute capability {rule.since} and later ({rule.source}); "
+            f"target {target.name} has {target.compute_capability}"
         )
     return None

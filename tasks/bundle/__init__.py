@@ -1,4 +1,4 @@
-"""What is published: engine, tokenizer, manifest, bill of materials and warm-up rows in one signed folder.
+"""Make the bundle that is published: engine, tokenizer, manifest, ML-BOM and warm-up rows in one signed folder.
 
-Call `assemble_bundle`, then `seal_bundle`. Uploading is the registry's.
+Call `assemble_bundle`, then `seal_bundle`. The registry uploads it.
 """

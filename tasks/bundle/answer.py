@@ -1,43 +1,30 @@
-"""Answer sentences with a fetched bundle: what `enginery run` does, and a pattern for a team's own server."""
+"""Answer inputs with a fetched bundle: what `enginery run` does, and a pattern for a team's own server."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from registry.bundle.manifest import verify_bundle
 from registry.errors import BadInput
+from registry.records import largest_axes
 from tasks.backends import open_engine
-from tasks.model_tasks.text_inputs import text_encoder
+from tasks.model_tasks import model_task
+from tasks.model_tasks.contract import ShownAnswer
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The class of a text; `score` is its softmax probability."""
-
-    text: str
-    label: str
-    score: float
-
-
-def answer(bundle: Path, texts: Sequence[str]) -> list[Answer]:
-    """Verify the bundle, load its engine, classify the texts in one batch.
+def answer(bundle: Path, inputs: Sequence[str]) -> list[ShownAnswer]:
+    """Verify the bundle, load its engine, answer the inputs in one batch.
 
     Raises:
         TornBundle, DigestMismatch: the bundle is not what was published; nothing was loaded.
-        BadInput: more texts than the engine's largest batch, or an empty text.
+        BadInput: more inputs than the engine's largest batch, or one that has no answer.
         Incompatible: an engine for another GPU or library version than this machine has.
     """
     manifest = verify_bundle(bundle)
-    build = replace(manifest.build, directory=bundle)
-    largest = max((profile.batch.max for profile in build.profiles), default=len(texts))
-    if len(texts) > largest or not all(text.strip() for text in texts):
-        raise BadInput(f"give 1 to {largest} texts, none of them empty: the engine was built for such batches")
-    longest = max((profile.sequence.max for profile in build.profiles), default=512)
-    encoder = text_encoder(bundle, [tensor.name for tensor in build.inputs], max_length=longest)
-    logits = open_engine(build).run(encoder.encode(texts))[0].astype(np.float64)
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares = shifted / shifted.sum(axis=-1, keepdims=True)
-    names = manifest.source.labels
-    return [Answer(text, names[int(row.argmax())], float(row.max())) for text, row in zip(texts, shares, strict=True)]
+    build, task = replace(manifest.build, directory=bundle), model_task(manifest.source.task)
+    largest = largest_axes(build.profiles)
+    if len(inputs) > (most := largest.get("batch", len(inputs))):
+        raise BadInput(f"give 1 to {most} inputs: the engine was built for such batches")
+    task.check_inputs(inputs)
+    encoder = task.open_encoder(bundle, build.input_names, largest)
+    return task.show(open_engine(build).run(encoder.encode(inputs)), inputs, manifest.source.classes)

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from registry.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, write_manifest
 from registry.bundle.signing import Signer, sign_bundle
@@ -16,11 +17,12 @@ from registry.records import (
     GateResult,
     Measurement,
     SourceFiles,
+    largest_axes,
 )
 from registry.triton.model import WarmupRow
 from registry.triton.warmup import ROWS_FILE, write_rows
-from tasks.bundle.toolchain import SERVING_FILES, toolchain
-from tasks.model_tasks.text_inputs import text_encoder
+from tasks.bundle.toolchain import toolchain
+from tasks.model_tasks import model_task
 from tasks.verdicts.gates import overall
 
 
@@ -34,23 +36,24 @@ def assemble_bundle(build: EngineBuild, source: SourceFiles, into: Path) -> None
         shutil.copyfile(build.directory / record.path, into / record.path)
         check_record(into, record)
     for record in source.files:
-        if record.path in SERVING_FILES:
+        if record.path in model_task(source.source.task).serving_files:
             shutil.copyfile(source.directory / record.path, into / record.path)
             check_record(into, record)
 
 
-def add_warmup(build: EngineBuild, checkpoint: Path, texts: Sequence[str], into: Path) -> None:
-    """Write warmup.json: `texts` with their tokens, which a server runs before it says that it is ready.
+def add_warmup(build: EngineBuild, source: SourceFiles, inputs: Sequence[Any], into: Path) -> None:
+    """Write warmup.json: `inputs` with their feeds, which a server runs before it says that it is ready.
 
     Raises:
-        BadInput: no tokenizer.json, or an input that text does not give.
+        BadInput: a file of the encoder is missing, or the graph has an input that the task's rows do not give.
     """
-    longest = max((profile.sequence.max for profile in build.profiles), default=512)
-    encoder = text_encoder(checkpoint, [tensor.name for tensor in build.inputs], max_length=longest)
+    task = model_task(source.source.task)
+    encoder = task.open_encoder(source.directory, build.input_names, largest_axes(build.profiles))
     rows = []
-    for text in texts:
-        feed = encoder.encode([text])
-        rows.append(WarmupRow(text, tuple((name, tuple(array[0].tolist())) for name, array in feed.items())))
+    for row_input in inputs:
+        feed = encoder.encode([row_input])
+        tensors = tuple((name, tuple(array[0].tolist())) for name, array in feed.items())
+        rows.append(WarmupRow(str(row_input), tensors))
     (into / ROWS_FILE).write_bytes(write_rows(rows))
 
 
@@ -67,7 +70,7 @@ def make_manifest(
     gates: Sequence[GateResult],
     created_at: str,
 ) -> EngineManifest:
-    """The manifest of an assembled bundle; `created_at` is RFC 3339, given by the caller's clock."""
+    """Make the manifest of an assembled bundle; `created_at` is RFC 3339, given by the caller's clock."""
     verdict, reason = overall(gates)
     return EngineManifest(
         format_version=FORMAT_VERSION,

@@ -1,7 +1,8 @@
-"""A CycloneDX ML-BOM of one engine: what it was made of, in a form that other tools read.
+"""Write the CycloneDX ML-BOM of an engine: what it was made of, in a format that other tools read.
 
-Same manifest, same bytes: the serial number comes from the content, the time from the manifest. The library writes no
-model cards yet (cyclonedx-python-lib 11), so that part is added to its JSON; the tests hold all of it to the schema.
+The same manifest gives the same bytes: the serial number comes from the content, the time from the manifest.
+cyclonedx-python-lib 11 writes no model cards yet, so the model card is added to its JSON; the tests validate the whole
+against the schema.
 """
 
 import json
@@ -27,15 +28,15 @@ _ENGINE, _SOURCE, _CALIBRATION, _EVALUATION = "engine", "source", "calibration-s
 
 
 def write_bom(manifest: EngineManifest, into: Path) -> None:
-    """Write `bom.cdx.json` (CycloneDX 1.6) for an engine whose manifest lists everything but this file."""
-    bom = _bom(manifest)
+    """Write `bom.cdx.json` (CycloneDX 1.6) for an engine whose manifest lists every other file."""
+    bom = _make_bom(manifest)
     document = json.loads(JsonV1Dot6(bom).output_as_string())
-    document["metadata"]["component"]["modelCard"] = _model_card(manifest)
+    document["metadata"]["component"]["modelCard"] = _make_model_card(manifest)
     (into / BOM_FILE).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _bom(manifest: EngineManifest) -> Bom:
-    engine, source, datasets = _engine(manifest), _source(manifest), _datasets(manifest)
+def _make_bom(manifest: EngineManifest) -> Bom:
+    engine, source, datasets = _describe_engine(manifest), _describe_source(manifest), _describe_datasets(manifest)
     tools = [
         Component(
             name=name,
@@ -55,7 +56,7 @@ def _bom(manifest: EngineManifest) -> Bom:
     return bom
 
 
-def _engine(manifest: EngineManifest) -> Component:
+def _describe_engine(manifest: EngineManifest) -> Component:
     build = manifest.build
     facts = {
         "target": build.target.name,
@@ -75,16 +76,16 @@ def _engine(manifest: EngineManifest) -> Component:
         version=manifest.release,
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref=_ENGINE,
-        hashes=[_hash(record.sha256) for record in build.files if record.path == build.file],
-        properties=_properties(facts),
-        components=[_file(record) for record in manifest.files],
+        hashes=[_make_hash(record.sha256) for record in build.files if record.path == build.file],
+        properties=_make_properties(facts),
+        components=[_describe_file(record) for record in manifest.files],
     )
 
 
-def _source(manifest: EngineManifest) -> Component:
+def _describe_source(manifest: EngineManifest) -> Component:
     source = manifest.source
     owner, _, name = source.origin.rpartition("/")
-    # A commit of the hub is 40 hex digits; a folder's digest is longer, and its path is no package.
+    # A commit of the hub has 40 hex digits; the digest of a local folder is longer, and its path is not a package.
     on_hub = re.fullmatch(r"[0-9a-f]{40}", source.revision) and re.fullmatch(r"[\w.-]+/[\w.-]+", source.origin)
     return Component(
         name=source.origin,
@@ -92,16 +93,16 @@ def _source(manifest: EngineManifest) -> Component:
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref=_SOURCE,
         purl=PackageURL("huggingface", owner, name, source.revision) if on_hub else None,
-        properties=_properties({"task": source.task, "labels": ", ".join(source.labels)}),
+        properties=_make_properties({"task": source.task, "classes": ", ".join(source.classes)}),
     )
 
 
-def _datasets(manifest: EngineManifest) -> list[Component]:
+def _describe_datasets(manifest: EngineManifest) -> list[Component]:
     evaluation = Component(
         name="evaluation set",
         type=ComponentType.DATA,
         bom_ref=_EVALUATION,
-        properties=_properties({"digest": manifest.evaluation_set}),
+        properties=_make_properties({"digest": manifest.evaluation_set}),
     )
     rows = manifest.calibration_set
     if rows is None:
@@ -112,52 +113,53 @@ def _datasets(manifest: EngineManifest) -> list[Component]:
         version=rows.revision,
         type=ComponentType.DATA,
         bom_ref=_CALIBRATION,
-        properties=_properties(facts),
+        properties=_make_properties(facts),
     )
     return [calibration, evaluation]
 
 
-def _model_card(manifest: EngineManifest) -> dict[str, Any]:
+def _make_model_card(manifest: EngineManifest) -> dict[str, Any]:
     used = [_CALIBRATION, _EVALUATION] if manifest.calibration_set else [_EVALUATION]
     return {
         "modelParameters": {
             "task": manifest.source.task,
             "datasets": [{"ref": ref} for ref in used],
-            "inputs": [{"format": _words(tensor)} for tensor in manifest.build.inputs],
-            "outputs": [{"format": _words(tensor)} for tensor in manifest.build.outputs],
+            "inputs": [{"format": _format_tensor(tensor)} for tensor in manifest.build.inputs],
+            "outputs": [{"format": _format_tensor(tensor)} for tensor in manifest.build.outputs],
         },
-        "quantitativeAnalysis": {"performanceMetrics": [_metric(found) for found in manifest.measurements]},
+        "quantitativeAnalysis": {
+            "performanceMetrics": [_describe_metric(measurement) for measurement in manifest.measurements]
+        },
     }
 
 
-def _metric(found: Measurement) -> dict[str, Any]:
-    machine = found.measured_on
+def _describe_metric(measurement: Measurement) -> dict[str, Any]:
     metric: dict[str, Any] = {
-        "type": f"{found.metric} ({found.unit})",
-        "value": str(found.value),
-        "slice": f"{found.subject}, {found.samples} samples on {machine.gpu or machine.host_cpu}",
+        "type": f"{measurement.metric} ({measurement.unit})",
+        "value": str(measurement.value),
+        "slice": f"{measurement.subject}, {measurement.samples} samples on {measurement.measured_on.label}",
     }
-    if found.low is not None and found.high is not None:
-        metric["confidenceInterval"] = {"lowerBound": str(found.low), "upperBound": str(found.high)}
+    if measurement.low is not None and measurement.high is not None:
+        metric["confidenceInterval"] = {"lowerBound": str(measurement.low), "upperBound": str(measurement.high)}
     return metric
 
 
-def _words(tensor: Tensor) -> str:
+def _format_tensor(tensor: Tensor) -> str:
     return f"{tensor.name}: {tensor.dtype}[{', '.join(map(str, tensor.shape))}]"
 
 
-def _file(record: FileRecord) -> Component:
+def _describe_file(record: FileRecord) -> Component:
     return Component(
         name=record.path,
         type=ComponentType.FILE,
         bom_ref=BomRef(f"file:{record.path}"),
-        hashes=[_hash(record.sha256)],
+        hashes=[_make_hash(record.sha256)],
     )
 
 
-def _hash(sha256: str) -> HashType:
+def _make_hash(sha256: str) -> HashType:
     return HashType(alg=HashAlgorithm.SHA_256, content=sha256)
 
 
-def _properties(facts: Mapping[str, str | None]) -> list[Property]:
+def _make_properties(facts: Mapping[str, str | None]) -> list[Property]:
     return [Property(name=f"enginery:{name}", value=str(value)) for name, value in facts.items() if value is not None]

@@ -1,4 +1,4 @@
-"""TODO: tasks/bundle/toolchain.py."""
+"""The tools and the code that decide what an engine is: their versions and their digest."""
 
 import importlib.metadata
 from functools import cache
@@ -6,9 +6,8 @@ from pathlib import Path
 
 from registry.digest import digest_of, file_sha256
 
-# What a bundle's reader needs besides the engine: text in, so the tokenizer; labels are in the manifest.
+# The checkpoint files that serving needs beside the engine. Labels are in the manifest.
 SERVING_FILES = ("tokenizer.json",)
-
 
 TOOLS = (
     "enginery",
@@ -27,20 +26,20 @@ TOOLS = (
 
 
 def toolchain() -> tuple[tuple[str, str], ...]:
-    """(package, version) of every installed tool that decides what an engine is."""
-    installed = {name: _version(name) for name in TOOLS}
+    """Return (package, version) of every installed tool that decides what an engine is."""
+    installed = {name: _read_version(name) for name in TOOLS}
     return tuple((name, version) for name, version in installed.items() if version)
 
 
 @cache
 def own_code() -> str:
-    """Digest of the code that makes and judges engines: between two releases of Enginery its version says nothing."""
+    """Return the digest of the code that makes and judges engines, since the version is the same between releases."""
     root = Path(__file__).parents[2]
     files = (file for package in ("calibration_data", "tasks", "flows") for file in (root / package).rglob("*.py"))
     return digest_of(sorted((file.relative_to(root).as_posix(), file_sha256(file)) for file in files))
 
 
-def _version(name: str) -> str | None:
+def _read_version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

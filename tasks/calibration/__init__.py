@@ -1,4 +1,4 @@
-"""What a graph's tensors hold on real rows, collected in one streaming pass in flat memory.
+"""Statistics of a graph's tensors on real rows, collected in one streaming pass in flat memory.
 
-Call `collect(…)`. Never imports quantization: it counts, and decides nothing.
+Call `calibrate(graph_file, rows, …)`. Never imports quantization: it counts, and decides nothing.
 """

@@ -1,7 +1,7 @@
-"""Counts of |x| in bins that float32 itself has: nothing to choose, nothing to widen, merging is exact.
+"""Counts of |x| in bins of float32's own bit pattern: no range to choose or widen.
 
-A bin is the sign-less exponent and the first 8 bits of the mantissa: 256 bins an octave, so a bin is at most 0.4 %
-of its values wide. Fixed edges need no look at the data first, and counts depend neither on order nor on batches.
+A bin is the exponent without the sign and the first 8 bits of the mantissa: 256 bins per octave, so a bin is at most
+0.4 % of its values wide. The edges are fixed before any data is seen, so counts depend on neither order nor batches.
 """
 
 import hashlib
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from tasks.graphs.layers import Floats
 
-# 8 bits of exponent and 8 of mantissa stay of 31.
+# Of 31 bits, 8 of the exponent and 8 of the mantissa stay.
 _DROPPED_BITS = 15
 BINS = 1 << (31 - _DROPPED_BITS)
 LINEAR_BINS = 2048
@@ -25,53 +25,49 @@ class Histogram:
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
 
     def add(self, values: Floats) -> None:
-        """Count float32 values of any shape and sign, all finite."""
+        """Count the values of a float32 array of any shape, all finite; the sign is ignored."""
         bits = np.ascontiguousarray(values, dtype=np.float32).reshape(-1).view(np.uint32)
         # The sign is shifted out first; bincount would make the int64 itself, and slower.
-        found = np.bincount((bits << np.uint32(1) >> np.uint32(_DROPPED_BITS + 1)).astype(np.int64))
-        self.counts[: len(found)] += found
-
-    def merge(self, other: "Histogram") -> None:
-        """Add the counts of `other`."""
-        self.counts += other.counts
+        counts = np.bincount((bits << np.uint32(1) >> np.uint32(_DROPPED_BITS + 1)).astype(np.int64))
+        self.counts[: len(counts)] += counts
 
     @property
     def total(self) -> int:
-        """How many values were counted."""
+        """Number of values counted."""
         return int(self.counts.sum())
 
     @property
     def digest(self) -> str:
-        """sha256 of the counts: equal digests mean equal histograms."""
+        """Hex sha256 of the counts: equal digests mean equal histograms."""
         return hashlib.sha256(self.counts.astype("<i8").tobytes()).hexdigest()
 
-    def filled(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Middles and counts of the bins that hold something, ascending."""
-        at = np.flatnonzero(self.counts)
-        return (_edges(at) + _edges(at + 1)) / 2, self.counts[at]
+    def filled_bins(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the middles and the counts of the bins that are not empty, ascending."""
+        bins = np.flatnonzero(self.counts)
+        return (_lower_edges(bins) + _lower_edges(bins + 1)) / 2, self.counts[bins]
 
     def quantile(self, share: float) -> float:
-        """Upper edge of the first bin at which at least `share` (0 to 1) of the values are counted."""
+        """Return the upper edge of the first bin up to which at least `share` (0 to 1) of the values lie."""
         if not self.total:
             return 0.0
         counted = np.cumsum(self.counts)
-        return float(_edges(np.asarray(np.searchsorted(counted, share * counted[-1]) + 1)))
+        return float(_lower_edges(np.asarray(np.searchsorted(counted, share * counted[-1]) + 1)))
 
-    def linear(self, top: float, bins: int = LINEAR_BINS) -> NDArray[np.float64]:
-        """The counts of |x| up to `top` in equal bins, each own bin spread evenly over those it overlaps."""
-        at = np.flatnonzero(self.counts)
-        edges = np.append(_edges(at), _edges(at[-1:] + 1))
-        counted = np.append(0, np.cumsum(self.counts[at])).astype(np.float64)
-        # The gap to the next filled bin holds nothing: a step, so both edges of each bin are knots.
-        knots = np.column_stack([edges[:-1], np.minimum(_edges(at + 1), edges[1:])]).ravel()
+    def to_linear_bins(self, top: float, bins: int = LINEAR_BINS) -> NDArray[np.float64]:
+        """Spread the counts of |x| up to `top` over equal bins, evenly within each float32 bin."""
+        filled = np.flatnonzero(self.counts)
+        edges = np.append(_lower_edges(filled), _lower_edges(filled[-1:] + 1))
+        counted = np.append(0, np.cumsum(self.counts[filled])).astype(np.float64)
+        # Between two filled bins the sum stays level, so both edges of each bin are knots.
+        knots = np.column_stack([edges[:-1], np.minimum(_lower_edges(filled + 1), edges[1:])]).ravel()
         values = np.column_stack([counted[:-1], counted[1:]]).ravel()
         cumulated = np.interp(np.linspace(0.0, top, bins + 1), knots, values, left=0.0, right=counted[-1])
         cumulated[-1] = counted[-1]  # the last bin's edge may lie beyond the largest value
         return np.diff(cumulated)
 
 
-def _edges(at: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Lower edges of bins; beyond the largest finite value the edge is that value."""
-    bits = (np.minimum(at, (255 << 8) - 1).astype(np.uint32)) << np.uint32(_DROPPED_BITS)
+def _lower_edges(bins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the lower edges of bins; beyond the largest finite value the edge is that value."""
+    bits = (np.minimum(bins, (255 << 8) - 1).astype(np.uint32)) << np.uint32(_DROPPED_BITS)
     edges: NDArray[np.float64] = bits.view(np.float32).astype(np.float64)
     return edges

@@ -1,4 +1,4 @@
-"""From a histogram of |x| to the clip of its int8 range: pure functions, one a method.
+"""From a histogram of |x| to the clip of its int8 range: pure functions, one per method.
 
 Min-max and percentile are those of Wu et al. (arXiv 2004.09602, section 3.3), entropy is Migacz's (8-bit inference
 with TensorRT, GTC 2017), the least squared error is Nagel et al.'s (arXiv 2106.08295, equation 2.9).
@@ -21,7 +21,7 @@ _RATIOS = np.linspace(0.3, 1.0, 71)
 
 
 class Method(StrEnum):
-    """How a tensor's range is chosen."""
+    """A way to choose a tensor's int8 range."""
 
     MIN_MAX = "min-max"
     PERCENTILE = "percentile"
@@ -29,32 +29,36 @@ class Method(StrEnum):
     MSE = "mse"
 
 
-def min_max(_histogram: Histogram, amax: float) -> float:
-    """Everything fits: the clip is the largest |x|."""
+def clip_min_max(_histogram: Histogram, amax: float) -> float:
+    """Clip nothing: return the largest |x|."""
     return amax
 
 
-def percentile(histogram: Histogram, amax: float, share: float = PERCENTILE) -> float:
-    """`share` of the values fit, 99.99 % unless told."""
-    return min(amax, histogram.quantile(share))
+def clip_percentile(histogram: Histogram, amax: float) -> float:
+    """Return the clip within which 99.99 % of the values lie."""
+    return min(amax, histogram.quantile(PERCENTILE))
 
 
-def entropy(histogram: Histogram, amax: float) -> float:
-    """Range of least Kullback-Leibler divergence between 2,048 linear bins and their 128 levels.
+def clip_entropy(histogram: Histogram, amax: float) -> float:
+    """Return the clip of least Kullback-Leibler divergence between 2,048 linear bins and their 128 levels.
 
-    Ranges of 128, 144, … 2,048 bins are tried. What lies beyond a range counts to its last bin, and values of 0
-    are left out: they are exact in every range, and a ReLU makes so many that nothing else would weigh.
+    Ranges of 128, 144, … 2,048 bins are tried. Values beyond a range count in its last bin. Values of 0 are left out:
+    they are exact in every range, and a ReLU gives so many that nothing else would weigh.
     """
     if not amax:
         return 0.0
-    exact_zeros_left_out = Histogram(np.where(np.arange(len(histogram.counts)) == 0, 0, histogram.counts))
-    counts = exact_zeros_left_out.linear(amax)
+    without_zeros = Histogram(np.where(np.arange(len(histogram.counts)) == 0, 0, histogram.counts))
+    counts = without_zeros.to_linear_bins(amax)
     widths = range(_LEVELS, len(counts) + 1, _STRIDE)
-    best = min(widths, key=lambda width: (_divergence(counts, width), -width))
+    best = min(widths, key=lambda width: (kl_divergence(counts, width), -width))
     return amax * best / len(counts)
 
 
-def _divergence(counts: NDArray[np.float64], width: int) -> float:
+def kl_divergence(counts: NDArray[np.float64], width: int) -> float:
+    """Compute how far the first `width` bins, clipped and quantized to 128 levels, are from themselves unquantized.
+
+    Infinite where a level of 0 stands for values that occur.
+    """
     reference = counts[:width].copy()
     reference[-1] += counts[width:].sum()
     filled = counts[:width] > 0
@@ -63,25 +67,25 @@ def _divergence(counts: NDArray[np.float64], width: int) -> float:
     occupied = np.add.reduceat(filled.astype(np.int64), starts)
     sizes = np.diff(np.append(starts, width))
     levels = np.repeat(sums / np.maximum(occupied, 1), sizes) * filled
-    wanted = reference > 0
-    if not levels[wanted].all():
+    occurs = reference > 0
+    if not levels[occurs].all():
         return float("inf")
-    p, q = reference[wanted] / reference.sum(), levels[wanted] / levels.sum()
+    p, q = reference[occurs] / reference.sum(), levels[occurs] / levels.sum()
     return float(p @ np.log(p / q))
 
 
-def mse(histogram: Histogram, amax: float) -> float:
-    """Range of least squared rounding and clipping error among 0.30, 0.31, … 1.00 of the largest |x|."""
-    filled = histogram.filled()
-    return min((float(amax * ratio) for ratio in _RATIOS[::-1]), key=lambda clip: _squared_error(*filled, clip))
+def clip_mse(histogram: Histogram, amax: float) -> float:
+    """Return the clip of least squared rounding and clipping error among 0.30, 0.31, … 1.00 of the largest |x|."""
+    bins = histogram.filled_bins()
+    return min((float(amax * ratio) for ratio in _RATIOS[::-1]), key=lambda clip: _mean_squared_error(*bins, clip))
 
 
-def squared_error(histogram: Histogram, clip: float) -> float:
-    """Mean squared error of |x| rounded to 127 equal levels up to `clip`."""
-    return _squared_error(*histogram.filled(), clip)
+def compute_squared_error(histogram: Histogram, clip: float) -> float:
+    """Compute the mean squared error of |x| rounded to 127 equal levels up to `clip`."""
+    return _mean_squared_error(*histogram.filled_bins(), clip)
 
 
-def _squared_error(middles: NDArray[np.float64], counts: NDArray[np.int64], clip: float) -> float:
+def _mean_squared_error(middles: NDArray[np.float64], counts: NDArray[np.int64], clip: float) -> float:
     if not clip or not len(counts):
         return 0.0
     scale = clip / INT8_MAX
@@ -90,10 +94,15 @@ def _squared_error(middles: NDArray[np.float64], counts: NDArray[np.int64], clip
 
 
 METHODS: Mapping[Method, Callable[[Histogram, float], float]] = MappingProxyType(
-    {Method.MIN_MAX: min_max, Method.PERCENTILE: percentile, Method.ENTROPY: entropy, Method.MSE: mse}
+    {
+        Method.MIN_MAX: clip_min_max,
+        Method.PERCENTILE: clip_percentile,
+        Method.ENTROPY: clip_entropy,
+        Method.MSE: clip_mse,
+    }
 )
 
 
-def clips(histogram: Histogram, amax: float, methods: Iterable[Method] = METHODS) -> dict[Method, float]:
-    """The clip of each method, all positive; a tensor that is always 0 gets 1, which keeps its zeros."""
+def find_clips(histogram: Histogram, amax: float, methods: Iterable[Method] = METHODS) -> dict[Method, float]:
+    """Return each method's clip, always positive; a tensor that is always 0 gets 1, which keeps its zeros."""
     return {method: METHODS[method](histogram, amax) or 1.0 for method in methods}

@@ -1,9 +1,9 @@
-"""Calibration rows as batches whose composition depends on the set of rows only, never on who batched them how.
+"""Calibration rows in batches whose composition depends on the set of rows only, not on how they arrived.
 
-A float sum depends on the batch it is computed in, so the batches that are run are canonical: rows of exactly one
-length (no padding is ever run), in the order of their sha256, cut at a number of tokens. What waits to be sorted
-is bounded: the rows' own bytes (1.5 KB for 64 tokens and three inputs) and about 250 bytes each. Rows that are
-large, such as images, run alone and at once, and only their sha256 stays.
+A float sum depends on the batch it is computed in, so the batches that run are canonical: rows of exactly one length
+(padding never runs), in the order of their sha256, cut at a number of tokens. Memory for sorting is bounded: the rows'
+own bytes (1.5 KB for 64 tokens and three inputs) and about 250 bytes per row. Large rows, such as images, run alone
+and at once, and only their sha256 stays.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Feed = dict[str, NDArray[Any]]
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
 
-# Enough rows for the matrix products of a batch to run at full speed; what a batch captures grows with it.
+# Enough rows for a batch's matrix products to run at full speed; the memory of captured tensors grows with it.
 BATCH_TOKENS = 256
 BATCH_ROWS = 32
 # A row of 64 tokens and three inputs has 1.5 KB; an image of 224 by 224 pixels 600 KB.
@@ -27,7 +27,7 @@ ALONE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """One row's real tokens: its number in the set, its layout (name, dtype, shape of an input) and its bytes."""
+    """One row's real tokens: its number in the set, each input's name, dtype and shape, its bytes and their sha256."""
 
     number: int
     layout: Layout
@@ -36,7 +36,7 @@ class CalibrationRow:
 
     @property
     def tokens(self) -> int:
-        """Length of its first axis: tokens of a text."""
+        """Length of the longest first axis: the tokens of a text."""
         return max((shape[0] for _, _, shape in self.layout if shape), default=1)
 
 
@@ -48,11 +48,11 @@ class Batch:
 
     @property
     def key(self) -> bytes:
-        """sha256 of the rows in it, without their numbers."""
+        """The sha256 of its rows, without their numbers."""
         return hashlib.sha256(b"".join(row.key for row in self.rows)).digest()
 
-    def feed(self) -> Feed:
-        """Feed dict of [rows, …]."""
+    def to_feed(self) -> Feed:
+        """Return the rows as a feed dict of [rows, …]."""
         feed: Feed = {}
         offset = 0
         for name, dtype, shape in self.rows[0].layout:
@@ -62,15 +62,15 @@ class Batch:
             offset += size
         return feed
 
-    def alone(self) -> Iterator["Batch"]:
-        """Each row as a batch of its own."""
+    def split(self) -> Iterator["Batch"]:
+        """Yield each row as a batch of its own."""
         return (Batch((row,)) for row in self.rows)
 
 
-def canonical_batches(feeds: Iterable[Feed], *, most_rows: int = BATCH_ROWS) -> Iterator[Batch]:
-    """The rows of `feeds` in batches that are the same for any batching and order of the same rows."""
+def make_canonical_batches(feeds: Iterable[Feed], *, most_rows: int = BATCH_ROWS) -> Iterator[Batch]:
+    """Yield the rows of `feeds` in batches that are the same however the rows were batched and ordered."""
     waiting: list[CalibrationRow] = []
-    for row in rows_of(feeds):
+    for row in split_rows(feeds):
         if len(row.content) > ALONE_BYTES:
             yield Batch((row,))
         else:
@@ -83,21 +83,21 @@ def canonical_batches(feeds: Iterable[Feed], *, most_rows: int = BATCH_ROWS) -> 
             yield Batch(rows[start : start + size])
 
 
-def rows_of(feeds: Iterable[Feed]) -> Iterator[CalibrationRow]:
-    """Each row without its trailing padding (attention_mask 0), numbered from 0 in the order of the feeds."""
+def split_rows(feeds: Iterable[Feed]) -> Iterator[CalibrationRow]:
+    """Yield each row without trailing padding (attention_mask 0), numbered from 0 in the order of the feeds."""
     number = 0
     for feed in feeds:
-        for at in range(len(next(iter(feed.values())))):
-            yield _row(number, {name: column[at] for name, column in sorted(feed.items())})
+        for position in range(len(next(iter(feed.values())))):
+            yield _make_row(number, {name: column[position] for name, column in sorted(feed.items())})
             number += 1
 
 
-def _row(number: int, columns: Feed) -> CalibrationRow:
+def _make_row(number: int, columns: Feed) -> CalibrationRow:
     mask = columns.get("attention_mask")
     if mask is not None:
         real = np.flatnonzero(mask)
         end = int(real[-1]) + 1 if real.size else 0
-        columns = {name: each[:end] if each.shape[:1] == mask.shape else each for name, each in columns.items()}
-    layout = tuple((name, each.dtype.str, each.shape) for name, each in columns.items())
-    content = b"".join(np.ascontiguousarray(each).tobytes() for each in columns.values())
+        columns = {name: column[:end] if column.shape[:1] == mask.shape else column for name, column in columns.items()}
+    layout = tuple((name, column.dtype.str, column.shape) for name, column in columns.items())
+    content = b"".join(np.ascontiguousarray(column).tobytes() for column in columns.values())
     return CalibrationRow(number, layout, content, hashlib.sha256(repr(layout).encode() + content).digest())

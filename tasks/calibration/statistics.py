@@ -1,31 +1,31 @@
-"""The statistics that calibration yields: per tensor maxima, a histogram and a sample, each merged exactly."""
+"""The statistics that calibration yields: per tensor maxima, a histogram and a sample."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import BadInput
-from tasks.calibration.histogram import Floats, Histogram
+from tasks.calibration.histogram import Histogram
 from tasks.calibration.rows import Batch
 from tasks.calibration.token_sample import TokenSample
+from tasks.graphs.layers import Floats
 
-# A tensor's largest |x| is called an outlier against what 99.9 % of its values stay below.
+# An outlier is judged against the value that 99.9 % of a tensor's |x| stay below.
 TYPICAL = 0.999
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One tensor of a batch: real tokens [N, K] of all rows, how many each row has, largest |x| [K]."""
+    """One tensor of a batch: the real tokens of all rows [N, K], each row's token count, and the largest |x| [K]."""
 
     values: Floats
     lengths: NDArray[np.int64]
     channel_amax: Floats
 
     @classmethod
-    def of(cls, value: Floats, mask: NDArray[np.int64] | None) -> "Tokens | None":
-        """Real tokens of [rows, T, K] (mask [rows, T] where one is given); None when one is not finite."""
+    def select(cls, value: Floats, mask: NDArray[np.int64] | None) -> "Tokens | None":
+        """Select the real tokens of [rows, T, K] by mask [rows, T], if any; None when one is not finite."""
         lengths = np.full(len(value), value.shape[1])
         flat = value.reshape(-1, value.shape[-1])
         if mask is not None and mask.shape == value.shape[:2] and not mask.all():
@@ -38,7 +38,7 @@ class Tokens:
 
 @dataclass
 class ActivationStatistics:
-    """One tensor's largest |x| per channel, float32 [K], the histogram of |x| over all channels, and a sample.
+    """One tensor's largest |x| per channel, float32 [K], its histogram of |x| over all channels, and a sample.
 
     `peak_row` is the number of the row that holds the largest |x|.
     """
@@ -50,33 +50,26 @@ class ActivationStatistics:
 
     @property
     def amax(self) -> float:
-        """Largest |x|."""
+        """Largest |x| of all channels."""
         return float(self.channel_amax.max(initial=0.0))
 
     def add(self, tokens: Tokens, batch: Batch, *, sampled: bool) -> None:
-        """Count a batch's tokens; `sampled` offers its rows to the sample."""
+        """Count a batch's tokens; with `sampled`, also offer its rows to the sample."""
         rows = np.split(tokens.values, np.cumsum(tokens.lengths)[:-1]) if len(batch.rows) > 1 else [tokens.values]
         peak = float(tokens.channel_amax.max())
         if peak > self.amax or self.peak_row < 0:
             peaks = [float(np.abs(row).max(initial=0.0)) for row in rows]
-            self._peak(peak, batch.rows[int(np.argmax(peaks))].number)
-        self._widen(tokens.channel_amax)
+            self._note_peak(peak, batch.rows[int(np.argmax(peaks))].number)
+        self._raise_amax(tokens.channel_amax)
         self.histogram.add(tokens.values)
         if sampled:
             for row, values in zip(batch.rows, rows, strict=True):
                 self.sample.add(row.key, values)
 
-    def merge(self, other: "ActivationStatistics") -> None:
-        """Take over what another part of the rows gave."""
-        self._peak(other.amax, other.peak_row)
-        self._widen(other.channel_amax)
-        self.histogram.merge(other.histogram)
-        self.sample.merge(other.sample)
-
-    def _widen(self, amax: Floats) -> None:
+    def _raise_amax(self, amax: Floats) -> None:
         self.channel_amax = np.maximum(self.channel_amax, amax) if len(self.channel_amax) else amax.copy()
 
-    def _peak(self, peak: float, row: int) -> None:
+    def _note_peak(self, peak: float, row: int) -> None:
         if self.peak_row < 0 or peak > self.amax:
             self.peak_row = row
         elif peak == self.amax:
@@ -85,7 +78,7 @@ class ActivationStatistics:
 
 @dataclass(frozen=True)
 class Outlier:
-    """The row of the largest |x| in the tensor where that is farthest from what is typical there."""
+    """The row of the largest |x|, in the tensor where that is farthest from the typical |x|."""
 
     row: int
     tensor: str
@@ -95,34 +88,24 @@ class Outlier:
 
 @dataclass
 class Calibration:
-    """Statistics of each layer's input by tensor name, how many rows ran, and the numbers of those refused."""
+    """Statistics of each layer's input by tensor name, the number of rows run, and the numbers of those refused."""
 
     activations: dict[str, ActivationStatistics] = field(default_factory=dict)
     rows: int = 0
     quarantined: list[int] = field(default_factory=list)
 
-    def outlier(self) -> Outlier:
-        """Name the row to look at first when scales are too wide; rows are counted from 0.
+    def find_outlier(self) -> Outlier:
+        """Find the row to look at first when scales are too wide; rows are counted from 0.
 
         Raises:
             BadInput: nothing was calibrated.
         """
         if not self.activations:
-            raise BadInput("no calibration row was usable, so there is no outlier to name: check the rows")
-        found = [
-            Outlier(each.peak_row, tensor, each.amax, each.histogram.quantile(TYPICAL))
-            for tensor, each in self.activations.items()
+            raise BadInput(
+                "no calibration row was usable, so there is no outlier: check the rows against the graph's inputs"
+            )
+        outliers = [
+            Outlier(statistics.peak_row, tensor, statistics.amax, statistics.histogram.quantile(TYPICAL))
+            for tensor, statistics in self.activations.items()
         ]
-        return max(found, key=lambda each: each.amax / each.typical if each.typical else 0.0)
-
-
-def merge(parts: Sequence[Calibration]) -> Calibration:
-    """Make one calibration of the parts that processes collected: the same, bit by bit, as one process finds."""
-    merged = Calibration()
-    for part in parts:
-        merged.rows += part.rows
-        merged.quarantined += part.quarantined
-        for tensor, statistics in part.activations.items():
-            merged.activations.setdefault(tensor, ActivationStatistics()).merge(statistics)
-    merged.quarantined.sort()
-    return merged
+        return max(outliers, key=lambda outlier: outlier.amax / outlier.typical if outlier.typical else 0.0)

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from calibration_data.reader import Rows
 from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import SourceFiles
 from tasks.checkpoints.source import collect, staging
 from tasks.execution.progress import OnProgress, ignore_progress
-from tasks.model_tasks.text_inputs import TEXT_INPUTS, batches, text_encoder
+from tasks.model_tasks.text_inputs import TEXT_INPUTS, open_text_encoder
 
 TASK = "text-classification"
 BATCH_ROWS = 64
@@ -42,9 +43,7 @@ DEFAULTS = HeadSettings()
 
 def fit_head(
     encoder: SourceFiles,
-    texts: Sequence[str],
-    labels: Sequence[int],
-    label_names: Sequence[str],
+    rows: Rows,
     *,
     seed: int,
     max_length: int,
@@ -52,28 +51,29 @@ def fit_head(
     on_progress: OnProgress = ignore_progress,
     settings: HeadSettings = DEFAULTS,
 ) -> SourceFiles:
-    """A checkpoint with `encoder`'s weights and a head fitted on `texts`; same rows and seed, same weights.
+    """Make a checkpoint with `encoder`'s weights and a head fitted on `rows`; same rows and seed, same weights.
 
-    `labels` are indices into `label_names`; texts are cut at `max_length` tokens; `on_progress` gets
-    the share of rows encoded. The revision is the tree digest; the origin names the encoder and the rows' digest.
+    Inputs are texts, targets indices into the classes; texts are cut at `max_length` tokens; `on_progress` gets the
+    share of rows encoded. The revision is the tree digest; the origin names the encoder and the rows' digest.
 
     Raises:
         BadInput: counts differ, a label is out of range or has no row, or the encoder is no BERT.
     """
-    check_rows(texts, labels, label_names)
-    bert = _classifier(encoder, label_names, seed=seed)
-    features = cls_features(bert, encoder.directory, texts, max_length=max_length, on_progress=on_progress)
-    fit_pooler_and_classifier(bert, features, torch.tensor(list(labels)), seed=seed, settings=settings)
-    rows = digest_of((list(texts), [int(label) for label in labels], list(label_names)))
+    classes = rows.classes or ()
+    check_rows(rows.inputs, rows.targets, classes)
+    bert = _make_classifier(encoder, classes, seed=seed)
+    features = cls_features(bert, encoder.directory, rows.inputs, max_length=max_length, on_progress=on_progress)
+    fit_pooler_and_classifier(bert, features, torch.tensor(list(rows.targets)), seed=seed, settings=settings)
+    rows_digest = digest_of((list(rows.inputs), [int(label) for label in rows.targets], list(classes)))
     with staging(into) as folder:
         for file in encoder.files:
             if file.path != "config.json" and not file.path.endswith((".safetensors", ".safetensors.index.json")):
                 shutil.copyfile(encoder.directory / file.path, folder / file.path)
         bert.save_pretrained(folder)
-        origin = f"{encoder.source.origin} + head fitted on {rows}"
-        fitted = collect(folder, name=encoder.source.name, task=TASK, origin=origin, revision=None)
+        origin = f"{encoder.source.origin} + head fitted on {rows_digest}"
+        head = collect(folder, name=encoder.source.name, task=TASK, origin=origin, revision=None)
         folder.replace(into)
-    return SourceFiles(fitted.source, fitted.digest, fitted.files, into)
+    return SourceFiles(head.source, head.digest, head.files, into)
 
 
 def check_rows(texts: Sequence[str], labels: Sequence[int], label_names: Sequence[str]) -> None:
@@ -95,13 +95,13 @@ def check_rows(texts: Sequence[str], labels: Sequence[int], label_names: Sequenc
 def cls_features(
     bert: Any, checkpoint: Path, texts: Sequence[str], *, max_length: int, on_progress: OnProgress = ignore_progress
 ) -> torch.Tensor:
-    """Last hidden state of [CLS], float32 [len(texts), hidden size], in the order of `texts`."""
-    tokenizer = text_encoder(checkpoint, TEXT_INPUTS, max_length=max_length)
+    """Return the last hidden state of [CLS], float32 [len(texts), hidden size], in the order of `texts`."""
+    tokenizer = open_text_encoder(checkpoint, TEXT_INPUTS, {"sequence": max_length})
     features = torch.empty(len(texts), bert.config.hidden_size)
     done = 0
     with torch.inference_mode():
         # Texts of similar length together: padding is most of the work otherwise.
-        for positions, rows in batches(texts, BATCH_ROWS):
+        for positions, rows in tokenizer.batches(texts, BATCH_ROWS):
             feed = {name: torch.from_numpy(ids) for name, ids in tokenizer.encode(rows).items()}
             features[positions] = bert.bert(**feed).last_hidden_state[:, 0]
             done += len(rows)
@@ -136,8 +136,8 @@ def fit_pooler_and_classifier(
                 schedule.step()
 
 
-def _classifier(encoder: SourceFiles, label_names: Sequence[str], *, seed: int) -> Any:
-    """BertForSequenceClassification in eval mode: the encoder's weights, its pooler, a new classifier."""
+def _make_classifier(encoder: SourceFiles, label_names: Sequence[str], *, seed: int) -> Any:
+    """Make a BertForSequenceClassification in eval mode: the encoder's weights, its pooler, a new classifier."""
     from transformers import BertConfig, BertForSequenceClassification, BertModel
 
     config = BertConfig.from_pretrained(encoder.directory)

@@ -1,4 +1,8 @@
-"""TODO: tasks/checkpoints/module.py."""
+"""Plain PyTorch modules that a callable of the user's returns: loaded, hashed, and recorded as a source.
+
+A module has no checkpoint folder: its weights come from the callable, and the recipe names its tokenizer and labels.
+The callable is the user's own code and runs in this process.
+"""
 
 import hashlib
 import importlib
@@ -19,31 +23,33 @@ CALLABLE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.AS
 
 
 def load_module(callable_path: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """The module (in eval mode) and its sample inputs that "package.module:callable" returns.
+    """Call "package.module:callable"; return its module, in eval mode, and its sample inputs by name.
 
     Raises:
-        BadInput: the text has another form, nothing is there, or it returns something else.
+        BadInput: the path has another form, cannot be imported, or returns something else.
     """
     parts = CALLABLE.fullmatch(callable_path)
     if parts is None:
-        raise BadInput(f"{callable_path!r:.100} is not of the form package.module:callable")
+        raise BadInput(f"{callable_path!r:.100} is not of the form package.module:callable: correct it in the recipe")
     try:
-        found = getattr(importlib.import_module(parts[1]), parts[2], None)
+        factory = getattr(importlib.import_module(parts[1]), parts[2], None)
     except ImportError as error:
         raise BadInput(f"{callable_path}: {error}; install it, or put its folder on PYTHONPATH") from error
-    if not callable(found):
+    if not callable(factory):
         raise BadInput(f"{parts[1]} has no callable named {parts[2]}: correct {callable_path}")
-    made = found()
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
-        raise BadInput(f"{callable_path} must return (torch.nn.Module, sample inputs), not {type(made).__name__}")
-    samples = made[1]
+    pair = factory()
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], torch.nn.Module)):
+        raise BadInput(f"{callable_path} must return (torch.nn.Module, sample inputs), not {type(pair).__name__}")
+    module, samples = pair
     if not (isinstance(samples, Mapping) and samples and all(_is_sample(*item) for item in samples.items())):
         raise BadInput(f"{callable_path} must return its sample inputs as named tensors with a batch axis")
-    return made[0].eval(), dict(samples)
+    return module.eval(), dict(samples)
 
 
 def module_digest(callable_path: str) -> str:
-    """Hex sha256 of a module's class, its parameters and buffers, and its file's text: what its export depends on.
+    """Return the hex sha256 of a module's class, weights and source file: what its export depends on.
+
+    Weights are its parameters and buffers: name, dtype, shape and bytes.
 
     Raises:
         BadInput: as `load_module`.
@@ -64,10 +70,12 @@ def _is_sample(name: object, sample: object) -> bool:
 def from_module(
     callable_path: str, weights: str, tokenizer: Path, labels: tuple[str, ...], *, name: str, task: str, into: Path
 ) -> SourceFiles:
-    """What a plain module has of a checkpoint: its tokenizer.json; `weights` is the digest that names the module.
+    """Copy the tokenizer of a plain module into `into`, and record the module as a source.
+
+    `weights` is the module's digest (`module_digest`), which becomes its revision.
 
     Raises:
-        BadInput: no tokenizer.json in the folder `tokenizer`.
+        BadInput: the folder `tokenizer` has no tokenizer.json.
     """
     check_name(name, what="model name")
     file = tokenizer / "tokenizer.json"

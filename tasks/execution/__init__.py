@@ -1,4 +1,4 @@
-"""How stages run: found by their key, made whole or not at all, in processes of their own.
+"""Run stages: found by their key, else made, whole or not at all; vendor code runs in processes of its own.
 
-Call `run_stage(workspace, step)`. steps.py is the one module of tasks/ that imports Prefect.
+Call `run_stage(workspace, step)`. steps.py is the only module of tasks/ that imports Prefect.
 """

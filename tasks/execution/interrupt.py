@@ -1,4 +1,4 @@
-"""Ctrl-C as a fact that stays: KeyboardInterrupt comes once, and an `except:` in somebody's import may swallow it."""
+"""Remember Ctrl-C: KeyboardInterrupt is raised only once, and a bare `except:` in a dependency may swallow it."""
 
 import signal
 import threading
@@ -11,15 +11,15 @@ _stopping, _held = threading.Event(), threading.Event()
 
 
 def remember_ctrl_c() -> None:
-    """From now on Ctrl-C is also remembered, for `check_stopped`; called from the main thread by the command line."""
-    signal.signal(signal.SIGINT, _stop)
+    """Remember Ctrl-C for `check_stopped` from now on; the command line calls this in the main thread."""
+    signal.signal(signal.SIGINT, _handle_sigint)
 
 
 def check_stopped() -> None:
-    """End what is going on here, in whatever thread, after a Ctrl-C.
+    """Stop the work of the current thread after a Ctrl-C.
 
     Raises:
-        KeyboardInterrupt: it came.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     if _stopping.is_set():
         raise KeyboardInterrupt
@@ -27,30 +27,30 @@ def check_stopped() -> None:
 
 @contextmanager
 def hold_ctrl_c() -> Iterator[None]:
-    """Ctrl-C comes after the block: a child of which half is started says so in a traceback of its own.
+    """Hold Ctrl-C back until the block ends: a half-started child would print a traceback of its own.
 
     Processes that are started in the block never get it, although a terminal sends it to the whole group.
 
     Raises:
-        KeyboardInterrupt: at the end of the block, where it came.
+        KeyboardInterrupt: at the end of the block, if Ctrl-C was pressed.
     """
-    resource_tracker.ensure_running()  # multiprocessing's; its start would let the signal through again
+    resource_tracker.ensure_running()  # started later, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # The kernel gives the signal to another thread then, and Python handles it in the main one all the same.
+    # The kernel then delivers the signal to another thread, and Python still handles it in the main thread.
     is_main = threading.current_thread() is threading.main_thread()
     if is_main:
         _held.set()
     try:
         yield
     finally:
-        # One that waited is handled here, and only remembered, so that it breaks nothing off before the mask is back.
+        # A held signal is handled here, and only remembered, so that it raises nothing before the mask is restored.
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if is_main:
             _held.clear()
     check_stopped()
 
 
-def _stop(_number: int, _frame: FrameType | None) -> None:
+def _handle_sigint(_number: int, _frame: FrameType | None) -> None:
     _stopping.set()
     if not _held.is_set():
         raise KeyboardInterrupt

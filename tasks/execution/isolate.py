@@ -1,4 +1,4 @@
-"""Run a function in a fresh process: a vendor library may crash, leak or hang without taking us along."""
+"""Run a function in a fresh process, so that a vendor library may crash, leak or hang without harm to this one."""
 
 import ctypes
 import multiprocessing
@@ -20,8 +20,8 @@ from tasks.execution.progress import OnProgress
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
-# A build may say nothing for seconds, and Ctrl-C reaches the main thread only.
-_SECONDS_BETWEEN_LOOKS = 0.5
+# A build may report nothing for seconds, and Ctrl-C reaches only the main thread.
+_POLL_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -43,7 +43,7 @@ class _Failed:
 
 @dataclass(frozen=True)
 class _Bug:
-    """An exception that is none of ours: it crosses as text, because its class may not unpickle."""
+    """An exception that is not an EngineryError: sent as text, because its class may not unpickle."""
 
     summary: str
     trace: str
@@ -58,8 +58,8 @@ def run_isolated(
     """Call `function(*args, progress)` in a spawned process and return its result.
 
     The function, its arguments and its result must be picklable. `progress` calls `on_progress` in this
-    process and returns its answer. The child dies with this process, even by kill -9, and on any exception
-    here, Ctrl-C too.
+    process and returns its answer. The child is killed when this process ends, even by kill -9, and on any exception
+    here, Ctrl-C included.
 
     Raises:
         EngineryError: the function raised it, and it arrives as itself.
@@ -68,34 +68,34 @@ def run_isolated(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     child = context.Process(
-        target=_serve,
+        target=_run_child,
         args=(theirs, os.getpid(), function, args),
-        name=f"enginery-{_name(function)}",
+        name=f"enginery-{_name_function(function)}",
         daemon=True,
     )
     try:
         with hold_ctrl_c():  # a terminal sends it to both; the parent decides
             child.start()
-        theirs.close()  # or the pipe would never report that the child has gone
-        message = _converse(child, ours, on_progress)
+        theirs.close()  # or the pipe would never report that the child has ended
+        message = _await_result(child, ours, on_progress)
         if message is None:
             child.join()
-            raise died(f"{_name(function)}: its process {_ending(child.exitcode)}")
+            raise died(f"{_name_function(function)}: its process {_describe_exit(child.exitcode)}")
     finally:
-        _end(child)
+        _end_child(child)
         ours.close()
     if isinstance(message, _Failed):
         raise message.error
     if isinstance(message, _Bug):
-        raise died(f"{_name(function)} failed unexpectedly: {message.summary}\n{message.trace}")
+        raise died(f"{_name_function(function)} failed unexpectedly: {message.summary}\n{message.trace}")
     result: Result = message.result  # type: ignore[assignment]  # what `function` returned, through a pickle
     return result
 
 
-def _converse(child: BaseProcess, ours: Connection, on_progress: OnProgress) -> _Done | _Failed | _Bug | None:
-    """Answer the child's steps until it is done; None when it died without a word."""
+def _await_result(child: BaseProcess, ours: Connection, on_progress: OnProgress) -> _Done | _Failed | _Bug | None:
+    """Answer the child's progress calls until it is done; return None when it died without a result."""
     while True:
-        ready = wait([ours, child.sentinel], timeout=_SECONDS_BETWEEN_LOOKS)
+        ready = wait([ours, child.sentinel], timeout=_POLL_SECONDS)
         check_stopped()
         if not ready:
             continue
@@ -110,16 +110,16 @@ def _converse(child: BaseProcess, ours: Connection, on_progress: OnProgress) -> 
             return None
 
 
-def _end(child: BaseProcess) -> None:
+def _end_child(child: BaseProcess) -> None:
     if child.pid is None:
         return
     if child.is_alive():
-        child.kill()  # a child stuck in vendor code would not heed anything softer
+        child.kill()  # a child stuck in vendor code ignores a softer signal
     child.join()
     child.close()
 
 
-def _ending(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is None or code >= 0:
         return f"ended with exit status {code} and no result"
     try:
@@ -130,12 +130,12 @@ def _ending(code: int | None) -> str:
     return f"was ended by {name}{hint}"
 
 
-def _name(function: Callable[..., object]) -> str:
+def _name_function(function: Callable[..., object]) -> str:
     return getattr(function, "__qualname__", repr(function))
 
 
-def _serve(theirs: Connection, parent: int, function: Callable[..., object], args: tuple[object, ...]) -> None:
-    """The child's side: one function, then out."""
+def _run_child(theirs: Connection, parent: int, function: Callable[..., object], args: tuple[object, ...]) -> None:
+    """Run the function in the child, and send its result or error."""
     _die_with(parent)
     lock = threading.Lock()  # vendor libraries report from several threads
 
@@ -145,13 +145,13 @@ def _serve(theirs: Connection, parent: int, function: Callable[..., object], arg
                 theirs.send(_Step(phase, fraction))
                 return bool(theirs.recv())
         except (EOFError, ConnectionError):
-            os._exit(1)  # the parent has gone
+            os._exit(1)  # the parent has ended
 
     try:
         message: _Done | _Failed | _Bug = _Done(function(*args, progress))
     except EngineryError as error:
         message = _Failed(error)
-    except Exception as error:  # noqa: BLE001  # crosses the process border as text
+    except Exception as error:  # noqa: BLE001  # sent to the parent as text
         message = _Bug(f"{type(error).__name__}: {error}", traceback.format_exc())
     try:
         theirs.send(message)
@@ -160,7 +160,7 @@ def _serve(theirs: Connection, parent: int, function: Callable[..., object], arg
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends: man 2 prctl, PR_SET_PDEATHSIG."""
+    """Ask the kernel to kill this process when its parent ends: man 2 prctl, PR_SET_PDEATHSIG."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the call

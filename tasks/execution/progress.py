@@ -1,10 +1,10 @@
-"""How long work tells what it does."""
+"""The progress callback of every long operation."""
 
 from collections.abc import Callable
 
 OnProgress = Callable[[str, float], bool | None]
-"""Called with what is being made and how much of it is done (0 to 1); only False asks the work to stop."""
+"""Called with the name of the operation and its finished share (0 to 1); returning False asks it to stop."""
 
 
 def ignore_progress(_what: str, _fraction: float) -> None:
-    """Tell nobody."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""How stages run under Prefect: names, retries and timeouts, all on this page."""
+"""Run stages as Prefect task runs: their names and retries."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,23 +14,24 @@ from tasks.execution.workspace import Workspace
 
 T = TypeVar("T")
 
-# Only what crosses a network is tried again; a build that failed once fails again.
-RETRIES: dict[str, int] = {"source": 2, "publish": 2}
+# Only stages that use the network are retried: a build that failed once fails again.
+STAGE_RETRIES: dict[str, int] = {"source": 2, "publish": 2}
 
 
 @dataclass(frozen=True)
 class Step(Generic[T]):
-    """A stage to be found or made: `kind label` is its task run's name, `inputs` its key (see `Workspace.stage`)."""
+    """A stage to find or make: `kind label` names its task run, `inputs` makes its key (see `Workspace.stage`)."""
 
     kind: str
     label: str
     inputs: object
-    made: type[T]
+    value_type: type[T]
     make: Callable[[Path], T]
 
 
-def _retries(kind: str) -> dict[str, Any]:
-    return {"retries": RETRIES.get(kind, 0), "retry_delay_seconds": [2, 10][: RETRIES.get(kind, 0)]}
+def _retry_options(kind: str) -> dict[str, Any]:
+    retries = STAGE_RETRIES.get(kind, 0)
+    return {"retries": retries, "retry_delay_seconds": [2, 10][:retries]}
 
 
 # Prefect's own cache would key on arguments whose files may change; the workspace keys on digests.
@@ -41,17 +42,17 @@ def _retries(kind: str) -> dict[str, Any]:
     task_run_name="{step.kind} {step.label}",
     log_prints=False,
 )
-def _stage(workspace: Workspace, step: Step[T]) -> tuple[T, bool]:
-    """One stage of a release, found finished or made."""
+def _run_stage(workspace: Workspace, step: Step[T]) -> tuple[T, bool]:
+    """Find or make one stage of a release."""
     check_stopped()
-    return workspace.stage(step.kind, step.inputs, step.made, step.make)
+    return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
 
 
 def run_stage(workspace: Workspace, step: Step[T]) -> tuple[T, bool]:
-    """The value of a stage and whether it was found finished, as a Prefect task run."""
-    return _stage.with_options(**_retries(step.kind))(workspace, step)
+    """Run a stage as a Prefect task run; return its value, and whether it was found finished."""
+    return _run_stage.with_options(**_retry_options(step.kind))(workspace, step)
 
 
 def submit_stage(workspace: Workspace, step: Step[T]) -> PrefectFuture[tuple[T, bool]]:
-    """As `run_stage`, beside others, as many at once as the flow's task runner has threads; `result()` waits."""
-    return _stage.with_options(**_retries(step.kind)).submit(workspace, step)
+    """Start a stage as `run_stage` does, in a thread of the flow's task runner; `result()` waits for it."""
+    return _run_stage.with_options(**_retry_options(step.kind)).submit(workspace, step)

@@ -1,4 +1,4 @@
-"""What an engine answers and how long it takes, each measured in a fresh process.
+"""Measure the answers and the latency of engines, each in a fresh process.
 
-Call `evaluate_engine` and `measure_latency`; `measurements.py` turns both into figures with intervals.
+Call `evaluate_engine` and `measure_latency`; `measurements.py` turns both into measurements with intervals.
 """

@@ -1,94 +1,95 @@
-"""Accuracy on the evaluation split: every row once through a session, per-row answers kept."""
+"""Answers on the evaluation split: every row once through a session, one answer kept per row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registry.digest import record_tree
 from registry.errors import MeasurementError
-from registry.records import EngineBuild, FileRecord
+from registry.records import EngineBuild, FileRecord, largest_axes
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
-from tasks.model_tasks.text_inputs import FeedDict, TextEncoder, batches, text_encoder
+from tasks.model_tasks import model_task
+from tasks.model_tasks.contract import Encoder, Feed, ModelTask
 
 LARGEST_BATCH = 32
+ANSWERS_FILE = "answers.npy"
 
 
 class Runs(Protocol):
     """What a backend's session offers: feed dict in, outputs in graph order out."""
 
-    def run(self, feed: FeedDict) -> list[NDArray[np.float32]]:
-        """Outputs on the host."""
+    def run(self, feed: Feed) -> list[NDArray[Any]]:
+        """Return the outputs, on the host."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predicted class per row, in the order of the evaluation rows, in predictions.npy."""
+    """The task's answer for each evaluation row, in the order of the rows, in answers.npy."""
 
     rows: int
-    accuracy: float
     subject_digest: str
     files: tuple[FileRecord, ...]
     directory: Path = field(default=Path(), compare=False)
 
-    def predictions(self) -> NDArray[np.int64]:
-        """Predicted class per row, int64 [rows]."""
-        predicted: NDArray[np.int64] = np.load(self.directory / "predictions.npy", allow_pickle=False)
-        return predicted
+    def answers(self) -> NDArray[Any]:
+        """Read the answers, [rows, …]."""
+        answers: NDArray[Any] = np.load(self.directory / ANSWERS_FILE, allow_pickle=False)
+        return answers
 
 
 def evaluate(
     session: Runs,
-    encoder: TextEncoder,
-    texts: Sequence[str],
-    labels: Sequence[int],
+    task: ModelTask,
+    encoder: Encoder,
+    inputs: Sequence[Any],
     *,
     subject_digest: str,
     into: Path,
     batch_size: int = LARGEST_BATCH,
     on_progress: Callable[[float], object] = lambda _: None,
 ) -> Evaluation:
-    """Run every text through `session`; output 0 is logits [batch, classes], the answer is its argmax.
+    """Run every input through `session` and keep the task's answers.
 
     Raises:
-        MeasurementError: the session gave NaN or infinite logits.
+        MeasurementError: the session gave NaN or infinite outputs.
     """
-    predictions = np.full(len(texts), -1, dtype=np.int64)
-    done = 0
-    for positions, batch in batches(texts, batch_size):
-        logits = session.run(encoder.encode(batch))[0]
-        if not np.isfinite(logits).all():
-            raise MeasurementError(f"the graph {subject_digest[:12]} gave NaN or infinite logits: it cannot be judged")
-        predictions[positions] = logits.argmax(axis=-1)
-        done += len(batch)
-        on_progress(done / len(texts))
-    np.save(into / "predictions.npy", predictions)
-    accuracy = float((predictions == np.asarray(labels)).mean())
-    return Evaluation(len(texts), accuracy, subject_digest, record_tree(into), into)
+    answers: dict[int, Any] = {}
+    for positions, batch in encoder.batches(inputs, batch_size):
+        outputs = session.run(encoder.encode(batch))
+        if not all(np.isfinite(outputs[position]).all() for position in task.judged_outputs):
+            raise MeasurementError(f"the graph {subject_digest[:12]} gave NaN or infinite outputs: it cannot be judged")
+        answers.update(zip(positions, task.answers(outputs), strict=True))
+        on_progress(len(answers) / len(inputs))
+    np.save(into / ANSWERS_FILE, np.stack([answers[position] for position in range(len(inputs))]))
+    return Evaluation(len(inputs), subject_digest, record_tree(into), into)
 
 
 def evaluate_engine(
     build: EngineBuild,
+    task: str,
     checkpoint: Path,
-    max_length: int,
-    texts: tuple[str, ...],
-    labels: tuple[int, ...],
+    largest: Mapping[str, int],
+    inputs: tuple[Any, ...],
     into: Path,
     on_progress: OnProgress,
 ) -> Evaluation:
-    """Load an engine (its sha256 is checked first) and run every text through it; run it isolated."""
-    encoder = text_encoder(checkpoint, [tensor.name for tensor in build.inputs], max_length=max_length)
+    """Load an engine (its sha256 is checked first) and run every input through it; run it isolated.
+
+    Inputs are cut at the `largest` size of each named axis.
+    """
+    chosen = model_task(task)
     return evaluate(
         open_engine(build),
-        encoder,
-        texts,
-        labels,
+        chosen,
+        chosen.open_encoder(checkpoint, build.input_names, largest),
+        inputs,
         subject_digest=build.digest,
         into=into,
-        batch_size=min([LARGEST_BATCH, *(profile.batch.max for profile in build.profiles)]),
+        batch_size=min(LARGEST_BATCH, largest_axes(build.profiles).get("batch", LARGEST_BATCH)),
         on_progress=lambda done: on_progress("evaluate", done),
     )

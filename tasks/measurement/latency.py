@@ -1,4 +1,4 @@
-"""Latency and throughput: all engines of a target interleaved with their fp32 baseline, in one fresh process."""
+"""Measure latency: all engines of a target, interleaved with their fp32 baseline, in one fresh process."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,22 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.digest import record_tree
-from registry.records import EngineBuild, FileRecord, Machine
+from registry.records import PLACE, EngineBuild, FileRecord, Machine, Tensor, axis_name
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
 from tasks.measurement.evaluate import Runs
-from tasks.model_tasks.text_inputs import FeedDict
+from tasks.model_tasks.contract import Feed
 
 
 @dataclass(frozen=True)
 class LatencyPlan:
-    """How latency is measured: `windows` interleaved windows of `iterations` calls after `warmup` calls."""
+    """The plan of a measurement: `windows` interleaved windows of `iterations` calls each, after `warmup` calls.
+
+    `sizes` are (axis, size) of what is fed.
+    """
 
     windows: int
     iterations: int
     warmup: int
-    batch: int
-    sequence: int
+    sizes: tuple[tuple[str, int], ...]
+
+    @property
+    def batch(self) -> int:
+        """Rows per call."""
+        return dict(self.sizes).get("batch", 1)
 
 
 @dataclass(frozen=True)
@@ -37,29 +44,29 @@ class Benchmark:
     measured_on: Machine
     boundary: str
     files: tuple[FileRecord, ...]
-    directory: Path = field(default=Path(), compare=False)
+    directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
     def seconds(self, engine_digest: str) -> NDArray[np.float64]:
-        """Call times in seconds [windows, iterations]."""
+        """Return an engine's call times in seconds [windows, iterations]."""
         times: NDArray[np.float64] = np.load(self.directory / f"{engine_digest}.npy", allow_pickle=False)
         return times
 
     def raw_digest(self, engine_digest: str) -> str:
-        """sha256 of an engine's raw call times."""
+        """Return the sha256 of an engine's raw call times."""
         return next(file.sha256 for file in self.files if file.path == f"{engine_digest}.npy")
 
 
 def interleave(
     sessions: Mapping[str, Runs],
-    feed: FeedDict,
+    feed: Feed,
     plan: LatencyPlan,
     on_progress: Callable[[float], object] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, NDArray[np.float64]]:
-    """Call times per session, in windows whose order turns round each time (ABC, CBA, ABC, …).
+    """Time every session's calls, in windows whose order reverses each time (ABC, CBA, ABC, …).
 
-    Turning round cancels a drift of the machine that is linear in time (the ABBA design), so that a ratio between two
-    sessions is between neighbours in time and not between a cool machine and a warm one.
+    Reversing cancels a drift of the machine that is linear in time (the ABBA design), so that a ratio compares two
+    sessions at neighbouring times and not a cool machine with a warm one.
     """
     for session in sessions.values():
         for _ in range(plan.warmup):
@@ -87,31 +94,35 @@ def save_benchmark(
     boundary: str,
     into: Path,
 ) -> Benchmark:
-    """Keep the raw times under `into`; figures are derived, never stored without what they came from."""
+    """Save the raw times under `into`: no figure is stored without the data it is derived from."""
     for digest, seconds in times.items():
         np.save(into / f"{digest}.npy", seconds)
     digests = tuple(sorted(times))
     return Benchmark(digests, baseline_digest, plan, measured_on, boundary, record_tree(into), into)
 
 
-def latency_feed(rows: Sequence[FeedDict], plan: LatencyPlan) -> FeedDict:
-    """A feed dict of real tokens, exactly [batch, sequence]: rows are joined, cut and repeated, never padded."""
+def latency_feed(rows: Sequence[Feed], inputs: Sequence[Tensor], plan: LatencyPlan) -> Feed:
+    """Return a feed of real values in the plan's sizes: rows are joined, cut and repeated, never padded."""
+    sizes = dict(plan.sizes)
     return {
-        name: np.resize(np.concatenate([row[name].ravel() for row in rows]), (plan.batch, plan.sequence))
-        for name in rows[0]
+        tensor.name: np.resize(
+            np.concatenate([row[tensor.name].ravel() for row in rows]),
+            [sizes.get(axis_name(size), 1) if isinstance(size, str) else size for size in tensor.shape],
+        )
+        for tensor in inputs
     }
 
 
 def measure_latency(
     builds: tuple[EngineBuild, ...],
     baseline_digest: str,
-    feed: FeedDict,
+    feed: Feed,
     plan: LatencyPlan,
     machine: Machine,
     into: Path,
     on_progress: OnProgress,
 ) -> Benchmark:
-    """Load all engines of a target in this process, interleave them, keep the raw times; run it isolated."""
+    """Load all engines of a target in this process, interleave them and save the raw times; run it isolated."""
     sessions = {build.digest: open_engine(build) for build in builds}
     times = interleave(sessions, feed, plan, lambda done: on_progress("latency", done))
     boundary = "host arrays in, host arrays out: copies to and from the device are inside"

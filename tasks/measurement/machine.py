@@ -1,4 +1,4 @@
-"""What figures are measured on: this machine."""
+"""Describe the machine that measurements are taken on."""
 
 import os
 import platform

@@ -1,22 +1,29 @@
 """From raw answers and raw call times to measurements, each with its interval and where it was measured."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from registry.records import EngineBuild, Machine, Measurement
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
-from tasks.verdicts.intervals import accuracy_interval, paired_loss, quantile_interval, ratio_interval
+from tasks.model_tasks.contract import ModelTask
+from tasks.verdicts.intervals import paired_loss, quantile_interval, ratio_interval, share_interval
 
 
-def accuracy_measurements(
-    evaluation: Evaluation, reference: Evaluation, labels: Sequence[int], *, subject: str, machine: Machine
+def quality_measurements(
+    task: ModelTask,
+    evaluation: Evaluation,
+    reference: Evaluation,
+    targets: Sequence[Any],
+    *,
+    subject: str,
+    machine: Machine,
 ) -> tuple[Measurement, ...]:
-    """Accuracy, and accuracy lost against fp32 on the same rows with its flips; `subject` says what ran."""
-    truth = np.asarray(labels)
-    right, right_before = evaluation.predictions() == truth, reference.predictions() == truth
-    low, high = accuracy_interval(right)
+    """Return the task's metric, and what is lost of it against fp32 on the same rows; `subject` says what ran."""
+    right, right_before = (task.scores(each.answers(), targets) for each in (evaluation, reference))
+    low, high = share_interval(right)
     loss = paired_loss(right_before, right)
 
     def figure(
@@ -36,8 +43,8 @@ def accuracy_measurements(
         )
 
     return (
-        figure("accuracy", evaluation.accuracy, "share", low, high),
-        figure("accuracy_loss", loss.loss, "share", loss.low, loss.high),
+        figure(task.metric.name, float(right.mean()), task.metric.unit, low, high),
+        figure(task.metric.loss, loss.loss, task.metric.unit, loss.low, loss.high),
         figure("flips", loss.flips, "rows"),
         figure("mcnemar_p", loss.mcnemar_p, "probability"),
     )

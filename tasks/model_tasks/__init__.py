@@ -2,3 +2,27 @@
 
 Call `model_task(name)`. Never imports a backend or opens a session: who calls it runs the engine.
 """
+
+import difflib
+from collections.abc import Mapping
+
+from registry.errors import BadInput
+from tasks.model_tasks.contract import ModelTask
+from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+
+__all__ = ["MODEL_TASKS", "ModelTask", "model_task"]
+
+MODEL_TASKS: Mapping[str, ModelTask] = {TEXT_CLASSIFICATION.name: TEXT_CLASSIFICATION}
+
+
+def model_task(name: str) -> ModelTask:
+    """Return the task of that name.
+
+    Raises:
+        BadInput: there is none; the message names those that there are.
+    """
+    if name not in MODEL_TASKS:
+        near = difflib.get_close_matches(name, MODEL_TASKS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use {' or '.join(MODEL_TASKS)}"
+        raise BadInput(f"there is no task {name[:80]!r}: {hint}")
+    return MODEL_TASKS[name]

@@ -1,4 +1,4 @@
-"""The ONNX graph of each precision, and how much of it stays in float.
+"""The ONNX graph of each precision, and how much of it stays in fp32.
 
-Call `quantize(onnx, precision, rows, …)`; one mapping from precision to function. Never imports a builder backend.
+Call `quantize(onnx, precision, rows, …)`; `METHODS` maps a precision to its function. Never imports a builder backend.
 """

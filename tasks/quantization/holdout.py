@@ -4,17 +4,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from registry.digest import digest_of
 from tasks.calibration.probe import open_session
 from tasks.calibration.rows import Feed
 from tasks.graphs.files import has_external_data
 from tasks.graphs.layers import Floats
+from tasks.model_tasks.contract import ModelTask
 from tasks.verdicts.intervals import Z_ONE_SIDED, paired_loss
 
 
@@ -36,18 +36,18 @@ class Gate(Protocol):
 
     @property
     def digest(self) -> str:
-        """Of what the gate judges by."""
+        """Digest of what the gate judges by."""
 
     def score(self, exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
-        """Loss, bound and verdict."""
+        """Return loss, bound and verdict."""
 
     def damage(self, at: int, exact: Floats, made: Floats) -> float:
-        """How far the answers to feed `at` are from fp32's, finely: what adds up over blocks, before a label flips."""
+        """Return how far the outputs of feed `at` are from fp32's, finely enough to add up over blocks."""
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Feed dicts of [batch, …], the gate that holds their labels, and the tensor judged (None: the first output)."""
+    """Feed dicts of [batch, …], the gate that holds their targets, and the tensor judged (None: the first output)."""
 
     feeds: tuple[Feed, ...]
     gate: Gate
@@ -55,12 +55,12 @@ class Holdout:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return sum(len(next(iter(feed.values()))) for feed in self.feeds)
 
     @property
     def digest(self) -> str:
-        """Of the rows as they are fed, in that order, and of the gate."""
+        """Digest of the rows as they are fed, in that order, and of the gate."""
         fed = hashlib.sha256()
         for feed in self.feeds:
             for name, column in sorted(feed.items()):
@@ -69,54 +69,53 @@ class Holdout:
 
 
 @dataclass(frozen=True)
-class AccuracyGate:
-    """The release's own accuracy gate: paired loss against fp32, one-sided at 95 %, at most `limit` (a share).
+class MetricGate:
+    """The release's own quality gate: paired loss against fp32, one-sided at 95 %, at most `limit` (a share).
 
-    `labels` are in the order of the feeds' rows; answers are logits [rows, classes].
+    `targets` are in the order of the feeds' rows; what the graph gives is the task's output 0, [rows, …].
     """
 
-    labels: tuple[int, ...]
+    task: ModelTask
+    targets: tuple[Any, ...]
     limit: float
 
     @property
     def digest(self) -> str:
-        """Of the labels and the limit."""
-        return digest_of((self.labels, self.limit))
+        """Digest of the targets and the limit."""
+        return digest_of((self.targets, self.limit))
 
     @property
     def provable(self) -> bool:
         """Whether so few rows could pass at all: Tango's bound with no row flipped is z² / (rows + z²)."""
-        return len(self.labels) > 0 and Z_ONE_SIDED**2 / (len(self.labels) + Z_ONE_SIDED**2) <= self.limit
+        return len(self.targets) > 0 and Z_ONE_SIDED**2 / (len(self.targets) + Z_ONE_SIDED**2) <= self.limit
 
     def score(self, exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
-        """Accuracy lost; logits that are not finite pass nothing."""
-        logits, truth = np.concatenate(made), np.asarray(self.labels)
-        if not np.isfinite(logits).all():
+        """Return the loss of the task's metric; outputs that are not finite pass nothing."""
+        outputs = np.concatenate(made)
+        if not np.isfinite(outputs).all():
             return Score(1.0, 1.0, False)
-        found = paired_loss(_right(np.concatenate(exact), truth), _right(logits, truth))
-        return Score(found.loss, found.high, found.high <= self.limit)
+        right_before, right = (
+            self.task.scores(self.task.answers([each]), self.targets) for each in (np.concatenate(exact), outputs)
+        )
+        loss = paired_loss(right_before, right)
+        return Score(loss.loss, loss.high, loss.high <= self.limit)
 
     def damage(self, at: int, exact: Floats, made: Floats) -> float:  # noqa: ARG002  # all rows are alike here
-        """Squared error of the logits over their variance."""
+        """Return the squared error of the outputs over their variance."""
         power = float(np.square(exact - exact.mean()).sum()) or 1.0
         return float(np.square(made - exact).sum()) / power
 
 
 def rows_to_prove(limit: float) -> int:
-    """Fewest rows that can prove a loss of at most `limit` (a share): those of which none flips."""
+    """Return the fewest rows that can prove a loss of at most `limit` (a share): those of which none flips."""
     return max(1, int(np.ceil(Z_ONE_SIDED**2 * (1 / limit - 1)))) if limit > 0 else 2**31
 
 
-def _right(logits: Floats, truth: NDArray[np.int64]) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = logits.argmax(axis=-1) == truth
-    return right
-
-
-def answers(file: Path, holdout: Holdout) -> list[Floats]:
-    """What the graph in a file gives for each feed of the holdout."""
+def run_holdout(file: Path, holdout: Holdout) -> list[Floats]:
+    """Return what the graph in a file gives for each feed of the holdout."""
     model = onnx.load(file, load_external_data=False)
-    shown, external = [each.name for each in model.graph.output], has_external_data(model)
+    shown, external = [output.name for output in model.graph.output], has_external_data(model)
     del model
-    wanted = holdout.output or shown[0]
-    session = open_session(file, [] if wanted in shown else [wanted], external=external)
-    return [session.run([wanted], feed)[0] for feed in holdout.feeds]
+    judged = holdout.output or shown[0]
+    session = open_session(file, [] if judged in shown else [judged], external=external)
+    return [session.run([judged], feed)[0] for feed in holdout.feeds]

@@ -1,4 +1,4 @@
-"""The graph of each precision, from the exported fp32 one: calibration yields ONNX, a backend only builds."""
+"""The graph of each precision, made from the exported fp32 graph: precision is in the ONNX, a backend only builds."""
 
 import logging
 import tempfile
@@ -12,15 +12,15 @@ from registry.errors import BadInput
 from registry.records import OnnxArtifact, Precision
 from tasks.calibration.rows import Feed
 from tasks.execution.progress import OnProgress, ignore_progress
-from tasks.graphs.files import GRAPH_FILE, _artifact, save_graph
+from tasks.graphs.files import GRAPH_FILE, make_artifact, save_graph
 from tasks.graphs.layers import Graph
 from tasks.quantization import autopilot, qdq
 from tasks.quantization.autopilot import CHOICE_FILE
-from tasks.quantization.gptq import compensating_format
-from tasks.quantization.int8 import int8_graph
-from tasks.quantization.request import Int8Plan, QuantizedGraph, Request
+from tasks.quantization.gptq import make_compensating_format
+from tasks.quantization.int8 import make_int8_graph
+from tasks.quantization.request import Int8Plan, QuantizationRequest, QuantizedGraph
 from tasks.quantization.scales import ALPHAS, ActivationScale, choose_scales
-from tasks.quantization.table import TABLE_FILE, CalibrationTable, make_table, scales_for, to_json
+from tasks.quantization.table import TABLE_FILE, CalibrationTable, make_table, reuse_scales, to_json
 
 
 def quantize(
@@ -35,63 +35,63 @@ def quantize(
 ) -> OnnxArtifact:
     """Write the graph of `precision` into the empty folder `into`.
 
-    `rows` are feed dicts of [batch, …]; int8 and fp8 need them, the others ignore them. The same graph and rows
-    give the same bytes, however the rows are batched or ordered. The calibration table of int8 is written beside the
-    graph as calibration.json, and the autopilot's choice as autopilot.json; they are no files of the artifact: they
-    do not change the graph's digest.
+    `rows` are feed dicts of [batch, …]; int8 and fp8 need them, the others ignore them. The same graph and rows give
+    the same bytes, however the rows are batched or ordered. The calibration table of int8 is written beside the graph
+    as calibration.json, and the autopilot's choice as autopilot.json; neither is part of the artifact or its digest.
 
     Raises:
         BadInput: `artifact` is not fp32, the precision has no usable rows, or no layer can be quantized.
-
     """
     if artifact.precision is not Precision.FP32:
         raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
     if into.exists() and any(into.iterdir()):
-        raise BadInput(f"{into} is not empty: the digest is over every file in it; give the graph its own folder")
-    made = METHODS[precision](Request(artifact.path, artifact.digest, rows, on_progress, plan or Int8Plan()))
+        raise BadInput(f"{into} is not empty: the digest covers every file in it; give the graph its own folder")
+    request = QuantizationRequest(artifact.path, artifact.digest, rows, on_progress, plan or Int8Plan())
+    quantized = METHODS[precision](request)
     into.mkdir(parents=True, exist_ok=True)
     on_progress("write", 0.0)
-    save_graph(made.graph, into)
-    written = _artifact(artifact, precision, into, calibration_set_digest if precision in CALIBRATED else None)
-    if made.table is not None:
-        (into / TABLE_FILE).write_bytes(to_json(made.table))
-    if made.choice is not None:
-        (into / CHOICE_FILE).write_bytes(autopilot.to_json(made.choice))
+    save_graph(quantized.graph, into)
+    calibration_set = calibration_set_digest if precision in CALIBRATED else None
+    written = make_artifact(into, precision, quantized_from=artifact.digest, calibration_set=calibration_set)
+    if quantized.table is not None:
+        (into / TABLE_FILE).write_bytes(to_json(quantized.table))
+    if quantized.choice is not None:
+        (into / CHOICE_FILE).write_bytes(autopilot.to_json(quantized.choice))
     on_progress("write", 1.0)
     return written
 
 
-def keep_fp32(request: Request) -> QuantizedGraph:
-    """Keep the exported graph itself."""
+def keep_fp32(request: QuantizationRequest) -> QuantizedGraph:
+    """Return the exported graph itself."""
     return QuantizedGraph(request.load())
 
 
-def cast_to_fp16(request: Request) -> QuantizedGraph:
-    """Mixed fp16 by ModelOpt AutoCast: what would overflow stays fp32; outputs stay fp32."""
+def cast_to_fp16(request: QuantizationRequest) -> QuantizedGraph:
+    """Cast to mixed fp16 by ModelOpt AutoCast: values that would overflow stay fp32, and so do outputs."""
     return _autocast(request, "fp16")
 
 
-def cast_to_bf16(request: Request) -> QuantizedGraph:
-    """Mixed bf16 by ModelOpt AutoCast; outputs stay fp32."""
+def cast_to_bf16(request: QuantizationRequest) -> QuantizedGraph:
+    """Cast to mixed bf16 by ModelOpt AutoCast; outputs stay fp32."""
     return _autocast(request, "bf16")
 
 
-def _autocast(request: Request, low_precision: str) -> QuantizedGraph:
-    # Imports torch and takes seconds: only for those who cast.
+def _autocast(request: QuantizationRequest, low_precision: str) -> QuantizedGraph:
+    # Imports torch, which takes seconds: only casts pay for it.
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
     request.on_progress("cast", 0.0)
-    with _without_chatter():
-        made: onnx.ModelProto = convert_to_mixed_precision(
-            str(request.source), low_precision_type=low_precision, keep_io_types=True
+    with _silence_modelopt():
+        graph: onnx.ModelProto = convert_to_mixed_precision(
+            str(request.graph_file), low_precision_type=low_precision, keep_io_types=True
         )
     request.on_progress("cast", 1.0)
-    return QuantizedGraph(made)
+    return QuantizedGraph(graph)
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
-    """AutoCast says a line or two for every node, through handlers of its own: hundreds on a user's terminal."""
+def _silence_modelopt() -> Iterator[None]:
+    """Hide AutoCast's log: it writes a line or two per node, through handlers of its own."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -99,83 +99,86 @@ def _without_chatter() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def quantize_int8(request: Request) -> QuantizedGraph:
-    """W8A8: SmoothQuant, then int8 weights per channel and int8 activations per tensor, all symmetric."""
+def quantize_int8(request: QuantizationRequest) -> QuantizedGraph:
+    """Quantize to W8A8: SmoothQuant, then int8 weights per channel and activations per tensor, all symmetric."""
     plan = request.plan
     if plan.table is not None:
-        scales = scales_for(plan.table, Graph(request.load()))
-        return _int8(request, scales, plan.table, {autopilot.NEAREST: qdq.int8_weight})
+        scales = reuse_scales(plan.table, Graph(request.load()))
+        return _make_int8(request, scales, plan.table, {autopilot.NEAREST: qdq.round_int8_weight})
     calibration = request.calibrate()
     graph = Graph(request.load())
     request.on_progress("search scales", 0.0)
     scales = choose_scales(graph, calibration, method=plan.method, alphas=ALPHAS if plan.smooth else ())
     request.on_progress("search scales", 1.0)
-    compensated = compensating_format(graph.linears(), scales, calibration)
-    roundings = {autopilot.NEAREST: qdq.int8_weight, autopilot.COMPENSATED: compensated}
+    compensated = make_compensating_format(graph.list_linears(), scales, calibration)
+    roundings = {autopilot.NEAREST: qdq.round_int8_weight, autopilot.COMPENSATED: compensated}
     if plan.compensate:
         del roundings[autopilot.NEAREST]
-    return _int8(request, scales, make_table(request.onnx_digest, calibration, scales), roundings)
+    return _make_int8(request, scales, make_table(request.onnx_digest, calibration, scales), roundings)
 
 
-def _int8(
-    request: Request,
+def _make_int8(
+    request: QuantizationRequest,
     scales: Mapping[str, ActivationScale],
     table: CalibrationTable,
     roundings: Mapping[str, qdq.WeightFormat],
 ) -> QuantizedGraph:
-    """The int8 graph by the first of `roundings`; with a holdout, what the autopilot makes of all of them."""
+    """Make the int8 graph by the first of `roundings`, or, with a holdout, let the autopilot choose from all."""
     if request.plan.holdout is None:
-        return QuantizedGraph(int8_graph(request.load(), scales, weight_format=next(iter(roundings.values()))), table)
-    made, choice = autopilot.choose(request.source, scales, roundings, request.plan.holdout, request.on_progress)
-    return QuantizedGraph(made, table, choice)
+        graph = make_int8_graph(request.load(), scales, weight_format=next(iter(roundings.values())))
+        return QuantizedGraph(graph, table)
+    graph, choice = autopilot.choose_mix(
+        request.graph_file, scales, roundings, request.plan.holdout, request.on_progress
+    )
+    return QuantizedGraph(graph, table, choice)
 
 
-def quantize_fp8(request: Request) -> QuantizedGraph:
-    """W8A8 in E4M3, one scale a tensor: amax / 448."""
+def quantize_fp8(request: QuantizationRequest) -> QuantizedGraph:
+    """Quantize weights and activations to float8 E4M3, one scale per tensor: amax / 448."""
     calibration = request.calibrate()
-    graph = Graph(qdq.at_opset(request.load(), qdq.FP8_OPSET))
-    steps = {name: (each.amax or 1.0) / qdq.FP8_MAX for name, each in calibration.activations.items()}
-    qdq.quantize_activations(graph, steps, qdq.fp8_zero())
-    return _store_weights(Graph(graph.proto), qdq.fp8_weight)
+    graph = Graph(qdq.convert_to_opset(request.load(), qdq.FP8_OPSET))
+    steps = {tensor: (statistics.amax or 1.0) / qdq.FP8_MAX for tensor, statistics in calibration.activations.items()}
+    qdq.quantize_activations(graph, steps, qdq.make_fp8_zero())
+    return _store_weights(Graph(graph.proto), qdq.round_fp8_weight)
 
 
-def quantize_int8_weights(request: Request) -> QuantizedGraph:
-    """int8 weights per channel; activations stay fp32."""
-    return _store_weights(Graph(request.load()), qdq.int8_weight)
+def quantize_int8_weights(request: QuantizationRequest) -> QuantizedGraph:
+    """Quantize weights to int8 per channel; activations stay fp32."""
+    return _store_weights(Graph(request.load()), qdq.round_int8_weight)
 
 
-def quantize_int4_weights(request: Request) -> QuantizedGraph:
-    """int4 weights in blocks along K; activations stay fp32."""
-    return _store_weights(Graph(qdq.at_opset(request.load(), qdq.INT4_OPSET)), qdq.int4_weight)
+def quantize_int4_weights(request: QuantizationRequest) -> QuantizedGraph:
+    """Quantize weights to int4 in blocks along K; activations stay fp32."""
+    return _store_weights(Graph(qdq.convert_to_opset(request.load(), qdq.INT4_OPSET)), qdq.round_int4_weight)
 
 
 def _store_weights(graph: Graph, weight_format: qdq.WeightFormat) -> QuantizedGraph:
-    if not graph.linears():
+    if not graph.list_linears():
         raise BadInput("the graph has no MatMul, Gemm or Conv with a constant float32 weight to quantize")
     qdq.quantize_weights(graph, weight_format)
     return QuantizedGraph(graph.proto)
 
 
-def quantize_int8_dynamic(request: Request) -> QuantizedGraph:
-    """int8 weights per channel, activations quantized as they come: ONNX Runtime on CPU only."""
+def quantize_int8_dynamic(request: QuantizationRequest) -> QuantizedGraph:
+    """Quantize weights to int8 per channel, activations at run time: for ONNX Runtime on CPU only."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder, _without_chatter():
+    with tempfile.TemporaryDirectory() as folder, _silence_modelopt():
         file = Path(folder) / GRAPH_FILE
         quantize_dynamic(
-            request.source,
+            request.graph_file,
             file,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
             weight_type=QuantType.QInt8,
             # 7 bits: x86 without VNNI adds two products in 16 bits, which saturate with 8 (ONNX Runtime's
-            # documentation of quantization); an engine for "cpu" has to be as good on each of them.
+            # documentation of quantization); an engine for "cpu" must be as accurate on every CPU.
             reduce_range=True,
         )
         return QuantizedGraph(onnx.load(file))
 
 
-METHODS: dict[Precision, Callable[[Request], QuantizedGraph]] = {
+METHODS: dict[Precision, Callable[[QuantizationRequest], QuantizedGraph]] = {
     Precision.FP32: keep_fp32,
     Precision.FP16: cast_to_fp16,
     Precision.BF16: cast_to_bf16,

@@ -1,4 +1,4 @@
-"""What is asked of a precision's function, and what it gives."""
+"""The request that a precision's function gets, and the graph that it returns."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -20,12 +20,16 @@ from tasks.quantization.table import CalibrationTable
 
 @dataclass(frozen=True)
 class Int8Plan:
-    """What int8 may do: `method` fixes how clips are found (None: the best for each tensor).
+    """How int8 is made.
 
-    `smooth` divides channels (SmoothQuant), `compensate` rounds weights for the sample (GPTQ): a little nearer on
-    average, no nearer at worst, and several times slower (docs/adr/0017-calibration.md). `checkpoint` is a file
-    that a killed calibration goes on from, `table` reuses the ranges of an earlier calibration: no rows are run, and
-    weights are rounded to nearest. With a `holdout` the autopilot keeps layers in fp32 where its gate asks for that.
+    `checkpoint` is a file from which a killed calibration resumes. `table` reuses the ranges of an earlier calibration:
+    no rows run, and weights are rounded to nearest. With a `holdout` the autopilot keeps layers in fp32 where its gate
+    needs that.
+
+    Releases leave the rest at its defaults; only benchmarks and tests change it. `method` fixes how clips are found
+    (None: the best one per tensor), `smooth` divides channels (SmoothQuant), `compensate` always rounds weights for the
+    sample (GPTQ): a little nearer on average, no nearer at worst, and several times slower
+    (docs/adr/0017-calibration.md).
     """
 
     method: Method | None = None
@@ -38,7 +42,7 @@ class Int8Plan:
 
 @dataclass(frozen=True)
 class QuantizedGraph:
-    """A precision's graph, and the table of its calibration and the autopilot's choice where it had them."""
+    """A precision's graph, with its calibration table and the autopilot's choice where it has them."""
 
     graph: onnx.ModelProto
     table: CalibrationTable | None = None
@@ -46,10 +50,10 @@ class QuantizedGraph:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a precision's function gets: the fp32 graph, the calibration rows, whom to tell, what int8 may do."""
+class QuantizationRequest:
+    """The input of a precision's function: fp32 graph, calibration rows, progress callback, plan for int8."""
 
-    source: Path
+    graph_file: Path
     onnx_digest: str
     rows: Iterable[Feed] | None
     on_progress: OnProgress
@@ -57,14 +61,13 @@ class Request:
 
     def load(self) -> onnx.ModelProto:
         """Read the fp32 graph, external data included."""
-        return onnx.load(self.source)
+        return onnx.load(self.graph_file)
 
     def calibrate(self) -> Calibration:
-        """Statistics of the rows.
+        """Collect the statistics of the calibration rows.
 
         Raises:
             BadInput: there are no rows.
-
         """
         if self.rows is None:
             raise BadInput("this precision needs calibration rows: name a calibration set in the recipe")
@@ -72,8 +75,8 @@ class Request:
         total = sum(len(next(iter(feed.values()))) for feed in feeds) if feeds else 0
         started = time.monotonic()
 
-        def tell(row: int) -> None:
+        def report_row(row: int) -> None:
             rate = f"calibrate · {row / max(1e-3, time.monotonic() - started):.0f} rows/s"
             self.on_progress(rate, min(1.0, row / total) if total else 0.0)
 
-        return calibrate(self.source, self.rows, on_row=tell, checkpoint=self.plan.checkpoint)
+        return calibrate(self.graph_file, self.rows, on_row=report_row, checkpoint=self.plan.checkpoint)

@@ -1,7 +1,7 @@
-"""One session that runs each block in fp32 or in int8, as it is told: all mixes of a graph, made once.
+"""One session for all mixes of a graph: each block runs in fp32 or int8 by a boolean input.
 
-Every block (the layers that read one tensor) has a boolean input. Its layers read the tensor, or the tensor through
-Q/DQ; and their fp32 weight, or the weight rounded to int8. Weights lie there twice, which the mixed graph's do not.
+A block is the layers that read one tensor. They read the tensor or the tensor through Q/DQ, and their fp32 weight or
+the weight rounded to int8. So this session holds every weight twice; the graph of a mix does not.
 """
 
 import tempfile
@@ -16,15 +16,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tasks.calibration.rows import Feed
 from tasks.graphs.files import write_graph
-from tasks.graphs.layers import Floats, Graph, Linear, groups
-from tasks.graphs.session import exact_options, providers
+from tasks.graphs.layers import Floats, Graph, Linear, group_by_input
+from tasks.graphs.session import choose_providers, exact_options
 from tasks.quantization import qdq
 from tasks.quantization.qdq import StoredWeight, WeightFormat
 from tasks.quantization.scales import ActivationScale
 
 
 class Switchboard:
-    """Any mix of an fp32 graph's blocks in int8, run without making its graph."""
+    """A session that runs any mix of an fp32 graph's blocks in int8, without making the mix's graph."""
 
     def __init__(
         self,
@@ -33,22 +33,17 @@ class Switchboard:
         weight_format: WeightFormat,
         output: str | None = None,
     ) -> None:
-        """Take an fp32 graph, which is edited in place; `output` is the tensor to return (None: the first output)."""
+        """Edit an fp32 graph in place and open it; `output` is the tensor to return (None: the first output)."""
         self._output = output or model.graph.output[0].name
-        if self._output not in {each.name for each in model.graph.output}:
+        if self._output not in {value.name for value in model.graph.output}:
             model.graph.output.append(helper.make_tensor_value_info(self._output, TensorProto.FLOAT, None))
         self._switches = _add_switches(model, scales, weight_format)
         with tempfile.TemporaryDirectory() as folder:
             file = write_graph(model, Path(folder))
-            self._session = ort.InferenceSession(file, exact_options(), providers=providers())
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """The tensors that have a switch, in graph order."""
-        return tuple(self._switches)
+            self._session = ort.InferenceSession(file, exact_options(), providers=choose_providers())
 
     def run(self, feed: Feed, int8: AbstractSet[str]) -> Floats:
-        """Run rows with the blocks of `int8` in int8 and all others in fp32."""
+        """Run a feed dict with the blocks of `int8` (by tensor) in int8 and all others in fp32."""
         switches = {name: np.asarray(tensor in int8) for tensor, name in self._switches.items()}
         answer: Floats = self._session.run([self._output], {**feed, **switches})[0]
         return answer
@@ -57,27 +52,27 @@ class Switchboard:
 def _add_switches(
     model: onnx.ModelProto, scales: Mapping[str, ActivationScale], weight_format: WeightFormat
 ) -> dict[str, str]:
-    """Give every block with a scale its boolean input; their names by tensor."""
+    """Give every block with a scale its boolean input; return the inputs' names by tensor."""
     graph = Graph(model)
     switches: dict[str, str] = {}
-    nodes = graph.linear_nodes()
-    model.graph.initializer.append(zero := qdq.int8_zero())
-    for tensor, members in groups(graph.linears()).items():
+    nodes = graph.find_linear_nodes()
+    model.graph.initializer.append(zero := qdq.make_int8_zero())
+    for tensor, members in group_by_input(graph.list_linears()).items():
         if tensor not in scales:
             continue
         switch = switches[tensor] = f"enginery/int8/{len(switches)}"
         model.graph.input.append(helper.make_tensor_value_info(switch, TensorProto.BOOL, []))
-        chosen = _switch_input(graph, tensor, scales[tensor], switch, zero.name)
-        for add, at in graph.residual_adds(tensor):
-            add.input[at] = chosen
-        for each in members:
-            nodes[each].input[1] = _switch_weight(graph, each, scales[tensor].smoothing, switch, weight_format)
-            nodes[each].input[0] = chosen
+        source = _switch_input(graph, tensor, scales[tensor], switch, zero.name)
+        for add, position in graph.find_residual_adds(tensor):
+            add.input[position] = source
+        for layer in members:
+            nodes[layer].input[1] = _switch_weight(graph, layer, scales[tensor].smoothing, switch, weight_format)
+            nodes[layer].input[0] = source
     return switches
 
 
 def _switch_input(graph: Graph, tensor: str, scale: ActivationScale, switch: str, zero: str) -> str:
-    """The tensor, or the tensor divided by its factors and through Q/DQ (the factors are in the rounded weight)."""
+    """Switch between the tensor and the tensor smoothed and through Q/DQ; return the name of the result."""
     constants = {f"{switch}/scale": np.asarray(scale.scale, dtype=np.float32)}
     added, source = [], tensor
     if scale.smoothing is not None:
@@ -96,24 +91,25 @@ def _switch_input(graph: Graph, tensor: str, scale: ActivationScale, switch: str
 
 
 def _switch_weight(
-    graph: Graph, each: Linear, smoothing: Floats | None, switch: str, weight_format: WeightFormat
+    graph: Graph, layer: Linear, smoothing: Floats | None, switch: str, weight_format: WeightFormat
 ) -> str:
-    weight, name = graph.weight(each), f"{switch}/weight/{each.index}"
-    matrix = each.to_matrix(weight)
+    """Switch between the fp32 weight and the smoothed weight rounded to int8; return the name of the result."""
+    weight, name = graph.read_weight(layer), f"{switch}/weight/{layer.index}"
+    matrix = layer.to_matrix(weight)
     if smoothing is not None:
         matrix = matrix * smoothing[:, None]
-    smoothed = np.ascontiguousarray(each.from_matrix(matrix, weight.shape))
-    stored = weight_format(each, smoothed, name)
-    graph.proto.graph.initializer.append(numpy_helper.from_array(_dequantized(stored), name))
-    graph.proto.graph.node.insert(0, helper.make_node("Where", [switch, name, each.weight], [f"{name}/chosen"]))
-    # A weight from a Constant node has to be made before it is chosen.
-    if (producer := graph.producers.get(each.weight)) is not None:
+    smoothed = np.ascontiguousarray(layer.from_matrix(matrix, weight.shape))
+    stored = weight_format(layer, smoothed, name)
+    graph.proto.graph.initializer.append(numpy_helper.from_array(_dequantize(stored), name))
+    graph.proto.graph.node.insert(0, helper.make_node("Where", [switch, name, layer.weight], [f"{name}/chosen"]))
+    # A Constant node that makes the weight must come before the Where that reads it.
+    if (producer := graph.producers.get(layer.weight)) is not None:
         graph.proto.graph.node.remove(producer)
         graph.proto.graph.node.insert(0, producer)
     return f"{name}/chosen"
 
 
-def _dequantized(stored: StoredWeight) -> Floats:
+def _dequantize(stored: StoredWeight) -> Floats:
     values = numpy_helper.to_array(stored.values).astype(np.float32)
     shape = [-1 if axis == stored.attributes["axis"] else 1 for axis in range(values.ndim)]
     weight: Floats = values * stored.scale.reshape(shape)

@@ -1,6 +1,6 @@
-"""The calibration table: every range with how it was found, an artefact of its own beside the graph that it made.
+"""The calibration table: every range and how it was found, in a file of its own beside the graph.
 
-One table has one form in bytes, canonical JSON: what is read must be what `to_json` writes, as for manifests.
+A table has exactly one form in bytes, canonical JSON: only bytes that `to_json` writes are read, as for manifests.
 """
 
 import math
@@ -13,27 +13,26 @@ from pydantic import TypeAdapter, ValidationError
 
 from registry.digest import canonical_json
 from registry.errors import BadInput
-from tasks.calibration.histogram import Floats
 from tasks.calibration.ranges import INT8_MAX, Method
-from tasks.calibration.statistics import Calibration, Outlier
-from tasks.graphs.layers import Graph, groups
+from tasks.calibration.statistics import TYPICAL, Calibration, Outlier
+from tasks.graphs.layers import Floats, Graph, group_by_input
 from tasks.quantization.scales import ActivationScale
 
 TABLE_FILE = "calibration.json"
 FORMAT_VERSION = 1
-# Channels of large models are tens of thousands; anything beyond this is an attempt to exhaust the reader.
+# Large models have tens of thousands of channels; a larger file is an attempt to exhaust the reader.
 MAX_BYTES = 256 * 2**20
-# Two samples of one data set move a scale by a few percent.
+# Two samples of one dataset move a scale by a few percent.
 DRIFT_MOST = 0.10
 
 
 @dataclass(frozen=True)
 class TensorRange:
-    """One tensor's range: largest |x| seen, what was clipped to after smoothing, and what it was chosen from.
+    """One tensor's range: the largest |x| seen, the clip after smoothing, and the evidence for it.
 
-    `strength` is SmoothQuant's alpha (None: not divided), `factor` what each channel was divided by,
-    `error` the relative squared error of the layers that read the tensor, `histogram` the sha256 of the
-    histogram of |x|, `typical` what 99.9 % of |x| stay below.
+    `strength` is SmoothQuant's alpha (None: not smoothed), `factor` each channel's divisor, `error` the relative
+    squared error of the layers that read the tensor, `histogram` the sha256 of the histogram of |x|, `typical` the
+    value that 99.9 % of |x| stay below.
     """
 
     tensor: str
@@ -50,7 +49,7 @@ class TensorRange:
 
 @dataclass(frozen=True)
 class CalibrationTable:
-    """All ranges of a graph (by the sha256 of its fp32 form's files), the rows, and those that were refused."""
+    """All ranges of a graph (by the digest of its fp32 form), the number of rows, and those quarantined."""
 
     onnx_digest: str
     ranges: tuple[TensorRange, ...]
@@ -70,7 +69,7 @@ class Drift:
 
     @property
     def change(self) -> float:
-        """Larger scale over the smaller one, less 1; infinite where one is missing."""
+        """Larger scale over the smaller, minus 1; infinite where one is missing."""
         if self.old is None or self.new is None:
             return math.inf
         return max(self.old, self.new) / min(self.old, self.new) - 1
@@ -79,10 +78,8 @@ class Drift:
 _TABLE = TypeAdapter(CalibrationTable)
 
 
-def make_table(
-    onnx_digest: str, calibration: Calibration, scales: Mapping[str, ActivationScale], typical: float = 0.999
-) -> CalibrationTable:
-    """Write down what was chosen, tensors in the order of their names."""
+def make_table(onnx_digest: str, calibration: Calibration, scales: Mapping[str, ActivationScale]) -> CalibrationTable:
+    """Make the table of the chosen scales, tensors in the order of their names."""
     ranges = []
     for tensor, scale in sorted(scales.items()):
         statistics, smoothing = calibration.activations[tensor], scale.smoothing
@@ -91,7 +88,7 @@ def make_table(
                 tensor=tensor,
                 method=scale.method,
                 amax=statistics.amax,
-                typical=statistics.histogram.quantile(typical),
+                typical=statistics.histogram.quantile(TYPICAL),
                 clip=scale.clip,
                 scale=scale.scale,
                 error=scale.error,
@@ -101,51 +98,53 @@ def make_table(
             )
         )
     return CalibrationTable(
-        onnx_digest, tuple(ranges), calibration.rows, tuple(sorted(calibration.quarantined)), calibration.outlier()
+        onnx_digest, tuple(ranges), calibration.rows, tuple(sorted(calibration.quarantined)), calibration.find_outlier()
     )
 
 
-def scales_for(table: CalibrationTable, graph: Graph) -> dict[str, ActivationScale]:
-    """Reuse a table: the scales to quantize `graph` with, without a calibration run.
+def reuse_scales(table: CalibrationTable, graph: Graph) -> dict[str, ActivationScale]:
+    """Take the scales to quantize `graph` with from a table, without a calibration run.
 
     Raises:
-        BadInput: the table is of other tensors, or of tensors of another width.
-
+        BadInput: the table has other tensors, or tensors of another width.
     """
-    found = groups(graph.linears())
-    widths = {t: len(each[0].to_matrix(graph.weight(each[0]))) for t, each in found.items() if each[0].op != "Conv"}
-    ranges = {each.tensor: each for each in table.ranges}
-    if strange := sorted(found.keys() ^ ranges.keys()):
-        raise BadInput(f"{TABLE_FILE} is of another graph: only one of them has {strange[0]}; calibrate again")
-    for tensor, each in ranges.items():
-        if each.factor is not None and len(each.factor) != widths.get(tensor):
-            raise BadInput(f"{TABLE_FILE} has {len(each.factor)} factors for {tensor}, not its width: calibrate again")
+    readers = {tensor: members[0] for tensor, members in group_by_input(graph.list_linears()).items()}
+    widths = {
+        tensor: len(layer.to_matrix(graph.read_weight(layer)))
+        for tensor, layer in readers.items()
+        if layer.op != "Conv"
+    }
+    ranges = {entry.tensor: entry for entry in table.ranges}
+    if unmatched := sorted(readers.keys() ^ ranges.keys()):
+        raise BadInput(f"{TABLE_FILE} is of another graph: only one of them has {unmatched[0]}; calibrate again")
+    for tensor, entry in ranges.items():
+        if entry.factor is not None and len(entry.factor) != widths.get(tensor):
+            raise BadInput(f"{TABLE_FILE} has {len(entry.factor)} factors for {tensor}, not its width: calibrate again")
     return {
-        each.tensor: ActivationScale(each.scale, each.method, _smoothing(each), each.strength, each.error)
-        for each in table.ranges
+        entry.tensor: ActivationScale(entry.scale, entry.method, _read_smoothing(entry), entry.strength, entry.error)
+        for entry in table.ranges
     }
 
 
-def _smoothing(each: TensorRange) -> Floats | None:
-    return None if each.factor is None else np.array(each.factor, dtype=np.float32)
+def _read_smoothing(entry: TensorRange) -> Floats | None:
+    return None if entry.factor is None else np.array(entry.factor, dtype=np.float32)
 
 
 def drift(old: CalibrationTable, new: CalibrationTable, most: float = DRIFT_MOST) -> tuple[Drift, ...]:
-    """Scales that moved by more than `most` (0.1: a tenth) between two tables, the farthest first."""
-    before = {each.tensor: each.scale for each in old.ranges}
-    after = {each.tensor: each.scale for each in new.ranges}
-    moved = [Drift(tensor, before.get(tensor), after.get(tensor)) for tensor in sorted(before | after)]
-    return tuple(sorted((each for each in moved if each.change > most), key=lambda each: -each.change))
+    """List the scales that moved by more than `most` (0.1: a tenth) between two tables, the farthest first."""
+    before = {entry.tensor: entry.scale for entry in old.ranges}
+    after = {entry.tensor: entry.scale for entry in new.ranges}
+    drifts = [Drift(tensor, before.get(tensor), after.get(tensor)) for tensor in sorted(before | after)]
+    return tuple(sorted((drift for drift in drifts if drift.change > most), key=lambda drift: -drift.change))
 
 
 def to_json(table: CalibrationTable) -> bytes:
-    """Canonical JSON (RFC 8785).
+    """Write a table as canonical JSON (RFC 8785).
 
     Raises:
         BadInput: a figure is NaN, infinite or out of its range.
-
     """
-    _check(table)
+    _check_table(table)
     return canonical_json(table)
 
 
@@ -154,7 +153,6 @@ def from_json(raw: bytes) -> CalibrationTable:
 
     Raises:
         BadInput: not canonical JSON of this format version, or a value that no calibration gives.
-
     """
     if len(raw) > MAX_BYTES:
         raise BadInput(f"{TABLE_FILE} has {len(raw)} bytes, at most {MAX_BYTES} are read: calibrate again")
@@ -173,44 +171,44 @@ def read_table(file: Path) -> CalibrationTable:
     """Read the table in a file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
         BadInput: as `from_json`.
-
     """
     with file.open("rb") as stream:
         return from_json(stream.read(MAX_BYTES + 1))
 
 
-def _check(table: CalibrationTable) -> None:
+def _check_table(table: CalibrationTable) -> None:
     if table.format_version != FORMAT_VERSION:
-        raise BadInput(f"{TABLE_FILE} has format version {table.format_version}, this reads {FORMAT_VERSION}")
-    names = [each.tensor for each in table.ranges]
+        raise BadInput(
+            f"{TABLE_FILE} has format version {table.format_version}, this reads {FORMAT_VERSION}: calibrate again"
+        )
+    names = [entry.tensor for entry in table.ranges]
     if names != sorted(set(names)):
         raise BadInput(f"{TABLE_FILE} names a tensor twice or out of order: calibrate again")
-    for each in table.ranges:
-        if wrong := _wrong(each):
-            raise BadInput(f"{TABLE_FILE}: {wrong} of {each.tensor} is no value of a calibration: calibrate again")
+    for entry in table.ranges:
+        if field := _find_impossible_field(entry):
+            raise BadInput(f"{TABLE_FILE}: no calibration gives this {field} of {entry.tensor}: calibrate again")
 
 
-def _wrong(each: TensorRange) -> str | None:
-    """The name of the first field that no calibration gives."""
-    figures = {"scale": each.scale, "clip": each.clip}
-    figures |= {f"factor {at}": value for at, value in enumerate(each.factor or ())}
-    positive = next((name for name, value in figures.items() if not 0 < value < math.inf), None)
-    if positive is not None:
-        return positive
-    others = {"amax": each.amax, "typical": each.typical, "error": each.error}
-    if name := next((name for name, value in others.items() if not 0 <= value < math.inf), None):
+def _find_impossible_field(entry: TensorRange) -> str | None:
+    """Return the name of the first field whose value no calibration gives."""
+    positive = {"scale": entry.scale, "clip": entry.clip}
+    positive |= {f"factor {channel}": value for channel, value in enumerate(entry.factor or ())}
+    if name := next((name for name, value in positive.items() if not 0 < value < math.inf), None):
         return name
-    return None if math.isclose(each.scale * INT8_MAX, each.clip, rel_tol=1e-6) else "scale"
+    not_negative = {"amax": entry.amax, "typical": entry.typical, "error": entry.error}
+    if name := next((name for name, value in not_negative.items() if not 0 <= value < math.inf), None):
+        return name
+    return None if math.isclose(entry.scale * INT8_MAX, entry.clip, rel_tol=1e-6) else "scale"
 
 
 def describe_drift(moved: tuple[Drift, ...], tensors: int) -> str:
-    """How many scales moved, and the one that moved farthest."""
+    """Say how many scales moved, and which one moved farthest."""
     if not moved:
         return f"none of {tensors} scales moved by more than {DRIFT_MOST:.0%}"
-    far = moved[0]
-    by = f"by {far.change:.0%}" if far.old is not None and far.new is not None else "is in one table only"
-    return (
-        f"{len(moved)} of {tensors} scales moved by more than {DRIFT_MOST:.0%}, farthest {far.tensor.strip('/')} {by}"
-    )
+    farthest = moved[0]
+    in_both = farthest.old is not None and farthest.new is not None
+    how = f"by {farthest.change:.0%}" if in_both else "is in one table only"
+    count = f"{len(moved)} of {tensors} scales moved by more than {DRIFT_MOST:.0%}"
+    return f"{count}, farthest {farthest.tensor.strip('/')} {how}"

@@ -1,4 +1,4 @@
-"""What people look at: rows of a release, its table, its JSON and its pictures.
+"""The report of a release: its rows, its table, its JSON and its plots.
 
 Pure functions of values; nothing here reads a registry.
 """

@@ -19,8 +19,8 @@ WORST = 12
 _NAME_LENGTH = 48
 
 
-def latency_histogram(calls: dict[str, NDArray[np.float64]], file: Path) -> Path:
-    """Histogram of call times in ms per precision, with p50 (line) and p99 (dashes)."""
+def draw_latency_histogram(calls: dict[str, NDArray[np.float64]], file: Path) -> Path:
+    """Draw a histogram of call times in ms per precision, with p50 (line) and p99 (dashes)."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     everything = 1000 * np.concatenate([seconds.ravel() for seconds in calls.values()])
     bins = np.geomspace(everything.min(), np.quantile(everything, 0.999), 80).tolist()
@@ -30,25 +30,27 @@ def latency_histogram(calls: dict[str, NDArray[np.float64]], file: Path) -> Path
         axes.axvline(1000 * float(np.quantile(seconds, 0.5)), color=color)
         axes.axvline(1000 * float(np.quantile(seconds, 0.99)), color=color, linestyle="--")
     axes.set(xscale="log", xlabel="latency of one call, ms (log)", ylabel="calls", title="line: p50, dashes: p99")
-    _legend(figure)
+    _place_legend(figure)
     return _save(figure, file)
 
 
-def accuracy_against_latency(points: Sequence[tuple[str, float, float, float, float]], file: Path) -> Path:
-    """One point an engine: (name, p50 in ms, accuracy, low, high), accuracies as shares with 95 % intervals."""
+def draw_quality_against_latency(
+    metric: str, points: Sequence[tuple[str, float, float, float, float]], file: Path
+) -> Path:
+    """Draw one point per engine: (name, p50 in ms, metric, low, high), the metric as a share with 95 % interval."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for name, p50, accuracy, low, high in points:
-        error = [[100 * (accuracy - low)], [100 * (high - accuracy)]]
-        axes.errorbar(p50, 100 * accuracy, yerr=error, fmt="o", capsize=3, label=name)
-    axes.set(xlabel="p50 latency, ms", ylabel="accuracy, % (95 % interval)", title="up and to the left is better")
-    _legend(figure)
+    for name, p50, quality, low, high in points:
+        error = [[100 * (quality - low)], [100 * (high - quality)]]
+        axes.errorbar(p50, 100 * quality, yerr=error, fmt="o", capsize=3, label=name)
+    axes.set(xlabel="p50 latency, ms", ylabel=f"{metric}, % (95 % interval)", title="up and to the left is better")
+    _place_legend(figure)
     return _save(figure, file)
 
 
-def worst_tensors(table: CalibrationTable, file: Path) -> Path:
+def draw_worst_tensors(table: CalibrationTable, file: Path) -> Path:
     """Bars of relative error for the WORST tensors, beside largest |x| over what 99.9 % stay below."""
     worst = sorted(table.ranges, key=lambda each: each.error)[-WORST:]
-    names = [_short(each.tensor) for each in worst]
+    names = [_shorten(each.tensor) for each in worst]
     figure, (errors, outliers) = plt.subplots(
         1, 2, figsize=(11, 0.4 * len(worst) + 1.6), sharey=True, layout="constrained"
     )
@@ -60,7 +62,7 @@ def worst_tensors(table: CalibrationTable, file: Path) -> Path:
     return _save(figure, file)
 
 
-def int8_trade_off(choice: Choice, file: Path) -> Path:
+def draw_int8_trade_off(choice: Choice, file: Path) -> Path:
     """Loss on the holdout (to its 95 % bound) over the share of MACs in int8, and the blocks that do most damage."""
     figure, (mixes, blocks) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     for tried in choice.path:
@@ -76,7 +78,7 @@ def int8_trade_off(choice: Choice, file: Path) -> Path:
     worst = worst[-WORST:]
     colors = ["C3" if each.tensor in choice.kept else "C0" for each in worst]
     blocks.barh(
-        [_short(each.tensor) for each in worst], [max(each.damage or 0.0, 1e-12) for each in worst], color=colors
+        [_shorten(each.tensor) for each in worst], [max(each.damage or 0.0, 1e-12) for each in worst], color=colors
     )
     blocks.set(
         xscale="log", xlabel="error of the answers with only this block in int8 (log)", title="red: kept in fp32"
@@ -84,12 +86,12 @@ def int8_trade_off(choice: Choice, file: Path) -> Path:
     return _save(figure, file)
 
 
-def _legend(figure: Figure) -> None:
+def _place_legend(figure: Figure) -> None:
     # Matplotlib's own place is searched for among the bars; above a second, as on a busy machine, it warns.
     figure.legend(loc="outside right upper")
 
 
-def _short(tensor: str) -> str:
+def _shorten(tensor: str) -> str:
     return f"…{tensor[-_NAME_LENGTH:]}" if len(tensor) > _NAME_LENGTH else tensor
 
 

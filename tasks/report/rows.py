@@ -1,4 +1,4 @@
-"""What a release made, as rows: one per target and precision, for people (a table) and for programs (JSON)."""
+"""The report of a release as rows, one per target and precision, and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,13 +8,14 @@ from pydantic import TypeAdapter
 
 from registry.errors import EngineryError
 from registry.records import Backend, Measurement, Precision, Verdict
+from tasks.verdicts.gates import find
 
 
 @dataclass(frozen=True)
 class EngineRow:
     """One target and precision; `state` is built, found, skipped, failed or lost, and `reason` says why.
 
-    `remark` is what is to be known of its graph, such as the share of it that is int8.
+    `remark` is a note on its graph, such as its share of int8 MACs.
     """
 
     model: str
@@ -33,15 +34,21 @@ class EngineRow:
     remark: str = ""
 
     def figure(self, metric: str) -> Measurement | None:
-        """The measurement of that name, or None."""
-        return next((found for found in self.measurements if found.metric == metric), None)
+        """Return the measurement of a metric, or None."""
+        return find(self.measurements, metric)
+
+    @property
+    def quality(self) -> Measurement | None:
+        """The measurement of the model task's metric: the one whose loss against fp32 is measured too."""
+        names = {measurement.metric for measurement in self.measurements}
+        return next((each for each in self.measurements if f"{each.metric}_loss" in names), None)
 
 
 @dataclass(frozen=True)
 class ReleaseReport:
-    """A finished release: its id, whether it was found finished, and its rows.
+    """The result of a release; `found` is True where an earlier run had already finished it.
 
-    `missing` are targets that gave no result, for a reason that may pass: no worker came, or it vanished.
+    `missing` are targets without a result for a temporary reason: no worker took the job, or the worker vanished.
     """
 
     release: str
@@ -53,57 +60,57 @@ class ReleaseReport:
 
     @property
     def state(self) -> str:
-        """What the release's run says: complete, partial or failed."""
+        """The state in the release's run: complete, partial or failed."""
         if self.missing:
             return "partial"
         return "failed" if self.failed else "complete"
 
     @property
     def failed(self) -> bool:
-        """Whether nothing at all was published."""
+        """Whether no engine was published."""
         return not any(row.version for row in self.rows)
 
 
 class ReleaseIncomplete(EngineryError):
-    """A release that published nothing, or that lacks the engines of some of its targets."""
+    """The release published no engine, or has no result for some of its targets."""
 
     def __init__(self, report: ReleaseReport) -> None:
         self.report = report
-        what = f"release {report.release} of {report.model}"
+        release = f"release {report.release} of {report.model}"
         if report.missing:
             sentence = (
-                f"{what} lacks {', '.join(report.missing)}: see the reasons, then "
-                f"`enginery release --resume {report.release}` makes only what is missing"
+                f"{release} has no result for {', '.join(report.missing)}: see the reasons in its report, then run "
+                f"`enginery release --resume {report.release}` to build only the missing engines"
             )
         else:
-            sentence = f"{what} published no engine: see the reasons"
+            sentence = f"{release} published no engine: see the reasons in its report"
         super().__init__(sentence)
 
 
 ROWS: TypeAdapter[tuple[EngineRow, ...]] = TypeAdapter(tuple[EngineRow, ...])
 
 
-def winner(rows: Sequence[EngineRow]) -> EngineRow | None:
-    """The fastest row whose gates all passed (lowest measured p50), or None."""
+def pick_winner(rows: Sequence[EngineRow]) -> EngineRow | None:
+    """Return the fastest published row (lowest measured p50) whose gates all passed, or None."""
     passed = [row for row in rows if row.verdict is Verdict.PASSED and row.version is not None]
-    return min(passed, key=lambda row: _value(row, "latency_p50_ms", float("inf")), default=None)
+    return min(passed, key=_read_p50, default=None)
 
 
-def with_aliases(rows: Sequence[EngineRow], aliases: dict[str, int]) -> tuple[EngineRow, ...]:
-    """Rows with the aliases that point at their version now."""
+def add_aliases(rows: Sequence[EngineRow], aliases: dict[str, int]) -> tuple[EngineRow, ...]:
+    """Return the rows with the aliases that now point at their versions."""
     return tuple(
         replace(row, aliases=tuple(sorted(name for name, version in aliases.items() if version == row.version)))
         for row in rows
     )
 
 
-def _value(row: EngineRow, metric: str, otherwise: float) -> float:
-    found = row.figure(metric)
-    return otherwise if found is None else found.value
+def _read_p50(row: EngineRow) -> float:
+    p50 = row.figure("latency_p50_ms")
+    return float("inf") if p50 is None else p50.value
 
 
-def as_json(report: ReleaseReport) -> dict[str, Any]:
-    """The object that `release --json` ends with."""
+def report_json(report: ReleaseReport) -> dict[str, Any]:
+    """Return the object that `release --json` prints last."""
     return {
         "release": report.release,
         "model": report.model,
@@ -114,12 +121,8 @@ def as_json(report: ReleaseReport) -> dict[str, Any]:
 
 
 def row_json(row: EngineRow) -> dict[str, Any]:
-    """A row for programs; a metric that something else than the engine produced carries its subject's name."""
-
-    def name(found: Measurement) -> str:
-        return found.metric if found.subject == "engine" else f"{found.subject}.{found.metric}"
-
-    ran = next((found.measured_on for found in row.measurements if found.subject == "engine"), None)
+    """Return a row as JSON; a metric that the engine itself did not produce carries its subject's name."""
+    machine = next((figure.measured_on for figure in row.measurements if figure.subject == "engine"), None)
     return {
         "model": row.model,
         "version": row.version,
@@ -134,7 +137,7 @@ def row_json(row: EngineRow) -> dict[str, Any]:
         "digest": row.digest,
         "size_bytes": row.size_bytes,
         "build_seconds": row.build_seconds,
-        "metrics": {name(found): found.value for found in row.measurements},
-        "intervals": {name(found): [found.low, found.high] for found in row.measurements if found.low is not None},
-        "measured_on": (ran.gpu or ran.host_cpu) if ran else "",
+        "metrics": {figure.name: figure.value for figure in row.measurements},
+        "intervals": {figure.name: [figure.low, figure.high] for figure in row.measurements if figure.low is not None},
+        "measured_on": machine.label if machine else "",
     }

@@ -1,4 +1,4 @@
-"""TODO: tasks/report/table.py."""
+"""The table that `enginery release` prints, and the notes below it."""
 
 from itertools import groupby
 
@@ -10,16 +10,17 @@ from tasks.report.rows import EngineRow, ReleaseReport
 COLORS = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.UNMEASURED: "dim"}
 
 
-def release_table(report: ReleaseReport) -> Table:
-    """Target by precision, with size, build time, accuracy, latency, speed-up, verdict, version and alias.
+def make_release_table(report: ReleaseReport) -> Table:
+    """Make the table of a release: a row per target and precision, with its figures, verdict and version.
 
-    A target that nothing was built for is one line; `notes` has the reasons. An accuracy with * is
-    of the ONNX graph, on this machine's CPU: the engine itself has not run.
+    A target whose precisions were all skipped is one line; `list_notes` has the reasons. A metric with * is of the
+    ONNX graph on this machine's CPU: the engine itself has not run.
     """
     table = Table(title=f"{report.model}, release {report.release}", title_justify="left")
     for column in ("target", "precision"):
         table.add_column(column, no_wrap=True)
-    for column in ("MB", "build s", "accuracy (95 %)", "p50 ms", "p99 ms", "speed-up"):
+    metric = next((row.quality.metric for row in report.rows if row.quality), "quality")
+    for column in ("MB", "build s", f"{metric} (95 %)", "p50 ms", "p99 ms", "speed-up"):
         table.add_column(column, justify="right")
     table.add_column("verdict", no_wrap=True)
     table.add_column("version", justify="right")
@@ -30,11 +31,11 @@ def release_table(report: ReleaseReport) -> Table:
             table.add_row(target, f"all {len(rows)}", *[""] * 6, "[dim]skipped[/]", "", "")
             continue
         for row in rows:
-            table.add_row(*_cells(row))
+            table.add_row(*_format_cells(row))
     return table
 
 
-def _cells(row: EngineRow) -> tuple[str, ...]:
+def _format_cells(row: EngineRow) -> tuple[str, ...]:
     verdict = f"[{COLORS[row.verdict]}]{row.verdict}[/]" if row.verdict else f"[dim]{row.state}[/]"
     built = "" if row.build_seconds is None else f"{row.build_seconds:.1f}"
     return (
@@ -42,43 +43,38 @@ def _cells(row: EngineRow) -> tuple[str, ...]:
         row.precision.value,
         "" if row.size_bytes is None else f"{row.size_bytes / 1e6:.1f}",
         f"{built} [dim]found[/]" if row.state == "found" else built,
-        _accuracy(row.figure("accuracy")),
-        _milliseconds(row.figure("latency_p50_ms")),
-        _milliseconds(row.figure("latency_p99_ms")),
-        _times(row.figure("speedup")),
+        _format_quality(row.quality),
+        _format_figure(row.figure("latency_p50_ms"), ".1f"),
+        _format_figure(row.figure("latency_p99_ms"), ".1f"),
+        _format_figure(row.figure("speedup"), ".2f"),
         verdict,
         "" if row.version is None else str(row.version),
         ", ".join(row.aliases),
     )
 
 
-def _accuracy(found: Measurement | None) -> str:
-    if found is None or found.low is None or found.high is None:
+def _format_quality(quality: Measurement | None) -> str:
+    if quality is None or quality.low is None or quality.high is None:
         return ""
-    mark = "" if found.subject == "engine" else "*"
-    return f"{100 * found.value:.1f} ({100 * found.low:.1f}-{100 * found.high:.1f}){mark}"
+    mark = "" if quality.subject == "engine" else "*"
+    return f"{100 * quality.value:.1f} ({100 * quality.low:.1f}-{100 * quality.high:.1f}){mark}"
 
 
-def _milliseconds(found: Measurement | None) -> str:
-    return "" if found is None else f"{found.value:.1f}"
+def _format_figure(figure: Measurement | None, spec: str) -> str:
+    return "" if figure is None else format(figure.value, spec)
 
 
-def _times(found: Measurement | None) -> str:
-    return "" if found is None else f"{found.value:.2f}"
-
-
-def notes(report: ReleaseReport) -> list[str]:
-    """One line per distinct reason of what is not passed, and per remark: what, where and why."""
-    lines: dict[str, dict[str, list[str]]] = {}
+def list_notes(report: ReleaseReport) -> list[str]:
+    """List every distinct remark, and every reason why an engine did not pass, once with the engines concerned."""
+    precisions: dict[str, dict[str, list[str]]] = {}
     for row in report.rows:
-        if row.remark:
-            lines.setdefault(row.remark, {}).setdefault(row.target, []).append(row.precision.value)
+        sentences = [row.remark] if row.remark else []
         if row.verdict is not Verdict.PASSED:
-            where = lines.setdefault(f"{row.verdict or row.state}: {row.reason}", {})
-            where.setdefault(row.target, []).append(row.precision.value)
-    return [f"{'; '.join(map(_engines, where.items()))}: {reason}" for reason, where in lines.items()]
+            sentences.append(f"{row.verdict or row.state}: {row.reason}")
+        for sentence in sentences:
+            precisions.setdefault(sentence, {}).setdefault(row.target, []).append(row.precision.value)
+    return [f"{_name_engines(by_target)}: {sentence}" for sentence, by_target in precisions.items()]
 
 
-def _engines(entry: tuple[str, list[str]]) -> str:
-    target, precisions = entry
-    return f"{target} {', '.join(precisions)}"
+def _name_engines(precisions: dict[str, list[str]]) -> str:
+    return "; ".join(f"{target} {', '.join(names)}" for target, names in precisions.items())

@@ -1,4 +1,5 @@
-"""From figures to verdicts: gates, intervals, a candidate against production. Absence fails.
+"""Verdicts from measurements: gates, intervals, and a candidate against production.
 
-Call `judge(measurements, limits, …)`. Imports numpy, scipy and the registry's values only: no I/O.
+Call `judge(measurements, limits, …)`. A missing measurement never passes. Imports numpy, scipy and the registry's
+values only, and does no I/O.
 """

@@ -1,4 +1,4 @@
-"""Gates: from measurements to verdicts. What was not measured is `unmeasured`; NaN never passes."""
+"""Gates turn measurements into verdicts. A missing measurement is `unmeasured`; NaN never passes."""
 
 import math
 from collections.abc import Sequence
@@ -7,119 +7,120 @@ from dataclasses import dataclass
 from registry.records import GateResult, Measurement, Verdict
 
 MEGABYTE = 1_000_000
-# Worst first: an engine is as good as its worst gate.
-ORDER = (Verdict.FAILED, Verdict.UNMEASURED, Verdict.INCONCLUSIVE, Verdict.PASSED)
+# An engine is as good as its worst gate.
+WORST_FIRST = (Verdict.FAILED, Verdict.UNMEASURED, Verdict.INCONCLUSIVE, Verdict.PASSED)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a recipe asks of every engine; None: no such gate."""
+    """A recipe's limits for every engine; None: no such gate. `metric` is the task's, whose loss is limited."""
 
-    accuracy_loss_max: float
+    metric: str
+    loss_max: float
     latency_p99_ms_max: float | None = None
     speedup_min: float | None = None
     size_mb_max: float | None = None
 
 
 def find(measurements: Sequence[Measurement], metric: str) -> Measurement | None:
-    """The measurement of that name, or None."""
-    return next((measured for measured in measurements if measured.metric == metric), None)
+    """Return the first measurement of a metric, or None."""
+    return next((measurement for measurement in measurements if measurement.metric == metric), None)
 
 
 def judge(
     measurements: Sequence[Measurement], limits: Limits, *, size_bytes: int, is_baseline: bool
 ) -> tuple[GateResult, ...]:
-    """One result per gate of the recipe.
+    """Judge one engine by the recipe's limits: one result per gate.
 
-    A figure of the ONNX graph (`subject` "onnx-graph") can fail an engine, since the engine computes that graph, and
-    can never pass it. The fp32 baseline (`is_baseline`) has no speed-up over itself, so that gate is left out.
+    A measurement of the ONNX graph (`subject` "onnx-graph") can fail an engine, since the engine computes that graph,
+    but can never pass it. The fp32 baseline (`is_baseline`) has no speed-up over itself, so it has no such gate.
     """
-    results = [_accuracy(find(measurements, "accuracy_loss"), limits.accuracy_loss_max)]
-    results.append(_latency(measurements, limits))
+    results = [_judge_quality(limits.metric, find(measurements, f"{limits.metric}_loss"), limits.loss_max)]
+    results.append(_judge_latency(measurements, limits.latency_p99_ms_max))
     if limits.speedup_min is not None and not is_baseline:
-        results.append(_speedup(find(measurements, "speedup"), limits.speedup_min))
+        results.append(_judge_speedup(find(measurements, "speedup"), limits.speedup_min))
     if limits.size_mb_max is not None:
-        results.append(_size(size_bytes, limits.size_mb_max))
+        results.append(_judge_size(size_bytes, limits.size_mb_max))
     return tuple(results)
 
 
 def overall(results: Sequence[GateResult]) -> tuple[Verdict, str]:
-    """The worst verdict and its reason; no results at all is `unmeasured`."""
+    """Return the worst verdict and its reasons; no results at all are `unmeasured`."""
     if not results:
-        return Verdict.UNMEASURED, "no gate was judged"
-    worst = min(results, key=lambda result: ORDER.index(result.verdict))
+        return Verdict.UNMEASURED, "no gate was evaluated"
+    worst = min(results, key=lambda result: WORST_FIRST.index(result.verdict))
     if worst.verdict is Verdict.PASSED:
         return Verdict.PASSED, "; ".join(result.reason for result in results)
     return worst.verdict, "; ".join(result.reason for result in results if result.verdict is worst.verdict)
 
 
-def _usable(measured: Measurement | None) -> bool:
-    return measured is not None and math.isfinite(measured.value)
+def _is_usable(measurement: Measurement | None) -> bool:
+    return measurement is not None and math.isfinite(measurement.value)
 
 
-def _bounds(measured: Measurement) -> tuple[float, float]:
-    """The interval, or the bare value twice; NaN bounds are infinitely wide."""
-    low = measured.value if measured.low is None else measured.low
-    high = measured.value if measured.high is None else measured.high
+def _read_bounds(measurement: Measurement) -> tuple[float, float]:
+    """Return the interval, or the bare value twice; NaN bounds become infinite."""
+    low = measurement.value if measurement.low is None else measurement.low
+    high = measurement.value if measurement.high is None else measurement.high
     return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
 
 
-def _accuracy(measured: Measurement | None, limit: float) -> GateResult:
-    gate = "accuracy_loss"
-    if measured is None or not _usable(measured):
-        return GateResult(gate, Verdict.UNMEASURED, "accuracy was not measured", measured)
-    low, high = _bounds(measured)
-    figure = f"accuracy loss {measured.value:+.2%} (95 % bounds {low:+.2%} to {high:+.2%}), limit {limit:.2%}"
+def _judge_quality(metric: str, loss: Measurement | None, limit: float) -> GateResult:
+    gate = f"{metric}_loss"
+    if loss is None or not _is_usable(loss):
+        return GateResult(gate, Verdict.UNMEASURED, f"{metric} was not measured", loss)
+    low, high = _read_bounds(loss)
+    figure = f"{metric} loss {loss.value:+.2%} (95 % bounds {low:+.2%} to {high:+.2%}), limit {limit:.2%}"
     if low > limit:
-        return GateResult(gate, Verdict.FAILED, f"{figure}: too much is lost", measured)
-    if measured.subject != "engine":
-        return GateResult(gate, Verdict.UNMEASURED, f"the engine has not run; its ONNX graph: {figure}", measured)
+        return GateResult(gate, Verdict.FAILED, f"{figure}: the loss is too large", loss)
+    if loss.subject != "engine":
+        return GateResult(gate, Verdict.UNMEASURED, f"the engine itself has not run; its ONNX graph: {figure}", loss)
     if high > limit:
-        return GateResult(
-            gate, Verdict.INCONCLUSIVE, f"{figure}: {measured.samples} rows cannot prove it; use more", measured
-        )
-    return GateResult(gate, Verdict.PASSED, figure, measured)
+        reason = f"{figure}: {loss.samples} rows are too few to prove it; evaluate on more rows"
+        return GateResult(gate, Verdict.INCONCLUSIVE, reason, loss)
+    return GateResult(gate, Verdict.PASSED, figure, loss)
 
 
-def _latency(measurements: Sequence[Measurement], limits: Limits) -> GateResult:
-    """Always a gate: an engine that no device has run is not to be promoted, whatever the recipe asks.
+def _judge_latency(measurements: Sequence[Measurement], limit: float | None) -> GateResult:
+    """Judge p99, whatever the recipe limits: an engine that no device has run must not be promoted.
 
-    The interval of p99 is widened by how much the windows disagree, so that a noisy machine proves less and a
+    The interval of p99 is widened by the spread between windows, so that a noisy machine proves less, while a
     comfortable margin is still proven on it.
     """
-    gate, measured = "latency_p99", find(measurements, "latency_p99_ms")
-    if measured is None or not _usable(measured) or measured.subject != "engine":
-        return GateResult(gate, Verdict.UNMEASURED, "latency was not measured: no machine here runs this engine")
-    limit, spread = limits.latency_p99_ms_max, find(measurements, "latency_spread")
+    gate, p99 = "latency_p99", find(measurements, "latency_p99_ms")
+    if p99 is None or not _is_usable(p99) or p99.subject != "engine":
+        return GateResult(gate, Verdict.UNMEASURED, "latency was not measured: no available machine runs this engine")
     if limit is None:
-        return GateResult(gate, Verdict.PASSED, f"p99 {measured.value:.2f} ms, no limit asked", measured)
-    if measured.high is None or spread is None or not _usable(spread):
-        return GateResult(gate, Verdict.INCONCLUSIVE, f"{measured.samples} calls are too few to bound p99", measured)
-    low, high = _bounds(measured)
+        return GateResult(gate, Verdict.PASSED, f"p99 {p99.value:.2f} ms, no limit set", p99)
+    spread = find(measurements, "latency_spread")
+    if p99.high is None or spread is None or not _is_usable(spread):
+        return GateResult(gate, Verdict.INCONCLUSIVE, f"{p99.samples} calls are too few to bound p99", p99)
+    low, high = _read_bounds(p99)
     low, high = low / (1 + spread.value), high * (1 + spread.value)
-    windows = f"with windows {spread.value:.0%} apart"
-    figure = f"p99 {measured.value:.2f} ms ({low:.2f} to {high:.2f} {windows}), limit {limit:g} ms"
+    bounds = f"{low:.2f} to {high:.2f}, windows differ by {spread.value:.0%}"
+    figure = f"p99 {p99.value:.2f} ms ({bounds}), limit {limit:g} ms"
     if low > limit:
-        return GateResult(gate, Verdict.FAILED, f"{figure}: too slow", measured)
+        return GateResult(gate, Verdict.FAILED, f"{figure}: too slow", p99)
     if high > limit:
-        return GateResult(gate, Verdict.INCONCLUSIVE, f"{figure}: measure longer, or on a quieter machine", measured)
-    return GateResult(gate, Verdict.PASSED, figure, measured)
+        return GateResult(gate, Verdict.INCONCLUSIVE, f"{figure}: measure longer, or on a quieter machine", p99)
+    return GateResult(gate, Verdict.PASSED, figure, p99)
 
 
-def _speedup(measured: Measurement | None, limit: float) -> GateResult:
+def _judge_speedup(speedup: Measurement | None, limit: float) -> GateResult:
     gate = "speedup"
-    if measured is None or not _usable(measured) or measured.subject != "engine":
-        return GateResult(gate, Verdict.UNMEASURED, "speed-up over fp32 was not measured", measured)
-    low, high = _bounds(measured)
-    figure = f"{measured.value:.2f} times fp32 (95 % interval {low:.2f} to {high:.2f}), at least {limit:g}"
+    if speedup is None or not _is_usable(speedup) or speedup.subject != "engine":
+        return GateResult(gate, Verdict.UNMEASURED, "speed-up over fp32 was not measured", speedup)
+    low, high = _read_bounds(speedup)
+    figure = f"speed-up over fp32 {speedup.value:.2f} (95 % interval {low:.2f} to {high:.2f}), minimum {limit:g}"
     if high < limit:
-        return GateResult(gate, Verdict.FAILED, f"{figure}: too slow", measured)
+        return GateResult(gate, Verdict.FAILED, f"{figure}: too slow", speedup)
     if low < limit:
-        return GateResult(gate, Verdict.INCONCLUSIVE, f"{figure}: the windows do not agree", measured)
-    return GateResult(gate, Verdict.PASSED, figure, measured)
+        reason = f"{figure}: the windows differ too much to prove it; measure longer, or on a quieter machine"
+        return GateResult(gate, Verdict.INCONCLUSIVE, reason, speedup)
+    return GateResult(gate, Verdict.PASSED, figure, speedup)
 
 
-def _size(size_bytes: int, limit_mb: float) -> GateResult:
+def _judge_size(size_bytes: int, limit_mb: float) -> GateResult:
     size_mb = size_bytes / MEGABYTE
     verdict = Verdict.PASSED if size_mb <= limit_mb else Verdict.FAILED
-    return GateResult("size_mb", verdict, f"{size_mb:.1f} MB, at most {limit_mb:g}")
+    return GateResult("size_mb", verdict, f"{size_mb:.1f} MB, limit {limit_mb:g} MB")

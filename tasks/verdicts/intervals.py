@@ -1,10 +1,10 @@
-"""The few statistics that a verdict rests on; scipy where it has them, a cited formula where it has not."""
+"""The statistics behind the verdicts: from scipy where it has them, else from a cited formula."""
 
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import scipy  # its parts load when they are used: most of a second that a worker without figures does not pay
+import scipy  # its parts load on first use, which saves a worker that measures nothing most of a second
 from numpy.typing import NDArray
 
 # One-sided 95 %: the same z as a two-sided 90 % interval.
@@ -24,7 +24,7 @@ class PairedLoss:
 
 
 def paired_loss(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> PairedLoss:
-    """How much less often `candidate` is right than `reference`; both bool [rows], row by row the same question.
+    """Return how much less often `candidate` is right than `reference`; both bool [rows] over the same rows.
 
     Bounds: Tango's score interval, Statistics in Medicine 17 (1998) 891. With few flips the plain Wald interval has
     width zero, and the adjusted one of Agresti and Min covers 87 % where it says 95 %. p: McNemar's exact test on the
@@ -39,11 +39,11 @@ def paired_loss(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> P
 
 
 def _upper_bound(lost: int, won: int, rows: int) -> float:
-    """The largest loss that a one-sided score test at 5 % does not reject."""
+    """Return the largest loss that a one-sided score test at 5 % does not reject."""
 
     def score(loss: float) -> float:
         linear = (2 * rows - lost + won) * loss - lost - won
-        # The share of rows won, most likely if this were the loss.
+        # The maximum-likelihood share of rows won, given this loss.
         share = (np.sqrt(max(linear**2 + 8 * rows * won * loss * (1 - loss), 0.0)) - linear) / (4 * rows)
         variance = rows * (2 * share + loss * (1 - loss))
         return float((lost - won - rows * loss) / np.sqrt(variance)) if variance > 0 else 0.0
@@ -54,14 +54,14 @@ def _upper_bound(lost: int, won: int, rows: int) -> float:
     return float(scipy.optimize.brentq(lambda loss: score(loss) + Z_ONE_SIDED, observed, most))
 
 
-def accuracy_interval(correct: NDArray[np.bool_]) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
+def share_interval(correct: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of the share of rows that are right."""
     interval = scipy.stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def quantile_interval(samples: NDArray[np.float64], q: float) -> tuple[float, float, float]:
-    """(quantile, low, high): a 95 % interval by order statistics; `high` is inf where too few samples bound it."""
+    """Return (quantile, low, high), a 95 % interval by order statistics; `high` is inf where samples are too few."""
     ordered = np.sort(samples)
     n = len(ordered)
     low = int(scipy.stats.binom.ppf(0.025, n, q)) - 1
@@ -71,9 +71,9 @@ def quantile_interval(samples: NDArray[np.float64], q: float) -> tuple[float, fl
 
 
 def ratio_interval(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> tuple[float, float, float]:
-    """(ratio, low, high) of paired window medians: Student's t interval (95 %) of their mean logarithm.
+    """Return (ratio, low, high) of paired window medians: Student's t interval (95 %) of their mean logarithm.
 
-    Not a bootstrap: by percentiles it covers 82 % with 4 windows and 91 % with 10.
+    Not a percentile bootstrap, which covers only 82 % with 4 windows and 91 % with 10.
     """
     logs = np.log(numerator / denominator)
     if np.ptp(logs) == 0:

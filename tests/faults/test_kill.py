@@ -132,7 +132,7 @@ def test_ctrl_c_ends_a_release_with_one_sentence(tmp_path: Path, home: Path) -> 
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, errors
     assert output == ""
-    assert errors.splitlines()[-1] == "stopped; what was finished is kept: run the same command again to go on"
+    assert errors.splitlines()[-1] == "stopped; finished work is kept: run the same command again to resume"
     # Packages may have logged a line before; neither they nor Prefect show a traceback of the interrupt.
     assert "Traceback" not in errors
     assert "interrupt" not in errors

@@ -204,12 +204,12 @@ def test_the_slot_of_a_run_whose_worker_and_process_were_killed_comes_free_in_tw
 
 
 def test_other_options_are_refused_while_it_runs(stack: Stack) -> None:
-    from flows.stack import up_and_down as stacks
+    from flows.stack.up_and_down import StackOptions, start_stack
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(stack.checkout.folder)
-        with pytest.raises(BadInput, match="`enginery down` first"):
-            stacks.up(stack.home, stacks.Wanted(Path("recipes/fleet.yaml"), mlflow_port=free_port()), print)
+        with pytest.raises(BadInput, match="run `enginery down`, then"):
+            start_stack(stack.home, StackOptions(Path("recipes/fleet.yaml"), mlflow_port=free_port()), print)
 
 
 def test_an_up_that_is_killed_half_way_leaves_nothing_after_a_down(

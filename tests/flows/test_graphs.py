@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from calibration_data.reader import Rows, read_calibration_texts
+from calibration_data.reader import Rows, read_calibration_inputs
 from flows.inputs.fleet import load_fleet
 from flows.inputs.recipe import load_recipe
 from flows.release import graphs, stages
@@ -24,7 +24,7 @@ from tasks.execution.steps import Step
 from tasks.execution.workspace import Workspace
 from tasks.graphs.layers import Floats
 from tasks.quantization.autopilot import CHOICE_FILE
-from tasks.quantization.holdout import AccuracyGate, Holdout, Score, answers
+from tasks.quantization.holdout import Holdout, MetricGate, Score, run_holdout
 from tasks.quantization.table import TABLE_FILE
 from tests.flows.conftest import RECIPE, TinyRecipe, write_split
 from tests.support.tiny import WORDS
@@ -45,7 +45,7 @@ def context(
     """The tiny recipe with rows to spare for a holdout; stages without Prefect."""
 
     def stage(workspace: Workspace, step: Step[Any]) -> Any:
-        return workspace.stage(step.kind, step.inputs, step.made, step.make)
+        return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
 
     for module in (graphs, stages):
         monkeypatch.setattr(module, "run_stage", stage)
@@ -53,7 +53,7 @@ def context(
     known = set(tiny_recipe.rows("evaluation"))
     texts = {" ".join(draw.choices(words, k=draw.randint(4, 12))): None for _ in range(SPARE_ROWS + 60)}
     write_split(tiny_recipe.folder / "rows", "calibration", [text for text in texts if text not in known][:SPARE_ROWS])
-    return make_bench(tiny_recipe, tmp_path / "stages", told, {"accuracy_loss_max": 0.02})
+    return make_bench(tiny_recipe, tmp_path / "stages", told, {"loss_max": 0.02})
 
 
 def make_bench(tiny: TinyRecipe, folder: Path, told: list[str], gates: dict[str, float], **more: Any) -> ReleaseContext:
@@ -92,14 +92,14 @@ def test_the_holdout_has_no_row_of_calibration_or_evaluation(context: ReleaseCon
     material = collect(context)
     held, gate = material.holdout, None if material.holdout is None else material.holdout.gate
     assert held is not None
-    assert isinstance(gate, AccuracyGate)
-    assert len(gate.labels) == held.rows == SPARE_ROWS - len(read_calibration_texts(material.calibration))
+    assert isinstance(gate, MetricGate)
+    assert len(gate.targets) == held.rows == SPARE_ROWS - len(read_calibration_inputs(material.calibration))
 
 
 def test_too_few_rows_for_a_proof_turn_the_autopilot_off_and_say_so(
     context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
 ) -> None:
-    strict = make_bench(tiny_recipe, tmp_path / "strict", told, {"accuracy_loss_max": 0.001})
+    strict = make_bench(tiny_recipe, tmp_path / "strict", told, {"loss_max": 0.001})
     material = collect(strict)
     assert material.holdout is None
     made = make_graphs(strict, material, [Precision.FP32, Precision.INT8], cpu(tiny_recipe), takes)
@@ -130,20 +130,20 @@ def test_where_no_mix_passes_the_first_that_does_stands_in(
     material, targets = collect(context), rtx(tiny_recipe)
     assert material.holdout is not None
     graph = make_graph(context, material, stands_in)
-    gate = OnlyThis(tuple(answers(graph.path, material.holdout)))
+    gate = OnlyThis(tuple(run_holdout(graph.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
     made = make_graphs(context, judged, [Precision.FP32, Precision.INT8], targets, takes)
     assert set(made.by_precision) == {Precision.FP32, stands_in}
     assert stands_in.value in made.refused[Precision.INT8]
     assert "no mix" in made.refused[Precision.INT8]
     assert "in place of int8" in made.remarks[stands_in]
-    assert made.asked([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, stands_in)
+    assert made.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, stands_in)
 
 
 def test_where_nothing_passes_nothing_stands_in(context: ReleaseContext, tiny_recipe: TinyRecipe) -> None:
     material = collect(context)
     assert material.holdout is not None
-    gate = OnlyThis(tuple(answer + 1 for answer in answers(material.onnx.path, material.holdout)))
+    gate = OnlyThis(tuple(answer + 1 for answer in run_holdout(material.onnx.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
     made = make_graphs(context, judged, [Precision.FP32, Precision.INT8], rtx(tiny_recipe), takes)
     assert set(made.by_precision) == {Precision.FP32}
@@ -153,15 +153,13 @@ def test_where_nothing_passes_nothing_stands_in(context: ReleaseContext, tiny_re
 def test_a_table_is_used_again_without_a_calibration(
     context: ReleaseContext, tiny_recipe: TinyRecipe, tmp_path: Path, told: list[str]
 ) -> None:
-    once = make_bench(tiny_recipe, tmp_path / "once", told, {"accuracy_loss_max": 1.0}, holdout=0)
+    once = make_bench(tiny_recipe, tmp_path / "once", told, {"loss_max": 1.0}, holdout=0)
     graph = make_graph(once, collect(once), Precision.INT8)
     kept = tmp_path / "table.json"
     kept.write_bytes((graph.directory / TABLE_FILE).read_bytes())
     assert any("calibrate" in what for what in told)
     told.clear()
-    again = make_bench(
-        tiny_recipe, tmp_path / "again", told, {"accuracy_loss_max": 1.0}, holdout=0, table=os.fspath(kept)
-    )
+    again = make_bench(tiny_recipe, tmp_path / "again", told, {"loss_max": 1.0}, holdout=0, table=os.fspath(kept))
     assert make_graph(again, collect(again), Precision.INT8).digest == graph.digest
     assert not any("calibrate" in what for what in told)
 
@@ -173,7 +171,7 @@ def test_what_is_no_table_is_refused(
     table = tmp_path / "table.json"
     if content is not None:
         table.write_bytes(content)
-    broken = make_bench(tiny_recipe, tmp_path / "s", told, {"accuracy_loss_max": 1.0}, table=os.fspath(table))
+    broken = make_bench(tiny_recipe, tmp_path / "s", told, {"loss_max": 1.0}, table=os.fspath(table))
     material = collect(context)
     with pytest.raises(BadInput):
         make_graph(broken, material, Precision.INT8)
@@ -213,4 +211,4 @@ def rtx(tiny: TinyRecipe) -> list[GpuTarget]:
 def test_what_is_asked_for_comes_first() -> None:
     nothing: Any = None
     made = Graphs({Precision.FP32: nothing, Precision.FP16: nothing})
-    assert made.asked([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, Precision.FP16)
+    assert made.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, Precision.FP16)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 
-from flows.cli import _guarded, app
+from flows.cli import app, run_command
 from flows.deployments import refresh_engines
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe, load_recipe
@@ -240,13 +240,13 @@ def test_the_command_says_what_is_stale_and_mends_it(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ENGINERY_HOME", str(world.home))
-    monkeypatch.setattr(local_prefect, "start", lambda: lambda: None)  # the test's own Prefect is up already
+    monkeypatch.setattr(local_prefect, "start_prefect", lambda: lambda: None)  # the test's own Prefect is up already
     rows = world.tiny.rows("calibration")
     write_split(world.tiny.folder / "rows", "calibration", [f"{text} and a film" for text in rows])
     command = ["refresh", "recipe.yaml", "--fleet", "fleet.yaml", "--json"]
     states = []
     for more in (["--dry-run"], [], ["--dry-run"]):
-        assert _guarded(lambda more=more: app([*command, *more], standalone_mode=False)) == 0  # type: ignore[misc]
+        assert run_command(lambda more=more: app([*command, *more], standalone_mode=False)) == 0  # type: ignore[misc]
         (said,) = json.loads(capsys.readouterr().out)
         states.append((said["state"], [found["precision"] for found in said["stale"]]))
     assert states == [("planned", ["int8"]), ("released", ["int8"]), ("fresh", [])]

@@ -183,9 +183,9 @@ def test_a_promoted_engine_is_fetched_and_answers(released: Released, tmp_path: 
     policy = Policy(local_trust(released.home), host=None)
     fetched = fetch(store, "tiny", into=tmp_path / "models", alias="production-cpu", policy=policy)
     assert (fetched.version, fetched.digest) == (candidate.version, candidate.digest)
-    given = answer(fetched.path, ["a good film", "the bad music"])
-    assert {one.label for one in given} <= set(LABELS)
-    assert all(0.5 <= one.score <= 1 for one in given)
+    answers = [vars(one) for one in answer(fetched.path, ["a good film", "the bad music"])]
+    assert {one["label"] for one in answers} <= set(LABELS)
+    assert all(0.5 <= one["score"] <= 1 for one in answers)
 
 
 def test_a_second_release_finds_everything_and_writes_nothing(released: Released, tiny_recipe: TinyRecipe) -> None:

@@ -7,7 +7,7 @@ import pytest
 from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 
-from flows.prefect_server.pages import progress_artifacts, release_artifacts
+from flows.prefect_server.pages import show_progress, show_release
 from registry.mlflow.store import MlflowStore
 from registry.records import Backend, Precision, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
@@ -35,9 +35,9 @@ def test_a_release_shows_its_table_its_verdicts_and_its_progress(server_uri: str
 
     @flow
     def job() -> str:
-        report = progress_artifacts(lambda _what, _done: None)
+        report = show_progress(lambda _what, _done: None)
         report("build cpu fp32: copy", 0.25)
-        release_artifacts(ReleaseReport("abc123", "sst2", (ROW,), run_id=parent), store)
+        show_release(ReleaseReport("abc123", "sst2", (ROW,), run_id=parent), store)
         return str(runtime.flow_run.id)
 
     found = shown(job())
@@ -52,9 +52,9 @@ def test_a_registry_that_fails_costs_the_page_and_not_the_release(
 ) -> None:
     @flow
     def job() -> str:
-        release_artifacts(ReleaseReport("abc123", "../sst2", (ROW,), run_id="r0"), mlflow_store)
+        show_release(ReleaseReport("abc123", "../sst2", (ROW,), run_id="r0"), mlflow_store)
         return str(runtime.flow_run.id)
 
     assert shown(job()) == {}
-    (said,) = [record.message for record in caplog.records if "does not show" in record.message]
-    assert said.startswith("Prefect does not show the release: model '../sst2' is not a valid name")
+    (said,) = [record.message for record in caplog.records if "could not show" in record.message]
+    assert said.startswith("could not show the release in Prefect: model '../sst2' is not a valid name")

@@ -10,7 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from flows.inputs.fleet import Fleet
-from flows.prefect_server.setup import set_up
+from flows.prefect_server.setup import set_up_server
 from flows.workers import release_on_workers as on_workers
 from flows.workers.turn import one_at_a_time
 from registry.errors import BadInput
@@ -22,7 +22,9 @@ def test_a_server_that_a_restart_makes_forget_who_holds_a_slot_is_refused(monkey
     with get_client(sync_client=True) as client:
         monkeypatch.setenv("PREFECT_API_URL", str(client.api_url))
         with pytest.raises(BadInput, match=r"LEASE_STORAGE=.*\.filesystem"):
-            set_up(Fleet.model_validate_json('{"targets": {"cpu": {"backend": "onnxruntime", "work_pool": "unmade"}}}'))
+            set_up_server(
+                Fleet.model_validate_json('{"targets": {"cpu": {"backend": "onnxruntime", "work_pool": "unmade"}}}')
+            )
         assert "unmade" not in {pool.name for pool in client.read_work_pools()}
 
 

@@ -1,24 +1,38 @@
-"""Golden manifests, one folder a format version, append-only: what an old release wrote stays readable."""
+"""Golden manifests, one folder per format version, append-only: what an old release wrote stays readable."""
 
 from pathlib import Path
 
+import pytest
+
 from registry.bundle.manifest import read_manifest, write_manifest
 from registry.bundle.signing import Trust, verify_signature
+from registry.records import AxisRange
 
-V1 = Path(__file__).parent / "v1" / "manifest.json"
+GOLDEN = Path(__file__).parent
+VERSIONS = (1, 2)
 
 
-def test_manifest_of_format_1_is_still_read() -> None:
-    manifest = read_manifest(V1.read_bytes())
-    assert (manifest.format_version, manifest.model, manifest.sequence) == (1, "sst2", 1)
+def read(version: int) -> bytes:
+    return (GOLDEN / f"v{version}" / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_manifest_is_still_read(version: int) -> None:
+    manifest = read_manifest(read(version))
+    assert (manifest.format_version, manifest.model, manifest.sequence) == (version, "sst2", 1)
+    assert manifest.source.classes == ("no", "yes")
     assert manifest.build.target.compute_capability == "8.9"
+    assert manifest.build.profiles[0].axes == (("batch", AxisRange(1, 8, 32)), ("sequence", AxisRange(8, 64, 128)))
     assert manifest.measurements[0].value == 1.25
     assert [record.path for record in manifest.files] == ["engine.plan", "tokenizer/vocab.txt"]
 
 
-def test_manifest_of_format_1_is_still_written_the_same() -> None:
-    assert write_manifest(read_manifest(V1.read_bytes())) == V1.read_bytes()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_manifest_is_still_written_the_same(version: int) -> None:
+    assert write_manifest(read_manifest(read(version))) == read(version)
 
 
-def test_signature_of_format_1_still_verifies() -> None:
-    verify_signature(V1.parent, Trust(public_key=V1.parent / "signing.pub"))
+@pytest.mark.parametrize("version", VERSIONS)
+def test_signature_still_verifies(version: int) -> None:
+    folder = GOLDEN / f"v{version}"
+    verify_signature(folder, Trust(public_key=folder / "signing.pub"))

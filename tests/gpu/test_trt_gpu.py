@@ -9,7 +9,7 @@ import pytest
 from registry.errors import BadInput
 from registry.host.gpu import local_compute_capability
 from registry.records import AxisRange, Backend, GpuTarget, OnnxArtifact, Precision, ShapeProfile
-from tasks.backends import BACKENDS, Session, open_engine
+from tasks.backends import BACKENDS, BuildInputs, Session, open_engine
 from tasks.backends.build import build_engine
 from tests.support.onnx_graphs import save_graph
 
@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.skipif(local_compute_capability() is None, reason="this machine has no CUDA GPU"),
 ]
 PROFILES = (
-    ShapeProfile(AxisRange(1, 1, 1), AxisRange(1, 8, 16)),
-    ShapeProfile(AxisRange(1, 4, 8), AxisRange(1, 16, 32)),
+    ShapeProfile.of(batch=AxisRange(1, 1, 1), sequence=AxisRange(1, 8, 16)),
+    ShapeProfile.of(batch=AxisRange(1, 4, 8), sequence=AxisRange(1, 16, 32)),
 )
 
 
@@ -57,5 +57,5 @@ def test_shape_outside_of_every_profile_is_refused(target: GpuTarget, tmp_path: 
 
 
 def _open(graph: OnnxArtifact, target: GpuTarget, into: Path) -> Session:
-    built = build_engine(graph, target, PROFILES, workspace_bytes=2**28, into=into, on_progress=lambda *_: True)
+    built = build_engine(BuildInputs(graph, target, PROFILES, 2**28), into=into, on_progress=lambda *_: True)
     return open_engine(built)

@@ -1,4 +1,4 @@
-"""A one-block encoder with planted outlier channels and a NaN token, rows for it, and how it answers."""
+"""A one-block encoder with planted outlier channels and a NaN token, rows for it, and its answers."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from registry.digest import digest_of, record_tree
 from registry.records import OnnxArtifact, Precision
-from tasks.graphs.files import tensors_of
+from tasks.calibration.statistics import Calibration
+from tasks.graphs.files import GRAPH_FILE, make_artifact
 from tasks.graphs.session import exact_options
 from tasks.model_tasks.text_inputs import FeedDict
 
@@ -18,7 +18,7 @@ WIDTH, VOCABULARY, NAN_TOKEN, OUTLIERS = 64, 50, 49, (3, 17)
 
 
 def encoder(*, pre_norm: bool = False, transposed: bool = False) -> onnx.ModelProto:
-    """Embedding, LayerNorm, one head of attention, LayerNorm, GELU FFN; outputs [batch, sequence, WIDTH]."""
+    """Make embedding, LayerNorm, one head of attention, LayerNorm, GELU FFN; outputs [batch, sequence, WIDTH]."""
     random = np.random.default_rng(0)
     constants: dict[str, NDArray[np.float32]] = {}
 
@@ -100,11 +100,10 @@ def encoder(*, pre_norm: bool = False, transposed: bool = False) -> onnx.ModelPr
 
 
 def artifact(folder: Path, proto: onnx.ModelProto) -> OnnxArtifact:
+    """Save a graph in a folder of its own, as an exported fp32 graph is."""
     folder.mkdir(parents=True)
-    onnx.save(proto, folder / "model.onnx")
-    files = record_tree(folder)
-    inputs, outputs = tensors_of(proto.graph.input), tensors_of(proto.graph.output)
-    return OnnxArtifact("model.onnx", files, digest_of(files), Precision.FP32, 18, inputs, outputs, directory=folder)
+    onnx.save(proto, folder / GRAPH_FILE)
+    return make_artifact(folder, Precision.FP32)
 
 
 def texts(count: int, *, seed: int = 1) -> list[list[int]]:
@@ -116,19 +115,19 @@ def feed(rows: list[list[int]], *, pad_to: int = 0, pad_id: int = 0) -> FeedDict
     width = max(pad_to, *(len(row) for row in rows))
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
-    for at, row in enumerate(rows):
-        ids[at, : len(row)], mask[at, : len(row)] = row, 1
+    for number, row in enumerate(rows):
+        ids[number, : len(row)], mask[number, : len(row)] = row, 1
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def batched(rows: list[list[int]], size: int) -> list[FeedDict]:
-    return [feed(rows[at : at + size]) for at in range(0, len(rows), size)]
+    return [feed(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def run(proto: onnx.ModelProto | Path, rows: list[list[int]]) -> NDArray[np.float32]:
     source = str(proto) if isinstance(proto, Path) else proto.SerializeToString()
     session = ort.InferenceSession(source, exact_options(), providers=["CPUExecutionProvider"])
-    # A row at a time, so that padding is no part of what is compared.
+    # A row at a time, so that no padding is compared.
     return np.concatenate([session.run(None, feed([row]))[0].reshape(-1) for row in rows])
 
 
@@ -137,6 +136,19 @@ def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def saved(folder: Path, proto: onnx.ModelProto) -> Path:
-    """The file of a graph."""
+    """Save a graph, and return its file."""
     onnx.save(proto, folder / "graph.onnx")
     return folder / "graph.onnx"
+
+
+def same_statistics(a: Calibration, b: Calibration) -> bool:
+    """Return whether two calibrations hold the same bytes, rows' numbers aside."""
+    pairs = [(statistics, b.activations[name]) for name, statistics in a.activations.items()]
+    return (
+        a.activations.keys() == b.activations.keys()
+        and (a.rows, len(a.quarantined)) == (b.rows, len(b.quarantined))
+        and all(np.array_equal(x.channel_amax, y.channel_amax) for x, y in pairs)
+        and all(x.histogram.digest == y.histogram.digest for x, y in pairs)
+        and all(np.array_equal(x.sample.values(), y.sample.values()) for x, y in pairs if x.sample.rows)
+        and all(x.sample.rows.keys() == y.sample.rows.keys() for x, y in pairs)
+    )

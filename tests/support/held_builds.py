@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from prefect import flow
@@ -11,9 +10,9 @@ from prefect.client.schemas.objects import State
 
 from flows import deployments
 from flows.workers.orders import BuildRequest
-from registry.records import OnnxArtifact
 from tasks.backends import ort
-from tasks.backends.contract import BuiltEngine
+from tasks.backends.contract import BuildInputs, BuiltEngine
+from tasks.execution.progress import OnProgress
 
 BEGUN, DONE = "begun", "done"
 
@@ -54,11 +53,12 @@ def build_target(order: BuildRequest, doors: str) -> State:
     """The deployed flow, whose builds of ONNX Runtime go through the door of their model under the folder `doors`."""
     door, build = Door(Path(doors) / order.recipe.model), ort.build
 
-    def held(onnx: OnnxArtifact, *arguments: Any, **options: Any) -> BuiltEngine:
-        door.note(onnx.precision, BEGUN)
-        built = build(onnx, *arguments, **options)
-        door.wait(onnx.precision)
-        door.note(onnx.precision, DONE)
+    def held(inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> BuiltEngine:
+        precision = inputs.onnx.precision
+        door.note(precision, BEGUN)
+        built = build(inputs, into=into, on_progress=on_progress)
+        door.wait(precision)
+        door.note(precision, DONE)
         return built
 
     with patch.object(ort, "build", held):

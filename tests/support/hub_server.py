@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-from tasks.checkpoints.hub import git_blob_id
+from tasks.checkpoints.hub import hash_git_blob
 
 Tree = dict[str, bytes]
 
 
 @dataclass
 class Hub:
-    """Repositories in memory: commits by id, branches by name; `requests` counts what clients asked."""
+    """Repositories in memory: commits by id, branches by name; `requests` records every request."""
 
     url: str = ""
     commits: dict[tuple[str, str], Tree] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Hub:
 
     def commit(self, repo: str, tree: Tree, *, branch: str = "main") -> str:
         """Store a tree, point the branch at it, and return its 40-hex id."""
-        listing = json.dumps({name: git_blob_id(content) for name, content in sorted(tree.items())})
+        listing = json.dumps({name: hash_git_blob(content) for name, content in sorted(tree.items())})
         commit = hashlib.sha1(listing.encode(), usedforsecurity=False).hexdigest()
         self.commits[repo, commit] = dict(tree)
         self.refs[repo, branch] = commit
@@ -35,17 +35,17 @@ class Hub:
     def has_repo(self, repo: str) -> bool:
         return any(name == repo for name, _ in self.refs)
 
-    def find(self, repo: str, revision: str) -> tuple[str, Tree] | None:
+    def find_tree(self, repo: str, revision: str) -> tuple[str, Tree] | None:
         commit = self.refs.get((repo, revision), revision)
         tree = self.commits.get((repo, commit))
         return None if tree is None else (commit, tree)
 
 
-def siblings(tree: Tree) -> list[dict[str, object]]:
-    """The listing as the hub gives it with blobs=true: a git blob id for all, sha256 for large files."""
+def list_siblings(tree: Tree) -> list[dict[str, object]]:
+    """List a tree as the hub does with blobs=true: a git blob id for all, sha256 for large files."""
     rows: list[dict[str, object]] = []
     for name, content in tree.items():
-        row: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": git_blob_id(content)}
+        row: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": hash_git_blob(content)}
         if name.endswith((".safetensors", ".bin")):
             row["lfs"] = {
                 "sha256": hashlib.sha256(content).hexdigest(),
@@ -74,21 +74,24 @@ def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  # a c
         do_HEAD = do_GET  # noqa: N815 - http.server's own name
 
         def send_model(self, repo: str, revision: str) -> None:
-            found = hub.find(repo, revision)
-            if found is None:
+            listing = hub.find_tree(repo, revision)
+            if listing is None:
                 self.refuse("RevisionNotFound" if hub.has_repo(repo) else "RepoNotFound")
                 return
-            commit, tree = found
+            commit, tree = listing
             body = {"_id": "1", "id": repo, "modelId": repo, "sha": commit, "private": False, "tags": []}
-            self.answer(json.dumps(body | {"siblings": siblings(tree)}).encode(), {"Content-Type": "application/json"})
+            self.answer(
+                json.dumps(body | {"siblings": list_siblings(tree)}).encode(), {"Content-Type": "application/json"}
+            )
 
         def send_file(self, repo: str, revision: str, name: str) -> None:
-            found = hub.find(repo, revision)
-            if found is None or name not in found[1]:
-                self.refuse("EntryNotFound" if found else "RevisionNotFound")
+            listing = hub.find_tree(repo, revision)
+            if listing is None or name not in listing[1]:
+                self.refuse("EntryNotFound" if listing else "RevisionNotFound")
                 return
-            content = hub.tampered.get(name, found[1][name])
-            self.answer(content, {"ETag": f'"{git_blob_id(content)}"', "X-Repo-Commit": found[0]})
+            commit, tree = listing
+            content = hub.tampered.get(name, tree[name])
+            self.answer(content, {"ETag": f'"{hash_git_blob(content)}"', "X-Repo-Commit": commit})
 
         def refuse(self, code: str) -> None:
             self.answer(b"{}", {"X-Error-Code": code}, status=404)
@@ -109,8 +112,8 @@ def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  # a c
 
 
 @contextmanager
-def serve() -> Iterator[Hub]:
-    """A hub on a free port of 127.0.0.1 for the length of the block."""
+def serve_hub() -> Iterator[Hub]:
+    """Serve a hub on a free port of 127.0.0.1 for the length of the block."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(hub))
     hub.url = f"http://127.0.0.1:{server.server_port}"

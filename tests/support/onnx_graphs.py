@@ -17,7 +17,7 @@ _IO_DTYPES = {Precision.FP16: TensorProto.FLOAT16, Precision.BF16: TensorProto.B
 
 
 def save_graph(directory: Path, precision: Precision, *, external: str | None = None) -> OnnxArtifact:
-    """Write a graph of the precision, its weights in the file `external` if that is given."""
+    """Write a graph of the precision; its weights go to the file `external`, if given."""
     directory.mkdir(parents=True, exist_ok=True)
     onnx.save(
         make_model(precision),
@@ -30,7 +30,7 @@ def save_graph(directory: Path, precision: Precision, *, external: str | None = 
 
 
 def describe(directory: Path, precision: Precision) -> OnnxArtifact:
-    """The artifact of a folder that holds model.onnx."""
+    """Record a folder that holds model.onnx as an artifact."""
     files = record_tree(directory)
     dtype = str(helper.tensor_dtype_to_np_dtype(_IO_DTYPES.get(precision, TensorProto.FLOAT)))
     x, y = (Tensor(name, dtype, ("batch", "sequence", WIDTH)) for name in "xy")
@@ -40,7 +40,7 @@ def describe(directory: Path, precision: Precision) -> OnnxArtifact:
 def make_model(precision: Precision) -> onnx.ModelProto:
     dtype = _IO_DTYPES.get(precision, TensorProto.FLOAT)
     weight = np.random.default_rng(0).uniform(-1, 1, (WIDTH, WIDTH)).astype(np.float32)
-    nodes, constants = _product(precision, weight, dtype)
+    nodes, constants = _make_product(precision, weight, dtype)
     bias = numpy_helper.from_array(np.full(WIDTH, 0.5, helper.tensor_dtype_to_np_dtype(dtype)), "b")
     nodes += [
         helper.make_node("Add", ["product", "b"], ["sum"], name="add"),
@@ -51,12 +51,12 @@ def make_model(precision: Precision) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
 
 
-def _product(
+def _make_product(
     precision: Precision, weight: NDArray[np.float32], dtype: int
 ) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Nodes and constants that compute `product` = x·W."""
+    """Make the nodes and constants that compute `product` = x·W."""
     if precision is Precision.INT8_DYNAMIC:
-        return _dynamic(weight)
+        return _make_dynamic_product(weight)
     if precision in (Precision.FP32, Precision.FP16, Precision.BF16):
         constant = numpy_helper.from_array(weight.astype(helper.tensor_dtype_to_np_dtype(dtype)), "w")
         return [helper.make_node("MatMul", ["x", "w"], ["product"], name="matmul")], [constant]
@@ -82,7 +82,7 @@ def _product(
 def _quantize(
     precision: Precision, weight: NDArray[np.float32]
 ) -> tuple[TensorProto, NDArray[np.float32], dict[str, int]]:
-    """The stored weight, its scales, and the attributes of the DequantizeLinear that reads both."""
+    """Return the stored weight, its scales, and the attributes of the DequantizeLinear that reads both."""
     if precision is Precision.INT4_WEIGHT_ONLY:
         blocks = np.abs(weight).reshape(-1, BLOCK, WIDTH).max(axis=1) / 7
         levels = np.round(weight / np.repeat(blocks, BLOCK, axis=0)).astype(np.int8)
@@ -95,7 +95,7 @@ def _quantize(
     return numpy_helper.from_array(np.round(weight / scales).astype(np.int8), "wq"), scales, {"axis": 1}
 
 
-def _dynamic(weight: NDArray[np.float32]) -> tuple[list[NodeProto], list[TensorProto]]:
+def _make_dynamic_product(weight: NDArray[np.float32]) -> tuple[list[NodeProto], list[TensorProto]]:
     # 7 bits: with 8, x86 without VNNI saturates.
     scale = np.asarray(np.abs(weight).max() / 63, np.float32)
     nodes = [

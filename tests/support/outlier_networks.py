@@ -5,6 +5,7 @@ LayerNormalization gives are far larger than the others, and the weights that re
 all channels matter alike. A per-tensor int8 range that holds the few has no steps left for the others.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from tasks.calibration.rows import Feed
+
 OUTLIERS, GAIN = (3, 17, 40), 60.0
 
 
 @dataclass
-class Maker:
-    """Collects nodes and constants; each method gives the name of what it made."""
+class NetworkBuilder:
+    """A graph under construction; each method adds to it and returns the name of the tensor it added."""
 
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     nodes: list[NodeProto] = field(default_factory=list)
@@ -40,14 +43,14 @@ class Maker:
     def linear(self, source: str, name: str, k: int, n: int, *, outliers: bool = False) -> str:
         weight = self.constant(f"{name}.weight", k, n, scale=k**-0.5)
         if outliers:
-            self.constants[weight][[each % k for each in OUTLIERS]] /= GAIN
+            self.constants[weight][[channel % k for channel in OUTLIERS]] /= GAIN
         product = self.node("MatMul", [source, weight], f"{name}.product")
         return self.node("Add", [product, self.constant(f"{name}.bias", n, scale=0.1)], name)
 
     def norm(self, source: str, name: str, width: int, *, outliers: bool = True) -> str:
         gamma = 1 + 0.1 * self.random.standard_normal(width)
         if outliers:
-            gamma[[each % width for each in OUTLIERS]] = GAIN
+            gamma[[channel % width for channel in OUTLIERS]] = GAIN
         self.constants[f"{name}.gamma"] = gamma.astype(np.float32)
         beta = self.constant(f"{name}.beta", width, scale=0.1)
         return self.node("LayerNormalization", [source, f"{name}.gamma", beta], name)
@@ -60,7 +63,7 @@ class Maker:
     def block(self, source: str, name: str, width: int, heads: int, *, pre_norm: bool) -> str:
         read = self.norm(source, f"{name}.norm_1", width) if pre_norm else source
         q, k, v = (
-            self.linear(read, f"{name}.{each}", width, width, outliers=True) for each in ("query", "key", "value")
+            self.linear(read, f"{name}.{part}", width, width, outliers=True) for part in ("query", "key", "value")
         )
         left, right = (
             self.heads(q, f"{name}.q", width, heads),
@@ -88,13 +91,13 @@ class Maker:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
             [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
         )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-        return onnx.shape_inference.infer_shapes(made)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+        return onnx.shape_inference.infer_shapes(model)
 
 
 def bert(width: int = 64, layers: int = 2, heads: int = 2, vocabulary: int = 100) -> onnx.ModelProto:
-    """input_ids [batch, sequence] to [batch, sequence, width] of a head; BERT base is 768, 12, 12, 30522."""
-    make = Maker()
+    """Map input_ids [batch, sequence] to [batch, sequence, width] of a head; BERT base is 768, 12, 12, 30522."""
+    make = NetworkBuilder()
     embedded = make.node("Gather", [make.constant("embedding", vocabulary, width), "input_ids"], "embedded")
     hidden = make.norm(embedded, "norm", width)
     for layer in range(layers):
@@ -104,8 +107,8 @@ def bert(width: int = 64, layers: int = 2, heads: int = 2, vocabulary: int = 100
 
 
 def vit(width: int = 64, layers: int = 2, heads: int = 2, pixels: int = 32, patch: int = 8) -> onnx.ModelProto:
-    """pixels [batch, 3, pixels, pixels] to [batch, patches, width]; ViT base is 768, 12, 12, 224, 16."""
-    make = Maker()
+    """Map pixels [batch, 3, pixels, pixels] to [batch, patches, width]; ViT base is 768, 12, 12, 224, 16."""
+    make = NetworkBuilder()
     weight = make.constant("patch.weight", width, 3, patch, patch, scale=(3 * patch**2) ** -0.5)
     bias = make.constant("patch.bias", width, scale=0.1)
     patches = make.node("Conv", ["pixels", weight, bias], "patches", strides=[patch, patch], kernel_shape=[patch] * 2)
@@ -119,16 +122,16 @@ def vit(width: int = 64, layers: int = 2, heads: int = 2, pixels: int = 32, patc
 
 
 def conv_network(pixels: int = 32, channels: int = 16, classes: int = 10) -> onnx.ModelProto:
-    """pixels [batch, 3, pixels, pixels] to logits [batch, classes]: strided, depthwise and 1 by 1 Conv, residual."""
-    make = Maker()
+    """Map pixels [batch, 3, pixels, pixels] to logits [batch, classes]: strided, depthwise, 1 by 1 Conv, residual."""
+    make = NetworkBuilder()
 
     def conv(source: str, name: str, out: int, k: int, size: int, **attributes: Any) -> str:
         weight = make.constant(f"{name}.weight", out, k, size, size, scale=(k * size**2) ** -0.5)
-        # Filters of very different size: what one scale for the whole weight cannot hold.
+        # Filters of very different size: one scale for the whole weight cannot hold them.
         make.constants[weight] *= np.geomspace(0.05, 2.0, out).astype(np.float32)[:, None, None, None]
         bias = make.constant(f"{name}.bias", out, scale=0.1)
-        made = make.node("Conv", [source, weight, bias], f"{name}.conv", kernel_shape=[size, size], **attributes)
-        return make.node("Relu", [made], name)
+        product = make.node("Conv", [source, weight, bias], f"{name}.conv", kernel_shape=[size, size], **attributes)
+        return make.node("Relu", [product], name)
 
     hidden = conv("pixels", "stem", channels, 3, 3, pads=[1, 1, 1, 1], strides=[2, 2])
     depth = conv(hidden, "depthwise", channels, 1, 3, pads=[1, 1, 1, 1], group=channels)
@@ -138,3 +141,31 @@ def conv_network(pixels: int = 32, channels: int = 16, classes: int = 10) -> onn
     weight, bias = make.constant("head.weight", classes, 2 * channels, scale=0.2), make.constant("head.bias", classes)
     logits = make.node("Gemm", [pooled, weight, bias], "logits", transB=1)
     return make.model({"pixels": (TensorProto.FLOAT, ["batch", 3, pixels, pixels])}, logits)
+
+
+def token_rows(count: int, seed: int) -> list[Feed]:
+    random = np.random.default_rng(seed)
+    lengths = random.integers(4, 16, size=count)
+    return [{"input_ids": random.integers(0, 100, size=(1, length))} for length in lengths]
+
+
+def image_rows(count: int, seed: int) -> list[Feed]:
+    random = np.random.default_rng(seed)
+    return [{"pixels": random.standard_normal((1, 3, 32, 32)).astype(np.float32)} for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class SampleNetwork:
+    """A network, rows for it by count and seed, its layers with weights, and its products of two activations."""
+
+    make_model: Callable[[], onnx.ModelProto]
+    make_rows: Callable[[int, int], list[Feed]]
+    weighted_layers: int
+    attention_products: int
+
+
+NETWORKS = {
+    "bert": SampleNetwork(bert, token_rows, 13, 4),
+    "vit": SampleNetwork(vit, image_rows, 13, 4),
+    "conv": SampleNetwork(conv_network, image_rows, 5, 0),
+}

@@ -29,7 +29,7 @@ WORDS = (
 
 
 def tiny_bert(folder: Path, labels: tuple[str, ...] = ("negative", "positive"), *, seed: int = 0) -> Path:
-    """A random BertForSequenceClassification (2 layers, width 32) and tokenizer; without labels a BertModel."""
+    """Save a random BertForSequenceClassification (2 layers, width 32) and tokenizer; without labels a BertModel."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertModel
 
@@ -50,7 +50,7 @@ def tiny_bert(folder: Path, labels: tuple[str, ...] = ("negative", "positive"), 
 
 
 def write_tokenizer(folder: Path) -> None:
-    """tokenizer.json, vocab.txt and tokenizer_config.json of a WordPiece tokenizer over WORDS."""
+    """Write tokenizer.json, vocab.txt and tokenizer_config.json of a WordPiece tokenizer over WORDS."""
     vocab = {token: index for index, token in enumerate(SPECIAL + WORDS)}
     tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer()

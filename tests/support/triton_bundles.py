@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from registry.bundle.manifest import MANIFEST_FILE, write_manifest
+from registry.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, write_manifest
 from registry.digest import digest_of, record_tree
 from registry.records import (
     AxisRange,
@@ -27,7 +27,7 @@ from registry.triton.warmup import ROWS_FILE, write_rows
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 
 LABELS = ("negative", "positive")
-PROFILE = ShapeProfile(AxisRange(1, 4, 8), AxisRange(2, 8, 16))
+PROFILE = ShapeProfile.of(batch=AxisRange(1, 4, 8), sequence=AxisRange(2, 8, 16))
 TOKENS = tuple(Tensor(name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask"))
 LOGITS = Tensor("logits", "float32", ("batch", len(LABELS)))
 CPU = GpuTarget("cpu", Backend.ONNXRUNTIME)
@@ -98,7 +98,7 @@ def write_bundle(
         size_bytes=sum(record.size_bytes for record in engines),
     )
     manifest = EngineManifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         model="opinions",
         release=f"r{sequence}",
         sequence=sequence,

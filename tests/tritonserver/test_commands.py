@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from flows.cli import _guarded, app
+from flows.cli import app, run_command
 from flows.commands import serving
 from flows.commands.triton import HEADER_VARIABLE, TritonOptions, place_and_load, place_command, triton_folders
 from registry.bundle.manifest import MANIFEST_FILE, read_manifest
@@ -97,7 +97,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
 
 
 def enginery(*arguments: object) -> int:
-    return _guarded(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
+    return run_command(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
 
 
 def test_triton_fetch_places_and_loads(emptied: Running, registry: MemoryStore) -> None:

@@ -14,7 +14,7 @@ from registry.triton.repository import CONFIG_FILE, PlacedModel, place_triton
 from tests.support.triton_bundles import CPU, L4, PROFILE, write_bundle
 from tests.tritonserver.conftest import Running
 
-LARGE = ShapeProfile(AxisRange(1, 16, 64), AxisRange(16, 32, 128))
+LARGE = ShapeProfile.of(batch=AxisRange(1, 16, 64), sequence=AxisRange(16, 32, 128))
 B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")
 ROW = WarmupRow("good music", (("input_ids", (2, 5, 12, 3)), ("attention_mask", (1, 1, 1, 1))))
 PLAN = b"a plan that no backend reads here"

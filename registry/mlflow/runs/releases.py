@@ -130,9 +130,10 @@ class ReleaseLog:
         if entry.int8_share is not None:
             metrics.append(Metric("int8_macs_share", entry.int8_share, now, 0))
         for found in entry.measurements:
-            name = found.metric if found.subject == "engine" else f"{found.subject}.{found.metric}"
             bounds = {"": found.value, "_low": found.low, "_high": found.high}
-            metrics += [Metric(f"{name}{end}", value, now, 0) for end, value in bounds.items() if value is not None]
+            metrics += [
+                Metric(f"{found.name}{end}", value, now, 0) for end, value in bounds.items() if value is not None
+            ]
         words = {"verdict": entry.verdict.value, "reason": entry.reason[:LONGEST], "remark": entry.remark[:LONGEST]}
         tags = words | dict(entry.links)
         self._client.log_batch(

@@ -52,7 +52,7 @@ class TimingCaches:
                 kept.append(KeptCache(str(run.info.run_id), self._content(run)))
             except DigestMismatch as error:
                 say(f"{error}; it is thrown away")
-                self.throw_away(str(run.info.run_id), str(error))
+                self.discard(str(run.info.run_id), str(error))
             except EngineryError as error:
                 say(f"a timing cache is left unread: {error}")
         return tuple(kept)
@@ -79,7 +79,7 @@ class TimingCaches:
             for run_id in replaces:
                 self._client.delete_run(run_id)
 
-    def throw_away(self, run_id: str, reason: str) -> None:
+    def discard(self, run_id: str, reason: str) -> None:
         """Nobody finds this cache any more; its run says why.
 
         Raises:

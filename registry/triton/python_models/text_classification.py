@@ -26,11 +26,13 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         manifest = json.loads((folder / "manifest.json").read_bytes())
         build = manifest["build"]
-        longest = max((profile["sequence"]["max"] for profile in build["profiles"]), default=UNLIMITED_TOKENS)
-        self.labels = np.array([label.encode() for label in manifest["source"]["labels"]], dtype=np.object_)
+        source = manifest["source"]
+        # Format 1 of the manifest says "labels", and names the sequence in a profile's own keys.
+        labels = source["labels"] if manifest["format_version"] == 1 else source["classes"]
+        self.labels = np.array([label.encode() for label in labels], dtype=np.object_)
         self.inputs = [tensor["name"] for tensor in build["inputs"]]
         self.outputs = [tensor["name"] for tensor in build["outputs"]]
-        self.tokenizer = _tokenizer(folder / "tokenizer.json", longest)
+        self.tokenizer = _tokenizer(folder / "tokenizer.json", _longest(build["profiles"]))
         options = onnxruntime.SessionOptions()
         if not _adds_int8_exactly():
             options.add_session_config_entry("session.x64quantprecision", "1")
@@ -39,10 +41,10 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request; the texts of all of them run as one batch."""
-        asked = [_texts(request) for request in requests]
-        flat = [text for texts in asked for text in texts if all(texts)]
+        texts_of = [_texts(request) for request in requests]
+        flat = [text for texts in texts_of for text in texts if all(texts)]
         answers = iter(self._classify(flat) if flat else ())
-        return [self._response([next(answers) for _ in texts] if all(texts) else None) for texts in asked]
+        return [self._response([next(answers) for _ in texts] if all(texts) else None) for texts in texts_of]
 
     def _classify(self, texts: list[str]) -> list[tuple[int, float]]:
         encodings = self.tokenizer.encode_batch(texts)
@@ -71,6 +73,11 @@ def _texts(request: Any) -> list[str]:
     stored = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().reshape(-1)
     texts = [bytes(text).decode("utf-8", errors="replace") for text in stored]
     return [text if text.strip() else "" for text in texts]
+
+
+def _longest(profiles: list[dict[str, Any]]) -> int:
+    ranges = [dict(profile["axes"]) if "axes" in profile else profile for profile in profiles]
+    return max((axes["sequence"]["max"] for axes in ranges if "sequence" in axes), default=UNLIMITED_TOKENS)
 
 
 def _tokenizer(file: Path, longest: int) -> Tokenizer:

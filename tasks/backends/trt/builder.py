@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import BadInput, BuildError, Incompatible
-from registry.records import Backend, GpuTarget, OnnxArtifact, Precision, ShapeProfile
-from tasks.backends.contract import BuiltEngine, TimingFolder, read_verified
+from registry.records import Backend, GpuTarget, Precision, ShapeProfile, Tensor, axis_name
+from tasks.backends.contract import BuildInputs, BuiltEngine, read_verified
 from tasks.backends.device import local_compute_capability
 from tasks.backends.precisions import why_unsupported
 from tasks.backends.trt.callbacks import make_monitor, process_logger, start
@@ -65,17 +65,7 @@ class TensorRT:
         extra = _EXTRAS[self.backend]
         return f" and a GPU: {gpu}; run it on a worker of pool {target.work_pool} that has enginery[{extra}]"
 
-    def build(
-        self,
-        onnx: OnnxArtifact,
-        target: GpuTarget,
-        profiles: tuple[ShapeProfile, ...],
-        *,
-        workspace_bytes: int,
-        into: Path,
-        on_progress: OnProgress,
-        timing: TimingFolder | None = None,
-    ) -> BuiltEngine:
+    def build(self, inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> BuiltEngine:
         """Write `into`/engine.plan for the target's compute capability.
 
         TensorRT for RTX has no timing cache that works (its operations do nothing), so `timing` is left alone there.
@@ -85,6 +75,7 @@ class TensorRT:
             BuildError: the parser or the builder refuses, in its own words, or it was cancelled.
             Incompatible: the library is not here, or does not start on this machine.
         """
+        onnx, target, timing = inputs.onnx, inputs.target, inputs.timing
         if reason := self.supports(onnx.precision, target):
             raise BuildError(reason)
         check_external_data(onnx.path)
@@ -94,9 +85,9 @@ class TensorRT:
         network = builder.create_network(0)
         _parse(trt, network, logger, onnx.path)
         config = builder.create_builder_config()
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, inputs.workspace_bytes)
         _choose_capability(trt, config, target)
-        _add_profiles(builder, config, network, profiles)
+        _add_profiles(builder, config, network, onnx.inputs, inputs.profiles)
         monitor = make_monitor(trt, on_progress)
         config.progress_monitor = monitor
         if timing is None or self.backend is Backend.TENSORRT_RTX:
@@ -172,38 +163,43 @@ def _choose_capability(trt: Any, config: Any, target: GpuTarget) -> None:
         config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
 
 
-def _add_profiles(builder: Any, config: Any, network: Any, profiles: tuple[ShapeProfile, ...]) -> None:
-    """One optimization profile a ShapeProfile, over every input of the network."""
-    inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    dynamic = [tensor.name for tensor in inputs if -1 in tuple(tensor.shape)]
+def _add_profiles(
+    builder: Any, config: Any, network: Any, inputs: tuple[Tensor, ...], profiles: tuple[ShapeProfile, ...]
+) -> None:
+    """Add one optimization profile per ShapeProfile, over every input of the network."""
+    named = {tensor.name: tensor.shape for tensor in inputs}
+    kept = [network.get_input(index) for index in range(network.num_inputs)]
+    dynamic = [tensor.name for tensor in kept if -1 in tuple(tensor.shape)]
     if dynamic and not profiles:
         raise BuildError(f"inputs {', '.join(dynamic)} have dynamic axes: give an optimization profile")
     for wanted in profiles:
         profile = builder.create_optimization_profile()
-        for tensor in inputs:
-            least, best, most = profile_shapes(tensor.name, tuple(tensor.shape), wanted)
-            profile.set_shape(tensor.name, least, best, most)
+        for tensor in kept:
+            shape = named.get(tensor.name, tuple(tensor.shape))
+            profile.set_shape(tensor.name, *profile_shapes(tensor.name, shape, wanted))
         if config.add_optimization_profile(profile) < 0:
             raise BuildError(f"TensorRT refuses the optimization profile {wanted}")
 
 
-def profile_shapes(name: str, shape: tuple[int, ...], wanted: ShapeProfile) -> tuple[tuple[int, ...], ...]:
-    """min, opt and max shape of an input; its first dynamic axis (-1) is the batch, its second the sequence.
+def profile_shapes(name: str, shape: tuple[int | str, ...], wanted: ShapeProfile) -> tuple[tuple[int, ...], ...]:
+    """Return the min, opt and max shape of an input, whose dynamic axes are the names in `shape`.
 
     Raises:
         BadInput: a range is not 1 <= min <= opt <= max.
-        BuildError: the input has a third dynamic axis.
+        BuildError: the profile does not have one of its axes.
     """
-    for axis, span in (("batch", wanted.batch), ("sequence", wanted.sequence)):
+    for axis, span in wanted.axes:
         if not 1 <= span.min <= span.opt <= span.max:
             raise BadInput(
                 f"profile's {axis} is min {span.min}, opt {span.opt}, max {span.max}: it must be 1 <= min <= opt <= max"
             )
-    dynamic = [position for position, size in enumerate(shape) if size == -1]
-    if len(dynamic) > 2:
-        raise BuildError(f"input {name} has {len(dynamic)} dynamic axes; a profile has batch and sequence only")
-    spans = dict(zip(dynamic, (wanted.batch, wanted.sequence), strict=False))
+    spans = {size: wanted.axis(size) for size in shape if isinstance(size, str)}
+    if missing := [axis_name(axis) for axis, span in spans.items() if span is None]:
+        raise BuildError(
+            f"input {name} has the dynamic axis {', '.join(missing)}, and the profile has "
+            f"{', '.join(axis for axis, _ in wanted.axes)} only: add it to `profiles` in the recipe"
+        )
     return tuple(
-        tuple(getattr(spans[position], bound) if position in spans else size for position, size in enumerate(shape))
+        tuple(getattr(spans[size], bound) if isinstance(size, str) else size for size in shape)
         for bound in ("min", "opt", "max")
     )

@@ -1,6 +1,6 @@
-"""Python objects that TensorRT calls back from its own threads, and its start; `trt` is the vendor's module.
+"""Python objects that TensorRT calls back from its own threads, and its safe start; `trt` is the vendor's module.
 
-Their base classes live in that module, so they are made by functions and not declared at import.
+Functions make these objects, since their base classes are in that module, which is not imported here.
 """
 
 import logging
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 @cache
 def process_logger(trt: Any) -> Any:
-    """The trt.ILogger of this process: warnings become infos, errors wait for `take_errors()`.
+    """Return the trt.ILogger of this process: it logs warnings as infos and collects errors for `take_errors()`.
 
-    TensorRT keeps a bare pointer to the first logger that it gets, and ignores every later one.
+    There is one per process: TensorRT keeps a bare pointer to the first logger that it gets, and ignores later ones.
     """
 
     class Log(trt.ILogger):  # type: ignore[misc]  # the module ships no types
@@ -26,14 +26,14 @@ def process_logger(trt: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
-            """Called by TensorRT, from several threads."""
+            """Record a message; TensorRT calls this from several threads."""
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(msg)
             elif severity == trt.ILogger.Severity.WARNING:
                 log.info("%s: %s", trt.__name__, msg)
 
         def take_errors(self) -> str:
-            """The errors since the last call, in TensorRT's words."""
+            """Return the errors since the last call, in TensorRT's words."""
             errors, self.errors = self.errors, []
             return "; ".join(errors) or "it gave no reason"
 
@@ -41,23 +41,23 @@ def process_logger(trt: Any) -> Any:
 
 
 def start(trt: Any, kind: Any, logger: Any) -> Any:
-    """A `kind`, trt.Builder or trt.Runtime.
+    """Create a `kind`: a trt.Builder or a trt.Runtime.
 
-    Where CUDA does not start, TensorRT says so in its log only, and gives an object with nothing inside: the first use
-    of it ends this process by SIGSEGV (seen with 11.4's lean runtime).
+    Where CUDA does not start, TensorRT reports it only in its log and returns an empty object, whose first use ends
+    this process by SIGSEGV (seen with 11.4's lean runtime).
 
     Raises:
         Incompatible: TensorRT does not start on this machine.
     """
     logger.take_errors()
-    made = kind(logger)
+    instance = kind(logger)
     if logger.errors:
         raise Incompatible(f"{trt.__name__} {trt.__version__} does not start on this machine: {logger.take_errors()}")
-    return made
+    return instance
 
 
 def make_monitor(trt: Any, on_progress: OnProgress) -> Any:
-    """A trt.IProgressMonitor over `on_progress`; its `cancelled` is True once that returned False."""
+    """Make a trt.IProgressMonitor over `on_progress`; its `cancelled` is True once that returned False."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the module ships no types
         def __init__(self) -> None:
@@ -71,15 +71,15 @@ def make_monitor(trt: Any, on_progress: OnProgress) -> Any:
             return not self.cancelled
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
-            """A phase of `num_steps` begins; TensorRT takes no answer here, so a cancel waits for a step."""
+            """Report a new phase of `num_steps`; TensorRT reads no answer here, so a cancel waits for a step."""
             self.steps[phase_name] = num_steps
             self._report(phase_name, 0.0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """A step is done; False cancels the build."""
+            """Report a finished step; returning False cancels the build."""
             return self._report(phase_name, min(1.0, (step + 1) / max(1, self.steps.get(phase_name, 1))))
 
         def phase_finish(self, phase_name: str) -> None:
-            """A phase is done; its steps have reported that."""
+            """Do nothing: the steps of the phase have reported its end."""
 
     return Monitor()

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from registry.errors import BadInput, Incompatible, MeasurementError
-from tasks.backends.contract import Array
+from tasks.backends.contract import Array, check_feed
 from tasks.backends.trt.callbacks import process_logger, start
 
-# trt.DataType members and torch's dtypes; outputs that numpy has no type for come back as float32.
+# trt.DataType members to torch's dtypes; outputs without a numpy dtype are returned as float32.
 _TORCH_DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -23,7 +23,7 @@ _TORCH_DTYPES = {
 
 
 class TrtSession:
-    """Runs one engine on one stream; not for use from several threads at a time."""
+    """A session that runs one engine on one stream, from one thread at a time."""
 
     def __init__(self, trt: Any, engine: Any, logger: Any) -> None:
         import torch  # slow to import, and not needed where engines are only built
@@ -33,7 +33,7 @@ class TrtSession:
         self._engine = engine
         self._context = engine.create_execution_context()
         if self._context is None:
-            raise Incompatible(f"no execution context for the engine: {logger.take_errors()}")
+            raise Incompatible(f"TensorRT cannot create an execution context for the engine: {logger.take_errors()}")
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._profile = 0
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -43,21 +43,22 @@ class TrtSession:
         self._dtypes = {name: getattr(torch, _TORCH_DTYPES[engine.get_tensor_dtype(name).name]) for name in names}
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        """Copy the feed to the GPU, run, and copy the outputs back; a whole round trip.
+        """Copy the feed to the GPU, run the engine, and copy its outputs back.
 
         Raises:
             BadInput: the feed lacks an input, or no optimization profile covers its shapes.
-            MeasurementError: the GPU failed while it ran.
+            MeasurementError: the GPU failed during the run.
         """
-        if set(feed) != set(self.input_names):
-            raise BadInput(f"the engine wants inputs {', '.join(self.input_names)}; it was fed {', '.join(feed)}")
+        check_feed(feed, self.input_names)
         torch, context = self._torch, self._context
         self._select_profile({name: feed[name].shape for name in self.input_names})
         with torch.cuda.stream(self._stream):
             buffers = {name: self._upload(name, feed[name]) for name in self.input_names}
             for name, tensor in buffers.items():
                 if not context.set_input_shape(name, tuple(tensor.shape)):
-                    raise BadInput(f"TensorRT refuses {name} {list(tensor.shape)}: {self._logger.take_errors()}")
+                    raise BadInput(
+                        f"TensorRT refuses shape {list(tensor.shape)} for input {name}: {self._logger.take_errors()}"
+                    )
             for name in self.output_names:
                 shape = tuple(context.get_tensor_shape(name))
                 buffers[name] = torch.empty(shape, dtype=self._dtypes[name], device="cuda")
@@ -97,10 +98,10 @@ class TrtSession:
 
 
 def load_engine(trt: Any, engine_bytes: bytes, *, name: str) -> TrtSession:
-    """Deserialise an engine that was verified; `engine_host_code_allowed` stays off.
+    """Deserialise a verified engine; `engine_host_code_allowed` stays off.
 
     Raises:
-        Incompatible: TensorRT refuses it, or does not start here.
+        Incompatible: TensorRT cannot load it, or does not start on this machine.
     """
     logger = process_logger(trt)
     runtime = start(trt, trt.Runtime, logger)

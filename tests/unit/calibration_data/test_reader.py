@@ -15,14 +15,16 @@ from calibration_data.reader import (
     Rows,
     draw_calibration_set,
     load_split,
-    read_calibration_texts,
+    read_calibration_inputs,
     refuse_overlap,
 )
 from calibration_data.splits import DatasetRef, split_revision
 from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import CalibrationSet
+from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 
+COLUMNS = ("text", "label")
 TEXTS = tuple(f"row {number}" for number in range(100))
 
 
@@ -40,34 +42,34 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     given = [row % 2 for row in range(len(texts))] if labels is None else list(labels)
     Dataset.from_dict({"text": list(texts), "label": given}).to_parquet(folder / f"{split}.parquet")
-    return DatasetRef(str(folder), "text", "label")
+    return DatasetRef(str(folder), COLUMNS)
 
 
 def test_every_usable_row_is_read_in_the_order_of_the_file(tmp_path: Path) -> None:
-    rows = load_split(write(tmp_path, TEXTS), "train")
-    assert rows.texts == TEXTS
-    assert rows.labels == tuple(row % 2 for row in range(100))
-    assert (rows.quarantined, rows.label_names) == (0, None)
+    rows = load_split(write(tmp_path, TEXTS), TEXT_CLASSIFICATION, "train")
+    assert rows.inputs == TEXTS
+    assert rows.targets == tuple(row % 2 for row in range(100))
+    assert (rows.quarantined, rows.classes) == (0, None)
 
 
 def test_a_missing_split_is_refused_with_those_there_are(tmp_path: Path) -> None:
     ref = write(tmp_path, TEXTS)
     with pytest.raises(BadInput, match=r"has no split 'test' \(test.parquet\): it has train"):
-        load_split(ref, "test")
+        load_split(ref, TEXT_CLASSIFICATION, "test")
     with pytest.raises(BadInput, match="it has no Parquet files"):
         split_revision(replace(ref, origin=str(tmp_path / "nowhere")), "train")
 
 
 def test_a_missing_column_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    ref = replace(write(tmp_path, TEXTS), text="sentence", label="class")
+    ref = replace(write(tmp_path, TEXTS), columns=("sentence", "class"))
     with pytest.raises(BadInput, match="has no column sentence, class: it has text, label"):
-        load_split(ref, "train")
+        load_split(ref, TEXT_CLASSIFICATION, "train")
 
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(b"text,label\n")
     with pytest.raises(BadInput, match="the dataset cannot be read: ArrowInvalid"):
-        load_split(DatasetRef(str(tmp_path), "text", "label"), "train")
+        load_split(DatasetRef(str(tmp_path), COLUMNS), TEXT_CLASSIFICATION, "train")
 
 
 @pytest.mark.parametrize(
@@ -81,60 +83,63 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
 def test_empty_rows_and_rows_without_a_label_are_left_out_and_counted(
     tmp_path: Path, texts: list[object], labels: list[object]
 ) -> None:
-    rows = load_split(write(tmp_path, [*TEXTS, *texts], [*([1] * 100), *labels]), "train")
-    assert rows.texts == TEXTS
+    rows = load_split(write(tmp_path, [*TEXTS, *texts], [*([1] * 100), *labels]), TEXT_CLASSIFICATION, "train")
+    assert rows.inputs == TEXTS
     assert rows.quarantined == 3
 
 
 def test_more_than_a_fifth_of_unusable_rows_is_refused(tmp_path: Path) -> None:
-    assert load_split(write(tmp_path / "a", [*TEXTS[:80], *[""] * 20]), "train").quarantined == 20
-    with pytest.raises(BadInput, match=r"21 of 100 rows .* have no text or no label: check the columns 'text'"):
-        load_split(write(tmp_path / "b", [*TEXTS[:79], *[""] * 21]), "train")
+    assert load_split(write(tmp_path / "a", [*TEXTS[:80], *[""] * 20]), TEXT_CLASSIFICATION, "train").quarantined == 20
+    with pytest.raises(BadInput, match=r"21 of 100 rows .* lack a text .*: check the columns 'text' and"):
+        load_split(write(tmp_path / "b", [*TEXTS[:79], *[""] * 21]), TEXT_CLASSIFICATION, "train")
 
 
 @pytest.mark.parametrize("column", [list(range(100)), [[text] for text in TEXTS], [0.5] * 100])
 def test_a_column_that_is_not_text_is_refused(tmp_path: Path, column: list[object]) -> None:
     with pytest.raises(BadInput, match="100 of 100 rows"):
-        load_split(write(tmp_path, column), "train")
+        load_split(write(tmp_path, column), TEXT_CLASSIFICATION, "train")
 
 
 def test_labels_that_are_not_whole_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="100 of 100 rows"):
-        load_split(write(tmp_path, TEXTS, [0.5] * 100), "train")
+        load_split(write(tmp_path, TEXTS, [0.5] * 100), TEXT_CLASSIFICATION, "train")
 
 
 def test_too_few_usable_rows_are_refused(tmp_path: Path) -> None:
     ref = write(tmp_path, TEXTS)
     with pytest.raises(BadInput, match="gives 100 usable rows; at least 101 are needed"):
-        load_split(ref, "train", fewest=101)
+        load_split(ref, TEXT_CLASSIFICATION, "train", fewest=101)
     with pytest.raises(BadInput, match="gives 9 usable rows; at least 10"):
-        load_split(ref, "train", samples=9, fewest=10)
+        load_split(ref, TEXT_CLASSIFICATION, "train", samples=9, fewest=10)
     with pytest.raises(BadInput, match="gives 0 usable rows"):
-        load_split(write(tmp_path / "empty", []), "train")
+        load_split(write(tmp_path / "empty", []), TEXT_CLASSIFICATION, "train")
 
 
 def test_a_draw_depends_on_its_seed_alone(tmp_path: Path) -> None:
     here, there = write(tmp_path / "here", TEXTS), write(tmp_path / "there", TEXTS)
-    drawn = load_split(here, "train", samples=20, seed=7)
-    assert drawn == load_split(there, "train", samples=20, seed=7)
-    assert drawn.texts != load_split(here, "train", samples=20, seed=8).texts
-    assert len(set(drawn.texts)) == 20
-    assert all(label == int(text.split()[1]) % 2 for text, label in zip(drawn.texts, drawn.labels, strict=True))
+    drawn = load_split(here, TEXT_CLASSIFICATION, "train", samples=20, seed=7)
+    assert drawn == load_split(there, TEXT_CLASSIFICATION, "train", samples=20, seed=7)
+    assert drawn.inputs != load_split(here, TEXT_CLASSIFICATION, "train", samples=20, seed=8).inputs
+    assert len(set(drawn.inputs)) == 20
+    assert all(label == int(text.split()[1]) % 2 for text, label in zip(drawn.inputs, drawn.targets, strict=True))
 
 
 def test_a_smaller_draw_is_the_start_of_a_larger_one(tmp_path: Path) -> None:
     ref = write(tmp_path, TEXTS)
-    assert load_split(ref, "train", samples=50).texts[:20] == load_split(ref, "train", samples=20).texts
-    assert load_split(ref, "train", samples=1000).texts == TEXTS
+    assert (
+        load_split(ref, TEXT_CLASSIFICATION, "train", samples=50).inputs[:20]
+        == load_split(ref, TEXT_CLASSIFICATION, "train", samples=20).inputs
+    )
+    assert load_split(ref, TEXT_CLASSIFICATION, "train", samples=1000).inputs == TEXTS
 
 
 def test_class_names_come_from_the_files_own_schema(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     table = Dataset.from_dict({"text": list(TEXTS), "label": [0, 1] * 50}, features=features)
     table.to_parquet(tmp_path / "train.parquet")
-    rows = load_split(DatasetRef(str(tmp_path), "text", "label"), "train")
-    assert rows.label_names == ("no", "yes")
-    assert rows.labels == (0, 1) * 50
+    rows = load_split(DatasetRef(str(tmp_path), COLUMNS), TEXT_CLASSIFICATION, "train")
+    assert rows.classes == ("no", "yes")
+    assert rows.targets == (0, 1) * 50
 
 
 def test_a_label_beyond_the_named_classes_is_quarantined(tmp_path: Path) -> None:
@@ -144,8 +149,8 @@ def test_a_label_beyond_the_named_classes_is_quarantined(tmp_path: Path) -> None
     table = pyarrow.parquet.read_table(file)  # `datasets` would refuse to write it
     labels = pyarrow.array([2, *[0, 1] * 49, 0], pyarrow.int64())
     pyarrow.parquet.write_table(table.set_column(1, table.schema.field(1), labels), file)
-    rows = load_split(DatasetRef(str(tmp_path), "text", "label"), "train")
-    assert (rows.quarantined, len(rows.labels)) == (1, 99)
+    rows = load_split(DatasetRef(str(tmp_path), COLUMNS), TEXT_CLASSIFICATION, "train")
+    assert (rows.quarantined, len(rows.targets)) == (1, 99)
 
 
 def test_a_file_replaced_in_place_is_read_anew(tmp_path: Path) -> None:
@@ -153,28 +158,28 @@ def test_a_file_replaced_in_place_is_read_anew(tmp_path: Path) -> None:
     for texts in (TEXTS, TEXTS[::-1]):
         ref = write(tmp_path, texts)
         os.utime(tmp_path / "train.parquet", (0, 0))
-        assert load_split(ref, "train").texts == texts
+        assert load_split(ref, TEXT_CLASSIFICATION, "train").inputs == texts
 
 
 def test_the_revision_of_a_split_is_its_bytes_and_not_its_place(tmp_path: Path) -> None:
     one, two = write(tmp_path / "one", TEXTS), write(tmp_path / "two", TEXTS)
     other = write(tmp_path / "three", [*TEXTS[:-1], "another"])
     assert split_revision(one, "train") == split_revision(two, "train") != split_revision(other, "train")
-    assert split_revision(DatasetRef("a/b", "text", "label", revision="c" * 40, is_hub=True), "train") == "c" * 40
+    assert split_revision(DatasetRef("a/b", COLUMNS, revision="c" * 40, is_hub=True), "train") == "c" * 40
 
 
 def test_a_row_on_both_sides_is_refused_with_how_many() -> None:
-    refuse_overlap(["a b", "c"], ["ab", "d"])
+    refuse_overlap(TEXT_CLASSIFICATION, ["a b", "c"], ["ab", "d"])
     with pytest.raises(BadInput, match=r"2 calibration rows also stand in the evaluation split \(as 'a b'\)"):
-        refuse_overlap(["a b", "c", "d"], ["c", "x", "a b"])
+        refuse_overlap(TEXT_CLASSIFICATION, ["a b", "c", "d"], ["c", "x", "a b"])
 
 
 @pytest.mark.parametrize("twin", ["A B", " a   b ", "a\tb\n", "a\u00a0b"])
 def test_a_row_that_differs_only_in_case_or_white_space_is_the_same_row(twin: str) -> None:
     with pytest.raises(BadInput, match="1 calibration rows"):
-        refuse_overlap([twin], ["a b"])
+        refuse_overlap(TEXT_CLASSIFICATION, [twin], ["a b"])
     with pytest.raises(BadInput, match="1 calibration rows"):
-        refuse_overlap(["STRASSE"], ["straße"])
+        refuse_overlap(TEXT_CLASSIFICATION, ["STRASSE"], ["straße"])
 
 
 NONE = Rows((), (), None, 0, "0" * 64)
@@ -191,14 +196,16 @@ def draw(tmp_path: Path) -> Draw:
         into = made[-1] / "drawn"
         ref = write(made[-1] / "rows", texts)
         into.mkdir()
-        return draw_calibration_set(ref, "train", samples=samples, seed=seed, evaluation=evaluation, into=into)
+        return draw_calibration_set(
+            ref, TEXT_CLASSIFICATION, "train", samples=samples, seed=seed, evaluation=evaluation, into=into
+        )
 
     return make
 
 
 def test_a_calibration_set_holds_the_rows_it_drew(draw: Draw) -> None:
     drawn = draw(samples=32, seed=3)
-    texts = read_calibration_texts(drawn)
+    texts = read_calibration_inputs(drawn)
     assert len(texts) == drawn.samples == 32
     assert set(texts) < set(TEXTS)
     assert [file.path for file in drawn.files] == ["rows.parquet"]
@@ -215,7 +222,7 @@ def test_a_calibration_sets_digest_changes_with_one_row_and_not_with_its_place(d
 
 def test_a_calibration_set_may_not_hold_evaluation_rows(draw: Draw) -> None:
     with pytest.raises(BadInput, match="may not be judged on what it was calibrated with"):
-        draw(samples=100, evaluation=replace(NONE, texts=("ROW  7",)))
+        draw(samples=100, evaluation=replace(NONE, inputs=("ROW  7",)))
 
 
 def test_a_calibration_set_of_too_few_rows_is_refused(draw: Draw) -> None:

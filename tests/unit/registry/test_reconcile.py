@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.doctor import examine, mend
+from flows.doctor import examine, repair_registry
 from registry.bundle.manifest import MANIFEST_FILE, write_manifest
 from registry.bundle.signing import Trust, local_signer, local_trust, sign_bundle
 from registry.errors import BadInput, EngineryError
@@ -242,12 +242,12 @@ def test_doctor_counts_what_a_crash_left_and_mends_it(
     mlflow_store.publish(*sealed(manifest_factory, key_home))
     reopen(mlflow_store)
     before = {found.what: found for found in examine(key_home, lambda: mlflow_store, much_later)}["publishing"]
-    assert (before.ok, before.found) == (False, "0 at work, 1 left by a crash")
+    assert (before.ok, before.found) == (False, "0 in progress, 1 interrupted by a crash")
     assert "enginery doctor --repair" in before.advice
-    (mended,) = mend(mlflow_store, key_home, much_later)
+    (mended,) = repair_registry(mlflow_store, key_home, much_later)
     assert (mended.what, mended.ok) == ("repair of sst2 version 1", True)
     after = {found.what: found for found in examine(key_home, lambda: mlflow_store, much_later)}["publishing"]
-    assert (after.ok, after.found, after.advice) == (True, "0 at work, 0 left by a crash", "")
+    assert (after.ok, after.found, after.advice) == (True, "0 in progress, 0 interrupted by a crash", "")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """The command line's promises: exit codes, one sentence instead of a traceback, and JSON that programs can read."""
 
+import importlib.metadata
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from flows.cli import _guarded, app
+from flows.cli import app, run_command
+from flows.doctor import Finding, UnfinishedFinding
 from registry.errors import BadInput
 from registry.records import Verdict
 from registry.store import Store
@@ -34,7 +38,7 @@ VERSION_FIELDS = {
 
 @dataclass(frozen=True)
 class Ran:
-    """What a person sees of a command."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -53,7 +57,7 @@ Enginery = Callable[..., Ran]
 def enginery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], publisher: Publisher
 ) -> Enginery:
-    """`enginery(*arguments)` as main() runs it, in a home of the test's own."""
+    """Run `enginery(*arguments)` as main() does, in a home of the test's own."""
     monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ENGINERY_DEBUG", "")  # set and not deleted, so that what --debug sets is undone
     for name in ("HOME", "LOGGING_LEVEL", "SERVER_ANALYTICS_ENABLED", "SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"):
@@ -63,7 +67,7 @@ def enginery(
 
     def run(*arguments: object) -> Ran:
         capsys.readouterr()
-        code = _guarded(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
+        code = run_command(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
         return Ran(code, *capsys.readouterr())
 
     return run
@@ -122,12 +126,15 @@ def test_a_recipe_that_is_not_there_is_one_sentence(enginery: Enginery, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("release",), ("name a recipe", "--resume")),
-        (("release", "recipe.yaml", "--resume", "0123456789ab"), ("one of the two",)),
-        (("release", "recipe.yaml", "--on-workers"), ("set PREFECT_API_URL",)),
-        (("release", "--resume", "0123456789ab"), ("set PREFECT_API_URL",)),
+        (("release",), ("pass either a recipe", "--resume")),
+        (("release", "recipe.yaml", "--resume", "0123456789ab"), ("pass either a recipe",)),
+        (
+            ("release", "recipe.yaml", "--on-workers"),
+            ("`enginery release --on-workers` needs a Prefect server: set PREFECT_API_URL",),
+        ),
+        (("release", "--resume", "0123456789ab"), ("`enginery release --resume` needs", "set PREFECT_API_URL")),
         (("worker", "--target", "nobody", "--fleet", FLEET), ("no target 'nobody'",)),
-        (("worker", "--target", "cpu", "--fleet", FLEET), ("set PREFECT_API_URL",)),
+        (("worker", "--target", "cpu", "--fleet", FLEET), ("`enginery worker` needs", "set PREFECT_API_URL")),
     ],
 )
 def test_what_needs_a_fleet_is_said_in_one_sentence(
@@ -194,10 +201,30 @@ def test_an_interrupt_is_exit_130_and_one_sentence(capsys: pytest.CaptureFixture
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    assert _guarded(interrupted) == 130
+    assert run_command(interrupted) == 130
     assert capsys.readouterr().err.splitlines() == [
-        "stopped; what was finished is kept: run the same command again to go on"
+        "stopped; finished work is kept: run the same command again to resume"
     ]
+
+
+def test_the_command_line_imports_no_heavy_package() -> None:
+    """The base install lacks most of them, and each costs every command its seconds."""
+    heavy = {"prefect", "mlflow", "torch", "transformers", "onnx", "onnxruntime", "pandas", "sqlalchemy"}
+    code = f"import sys, flows.cli; print(*(sys.modules.keys() & {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_help_lists_what_one_person_needs_before_what_a_team_needs(enginery: Enginery) -> None:
+    ran = enginery("--help")
+    assert ran.code == 0
+    listed = [words[1] for words in (line.split() for line in ran.out.splitlines()) if words and words[0] == "│"]
+    commands = ["release", "list", "promote", "fetch", "doctor", "worker", "refresh", "up", "triton"]
+    assert [name for name in listed if name in commands] == commands
+
+
+def test_version_is_the_installed_one(enginery: Enginery) -> None:
+    ran = enginery("--version")
+    assert (ran.code, ran.out) == (0, f"enginery {importlib.metadata.version('enginery')}\n")
 
 
 def test_list_json_has_the_promised_fields(published: Store, enginery: Enginery) -> None:
@@ -330,7 +357,7 @@ def test_a_fleet_that_is_not_there_is_one_sentence(enginery: Enginery, tmp_path:
     assert_one_sentence(enginery("targets", "--fleet", tmp_path / "none.yaml"), "none.yaml")
 
 
-def test_doctor_json_says_what_to_mend(empty: Store, enginery: Enginery) -> None:
+def test_doctor_json_says_what_to_fix(empty: Store, enginery: Enginery) -> None:
     ran = enginery("doctor", "--json")
     findings = {found["what"]: found for found in json.loads(ran.out)}
     assert {"python", "GPU", "ENGINERY_HOME", "registry", "extra pipeline"} <= findings.keys()
@@ -340,3 +367,16 @@ def test_doctor_json_says_what_to_mend(empty: Store, enginery: Enginery) -> None
         assert found["ok"] or found["advice"]
     broken = any(found["needed"] and not found["ok"] for found in findings.values())
     assert ran.code == int(broken)
+
+
+@pytest.mark.parametrize(
+    ("finding", "mark"),
+    [
+        (Finding("python", "3.11", True, needed=True), "ok"),
+        (Finding("python", "3.9", False, needed=True), "fix"),
+        (Finding("GPU", "none found", False), "missing (optional)"),
+        (UnfinishedFinding("publishing", "0 in progress, 1 interrupted by a crash", False), "fix"),
+    ],
+)
+def test_doctor_marks_what_to_fix_and_what_is_optional(finding: Finding, mark: str) -> None:
+    assert finding.mark == mark

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli import _guarded, app
+from flows.cli import app, run_command
 from flows.inputs.fleet import load_fleet
 from registry.errors import BadInput
 from registry.promotion.rules import TargetRules
@@ -40,7 +40,9 @@ def run(tmp_path: Path, fleet: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     def command(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
         names_fleet = ("--fleet", fleet) if arguments[0] in ("promote", "rollback") else ()
-        code = _guarded(lambda: app([str(argument) for argument in (*arguments, *names_fleet)], standalone_mode=False))
+        code = run_command(
+            lambda: app([str(argument) for argument in (*arguments, *names_fleet)], standalone_mode=False)
+        )
         return code, *capsys.readouterr()
 
     return command

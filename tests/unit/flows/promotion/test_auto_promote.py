@@ -14,10 +14,10 @@ import pytest
 
 from calibration_data.reader import load_split
 from flows.inputs.recipe import Recipe
-from flows.promotion.auto_promote import Promotion, promote_proven
-from flows.release.identity import dataset_ref
+from flows.promotion.auto_promote import WHO, Promotion, promote_proven
 from registry.digest import file_sha256
 from registry.promotion.promote import nominate
+from registry.promotion.rules import Decision
 from registry.records import Machine, Measurement, Verdict
 from tests.support.deciding import promote, rollback
 from tests.support.memory_store import MemoryStore
@@ -44,7 +44,7 @@ def recipe(tmp_path: Path) -> Recipe:
                 "precisions": ["fp32"],
                 "targets": ["l4"],
                 "profiles": [{"batch": span, "sequence": span}],
-                "gates": {"accuracy_loss_max": 0.02},
+                "gates": {"loss_max": 0.02},
                 "auto_promote": True,
             }
         )
@@ -60,7 +60,7 @@ def fleet(folder: Path, **more: object) -> Path:
 @pytest.fixture
 def publish(memory_store: MemoryStore, manifest_factory: Any, recipe: Recipe, tmp_path: Path) -> Publish:
     """`publish(wrong, p50=…)` publishes an engine for l4 that answers the first `wrong` rows wrongly; its version."""
-    digest = load_split(dataset_ref(recipe), "evaluation").digest
+    digest = load_split(recipe.dataset, recipe.model_task, "evaluation").digest
 
     def make(wrong: int, *, p50: float = 2.0, keep: bool = True, **fields: Any) -> int:
         number = len(memory_store.versions("sst2")) + 1
@@ -69,10 +69,10 @@ def publish(memory_store: MemoryStore, manifest_factory: Any, recipe: Recipe, tm
         answers[:wrong] = 1 - answers[:wrong]
         folder = tmp_path / "stages" / "evaluate" / f"{number}"
         folder.mkdir(parents=True)
-        np.save(folder / "predictions.npy", answers)
-        raw = file_sha256(folder / "predictions.npy")
+        np.save(folder / "answers.npy", answers)
+        raw = file_sha256(folder / "answers.npy")
         if not keep:
-            (folder / "predictions.npy").unlink()
+            (folder / "answers.npy").unlink()
         share = 1 - wrong / ROWS
         own = "engine", manifest.build.digest, L4
         figures = (
@@ -90,8 +90,8 @@ def publish(memory_store: MemoryStore, manifest_factory: Any, recipe: Recipe, tm
 def run(
     store: MemoryStore, recipe: Recipe, tmp_path: Path, *, before: dict[str, int] | None = None, **target: object
 ) -> Promotion:
-    decided = ("refreshed", AT, "run-9")
-    (found,) = promote_proven(store, recipe, fleet(tmp_path, **target), before or {}, decided, tmp_path / "stages")
+    decision = Decision(WHO, "refreshed", AT, flow_run="run-9")
+    (found,) = promote_proven(store, recipe, fleet(tmp_path, **target), before or {}, decision, tmp_path / "stages")
     assert found.promoted == (store.aliases("sst2").get("production-l4") == found.version)
     return found
 
@@ -140,7 +140,7 @@ def test_answers_of_other_bytes_than_the_manifest_says_are_not_used(
 ) -> None:
     promote(memory_store, "l4", publish(20))
     nominate(memory_store, "sst2", "l4", publish(30))
-    np.save(tmp_path / "stages" / "evaluate" / "2" / "predictions.npy", np.arange(ROWS) % 2)
+    np.save(tmp_path / "stages" / "evaluate" / "2" / "answers.npy", np.arange(ROWS) % 2)
     assert "paired" not in run(memory_store, recipe, tmp_path).reason
 
 
@@ -204,5 +204,6 @@ def test_a_candidate_that_is_not_new_is_not_looked_at(
     promote(memory_store, "l4", first if before == "candidate-l4" else second)
     nominate(memory_store, "sst2", "l4", second)
     aliases = {"candidate-l4": second} if before == "candidate-l4" else {}
-    found = promote_proven(memory_store, recipe, fleet(tmp_path), aliases, ("refreshed", AT, None), tmp_path / "stages")
+    decision = Decision(WHO, "refreshed", AT)
+    found = promote_proven(memory_store, recipe, fleet(tmp_path), aliases, decision, tmp_path / "stages")
     assert found == ()

@@ -61,7 +61,7 @@ def test_machine_paths_are_in_no_json(manifest: EngineManifest) -> None:
         (lambda d: d.update(sequence=0), "sequence"),
         (lambda d: d.pop("gates"), "gates"),
         (lambda d: d.update(verdict="fine"), "verdict"),
-        (lambda d: d.update(format_version=2), "format_version 2"),
+        (lambda d: d.update(format_version=3), "format_version 3"),
         (lambda d: d.update(format_version=True), "format_version True"),
         (lambda d: d.pop("format_version"), "format_version None"),
         (lambda d: d["build"].update(digest="g" * 64), "build.digest"),
@@ -121,7 +121,7 @@ def test_figure_that_is_not_a_number_is_refused(figure: str, manifest: EngineMan
 
 def test_format_of_another_version_is_not_written(manifest: EngineManifest) -> None:
     with pytest.raises(BadInput, match="format_version"):
-        write_manifest(replace(manifest, format_version=2))
+        write_manifest(replace(manifest, format_version=3))
 
 
 def test_manifest_without_calibration_is_fine(manifest: EngineManifest) -> None:

@@ -13,7 +13,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from registry.bundle.manifest import read_manifest, write_manifest
 from registry.digest import record_file
 from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible, TornBundle
-from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
+from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile, SourceFiles
 from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, PlacedModel, place_triton, prune, restore
 from registry.triton.warmup import ROWS_FILE
@@ -27,7 +27,7 @@ ROW = WarmupRow("good music", (("input_ids", (2, 5, 12, 3)), ("attention_mask", 
 
 
 def profile(batch: tuple[int, int, int], sequence: tuple[int, int, int]) -> ShapeProfile:
-    return ShapeProfile(AxisRange(*batch), AxisRange(*sequence))
+    return ShapeProfile.of(batch=AxisRange(*batch), sequence=AxisRange(*sequence))
 
 
 def config_of(placed: PlacedModel) -> Any:
@@ -110,7 +110,7 @@ def test_warmup_is_the_tokens_of_rows_that_fit_a_profile(tmp_path: Path) -> None
 
 
 def test_a_row_without_an_inputs_tokens_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no tokens for input input_ids"):
+    with pytest.raises(BadInput, match="no values for input input_ids"):
         place_plan(tmp_path, PROFILE, rows=(WarmupRow("only text"),))
 
 
@@ -124,8 +124,9 @@ def with_rows(bundle: Path, raw: bytes) -> Path:
 
 def test_a_bundle_brings_its_own_rows(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
-    build = read_manifest((bundle / "manifest.json").read_bytes()).build
-    add_warmup(build, bundle, ["good music", "the bad film", "fine", "poor"], tmp_path)
+    manifest = read_manifest((bundle / "manifest.json").read_bytes())
+    source = SourceFiles(manifest.source, "d" * 64, (), bundle)
+    add_warmup(manifest.build, source, ["good music", "the bad film", "fine", "poor"], tmp_path)
     with_rows(bundle, (tmp_path / ROWS_FILE).read_bytes())
     placed = place_triton([bundle], tmp_path / "repository", version=1)
     assert len(config_of(placed).model_warmup) == 4
@@ -195,7 +196,7 @@ def test_a_container_with_another_tensorrt_is_refused_with_the_right_one(tmp_pat
 
 def test_a_label_with_a_line_break_is_refused(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", labels=("no\nyes", "positive"))
-    with pytest.raises(BadInput, match="no printable line"):
+    with pytest.raises(BadInput, match="not a printable line"):
         place_triton([bundle], tmp_path / "repository", version=1)
 
 

@@ -1,4 +1,4 @@
-"""What one build timed the next one does not time again; and what is not to be trusted is thrown away.
+"""The next build does not repeat the timing of earlier ones, and a cache that cannot be trusted is discarded.
 
 TensorRT's builder does not run here. The fake below has the methods of its builder, config and cache, whose names
 test_trt_bindings.py looks up in TensorRT 11.4, and its rules as its documentation has them: a miss is timed and kept,
@@ -17,7 +17,7 @@ import pytest
 
 from flows.inputs.recipe import Recipe
 from flows.release.context import ReleaseContext
-from flows.release.engines import _timing
+from flows.release.engines import open_timing
 from registry.errors import BuildError, EngineryError
 from registry.mlflow.runs.timing_caches import EXPERIMENT, FILE, TimingCaches
 from registry.mlflow.store import MlflowStore
@@ -70,7 +70,7 @@ class Config:
 
 @dataclass
 class Gpu:
-    """Builds networks (lists of layers) as TensorRT does; each timing comes out another way, as on a busy GPU."""
+    """Builds networks (lists of layers) as TensorRT does; timings differ on every build, as on a busy GPU."""
 
     device: str = "NVIDIA L4, 11.4.0"
     timed: list[str] = field(default_factory=list)
@@ -101,16 +101,16 @@ Build = Callable[..., bytes | None]
 
 
 @pytest.fixture
-def said() -> list[str]:
+def notices() -> list[str]:
     return []
 
 
 @pytest.fixture
-def build(caches: TimingCaches, tmp_path: Path, said: list[str]) -> Build:
+def build(caches: TimingCaches, tmp_path: Path, notices: list[str]) -> Build:
     """`build(gpu, *layers)` is one build that shares what it timed; with `strict` it may only replay."""
 
     def make(gpu: Gpu, *layers: str, strict: bool = False, key: str = KEY) -> bytes | None:
-        with shared_timing(caches, key, REPLAY if strict else None, tmp_path, said.append) as timing:
+        with shared_timing(caches, key, REPLAY if strict else None, tmp_path, notices.append) as timing:
             return gpu.build(timing, *layers)
 
     return make
@@ -120,7 +120,7 @@ def files(store: MlflowStore) -> list[Path]:
     return sorted((store._artifact_root or Path()).glob(f"{EXPERIMENT}/*/artifacts/{FILE}"))
 
 
-def test_what_was_timed_is_not_timed_again(build: Build, said: list[str]) -> None:
+def test_timed_layers_are_not_timed_again(build: Build, notices: list[str]) -> None:
     first = Gpu()
     plan = build(first, "matmul", "softmax")
     assert first.timed == ["matmul", "softmax"]
@@ -128,7 +128,7 @@ def test_what_was_timed_is_not_timed_again(build: Build, said: list[str]) -> Non
     assert build(second, "matmul", "softmax") == plan
     assert build(second, "matmul", "gelu") != plan
     assert second.timed == ["gelu"]
-    assert said == []
+    assert notices == []
 
 
 def test_builds_side_by_side_lose_nothing(caches: TimingCaches, build: Build, tmp_path: Path) -> None:
@@ -145,14 +145,14 @@ def test_builds_side_by_side_lose_nothing(caches: TimingCaches, build: Build, tm
     assert len(caches.read(KEY, print)) == 1
 
 
-def test_a_build_that_times_nothing_new_leaves_what_is_there(caches: TimingCaches, build: Build) -> None:
+def test_a_build_that_times_nothing_new_stores_nothing(caches: TimingCaches, build: Build) -> None:
     build(Gpu(), "matmul")
     before = caches.read(KEY, print)
     build(Gpu(), "matmul")
     assert caches.read(KEY, print) == before
 
 
-def test_a_build_that_fails_keeps_nothing(caches: TimingCaches, tmp_path: Path) -> None:
+def test_a_failed_build_stores_nothing(caches: TimingCaches, tmp_path: Path) -> None:
     def build() -> None:
         with shared_timing(caches, KEY, None, tmp_path, print) as timing:
             Gpu().build(timing, "matmul")
@@ -175,30 +175,30 @@ def test_keys_hold_the_gpu_the_version_and_the_options() -> None:
     assert len(keys) == 5
 
 
-def test_a_cache_of_another_gpu_or_version_under_our_key_is_thrown_away(
-    caches: TimingCaches, build: Build, said: list[str]
+def test_a_cache_of_another_gpu_or_version_under_our_key_is_discarded(
+    caches: TimingCaches, build: Build, notices: list[str]
 ) -> None:
     caches.write(KEY, Cache("Tesla T4, 10.9.0", {"matmul": "foreign"}).serialize())
     gpu = Gpu()
     plan = build(gpu, "matmul")
     assert gpu.timed == ["matmul"]
     assert b"foreign" not in (plan or b"")
-    (line,) = said
-    assert "thrown away" in line
+    (line,) = notices
+    assert "was discarded" in line
     assert [json.loads(cache.content)[0] for cache in caches.read(KEY, print)] == ["NVIDIA L4, 11.4.0"]
 
 
-def test_bytes_that_tensorrt_cannot_read_are_thrown_away(caches: TimingCaches, build: Build, said: list[str]) -> None:
+def test_bytes_that_tensorrt_cannot_read_are_discarded(caches: TimingCaches, build: Build, notices: list[str]) -> None:
     caches.write(KEY, b"no cache at all, and longer than an empty one")
     assert build(Gpu(), "matmul")
-    assert ["thrown away" in line for line in said] == [True]
+    assert ["discarded" in line for line in notices] == [True]
     assert build(Gpu(), "matmul")
-    assert len(said) == 1
+    assert len(notices) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"another", None])
 def test_a_cache_whose_bytes_changed_in_the_store_never_reaches_tensorrt(
-    mlflow_store: MlflowStore, build: Build, said: list[str], damage: bytes | None
+    mlflow_store: MlflowStore, build: Build, notices: list[str], damage: bytes | None
 ) -> None:
     build(Gpu(), "matmul")
     (file,) = files(mlflow_store)
@@ -206,46 +206,48 @@ def test_a_cache_whose_bytes_changed_in_the_store_never_reaches_tensorrt(
     gpu = Gpu()
     assert build(gpu, "matmul")
     assert gpu.timed == ["matmul"]
-    (line,) = said
+    (line,) = notices
     assert "is not what was written there; it is thrown away" in line
 
 
-def test_a_file_that_is_gone_costs_time_and_no_build(mlflow_store: MlflowStore, build: Build, said: list[str]) -> None:
+def test_a_file_that_is_gone_costs_time_and_no_build(
+    mlflow_store: MlflowStore, build: Build, notices: list[str]
+) -> None:
     build(Gpu(), "matmul")
     (file,) = files(mlflow_store)
     file.unlink()
     assert build(Gpu(), "matmul")
-    assert ["left unread" in line for line in said] == [True]
+    assert ["left unread" in line for line in notices] == [True]
 
 
 def test_a_registry_that_fails_costs_time_and_no_build(
-    mlflow_store: MlflowStore, build: Build, said: list[str]
+    mlflow_store: MlflowStore, build: Build, notices: list[str]
 ) -> None:
     client = mlflow_store.client
     client.delete_experiment(client.create_experiment(EXPERIMENT))
     assert build(Gpu(), "matmul")
-    assert ["built without" in said[0], "is not kept" in said[1], len(said)] == [True, True, 2]
+    assert ["built without" in notices[0], "was not stored" in notices[1], len(notices)] == [True, True, 2]
 
 
 def test_a_cache_larger_than_any_can_be_is_not_kept(
-    caches: TimingCaches, build: Build, said: list[str], monkeypatch: pytest.MonkeyPatch
+    caches: TimingCaches, build: Build, notices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("registry.mlflow.runs.timing_caches.LARGEST_BYTES", 20)
     assert build(Gpu(), "matmul")
     assert caches.read(KEY, print) == ()
-    assert ["at most 20 are" in line for line in said] == [True]
+    assert ["at most 20 are" in line for line in notices] == [True]
 
 
 def test_a_larger_file_than_was_written_is_not_read_to_its_end(
-    mlflow_store: MlflowStore, caches: TimingCaches, said: list[str], monkeypatch: pytest.MonkeyPatch
+    mlflow_store: MlflowStore, caches: TimingCaches, notices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caches.write(KEY, b"small")
     monkeypatch.setattr("registry.mlflow.runs.timing_caches.LARGEST_BYTES", 1000)
     (file,) = files(mlflow_store)
     with file.open("wb") as huge:
         huge.truncate(2**40)  # a sparse terabyte: reading it all would not end
-    assert caches.read(KEY, said.append) == ()
-    assert len(said) == 1
+    assert caches.read(KEY, notices.append) == ()
+    assert len(notices) == 1
 
 
 def test_a_cache_that_is_still_being_written_is_not_found(mlflow_store: MlflowStore, caches: TimingCaches) -> None:
@@ -260,14 +262,14 @@ def test_a_key_that_is_no_digest_is_refused(caches: TimingCaches) -> None:
         caches.read("' or tags.x != '", print)
 
 
-def test_strict_builds_are_the_same_engine_each_time(build: Build, said: list[str]) -> None:
+def test_strict_builds_are_the_same_engine_each_time(build: Build, notices: list[str]) -> None:
     first = build(Gpu(), "matmul", "softmax", strict=True)
-    # Others time other layers, and these ones anew, under the same key meanwhile.
+    # Meanwhile other builds time other layers under the same key.
     build(Gpu(), "gelu")
     again = Gpu()
     assert build(again, "matmul", "softmax", strict=True) == first
     assert again.timed == []
-    assert said == []
+    assert notices == []
 
 
 def test_a_strict_engine_is_never_the_one_that_was_built_while_timing(build: Build) -> None:
@@ -282,12 +284,12 @@ def test_a_strict_build_that_would_have_to_time_again_is_refused(build: Build) -
     assert build(Gpu(), "matmul", "softmax", strict=True) is None
 
 
-def test_a_replay_that_tensorrt_cannot_read_is_thrown_away_and_timed_again(
-    caches: TimingCaches, build: Build, said: list[str]
+def test_a_replay_that_tensorrt_cannot_read_is_discarded_and_timed_again(
+    caches: TimingCaches, build: Build, notices: list[str]
 ) -> None:
     caches.write(REPLAY, b"rubbish that is longer than an empty cache is")
     assert build(Gpu(), "matmul", strict=True)
-    assert ["thrown away" in line for line in said] == [True]
+    assert ["discarded" in line for line in notices] == [True]
     assert len(caches.read(REPLAY, print)) == 1
 
 
@@ -308,9 +310,9 @@ def test_only_tensorrt_gets_a_folder_and_its_key_has_the_version_that_is_install
     context = ReleaseContext(None, recipe, lambda *_: None, mlflow_store, None, None)  # type: ignore[arg-type]  # not looked at
     replay = REPLAY if strict else None
     for backend in (Backend.ONNXRUNTIME, Backend.TENSORRT_RTX):
-        with _timing(context, GpuTarget("there", backend, "8.9"), replay, tmp_path / "into") as nothing:
+        with open_timing(context, GpuTarget("there", backend, "8.9"), replay, tmp_path / "into") as nothing:
             assert nothing is None
-    with _timing(context, GpuTarget("l4", Backend.TENSORRT, "8.9"), replay, tmp_path / "into") as timing:
+    with open_timing(context, GpuTarget("l4", Backend.TENSORRT, "8.9"), replay, tmp_path / "into") as timing:
         assert timing is not None
         assert timing.strict is strict
         Gpu().build(timing, "matmul")
@@ -322,11 +324,11 @@ def test_the_vendors_own_cache_gives_an_empty_one_for_bytes_that_it_cannot_read(
     """TensorRT for RTX shares the code, and runs here; that its cache does nothing is why it is not used."""
     trt = pytest.importorskip("tensorrt_rtx")
     from tasks.backends.trt.callbacks import process_logger
-    from tasks.backends.trt.timing import _load, _size
+    from tasks.backends.trt.timing import load_cache, serialized_size
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         config = trt.Builder(process_logger(trt)).create_builder_config()
-        assert _size(config.create_timing_cache(b"")) > 0
-        assert _load(config, b"rubbish") is None
-        assert _load(config, b"") is None
+        assert serialized_size(config.create_timing_cache(b"")) > 0
+        assert load_cache(config, b"rubbish") is None
+        assert load_cache(config, b"") is None

@@ -1,4 +1,4 @@
-"""What our code asks of `tensorrt` exists in TensorRT 11.4, whose libraries do not install here.
+"""Every name that our code uses of `tensorrt` exists in TensorRT 11.4, whose libraries do not install here.
 
 Its Python bindings do: they need a handful of C symbols, which empty stub libraries give them. So they
 import, and their classes can be looked at. Nothing of TensorRT runs.
@@ -116,7 +116,7 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def missing(module: str, names: set[str], libraries: Path | None = None) -> list[str]:
     environment = {**os.environ, **({"LD_LIBRARY_PATH": str(libraries)} if libraries else {})}
-    found = subprocess.run(
+    lookup = subprocess.run(
         [sys.executable, "-c", LOOK, module],
         input=json.dumps(sorted(names)),
         env=environment,
@@ -124,9 +124,9 @@ def missing(module: str, names: set[str], libraries: Path | None = None) -> list
         text=True,
         check=False,
     )
-    assert found.returncode == 0, found.stderr
-    names_missing: list[str] = json.loads(found.stdout)
-    return names_missing
+    assert lookup.returncode == 0, lookup.stderr
+    missing_names: list[str] = json.loads(lookup.stdout)
+    return missing_names
 
 
 def test_names_are_found_in_the_sources() -> None:

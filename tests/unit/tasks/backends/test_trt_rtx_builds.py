@@ -4,6 +4,7 @@ import multiprocessing
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -12,14 +13,16 @@ from onnx import TensorProto, helper
 from registry.digest import file_sha256
 from registry.errors import BadInput, BuildError, DigestMismatch, Incompatible
 from registry.records import AxisRange, Backend, EngineBuild, GpuTarget, OnnxArtifact, Precision, ShapeProfile
-from tasks.backends import BACKENDS, open_engine
-from tasks.backends.build import build_engine, build_key
+from tasks.backends import BACKENDS, BuildInputs, open_engine
+from tasks.backends.build import Options, build_engine, build_key
+from tasks.backends.contract import TimingFolder
 from tasks.backends.trt.builder import profile_shapes
+from tasks.execution.progress import OnProgress
 from tests.support.onnx_graphs import describe, save_graph
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install -e .[trt-rtx]")
 
-PROFILE = ShapeProfile(AxisRange(1, 2, 4), AxisRange(8, 16, 32))
+PROFILE = ShapeProfile.of(batch=AxisRange(1, 2, 4), sequence=AxisRange(8, 16, 32))
 
 
 def rtx(capability: str) -> GpuTarget:
@@ -33,9 +36,15 @@ def proceed(phase: str, fraction: float) -> bool:
     return True
 
 
-def build(onnx_artifact: OnnxArtifact, into: Path, **changes: object) -> EngineBuild:
-    arguments = {"target": rtx("8.9"), "profiles": (PROFILE,), "on_progress": proceed, **changes}
-    return build_engine(onnx_artifact, workspace_bytes=2**28, into=into, **arguments)  # type: ignore[arg-type]
+def build(
+    graph: OnnxArtifact,
+    into: Path,
+    *,
+    target: GpuTarget = SOME_GPU,
+    profiles: tuple[ShapeProfile, ...] = (PROFILE,),
+    on_progress: OnProgress = proceed,
+) -> EngineBuild:
+    return build_engine(BuildInputs(graph, target, profiles, 2**28), into=into, on_progress=on_progress)
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
@@ -64,7 +73,14 @@ def test_engine_is_built_for_its_target(precision: Precision, capability: str, t
 
 def test_two_profiles_and_external_data_build(tmp_path: Path) -> None:
     graph = save_graph(tmp_path / "onnx", Precision.FP32, external="weights.bin")
-    assert build(graph, tmp_path, profiles=(PROFILE, replace(PROFILE, batch=AxisRange(4, 8, 16)))).size_bytes > 1000
+    assert (
+        build(
+            graph,
+            tmp_path,
+            profiles=(PROFILE, ShapeProfile.of(batch=AxisRange(4, 8, 16), sequence=AxisRange(8, 16, 32))),
+        ).size_bytes
+        > 1000
+    )
 
 
 def test_dynamic_input_without_a_profile_is_refused(tmp_path: Path) -> None:
@@ -93,15 +109,28 @@ def test_ctrl_c_ends_the_build_and_leaves_nothing(tmp_path: Path) -> None:
 def test_profile_out_of_order_is_refused(span: AxisRange, tmp_path: Path) -> None:
     graph = save_graph(tmp_path / "onnx", Precision.FP32)
     with pytest.raises(BadInput, match="1 <= min <= opt <= max"):
-        build(graph, tmp_path, profiles=(replace(PROFILE, sequence=span),))
+        build(graph, tmp_path, profiles=(ShapeProfile.of(batch=AxisRange(1, 2, 4), sequence=span),))
 
 
-def test_profile_fills_the_first_two_dynamic_axes_and_keeps_the_rest() -> None:
-    assert profile_shapes("x", (-1, 3, -1), PROFILE) == ((1, 3, 8), (2, 3, 16), (4, 3, 32))
-    assert profile_shapes("x", (-1, 3), PROFILE) == ((1, 3), (2, 3), (4, 3))
+def test_profile_fills_axes_by_their_names_and_keeps_the_rest() -> None:
+    assert profile_shapes("x", ("batch", 3, "sequence"), PROFILE) == ((1, 3, 8), (2, 3, 16), (4, 3, 32))
+    assert profile_shapes("x", ("sequence_length", "batch_size"), PROFILE) == ((8, 1), (16, 2), (32, 4))
+    assert profile_shapes("x", ("batch", 3), PROFILE) == ((1, 3), (2, 3), (4, 3))
     assert profile_shapes("x", (5,), PROFILE) == ((5,), (5,), (5,))
-    with pytest.raises(BuildError, match="x has 3 dynamic axes"):
-        profile_shapes("x", (-1, -1, -1), PROFILE)
+
+
+def test_profile_has_as_many_axes_as_the_graph() -> None:
+    profile = ShapeProfile.of(batch=AxisRange(1, 2, 4), height=AxisRange(32, 64, 96), width=AxisRange(8, 16, 24))
+    assert profile_shapes("x", ("batch", 3, "height", "width"), profile) == (
+        (1, 3, 32, 8),
+        (2, 3, 64, 16),
+        (4, 3, 96, 24),
+    )
+
+
+def test_axis_that_the_profile_lacks_is_named() -> None:
+    with pytest.raises(BuildError, match="input x has the dynamic axis height, and the profile has batch, sequence"):
+        profile_shapes("x", ("batch", "height"), PROFILE)
 
 
 def test_node_that_the_parser_refuses_is_named(tmp_path: Path) -> None:
@@ -120,7 +149,7 @@ def test_dynamically_quantized_node_is_named_by_the_parser(tmp_path: Path, monke
     graph = save_graph(tmp_path, Precision.INT8_DYNAMIC)
     with pytest.raises(BuildError, match=r"'quantize_x' \(DynamicQuantizeLinear\).*'matmul' \(MatMulInteger\)"):
         BACKENDS[Backend.TENSORRT_RTX].build(
-            graph, rtx("8.9"), (PROFILE,), workspace_bytes=2**28, into=tmp_path, on_progress=proceed
+            BuildInputs(graph, SOME_GPU, (PROFILE,), 2**28), into=tmp_path, on_progress=proceed
         )
 
 
@@ -134,20 +163,23 @@ def test_changed_graph_is_refused_before_the_build(tmp_path: Path) -> None:
 def test_build_key_follows_what_decides_the_engine_and_not_its_place(tmp_path: Path) -> None:
     graph = save_graph(tmp_path, Precision.FP32)
 
-    def key(graph: OnnxArtifact = graph, target: GpuTarget = SOME_GPU, **changes: object) -> str:
-        arguments = {"workspace_bytes": 1, "backend_version": "1", **changes}
-        return build_key(graph, target, (PROFILE,), **arguments)  # type: ignore[arg-type]
+    inputs = BuildInputs(graph, SOME_GPU, (PROFILE,), 1)
+
+    def key(version: str = "1", options: Options = (), **changes: Any) -> str:
+        return build_key(replace(inputs, **changes), backend_version=version, options=options)
 
     same = [
         key(),
-        key(replace(graph, directory=Path("/elsewhere"))),
-        key(target=replace(rtx("8.9"), name="other")),
+        key(onnx=replace(graph, directory=Path("/elsewhere"))),
+        key(target=replace(SOME_GPU, name="other")),
+        key(timing=TimingFolder(tmp_path)),
     ]
     other = [
-        key(replace(graph, digest="0" * 64)),
+        key(onnx=replace(graph, digest="0" * 64)),
         key(target=rtx("8.6")),
+        key(profiles=()),
         key(workspace_bytes=2),
-        key(backend_version="2"),
+        key(version="2"),
         key(options=(("level", "5"),)),
     ]
     assert len(set(same)) == 1

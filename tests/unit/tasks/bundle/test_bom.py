@@ -1,4 +1,4 @@
-"""The ML-BOM is valid CycloneDX, says what the manifest says, and is the same for the same manifest."""
+"""The ML-BOM is valid CycloneDX, agrees with the manifest, and is the same for the same manifest."""
 
 import json
 from dataclasses import replace
@@ -16,13 +16,13 @@ from tasks.bundle.bom import BOM_FILE, write_bom
 def bom_of(manifest: EngineManifest, into: Path) -> Any:
     write_bom(manifest, into)
     text = (into / BOM_FILE).read_text(encoding="utf-8")
-    broken = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
-    assert broken is None, broken
+    error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    assert error is None, error
     return json.loads(text)
 
 
 def properties(component: Any) -> dict[str, str]:
-    return {found["name"].removeprefix("enginery:"): found["value"] for found in component["properties"]}
+    return {entry["name"].removeprefix("enginery:"): entry["value"] for entry in component["properties"]}
 
 
 def test_bom_is_valid_and_names_engine_source_data_and_tools(manifest_factory: Any, tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_bom_is_valid_and_names_engine_source_data_and_tools(manifest_factory: A
     assert parts["calibration-set"]["version"] == "c" * 40
     assert properties(parts["evaluation-set"])["digest"] == "sst2-validation"
     assert parts["tool:tensorrt"]["version"] == "11.0"
-    (uses,) = [found["dependsOn"] for found in bom["dependencies"] if found["ref"] == "engine"]
+    (uses,) = [entry["dependsOn"] for entry in bom["dependencies"] if entry["ref"] == "engine"]
     assert set(uses) == parts.keys()
 
 

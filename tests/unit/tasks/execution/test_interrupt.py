@@ -1,4 +1,4 @@
-"""Ctrl-C is not lost where someone else's code swallows the exception."""
+"""Ctrl-C is not lost where other code swallows the exception."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def test_ctrl_c_ends_a_silent_build_in_another_thread() -> None:
     def build() -> None:
         try:
             run_isolated(sleep_long, on_progress=lambda _phase, _done: True)
-        except BaseException as error:  # noqa: BLE001  # what a thread raises is what is asked here
+        except BaseException as error:  # noqa: BLE001  # the exception is what this test looks at
             raised.append(type(error))
 
     thread = threading.Thread(target=build)

@@ -1,4 +1,4 @@
-"""A fresh process: what it raises, how it dies, and that nothing of it stays behind."""
+"""A fresh process: its errors, its deaths, and that it leaves nothing behind."""
 
 import ctypes
 import os
@@ -105,14 +105,14 @@ def test_progress_arrives_in_order_and_its_answer_goes_back() -> None:
     assert seen == [("count", step / 10) for step in range(6)]
 
 
-def test_ctrl_c_ends_the_child_and_goes_on_up() -> None:
+def test_ctrl_c_ends_the_child_and_is_raised_here() -> None:
     def interrupt(phase: str, fraction: float) -> bool:
         raise KeyboardInterrupt
 
-    before = set(_workers())
+    before = set(child_workers())
     with pytest.raises(KeyboardInterrupt):
         run_isolated(count_steps_until_cancelled, on_progress=interrupt)
-    assert set(_workers()) <= before
+    assert set(child_workers()) <= before
 
 
 def test_kill_9_of_the_parent_ends_the_child(tmp_path: Path) -> None:
@@ -122,19 +122,19 @@ def test_kill_9_of_the_parent_ends_the_child(tmp_path: Path) -> None:
         f"run_isolated(report_pid_and_sleep, Path({str(file)!r}), on_progress=proceed)"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[4]) as parent:
-        _wait_until(file.exists)
+        wait_until(file.exists)
         child = psutil.Process(int(file.read_text()))
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    _wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def _workers() -> list[int]:
+def child_workers() -> list[int]:
     return [child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def _wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Stages: whole or absent after any failure, found by what they were made of, made by one process."""
+"""Stages: whole or absent after any failure, found by their inputs, made by one process."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ class Maker:
 
 
 def visible(root: Path) -> list[str]:
-    """Every file and folder that a stage could be found by, and what is left of scratch folders."""
+    """List every file and folder that a stage could be found by, and the remains of scratch folders."""
     return sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*")
@@ -81,7 +81,7 @@ def test_another_kind_or_another_input_is_another_stage(workspace: Workspace) ->
     assert workspace.stage("a", {"y": 2, "x": 1}, Thing, make)[1]  # the order of keys is no input
 
 
-def test_a_value_that_has_no_folder_is_kept_too(workspace: Workspace) -> None:
+def test_a_value_without_a_folder_is_stored_too(workspace: Workspace) -> None:
     assert workspace.stage("answer", 1, tuple[int, ...], lambda _: (1, 2)) == ((1, 2), False)
     assert workspace.stage("answer", 1, tuple[int, ...], lambda _: ()) == ((1, 2), True)
 
@@ -99,7 +99,7 @@ def test_a_failing_make_leaves_nothing_and_keeps_its_error(workspace: Workspace,
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-def test_a_full_disk_is_said_with_where_and_what_to_do(workspace: Workspace, code: int) -> None:
+def test_a_full_disk_is_reported_with_its_place_and_a_remedy(workspace: Workspace, code: int) -> None:
     def fill(_: Path) -> Thing:
         raise OSError(code, os.strerror(code))
 
@@ -126,7 +126,7 @@ def test_a_disk_that_fills_at_the_last_step_leaves_nothing(
 
 
 @pytest.mark.parametrize("step", ["_lock", "scratch"])
-def test_a_disk_that_is_full_from_the_start_is_said_so(
+def test_a_disk_that_is_full_from_the_start_is_reported(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def full(*_: object) -> None:
@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_from_the_start_is_said_so(
         workspace.stage("export", 1, Thing, Maker())
 
 
-def test_a_root_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EngineryError, match="ENGINERY_HOME"):
         Workspace(tmp_path / "file" / "home").stage("export", 1, Thing, Maker())
@@ -247,6 +247,10 @@ def start(root: Path, log: Path, wait: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True)
 
 
+def scratch_folders(workspace: Workspace) -> list[str]:
+    return sorted(folder.name for folder in (workspace.root / ".tmp").glob("*"))
+
+
 def wait_for(log: Path) -> None:
     deadline = time.monotonic() + 60
     while not log.exists():
@@ -259,7 +263,9 @@ def test_a_process_killed_while_making_leaves_nothing_to_be_found(workspace: Wor
     with start(workspace.root, log, 60) as child:
         try:
             wait_for(log)
-            assert workspace.sweep() == 0  # it still runs: its scratch folder is in use
+            scratch = scratch_folders(workspace)
+            workspace.sweep()
+            assert scratch_folders(workspace) == scratch != []  # the child still runs: its scratch folder is in use
         finally:
             child.send_signal(signal.SIGKILL)
     assert not (workspace.root / "export").exists()
@@ -267,9 +273,9 @@ def test_a_process_killed_while_making_leaves_nothing_to_be_found(workspace: Wor
     make = Maker()
     assert not workspace.stage("export", 1, Thing, make)[1]  # its lock died with it
     assert make.calls == 1
-    assert workspace.sweep() == 1
-    assert not [name for name in visible(workspace.root) if name.startswith(".tmp")]
-    assert workspace.sweep() == 0
+    assert len(scratch_folders(workspace)) == 1
+    workspace.sweep()
+    assert scratch_folders(workspace) == []
 
 
 def test_two_processes_make_a_stage_once(workspace: Workspace, tmp_path: Path) -> None:
@@ -282,14 +288,27 @@ def test_two_processes_make_a_stage_once(workspace: Workspace, tmp_path: Path) -
 
 
 def test_sweeping_a_workspace_that_is_not_there_removes_nothing(workspace: Workspace) -> None:
-    assert workspace.sweep() == 0
+    workspace.sweep()
+    assert not workspace.root.exists()
 
 
-def test_sweep_keeps_what_it_cannot_tell_the_process_of(workspace: Workspace) -> None:
-    for name in ("a-1-x", f"b-{os.getpid()}-x", "c-x", "d-word-x"):
+def test_sweep_keeps_folders_whose_process_is_alive_or_unknown(workspace: Workspace) -> None:
+    names = ["a-1-x", f"b-{os.getpid()}-x", "c-x", "d-word-x"]
+    for name in names:
         (workspace.root / ".tmp" / name).mkdir(parents=True)
-    assert workspace.sweep() == 0
+    workspace.sweep()
+    assert scratch_folders(workspace) == names
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (workspace.root / ".tmp" / f"int8-dynamic-{gone.pid}-a_b").mkdir()
-    assert workspace.sweep() == 1
+    workspace.sweep()
+    assert scratch_folders(workspace) == names
+
+
+def test_sweep_removes_unfinished_work_that_nobody_resumed(workspace: Workspace) -> None:
+    old, recent = workspace.partial("calibration", "old"), workspace.partial("calibration", "recent")
+    for file in (old, recent):
+        file.touch()
+    os.utime(old, (0, 0))
+    workspace.sweep()
+    assert (old.exists(), recent.exists()) == (False, True)

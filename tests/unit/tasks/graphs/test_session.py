@@ -1,4 +1,4 @@
-"""int8 answers the same on CPUs of other kinds: the interpreter runs on an emulated one, where QEMU is installed."""
+"""int8 answers the same on other kinds of CPU: the interpreter runs on an emulated one if QEMU is installed."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from tasks.graphs.session import exact_options
+from tasks.graphs.session import choose_providers, exact_options
 
 QEMU = shutil.which("qemu-x86_64")
 ROOT = Path(__file__).parents[4]
@@ -31,8 +31,8 @@ numpy.save(answers, session.run(None, {"x": numpy.load(rows)})[0])
 """
 
 
-def int8_matmul(folder: Path) -> Path:
-    """A MatMul in static int8 whose sums of two products leave 16 bits."""
+def write_int8_matmul(folder: Path) -> Path:
+    """Write a MatMul in static int8 whose sums of two products overflow 16 bits."""
     draw = np.random.default_rng(115)
     weight = draw.integers(-127, 128, (48, 40), dtype=np.int8)
     constants = {"scale": np.float32(0.02), "zero": np.int8(0), "w": weight}
@@ -51,7 +51,7 @@ def int8_matmul(folder: Path) -> Path:
 
 
 def distance(graph: Path, rows: Path, answers: Any) -> float:
-    """How far answers are from the graph's own by ONNX's reference implementation, relative to their size."""
+    """Return the relative distance of answers from those of ONNX's reference implementation."""
     outputs: Any = ReferenceEvaluator(onnx.load(graph)).run(None, {"x": np.load(rows)})
     exact = outputs[0]
     return float(np.linalg.norm(answers - exact) / np.linalg.norm(exact))
@@ -61,7 +61,7 @@ def distance(graph: Path, rows: Path, answers: Any) -> float:
 def case(tmp_path: Path) -> tuple[Path, Path]:
     rows = np.abs(np.random.default_rng(7).standard_normal((36, 48))).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)
-    return int8_matmul(tmp_path), tmp_path / "rows.npy"
+    return write_int8_matmul(tmp_path), tmp_path / "rows.npy"
 
 
 def test_static_int8_is_exact_on_this_cpu(case: tuple[Path, Path]) -> None:
@@ -78,8 +78,15 @@ def test_static_int8_is_exact_without_vnni_only_by_its_option(
     graph, rows = case
     answers = tmp_path / "answers.npy"
     command = [str(QEMU), "-cpu", CPU, sys.executable, "-c", RUN, str(graph), str(rows), str(answers), options]
-    done = subprocess.run(
+    finished = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False
     )
-    assert done.returncode == 0, done.stderr.decode()
+    assert finished.returncode == 0, finished.stderr.decode()
     assert (distance(graph, rows, np.load(answers)) < 1e-5) is is_exact
+
+
+def test_cuda_scores_in_full_float32_if_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_providers()[-1] == "CPUExecutionProvider"
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
+    assert choose_providers() == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]

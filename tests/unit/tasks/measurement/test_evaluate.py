@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from registry.errors import MeasurementError
 from tasks.measurement.evaluate import LARGEST_BATCH, Evaluation, evaluate
-from tasks.model_tasks.text_inputs import FeedDict, TextEncoder, batches, text_encoder
+from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.text_inputs import FeedDict, TextEncoder, open_text_encoder
 from tests.support.tiny import WORDS, write_tokenizer
 
 
@@ -30,7 +31,7 @@ class ByTokens:
 @pytest.fixture
 def encoder(tmp_path: Path) -> TextEncoder:
     write_tokenizer(tmp_path)
-    return text_encoder(tmp_path, ["attention_mask", "input_ids"], max_length=16)
+    return open_text_encoder(tmp_path, ["attention_mask", "input_ids"], {"sequence": 16})
 
 
 def texts(count: int) -> list[str]:
@@ -46,32 +47,34 @@ def into(tmp_path: Path) -> Path:
     return folder
 
 
-def judged(encoder: TextEncoder, rows: list[str], labels: list[int], into: Path) -> Evaluation:
-    return evaluate(ByTokens(), encoder, rows, labels, subject_digest="d" * 64, into=into)
+def judge(encoder: TextEncoder, rows: list[str], into: Path) -> Evaluation:
+    return evaluate(ByTokens(), TEXT_CLASSIFICATION, encoder, rows, subject_digest="d" * 64, into=into)
 
 
 def test_answers_stand_in_the_order_of_the_rows_whatever_the_batches(encoder: TextEncoder, into: Path) -> None:
     rows = texts(100)
     alone = [int(ByTokens().run(encoder.encode([row]))[0].argmax()) for row in rows]
     assert len(set(alone)) > 1
-    assert judged(encoder, rows, [0] * 100, into).predictions().tolist() == alone
+    assert judge(encoder, rows, into).answers().tolist() == alone
 
 
 def test_accuracy_does_not_depend_on_the_order_of_the_rows(encoder: TextEncoder, into: Path) -> None:
     rows = texts(100)
     labels = [int(label) for label in np.random.default_rng(1).integers(0, 5, 100)]
-    first = judged(encoder, rows, labels, into)
-    before = first.predictions()
+    before = judge(encoder, rows, into).answers()
     order = np.random.default_rng(2).permutation(100)
-    second = judged(encoder, [rows[n] for n in order], [labels[n] for n in order], into)
-    assert first.accuracy == second.accuracy == float((before == labels).mean())
-    assert 0 < first.accuracy < 1
-    np.testing.assert_array_equal(second.predictions(), before[order])
+    after = judge(encoder, [rows[n] for n in order], into).answers()
+    accuracy = TEXT_CLASSIFICATION.scores(before, labels).mean()
+    assert TEXT_CLASSIFICATION.scores(after, [labels[n] for n in order]).mean() == accuracy
+    assert 0 < accuracy < 1
+    np.testing.assert_array_equal(after, before[order])
 
 
 def test_every_row_runs_once_and_progress_ends_at_one(encoder: TextEncoder, into: Path) -> None:
     session, done = ByTokens(), list[float]()
-    evaluate(session, encoder, texts(70), [0] * 70, subject_digest="d" * 64, into=into, on_progress=done.append)
+    evaluate(
+        session, TEXT_CLASSIFICATION, encoder, texts(70), subject_digest="d" * 64, into=into, on_progress=done.append
+    )
     assert (session.rows, session.largest) == (70, LARGEST_BATCH)
     assert done == [32 / 70, 64 / 70, 1.0]
 
@@ -79,24 +82,24 @@ def test_every_row_runs_once_and_progress_ends_at_one(encoder: TextEncoder, into
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_the_size_of_a_batch_changes_no_answer(encoder: TextEncoder, into: Path, size: int) -> None:
     rows, session = texts(50), ByTokens()
-    expected = judged(encoder, rows, [0] * 50, into).predictions()
-    found = evaluate(session, encoder, rows, [0] * 50, subject_digest="d" * 64, into=into, batch_size=size)
-    np.testing.assert_array_equal(found.predictions(), expected)
+    expected = judge(encoder, rows, into).answers()
+    found = evaluate(session, TEXT_CLASSIFICATION, encoder, rows, subject_digest="d" * 64, into=into, batch_size=size)
+    np.testing.assert_array_equal(found.answers(), expected)
     assert session.largest == min(size, 50)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_one_logit_that_is_no_number_voids_the_evaluation(encoder: TextEncoder, into: Path, value: float) -> None:
-    with pytest.raises(MeasurementError, match="the graph dddddddddddd gave NaN or infinite logits"):
-        evaluate(ByTokens(value), encoder, texts(70), [0] * 70, subject_digest="d" * 64, into=into)
+    with pytest.raises(MeasurementError, match="the graph dddddddddddd gave NaN or infinite outputs"):
+        evaluate(ByTokens(value), TEXT_CLASSIFICATION, encoder, texts(70), subject_digest="d" * 64, into=into)
     assert list(into.iterdir()) == []
 
 
-def test_batches_hold_every_position_once_with_its_text() -> None:
+def test_batches_hold_every_position_once_with_its_text(encoder: TextEncoder) -> None:
     rows = texts(75)
     found = [
         (position, text)
-        for positions, group in batches(rows, 32)
+        for positions, group in encoder.batches(rows, 32)
         for position, text in zip(positions, group, strict=True)
     ]
     assert sorted(found) == list(enumerate(rows))

@@ -1,4 +1,4 @@
-"""Verdicts: what was not measured never passes, and what the interval does not prove is not claimed."""
+"""Gates: a missing measurement never passes, and an interval passes only as a whole."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ from tasks.verdicts.gates import MEGABYTE, Limits, find, judge, overall
 
 PASSED, FAILED = Verdict.PASSED, Verdict.FAILED
 INCONCLUSIVE, UNMEASURED = Verdict.INCONCLUSIVE, Verdict.UNMEASURED
-LIMITS = Limits(accuracy_loss_max=0.01, latency_p99_ms_max=10.0, speedup_min=1.0, size_mb_max=5.0)
+LIMITS = Limits("accuracy", loss_max=0.01, latency_p99_ms_max=10.0, speedup_min=1.0, size_mb_max=5.0)
 NAN, INF = math.nan, math.inf
 
 
@@ -31,9 +31,10 @@ GOOD = (
 def verdicts(
     *changed: Measurement, without: str = "", limits: Limits = LIMITS, size: int = MEGABYTE
 ) -> dict[str, Verdict]:
-    """Verdict by gate of GOOD, with the figures of `changed` in place of their namesakes."""
-    kept = [one for one in GOOD if one.metric not in {without, *(other.metric for other in changed)}]
-    results = judge([*kept, *changed], limits, size_bytes=size, is_baseline=False)
+    """Judge GOOD, with the figures of `changed` in place of their namesakes; verdict by gate."""
+    replaced = {without, *(measurement.metric for measurement in changed)}
+    unchanged = [measurement for measurement in GOOD if measurement.metric not in replaced]
+    results = judge([*unchanged, *changed], limits, size_bytes=size, is_baseline=False)
     return {result.gate: result.verdict for result in results}
 
 
@@ -67,8 +68,8 @@ def test_a_figure_that_is_absent_or_not_finite_is_unmeasured(metric: str, gate: 
 @pytest.mark.parametrize("value", [0.0, 5.0])
 @pytest.mark.parametrize(("low", "high"), [(NAN, NAN), (-INF, INF)])
 def test_bounds_that_are_not_numbers_never_pass(value: float, low: float, high: float) -> None:
-    found = verdicts(*(figure(one, value, low, high) for one in ("accuracy_loss", "latency_p99_ms", "speedup")))
-    assert found == {
+    metrics = ("accuracy_loss", "latency_p99_ms", "speedup")
+    assert verdicts(*(figure(metric, value, low, high) for metric in metrics)) == {
         "accuracy_loss": INCONCLUSIVE,
         "latency_p99": INCONCLUSIVE,
         "speedup": INCONCLUSIVE,
@@ -103,8 +104,8 @@ def test_accuracy_of_the_onnx_graph_can_fail_an_engine_and_never_pass_it(
 
 @pytest.mark.parametrize("metric", ["latency_p99_ms", "speedup"])
 def test_speed_of_anything_but_the_engine_is_no_measurement(metric: str) -> None:
-    found = verdicts(figure(metric, 5.0, 5.0, 5.0, subject="onnx-graph"))
-    assert found[metric.removesuffix("_ms")] is UNMEASURED
+    gates = verdicts(figure(metric, 5.0, 5.0, 5.0, subject="onnx-graph"))
+    assert gates[metric.removesuffix("_ms")] is UNMEASURED
 
 
 @pytest.mark.parametrize(
@@ -133,20 +134,20 @@ def test_latency_is_judged_on_p99_widened_by_the_windows_spread(
         assert verdicts(*changed, figure("latency_spread", spread))["latency_p99"] is verdict
 
 
-def test_a_noisier_machine_never_turns_a_verdict_round() -> None:
+def test_a_noisier_machine_never_reverses_a_verdict() -> None:
     """More spread only moves passed or failed towards inconclusive."""
     for value in (5.0, 20.0):
-        found = [
+        by_spread = [
             verdicts(figure("latency_p99_ms", value, value, value), figure("latency_spread", spread))["latency_p99"]
             for spread in (0.0, 0.1, 0.5, 1.0, 5.0)
         ]
         settled = PASSED if value < 10 else FAILED
-        turn = found.index(INCONCLUSIVE)
-        assert found == [settled] * turn + [INCONCLUSIVE] * (len(found) - turn)
+        turn = by_spread.index(INCONCLUSIVE)
+        assert by_spread == [settled] * turn + [INCONCLUSIVE] * (len(by_spread) - turn)
         assert turn > 0
 
 
-def test_latency_must_be_measured_even_where_no_limit_is_asked() -> None:
+def test_latency_must_be_measured_even_without_a_limit() -> None:
     free = replace(LIMITS, latency_p99_ms_max=None)
     assert verdicts(figure("latency_p99_ms", 1e6), limits=free)["latency_p99"] is PASSED
     assert verdicts(without="latency_p99_ms", limits=free)["latency_p99"] is UNMEASURED
@@ -172,8 +173,8 @@ def test_a_size_over_its_limit_fails(size: int, verdict: Verdict) -> None:
     assert verdicts(size=size)["size_mb"] is verdict
 
 
-def test_a_limit_that_is_not_asked_is_not_a_gate() -> None:
-    assert set(verdicts(limits=Limits(0.01), size=10**12)) == {"accuracy_loss", "latency_p99"}
+def test_a_limit_that_is_not_set_is_no_gate() -> None:
+    assert set(verdicts(limits=Limits("accuracy", 0.01), size=10**12)) == {"accuracy_loss", "latency_p99"}
 
 
 def test_the_baseline_has_no_speedup_gate() -> None:
@@ -183,7 +184,7 @@ def test_the_baseline_has_no_speedup_gate() -> None:
 
 
 def test_no_results_are_unmeasured() -> None:
-    assert overall([]) == (UNMEASURED, "no gate was judged")
+    assert overall([]) == (UNMEASURED, "no gate was evaluated")
 
 
 def test_the_worst_verdict_wins_with_the_reasons_of_its_kind_only() -> None:
@@ -197,15 +198,14 @@ def test_the_worst_verdict_wins_with_the_reasons_of_its_kind_only() -> None:
     assert overall(passed) == (PASSED, "one; two")
 
 
-def test_every_verdict_says_its_figure_and_its_limit() -> None:
+def test_every_reason_has_its_figure_and_its_limit() -> None:
     reasons = {result.gate: result.reason for result in judge(GOOD, LIMITS, size_bytes=6 * MEGABYTE, is_baseline=False)}
     assert "+0.00% (95 % bounds -0.50% to +0.50%), limit 1.00%" in reasons["accuracy_loss"]
-    assert "p99 5.00 ms" in reasons["latency_p99"]
-    assert "limit 10 ms" in reasons["latency_p99"]
-    assert "2.00 times fp32 (95 % interval 1.90 to 2.10), at least 1" in reasons["speedup"]
-    assert reasons["size_mb"] == "6.0 MB, at most 5"
+    assert reasons["latency_p99"] == "p99 5.00 ms (4.29 to 5.78, windows differ by 5%), limit 10 ms"
+    assert "speed-up over fp32 2.00 (95 % interval 1.90 to 2.10), minimum 1" in reasons["speedup"]
+    assert reasons["size_mb"] == "6.0 MB, limit 5 MB"
 
 
-def test_find_gives_the_first_of_a_name_or_none() -> None:
+def test_find_returns_the_first_of_a_metric_or_none() -> None:
     assert find(GOOD, "speedup") is GOOD[3]
     assert find(GOOD, "flips") is None

@@ -1,4 +1,4 @@
-"""TensorRT on a machine where CUDA does not start gives an empty object; touching one would end the process."""
+"""Where CUDA does not start, TensorRT returns an empty object, whose first use would end the process."""
 
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -33,7 +33,7 @@ def trt() -> ModuleType:
     return module  # type: ignore[no-any-return]
 
 
-def test_an_engine_is_not_given_to_a_runtime_that_did_not_start(trt: ModuleType) -> None:
+def test_an_engine_is_not_loaded_by_a_runtime_that_did_not_start(trt: ModuleType) -> None:
     with pytest.raises(Incompatible, match=r"11\.4\.0\.106 does not start on this machine: CUDA init.* error: 35"):
         load_engine(trt, b"plan", name="engine.plan")
 

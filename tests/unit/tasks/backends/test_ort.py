@@ -1,4 +1,4 @@
-"""ONNX Runtime: what is refused before it reads a byte, and that what it runs is what was built."""
+"""ONNX Runtime runs exactly the built bytes, and unsafe files are refused before it reads them."""
 
 import os
 import subprocess
@@ -14,18 +14,18 @@ from onnx.external_data_helper import set_external_data
 from registry.digest import digest_of, record_file
 from registry.errors import BadInput, BuildError, DigestMismatch, Incompatible
 from registry.records import AxisRange, Backend, EngineBuild, GpuTarget, OnnxArtifact, Precision, ShapeProfile
-from tasks.backends import BACKENDS, open_engine
+from tasks.backends import BACKENDS, BuildInputs, open_engine
 from tasks.backends.build import build_engine
 from tasks.backends.contract import Array
 from tasks.graphs.external_data import check_external_data
 from tests.support.onnx_graphs import save_graph
 
-PROFILE = ShapeProfile(AxisRange(1, 2, 4), AxisRange(8, 16, 32))
+PROFILE = ShapeProfile.of(batch=AxisRange(1, 2, 4), sequence=AxisRange(8, 16, 32))
 CPU = GpuTarget("cpu", Backend.ONNXRUNTIME)
 
 
 def build(graph: OnnxArtifact, into: Path) -> EngineBuild:
-    return build_engine(graph, CPU, (PROFILE,), workspace_bytes=0, into=into, on_progress=lambda *_: True)
+    return build_engine(BuildInputs(graph, CPU, (PROFILE,), 0), into=into, on_progress=lambda *_: True)
 
 
 def point_weights_at(graph: OnnxArtifact, location: str) -> None:
@@ -41,7 +41,7 @@ def test_engine_is_the_exact_graph_and_runs(tmp_path: Path) -> None:
     graph = save_graph(tmp_path / "onnx", Precision.FP32)
     built = build(graph, tmp_path / "engine")
     assert built.path.read_bytes() == graph.path.read_bytes()
-    session = open_engine(built, threads=1)
+    session = open_engine(built)
     assert (session.input_names, session.output_names) == (("x",), ("y",))
     (y,) = session.run({"x": np.zeros((2, 3, 64), np.float32)})
     assert y.shape == (2, 3, 64)
@@ -144,7 +144,7 @@ def test_cancelled_build_leaves_nothing(tmp_path: Path) -> None:
     graph = save_graph(tmp_path / "onnx", Precision.FP32)
     into = tmp_path / "engine"
     with pytest.raises(BuildError, match="was cancelled"):
-        build_engine(graph, CPU, (PROFILE,), workspace_bytes=0, into=into, on_progress=lambda *_: False)
+        build_engine(BuildInputs(graph, CPU, (PROFILE,), 0), into=into, on_progress=lambda *_: False)
     assert not list(into.iterdir())
 
 

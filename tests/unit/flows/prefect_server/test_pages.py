@@ -1,12 +1,19 @@
-"""What is shown in Prefect's pages, as values; tests/flows/test_shown_artifacts.py shows it on a real Prefect."""
+"""The artifacts on Prefect's pages, as values; tests/flows/test_shown_artifacts.py shows them on a real Prefect."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flows.prefect_server import pages as artifacts
-from flows.prefect_server.pages import Pages, _Progress, progress_artifacts, release_artifacts, release_rows, verdicts
+from flows.prefect_server import pages
+from flows.prefect_server.pages import (
+    Pages,
+    ProgressPage,
+    describe_verdicts,
+    make_release_rows,
+    show_progress,
+    show_release,
+)
 from flows.promotion.auto_promote import Promotion
 from flows.refresh.results import Plan, Refreshed, refresh_rows
 from flows.refresh.staleness import Stale
@@ -36,7 +43,7 @@ PAGES = Pages("http://mlflow:5000/", "7", "r0", {("l4", "int8"): "r1"})
 
 
 def test_the_table_has_a_row_an_engine_and_only_the_engines_own_figures() -> None:
-    built, skipped = release_rows(REPORT)
+    built, skipped = make_release_rows(REPORT)
     assert built == {
         "target": "l4",
         "precision": "int8",
@@ -55,7 +62,7 @@ def test_the_table_has_a_row_an_engine_and_only_the_engines_own_figures() -> Non
 
 
 def test_verdicts_link_to_their_runs() -> None:
-    text = verdicts(REPORT, PAGES)
+    text = describe_verdicts(REPORT, PAGES)
     assert "[l4 int8](http://mlflow:5000/#/experiments/7/runs/r1) | passed | fine |" in text
     assert "[release abc123](http://mlflow:5000/#/experiments/7/runs/r0)" in text
     assert "| cpu fp16 | skipped | no such kernels |" in text
@@ -63,12 +70,12 @@ def test_verdicts_link_to_their_runs() -> None:
 
 @pytest.mark.parametrize("uri", ["sqlite:////tmp/mlflow.db", "postgresql://db/mlflow", "file:///tmp/runs", ""])
 def test_where_nobody_serves_pages_there_are_no_links(uri: str) -> None:
-    assert "](" not in verdicts(REPORT, replace(PAGES, uri=uri))
+    assert "](" not in describe_verdicts(REPORT, replace(PAGES, uri=uri))
 
 
 def test_a_vendors_message_cannot_write_markdown_or_html() -> None:
     hostile = replace(BUILT, reason="a|b\n| c | <img src=x onerror=alert(1)> [click](http://evil) `x` # y")
-    line = verdicts(replace(REPORT, rows=(hostile,)), PAGES).splitlines()[-1]
+    line = describe_verdicts(replace(REPORT, rows=(hostile,)), PAGES).splitlines()[-1]
     assert line.endswith(r"a\|b \| c \| \<img src=x onerror=alert(1)\> \[click\](http://evil) \`x\` \# y |")
 
 
@@ -94,8 +101,8 @@ class Shown:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, object, float]] = []
         self.now = 0.0
-        monkeypatch.setattr(artifacts, "create_progress_artifact", self.create)
-        monkeypatch.setattr(artifacts, "update_progress_artifact", self.update)
+        monkeypatch.setattr(pages, "create_progress_artifact", self.create)
+        monkeypatch.setattr(pages, "update_progress_artifact", self.update)
 
     def create(self, progress: float, key: str, description: str) -> str:
         self.calls.append((key, description, progress))
@@ -112,7 +119,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
 
 def test_progress_is_shown_at_most_once_in_a_few_seconds(shown: Shown) -> None:
     said: list[str] = []
-    report = _Progress(lambda what, _done: said.append(what), lambda: shown.now)
+    report = ProgressPage(lambda what, _done: said.append(what), lambda: shown.now)
     for tenth in range(100):
         shown.now = tenth / 10
         report("build l4 int8: tactics", tenth / 100)
@@ -126,7 +133,7 @@ def test_progress_is_shown_at_most_once_in_a_few_seconds(shown: Shown) -> None:
 
 
 def test_the_last_step_of_a_piece_is_shown_while_the_next_one_works(shown: Shown) -> None:
-    report = _Progress(lambda _what, _done: None, lambda: shown.now)
+    report = ProgressPage(lambda _what, _done: None, lambda: shown.now)
     report("quantize int8: table", 0.2)
     report("quantize int8: table", 1.0)
     shown.now = 4.0
@@ -135,7 +142,7 @@ def test_the_last_step_of_a_piece_is_shown_while_the_next_one_works(shown: Shown
 
 
 def test_only_calibrations_and_builds_are_shown(shown: Shown) -> None:
-    report = _Progress(lambda _what, _done: None, lambda: shown.now)
+    report = ProgressPage(lambda _what, _done: None, lambda: shown.now)
     for what in ("source tiny", "export", "built again, not taken from x", "measure l4: latency", "publish"):
         report(what, 0.5)
     assert shown.calls == []
@@ -147,13 +154,13 @@ def test_a_page_that_fails_is_one_warning_and_the_work_goes_on(
     def fail(*_args: object, **_keys: object) -> None:
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr(artifacts, "create_progress_artifact", fail)
+    monkeypatch.setattr(pages, "create_progress_artifact", fail)
     said: list[str] = []
-    report = _Progress(lambda what, _done: said.append(what), lambda: shown.now)
+    report = ProgressPage(lambda what, _done: said.append(what), lambda: shown.now)
     for _ in range(5):
         report("build l4 int8: tactics", 0.5)
     assert len(said) == 5
-    assert [record.message for record in caplog.records] == ["Prefect does not show progress: no route"]
+    assert [record.message for record in caplog.records] == ["could not show progress in Prefect: no route"]
 
 
 def test_an_interrupt_is_not_taken_for_a_failed_page() -> None:
@@ -161,11 +168,11 @@ def test_an_interrupt_is_not_taken_for_a_failed_page() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _Progress(stop)("build l4 int8", 0.5)
+        ProgressPage(stop)("build l4 int8", 0.5)
 
 
 def test_outside_of_a_flow_run_nothing_is_shown(shown: Shown) -> None:
     report = lambda _what, _done: None  # noqa: E731
-    assert progress_artifacts(report) is report
-    release_artifacts(REPORT, None)  # type: ignore[arg-type]  # not so much as looked at
+    assert show_progress(report) is report
+    show_release(REPORT, None)  # type: ignore[arg-type]  # not so much as looked at
     assert shown.calls == []

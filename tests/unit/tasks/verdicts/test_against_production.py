@@ -1,4 +1,4 @@
-"""A candidate against what serves: proven no worse, proven worse, or neither; and what is no comparison."""
+"""A candidate against production: proven no worse, proven worse, neither, or not comparable."""
 
 from dataclasses import replace
 
@@ -38,12 +38,14 @@ def measured(
         ),
         evaluation_set="e" * 64,
         source_revision="a" * 40,
-        shape=(8, 64),
+        shape=(("batch", 8), ("sequence", 64)),
     )
 
 
 def verdicts(candidate: Measured, production: Measured, paired: PairedLoss | None = None) -> list[Verdict]:
-    return [result.verdict for result in compare(candidate, production, loss_max=0.01, paired=paired)]
+    return [
+        result.verdict for result in compare(candidate, production, metric="accuracy", loss_max=0.01, paired=paired)
+    ]
 
 
 def test_an_engine_is_no_worse_than_one_that_measured_the_same() -> None:
@@ -59,13 +61,13 @@ def test_the_same_answers_need_no_statistics() -> None:
     ("loss", "verdict"),
     [((0.03, 0.025, 0.035), FAILED), ((0.012, 0.009, 0.015), INCONCLUSIVE), ((0.004, 0.001, 0.007), PASSED)],
 )
-def test_losses_against_the_same_fp32_are_taken_as_far_apart_as_they_can_be(
+def test_losses_against_the_same_fp32_are_taken_as_far_apart_as_possible(
     loss: tuple[float, float, float], verdict: Verdict
 ) -> None:
     assert verdicts(measured(loss=loss, raw="2" * 64), measured())[0] is verdict
 
 
-def test_losses_against_different_sources_say_nothing_so_accuracies_must() -> None:
+def test_accuracies_decide_where_the_sources_differ() -> None:
     new = replace(measured(raw="2" * 64), source_revision="b" * 40)
     assert verdicts(new, measured())[0] is INCONCLUSIVE
     sharp = replace(measured((0.95, 0.94, 0.96), raw="2" * 64), source_revision="b" * 40)
@@ -74,7 +76,7 @@ def test_losses_against_different_sources_say_nothing_so_accuracies_must() -> No
     assert verdicts(worse, measured())[0] is FAILED
 
 
-def test_a_paired_test_decides_where_the_answers_are_there() -> None:
+def test_a_paired_test_decides_where_the_answers_are_stored() -> None:
     right = np.ones(1000, bool)
     mostly = right.copy()
     mostly[:50] = False
@@ -83,7 +85,7 @@ def test_a_paired_test_decides_where_the_answers_are_there() -> None:
     assert verdicts(wide, measured(), paired_loss(right, mostly))[0] is FAILED
 
 
-def test_other_evaluation_data_is_no_comparison() -> None:
+def test_other_evaluation_data_is_not_comparable() -> None:
     assert verdicts(replace(measured(), evaluation_set="f" * 64), measured())[0] is UNMEASURED
 
 
@@ -106,14 +108,14 @@ def test_a_bound_that_is_missing_proves_nothing(p99: tuple[float, float | None, 
     assert verdicts(measured(), measured(p99=(3.0, None, 3.1)))[2] is INCONCLUSIVE
 
 
-def test_another_kind_of_machine_is_no_comparison_and_says_so() -> None:
+def test_another_kind_of_machine_is_not_comparable() -> None:
     there = measured()
     t4 = replace(
         there, measurements=tuple(replace(m, measured_on=replace(L4, gpu="Tesla T4")) for m in there.measurements)
     )
-    results = compare(measured(), t4, loss_max=0.01)
+    results = compare(measured(), t4, metric="accuracy", loss_max=0.01)
     assert [result.verdict for result in results] == [PASSED, UNMEASURED, UNMEASURED]
-    assert "NVIDIA L4 and on Tesla T4" in results[1].reason
+    assert "measured on NVIDIA L4, production on Tesla T4" in results[1].reason
 
 
 def test_a_newer_driver_is_the_same_machine() -> None:
@@ -122,11 +124,12 @@ def test_a_newer_driver_is_the_same_machine() -> None:
     assert verdicts(measured(), replace(there, measurements=newer)) == [PASSED] * 3
 
 
-def test_other_shapes_are_no_comparison() -> None:
-    assert verdicts(replace(measured(), shape=(1, 64)), measured()) == [PASSED, UNMEASURED, UNMEASURED]
+def test_other_shapes_are_not_comparable() -> None:
+    other = replace(measured(), shape=(("batch", 1), ("sequence", 64)))
+    assert verdicts(other, measured()) == [PASSED, UNMEASURED, UNMEASURED]
 
 
-def test_what_the_engine_did_not_measure_itself_counts_for_nothing() -> None:
+def test_figures_of_the_onnx_graph_count_for_nothing() -> None:
     there = measured()
     graph = replace(there, measurements=tuple(replace(m, subject="onnx-graph") for m in there.measurements))
     assert verdicts(measured(), graph) == [UNMEASURED] * 3
@@ -134,6 +137,6 @@ def test_what_the_engine_did_not_measure_itself_counts_for_nothing() -> None:
     assert verdicts(replace(there, measurements=()), measured()) == [UNMEASURED] * 3
 
 
-def test_a_figure_that_is_nan_is_none() -> None:
+def test_a_figure_that_is_nan_is_unmeasured() -> None:
     nothing = measured(p50=(float("nan"), 1.9, 2.1))
     assert verdicts(nothing, measured())[1] is UNMEASURED

@@ -12,17 +12,17 @@ from tasks.calibration.collect import calibrate
 from tasks.graphs.layers import Graph
 from tasks.quantization.scales import choose_scales
 from tasks.quantization.table import CalibrationTable, drift, from_json, make_table, to_json
-from tasks.report.figures import worst_tensors
+from tasks.report.figures import draw_worst_tensors
 from tests.support.encoder_graphs import batched, encoder, saved, texts
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> CalibrationTable:
-    found = calibrate(saved(tmp_path_factory.mktemp("graph"), encoder()), batched(texts(24), 4))
-    return make_table("d" * 64, found, choose_scales(Graph(encoder()), found))
+    calibration = calibrate(saved(tmp_path_factory.mktemp("graph"), encoder()), batched(texts(24), 4))
+    return make_table("d" * 64, calibration, choose_scales(Graph(encoder()), calibration))
 
 
-def test_a_table_comes_back_as_it_was_written(table: CalibrationTable) -> None:
+def test_a_table_survives_writing_and_reading(table: CalibrationTable) -> None:
     assert from_json(to_json(table)) == table
 
 
@@ -40,7 +40,7 @@ def test_a_value_that_no_calibration_gives_is_refused(table: CalibrationTable, f
 @pytest.mark.parametrize(
     "raw", [b"", b"{}", b"[1]", b"\xff", b'{"format_version":1}'], ids=["empty", "{}", "list", "binary", "short"]
 )
-def test_what_is_no_table_is_refused(raw: bytes) -> None:
+def test_json_that_is_not_a_table_is_refused(raw: bytes) -> None:
     with pytest.raises(BadInput, match="calibrate again"):
         from_json(raw)
 
@@ -67,12 +67,12 @@ def test_drift_names_the_scales_that_moved_and_those_that_only_one_table_has(tab
     moved = replace(table, ranges=(replace(first, scale=first.scale * 1.5), replace(second, scale=second.scale * 1.05)))
     moved = replace(moved, ranges=(*moved.ranges, *rest))
     assert drift(table, table) == ()
-    found = drift(table, moved)
-    assert [each.tensor for each in found] == [third.tensor, first.tensor]
-    assert (found[0].new, found[0].change) == (None, math.inf)
-    assert found[1].change == pytest.approx(0.5)
-    assert [each.tensor for each in drift(table, moved, most=0.01)][-1] == second.tensor
+    drifts = drift(table, moved)
+    assert [scale.tensor for scale in drifts] == [third.tensor, first.tensor]
+    assert (drifts[0].new, drifts[0].change) == (None, math.inf)
+    assert drifts[1].change == pytest.approx(0.5)
+    assert [scale.tensor for scale in drift(table, moved, most=0.01)][-1] == second.tensor
 
 
 def test_the_worst_tensors_are_a_figure(table: CalibrationTable, tmp_path: Path) -> None:
-    assert worst_tensors(table, tmp_path / "worst.png").read_bytes()[:4] == b"\x89PNG"
+    assert draw_worst_tensors(table, tmp_path / "worst.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,4 +1,4 @@
-"""Intervals that cover what they say they cover."""
+"""Intervals cover the truth as often as they promise."""
 
 import math
 from itertools import pairwise
@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from tasks.verdicts.intervals import PairedLoss, accuracy_interval, paired_loss, quantile_interval, ratio_interval
+from tasks.verdicts.intervals import PairedLoss, paired_loss, quantile_interval, ratio_interval, share_interval
 
 
 def loss_of(lost: int, won: int, rows: int, *, both_wrong: int = 0) -> PairedLoss:
@@ -80,8 +80,8 @@ def test_the_bound_is_where_the_score_test_of_the_most_likely_shares_turns(lost:
     bound = loss_of(lost, won, rows).high
 
     def surprise(share: float) -> float:
-        kept = rows - lost - won
-        return -float(lost * np.log(share + bound) + won * np.log(share) + kept * np.log(1 - 2 * share - bound))
+        unchanged = rows - lost - won
+        return -float(lost * np.log(share + bound) + won * np.log(share) + unchanged * np.log(1 - 2 * share - bound))
 
     likely = optimize.minimize_scalar(
         surprise, bounds=(1e-12, (1 - bound) / 2 - 1e-12), method="bounded", options={"xatol": 1e-12}
@@ -110,11 +110,11 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_flips(lost: int, won: int) ->
 
 
 def test_the_interval_of_an_accuracy_is_wilsons() -> None:
-    low, high = accuracy_interval(np.arange(100) < 90)
+    low, high = share_interval(np.arange(100) < 90)
     z = 1.959963984540054
     middle, half = (0.9 + z**2 / 200) / (1 + z**2 / 100), z * math.sqrt(0.09 / 100 + z**2 / 40000) / (1 + z**2 / 100)
     assert (low, high) == pytest.approx((middle - half, middle + half))
-    assert accuracy_interval(np.ones(50, dtype=bool))[0] < 0.95
+    assert share_interval(np.ones(50, dtype=bool))[0] < 0.95
 
 
 def test_p99_has_an_upper_bound_from_368_calls_on() -> None:

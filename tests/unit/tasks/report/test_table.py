@@ -1,4 +1,4 @@
-"""What a person reads at the end of a release: short where nothing happened, and every reason said once."""
+"""The table and the notes of a release: short where nothing happened, and every reason once."""
 
 import io
 
@@ -6,7 +6,7 @@ from rich.console import Console
 
 from registry.records import Backend, Precision, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
-from tasks.report.table import notes, release_table
+from tasks.report.table import list_notes, make_release_table
 
 BUILT = EngineRow("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "", Verdict.PASSED, version=1)
 MISSING = [
@@ -17,13 +17,13 @@ MISSING = [
 REPORT = ReleaseReport("r1", "sst2", (BUILT, *MISSING))
 
 
-def test_a_target_that_was_skipped_whole_is_one_line() -> None:
+def test_a_target_skipped_as_a_whole_is_one_line() -> None:
     console = Console(width=150, record=True, file=io.StringIO())
-    console.print(release_table(REPORT))
+    console.print(make_release_table(REPORT))
     lines = console.export_text().splitlines()
     assert sum("l4" in line for line in lines) == 1
     assert sum("all 2" in line for line in lines) == 2
 
 
-def test_a_reason_is_said_once_for_all_it_concerns() -> None:
-    assert notes(REPORT) == ["l4 fp32, fp16; h100 fp32, fp16: skipped: needs a GPU"]
+def test_a_reason_is_listed_once_for_all_its_engines() -> None:
+    assert list_notes(REPORT) == ["l4 fp32, fp16; h100 fp32, fp16: skipped: needs a GPU"]

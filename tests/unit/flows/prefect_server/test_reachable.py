@@ -1,4 +1,4 @@
-"""A Prefect server that is not there, not one, or not ours is one sentence."""
+"""A Prefect server that does not answer, or refuses access, is one sentence."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx
 import pytest
 
-from flows.prefect_server.reachable import prefect_answers
+from flows.prefect_server.reachable import require_prefect_server
 from registry.errors import BadInput, EngineryError
 
 
@@ -38,7 +38,7 @@ def server() -> Iterator[_Server]:
 
 @pytest.fixture
 def set_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Sets PREFECT_API_URL, also for a Prefect that read its settings when it was imported."""
+    """Return a function that sets PREFECT_API_URL, also for a Prefect that was imported before."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with ExitStack() as stack:
@@ -50,13 +50,13 @@ def set_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Non
         yield set_to
 
 
-@pytest.mark.parametrize(("status", "said"), [(401, "PREFECT_API_AUTH_STRING"), (404, "ending in /api")])
+@pytest.mark.parametrize(("status", "advice"), [(401, "PREFECT_API_AUTH_STRING"), (404, "ends in /api")])
 def test_a_server_that_refuses_is_named_with_what_to_set(
-    server: _Server, set_address: Callable[[str], None], status: int, said: str
+    server: _Server, set_address: Callable[[str], None], status: int, advice: str
 ) -> None:
     server.status = status
     set_address(f"http://127.0.0.1:{server.server_port}/api")
-    with pytest.raises(EngineryError, match=said) as refused, prefect_answers("it needs"):
+    with pytest.raises(EngineryError, match=advice) as refused, require_prefect_server("worker"):
         pytest.fail("it was let in")
     assert f"127.0.0.1:{server.server_port}/api" in str(refused.value)
 
@@ -66,7 +66,10 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(
     set_address: Callable[[str], None], address: str
 ) -> None:
     set_address(address)
-    with pytest.raises(EngineryError, match="no Prefect server answers at 127") as refused, prefect_answers("it needs"):
+    with (
+        pytest.raises(EngineryError, match="no Prefect server answers at 127") as refused,
+        require_prefect_server("worker"),
+    ):
         pytest.fail("it was let in")
     assert "secret" not in str(refused.value)
 
@@ -75,13 +78,16 @@ def test_a_server_that_stops_answering_within_the_block_is_named(
     server: _Server, set_address: Callable[[str], None]
 ) -> None:
     set_address(f"http://127.0.0.1:{server.server_port}/api")
-    with pytest.raises(EngineryError, match="the same command goes on"), prefect_answers("it needs"):
+    with pytest.raises(EngineryError, match="run the same command again to resume"), require_prefect_server("worker"):
         raise httpx.ConnectError("refused")
 
 
 def test_without_an_address_it_is_said_who_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with pytest.raises(BadInput, match="it needs a Prefect server: set PREFECT_API_URL"), prefect_answers("it needs"):
+    with (
+        pytest.raises(BadInput, match="`enginery worker` needs a Prefect server: set PREFECT_API_URL"),
+        require_prefect_server("worker"),
+    ):
         pytest.fail("it was let in")
 
 
@@ -90,8 +96,8 @@ def test_certificates_that_are_not_there_are_named(
     set_address: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     set_address("https://127.0.0.1:9/api")
-    for each in ("PREFECT_API_SSL_CERT_FILE", "SSL_CERT_FILE"):
-        monkeypatch.delenv(each, raising=False)
+    for variable in ("PREFECT_API_SSL_CERT_FILE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, "/no/such/file.pem")
-    with pytest.raises(BadInput, match=rf"{name} is /no/such/file\.pem"), prefect_answers("it needs"):
+    with pytest.raises(BadInput, match=rf"{name} is /no/such/file\.pem"), require_prefect_server("worker"):
         pytest.fail("it was let in")

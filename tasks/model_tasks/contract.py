@@ -1,0 +1,127 @@
+"""What one Hugging Face task decides; export, calibration, gates, registry and serving are blind to which it is.
+
+A task is a value in `MODEL_TASKS` (tasks/model_tasks/__init__.py) that has these members, checked by the type checker.
+Somebody else runs the session: a task turns rows into feeds, and outputs into answers and scores.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration_data.reader import Rows
+from registry.records import ModelSource
+from registry.triton.python_models import PythonModel
+
+Feed = dict[str, NDArray[Any]]
+"""Arrays by input name, each [batch, …]."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The figure that a task's engines are compared by: the mean of one score per row."""
+
+    name: str
+    unit: str
+    higher_is_better: bool = True
+
+    @property
+    def loss(self) -> str:
+        """The name of what is lost of it against fp32."""
+        return f"{self.name}_loss"
+
+
+class Encoder(Protocol):
+    """Turns inputs into feeds for one graph."""
+
+    def encode(self, inputs: Sequence[Any]) -> Feed:
+        """Return the feed of one batch; rows are padded to the longest, and padding is masked."""
+
+    def batches(self, inputs: Sequence[Any], size: int) -> Iterator[tuple[list[int], list[Any]]]:
+        """Yield (positions, inputs) of at most `size` rows that need little padding together."""
+
+
+class ShownAnswer(Protocol):
+    """A dataclass whose fields are the JSON of one answer."""
+
+    @property
+    def line(self) -> str:
+        """The answer for a terminal."""
+
+
+class ModelTask(Protocol):
+    """The members of a task."""
+
+    @property
+    def name(self) -> str:
+        """Hugging Face's name of the task."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Keys of `data:` in a recipe that name the dataset's columns: what the model reads first, the truth last."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The dynamic axes of the task's graphs, each of which a profile has to name."""
+
+    @property
+    def row_needs(self) -> str:
+        """What a usable row has, for an error."""
+
+    @property
+    def metric(self) -> Metric:
+        """What engines are judged by."""
+
+    @property
+    def judged_outputs(self) -> tuple[int, ...]:
+        """Positions of the graph's outputs that answers are made of; none of their values may be NaN or infinite."""
+
+    @property
+    def serving_files(self) -> tuple[str, ...]:
+        """The files of a checkpoint that a bundle carries for its encoder."""
+
+    @property
+    def python_model(self) -> PythonModel | None:
+        """The model for Triton's Python backend that answers as `enginery run` does, or None."""
+
+    def read_row(self, values: Sequence[Any], classes: Sequence[str] | None) -> tuple[Any, Any] | None:
+        """Return (input, target) of a dataset's row, whose `values` are in the order of `columns`; None if unusable.
+
+        `classes` are the names that the dataset gives to its targets, where it does.
+        """
+
+    def identify(self, row_input: Any) -> str:
+        """Return what two inputs that are the same row have in common, for the search for overlapping splits."""
+
+    def check_rows(self, rows: Rows, source: ModelSource) -> None:
+        """Check that the targets of evaluation rows are the model's.
+
+        Raises:
+            BadInput: they are another dataset's.
+        """
+
+    def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> Encoder:
+        """Open the encoder of a checkpoint or bundle; inputs are cut at the `largest` size of each named axis.
+
+        Raises:
+            BadInput: the folder lacks a file, or the graph has an input that the task's rows do not give.
+        """
+
+    def check_inputs(self, inputs: Sequence[Any]) -> None:
+        """Check what a user asks a bundle.
+
+        Raises:
+            BadInput: an input that has no answer.
+        """
+
+    def answers(self, outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return one answer per row, [rows, …], from a graph's outputs in graph order."""
+
+    def scores(self, answers: NDArray[Any], targets: Sequence[Any]) -> NDArray[np.bool_]:
+        """Return one score per row, bool [rows]: whether the answer is right."""
+
+    def show(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], classes: Sequence[str]) -> list[ShownAnswer]:
+        """Return what `enginery run` prints for each input."""

@@ -1,0 +1,85 @@
+"""The blocks of a graph, their multiply-adds, and the set of blocks that is cheapest to keep in fp32.
+
+A block is the layers that read one tensor: they share its int8 scale, and are switched between int8 and fp32 together.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import scipy
+
+from tasks.calibration.probe import open_session
+from tasks.calibration.rows import Feed
+from tasks.graphs.files import has_external_data
+from tasks.graphs.layers import Graph, group_by_input
+from tasks.quantization.scales import ActivationScale
+
+
+@dataclass(frozen=True)
+class Block:
+    """The layers that read one tensor, and their multiply-adds (MACs) on one row.
+
+    `damage` is how far the model's answers move from fp32's, by the gate, with only this block in int8; None where it
+    was not measured.
+    """
+
+    tensor: str
+    layers: tuple[int, ...]
+    macs: int
+    damage: float | None = None
+
+
+def measure_macs(graph_file: Path, scales: Mapping[str, ActivationScale], feed: Feed) -> tuple[Block, ...]:
+    """List the blocks of an fp32 graph with their multiply-adds on one row of `feed`, in graph order.
+
+    A layer does K·N/N multiply-adds for each value of its output, for MatMul, Gemm and Conv alike; the values are
+    counted on the real rows of `feed`.
+    """
+    model = onnx.load(graph_file, load_external_data=False)
+    graph, external = Graph(model), has_external_data(model)
+    outputs = {layer.index: node.output[0] for layer, node in graph.find_linear_nodes().items()}
+    hidden = [name for name in outputs.values() if name not in graph.output_names]
+    session = open_session(graph_file, hidden, external=external)
+    names = list(dict.fromkeys(outputs.values()))
+    sizes = {name: value.size for name, value in zip(names, session.run(names, feed), strict=True)}
+    rows, macs = len(next(iter(feed.values()))), {}
+    for layer in graph.list_linears():
+        shape = graph.constants[layer.weight].dims
+        macs[layer.index] = sizes[outputs[layer.index]] * int(np.prod(shape)) // shape[layer.columns] // rows
+    return tuple(
+        Block(tensor, tuple(layer.index for layer in members), sum(macs[layer.index] for layer in members))
+        for tensor, members in group_by_input(graph.list_linears()).items()
+        if tensor in scales
+    )
+
+
+def compute_int8_share(blocks: Sequence[Block], fp32_blocks: AbstractSet[str]) -> float:
+    """Return the share of the blocks' MACs in int8 when `fp32_blocks`, by their tensors, stay fp32."""
+    total = sum(block.macs for block in blocks)
+    return sum(block.macs for block in blocks if block.tensor not in fp32_blocks) / max(1, total)
+
+
+def solve_knapsack(blocks: Sequence[Block], prefix: AbstractSet[str]) -> frozenset[str] | None:
+    """Find the blocks of fewest MACs that remove as much damage as `prefix`; None where nothing beats `prefix`.
+
+    A 0/1 knapsack, solved exactly as a mixed-integer program (scipy.optimize.milp, HiGHS).
+    """
+    macs = np.array([block.macs for block in blocks], dtype=np.float64)
+    damage = np.array([block.damage or 0.0 for block in blocks])
+    needed = sum(block.damage or 0.0 for block in blocks if block.tensor in prefix)
+    if needed <= 1e-6 * damage.sum():  # nothing that the solver could tell from zero
+        return None
+    solution = scipy.optimize.milp(
+        macs / macs.sum(),
+        integrality=np.ones(len(blocks)),
+        bounds=scipy.optimize.Bounds(0, 1),
+        constraints=scipy.optimize.LinearConstraint(damage[None, :] / needed, lb=1.0),
+    )
+    if solution.x is None:
+        return None
+    fp32_blocks = frozenset(block.tensor for block, taken in zip(blocks, solution.x > 0.5, strict=True) if taken)
+    return fp32_blocks if compute_int8_share(blocks, fp32_blocks) > compute_int8_share(blocks, prefix) else None
