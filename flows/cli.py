@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import calibration, machine, promotion, refresh, release, serving, stack, triton, worker
+from flows.commands import calibration, machine, promotion, refresh, release, serving, stack, triton, watch, worker
 from flows.commands.console import err, out
 from registry.errors import EngineryError
 
@@ -31,6 +31,7 @@ app.command("promote")(promotion.promote)
 app.command("rollback")(promotion.rollback)
 app.command("history")(promotion.history)
 app.command("fetch")(serving.fetch)
+app.command("watch")(watch.watch)
 app.command("verify")(serving.verify)
 app.command("run")(serving.run)
 app.command("calibration")(calibration.calibration)
@@ -43,7 +44,7 @@ app.command("deployments")(stack.deployments)
 app.command("up")(stack.up)
 app.command("down")(stack.down)
 # Then what only hosts with a Triton server need:
-app.command("triton")(triton.triton)
+app.add_typer(triton.app, name="triton")
 
 
 def _print_version(requested: bool) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from registry.bundle.signing import local_trust
 from registry.errors import EngineryError
-from registry.host.compatibility import read_host
+from registry.host.gpu import read_gpu
 from registry.mlflow.store import MlflowStore
 from registry.repair import RepairOutcome, publisher_is_gone, repair_unfinished
 
@@ -112,11 +112,11 @@ def _read_version(package: str) -> str | None:
 
 
 def _check_gpu() -> Finding:
-    capability = read_host().compute_capability
-    if capability is None:
+    gpu = read_gpu()
+    if gpu is None:
         advice = "engines for TensorRT-RTX targets can be built here; other GPU work needs a worker that has the GPU"
         return Finding("GPU", "none found", False, advice=advice)
-    return Finding("GPU", f"compute capability {capability}", True)
+    return Finding("GPU", f"compute capability {gpu.compute_capability}", True)
 
 
 def _check_disk(home: Path) -> Finding:

@@ -1,7 +1,7 @@
-"""Deciding what serves: `list`, `promote`, `rollback`, `history`."""
+"""Decide which engines serve: `list`, `promote`, `rollback`, `history`."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -13,25 +13,34 @@ from registry.errors import NotFound
 from registry.host.clock import now
 from registry.mlflow.connect import open_store
 
+if TYPE_CHECKING:
+    from registry.mlflow.store import MlflowStore
+    from registry.promotion.rules import Decision
+    from registry.records import EngineVersion, PromotionEvent
+
+Model = Annotated[str, typer.Argument(help="The model's name in the registry; `enginery list` shows all.")]
 Targets = Annotated[
-    list[str], typer.Option("--target", help="A target of the fleet such as cpu or l4; again for another; or `all`.")
+    list[str],
+    typer.Option("--target", help="A target of the fleet, such as cpu or l4; repeat it for several, or give `all`."),
 ]
-Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
-Who = Annotated[str, typer.Option("--who", help="Who decides, kept in the history (default: the user's name).")]
-Limit = Annotated[int, typer.Option("--limit", min=0, help="Only the newest so many; 0 shows all.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, recorded in the history.")]
+Who = Annotated[str, typer.Option("--who", help="Who decides, recorded in the history (default: the user's name).")]
+Limit = Annotated[int, typer.Option("--limit", min=0, help="Show at most this many, the newest; 0 shows all.")]
 NEWEST = 50
-ALL = "all"
 
 
 def list_engines(
-    model: Annotated[str | None, typer.Argument(help="Only this model's engines; all models without it.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Show only this model's engines (default: all models).")] = None,
     limit: Limit = NEWEST,
     as_json: Json = False,
 ) -> None:
-    """Show the published engines, the newest last."""
+    """Show the published engines, the newest last.
+
+    A `*` marks the accuracy of the ONNX graph, where the engine's own was not measured.
+    """
     versions = open_store().versions(model, newest=limit or None)
     if model is not None and not versions:
-        raise NotFound(f"the registry has no engine of {model!r}: release one, or see `enginery list`")
+        raise NotFound(f"the registry has no engine of {model!r}: release one, or see `enginery list` for other models")
     if as_json:
         print_json([_version_json(engine) for engine in versions])
         return
@@ -59,44 +68,60 @@ def list_engines(
 
 
 def promote(
-    model: str,
+    model: Model,
     target: Targets,
-    version: Annotated[int | None, typer.Option(help="The version (default: the target's candidate).")] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", help="The version to promote (default: the target's candidate).")
+    ] = None,
     why: Why = "promoted from the command line",
     who: Who = "",
     waiver: Annotated[
-        str | None, typer.Option(help="Promote although a gate was not measured or inconclusive: the reason.")
+        str | None,
+        typer.Option("--waiver", help="The reason to promote although a gate was inconclusive or not measured."),
     ] = None,
     fleet: FleetFile = FLEET,
     as_json: Json = False,
 ) -> None:
-    """Move production-TARGET to a version whose gates passed; several targets move together or not at all."""
-    from flows.promotion.decisions import promote_targets
+    """Move production-TARGET to a version whose gates passed; several targets move together or not at all.
 
-    events = promote_targets(_store_to_change(), model, target, version, _decision(who, why, waiver), fleet)
+    The version must have been built with the TensorRT that the target serves, and must not be older than the one in
+    production. On a protected target the first promotion is recorded as an approval, and a second person's moves it.
+
+    For example, `enginery promote sst2 --target l4 --target h100 --why "5 ms faster"`.
+    """
+    from flows.promotion import decisions
+
+    events = decisions.promote_targets(
+        _open_store_to_change(), model, target, version, _make_decision(who, why, waiver), fleet
+    )
     _show_events(events, as_json, one=_is_one(target))
 
 
 def rollback(
-    model: str,
+    model: Model,
     target: Targets,
     why: Why = "rolled back from the command line",
     who: Who = "",
     fleet: FleetFile = FLEET,
     as_json: Json = False,
 ) -> None:
-    """Move production-TARGET back to the version before; several targets move together or not at all."""
-    from flows.promotion.decisions import roll_back_targets
+    """Move production-TARGET back to the previous version; several targets move together or not at all.
 
-    events = roll_back_targets(_store_to_change(), model, target, _decision(who, why, None), fleet)
+    Each further rollback goes one promotion further back. One person is enough, also on a protected target.
+
+    For example, `enginery rollback sst2 --target l4 --why "wrong labels in production"`.
+    """
+    from flows.promotion import decisions
+
+    events = decisions.roll_back_targets(_open_store_to_change(), model, target, _make_decision(who, why, None), fleet)
     _show_events(events, as_json, one=_is_one(target))
 
 
-def history(model: str, limit: Limit = NEWEST, as_json: Json = False) -> None:
+def history(model: Model, limit: Limit = NEWEST, as_json: Json = False) -> None:
     """Show who promoted what, when, why and on which evidence, the newest last."""
-    from registry.promotion.promote import history as events_of
+    from registry.promotion.promote import read_history
 
-    events = events_of(open_store(), model, newest=limit or None)
+    events = read_history(open_store(), model, newest=limit or None)
     if as_json:
         print_json([plain(event) for event in events])
         return
@@ -118,12 +143,12 @@ def history(model: str, limit: Limit = NEWEST, as_json: Json = False) -> None:
     out.print(table)
 
 
-def _store_to_change() -> Any:
-    store = open_store()
+def _open_store_to_change() -> "MlflowStore":
+    store: MlflowStore = open_store()
     if not store.leases.shared:
         err.print(
-            "enginery: this keeps promoters apart on this host only; set ENGINERY_LEASE_DATABASE to a PostgreSQL "
-            "address that every host reaches",
+            "enginery: promotion is locked on this host only; set ENGINERY_LEASE_DATABASE to a PostgreSQL address that "
+            "every host reaches",
             style="yellow",
             highlight=False,
             soft_wrap=True,
@@ -131,21 +156,23 @@ def _store_to_change() -> Any:
     return store
 
 
-def _is_one(given: Sequence[str]) -> bool:
-    return len(given) == 1 and given[0] != ALL
+def _is_one(targets: Sequence[str]) -> bool:
+    from flows.inputs.choices import ALL
+
+    return len(targets) == 1 and targets[0] != ALL
 
 
-def _decision(who: str, why: str, waiver: str | None) -> Any:
+def _make_decision(who: str, why: str, waiver: str | None) -> "Decision":
     from registry.promotion.rules import Decision
 
     return Decision(who_decides(who), why, now(), waiver)
 
 
-def _version_json(engine: Any) -> dict[str, Any]:
+def _version_json(engine: "EngineVersion") -> dict[str, Any]:
     return {**plain(engine), "metrics": dict(engine.metrics)}
 
 
-def _show_events(events: Sequence[Any], as_json: bool, *, one: bool) -> None:
+def _show_events(events: Sequence["PromotionEvent"], as_json: bool, *, one: bool) -> None:
     if as_json:
         print_json(plain(events[0]) if one else [plain(event) for event in events])
         return

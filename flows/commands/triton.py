@@ -1,77 +1,172 @@
-"""`triton`: fetched bundles into a Triton model repository, and onto a running server. Needs the `triton` extra."""
+"""`enginery triton`: verified bundles into a Triton model repository, and onto a running server.
+
+Needs the `triton` extra.
+"""
 
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.commands.console import Json, out, plain, print_json
+from flows.commands.serving import (
+    Alias,
+    AnyHost,
+    Model,
+    Older,
+    Rehash,
+    Selection,
+    Target,
+    Version,
+    open_fetch,
+)
+from flows.commands.watch import Health, Interval, follow_alias, split_command
 from registry.errors import BadInput
 from registry.host.home import home
 
 # NAME=VALUE of the server's restricted control API: a secret, so not on a command line that every user can list.
 HEADER_VARIABLE = "ENGINERY_TRITON_HEADER"
 
-
-class Layout(StrEnum):
-    """How a fetched engine is laid out: as published, or for Triton too."""
-
-    BUNDLE = "bundle"
-    TRITON = "triton"
-
-
+To = Annotated[
+    Path, typer.Option("--to", help="The folder that gets bundles/MODEL/VERSION and the model repository, repository/.")
+]
+TensorRT = Annotated[
+    str | None,
+    typer.Option("--tensorrt", help="The version of TensorRT that will load it; default: --container's, or installed."),
+]
 Text = Annotated[
-    bool, typer.Option("--text-model", help="Place a model that takes text, around an ONNX engine: labels and scores.")
+    bool, typer.Option("--text", help="Place a model that takes text, around an ONNX engine: it answers label, score.")
 ]
 Container = Annotated[
     str | None,
-    typer.Option("--container", help="The Triton container that serves, such as 26.08: TensorRT must agree."),
+    typer.Option("--container", help="The Triton container that serves, such as 26.08: its TensorRT must match."),
 ]
 Server = Annotated[
     str | None,
-    typer.Option("--server", help=f"Load it on the Triton at this gRPC HOST:PORT; {HEADER_VARIABLE}=NAME=VALUE."),
+    typer.Option(
+        "--server",
+        help=f"Load it on the Triton at this gRPC HOST:PORT. For a restricted API set {HEADER_VARIABLE}=NAME=VALUE.",
+    ),
 ]
-Keep = Annotated[int, typer.Option(min=2, help="Versions to keep in the repository.")]
+Keep = Annotated[int, typer.Option("--keep", min=2, help="How many versions stay in the repository.")]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Serve engines with Triton: `fetch` one into a model repository, `watch` an alias, or `place` several bundles "
+    "as one version.",
+)
 
 
 @dataclass(frozen=True)
-class Serving:
-    """How Triton is to serve: the options of the command line, for whoever passes them on."""
+class TritonOptions:
+    """How Triton serves a model: the options that the three commands share."""
 
-    text_model: bool = False
+    text: bool = False
     container: str | None = None
     server: str | None = None
     keep: int = 3
 
 
-def triton(
-    model: str,
-    version: int,
-    bundles: Annotated[list[Path], typer.Argument(help="Its fetched bundle; one for each compute capability.")],
-    repository: Annotated[Path, typer.Option("--repository", help="Triton's model repository.")],
-    text_model: Text = False,
+@app.command("fetch")
+def fetch(
+    model: Model,
+    target: Target = "auto",
+    alias: Alias = None,
+    version: Version = None,
+    to: To = Path("models"),
+    any_host: AnyHost = False,
+    tensorrt: TensorRT = None,
+    older: Older = None,
+    rehash: Rehash = False,
+    text: Text = False,
     container: Container = None,
     server: Server = None,
     keep: Keep = 3,
     as_json: Json = False,
 ) -> None:
-    """Place fetched bundles as a version of a Triton model, and load it; a load that fails is rolled back."""
-    serving = Serving(text_model, container, server, keep)
-    serve_with_triton(model, version, bundles, repository, serving, as_json=as_json)
+    """Fetch an engine as `enginery fetch` does, and place it in a Triton model repository.
+
+    With --server the version is loaded too; if the load fails, the previous version keeps serving. Start Triton with
+    --model-control-mode=explicit on TO/repository.
+
+    For example, `enginery triton fetch sst2 --to /srv/enginery --container 26.08 --server localhost:8001`.
+    """
+    selection = Selection(
+        target, alias, version, any_host, tensorrt or find_container_tensorrt(container), older, rehash
+    )
+    bundles, repository = triton_folders(to)
+    fetched = open_fetch(model, bundles, selection)()
+    options = TritonOptions(text, container, server, keep)
+    place_and_load(model, fetched.version, [fetched.path], repository, options, as_json=as_json)
 
 
-def serve_with_triton(
-    model: str, version: int, bundles: Sequence[Path], repository: Path, serving: Serving, *, as_json: bool
+@app.command("watch")
+def watch(
+    model: Model,
+    target: Target = "auto",
+    alias: Alias = None,
+    to: To = Path("models"),
+    any_host: AnyHost = False,
+    tensorrt: TensorRT = None,
+    interval: Interval = 30.0,
+    health: Health = "",
+    text: Text = False,
+    container: Container = None,
+    server: Server = None,
+    keep: Keep = 3,
 ) -> None:
-    """Verify bundles by signature and bytes, place them, load them where a server is named, and say so.
+    """Follow an alias as `enginery watch` does, and place and load each new version in Triton.
+
+    If a version does not load, or the health check fails, the previous version serves again. Ctrl-C or SIGTERM ends
+    the command; Triton keeps serving.
+
+    For example, `enginery triton watch sst2 --to /srv/enginery --server localhost:8001`.
+    """
+    from registry.serving.watch import Watch
+
+    bundles, repository = triton_folders(to)
+    hook = place_command(repository, TritonOptions(text, container, server, keep))
+    options = Watch(interval, keep, hook, split_command(health, "--health"))
+    selection = Selection(target, alias, any_host=any_host, tensorrt=tensorrt or find_container_tensorrt(container))
+    follow_alias(open_fetch(model, bundles, selection), bundles / model, options)
+
+
+@app.command("place")
+def place(
+    model: Annotated[str, typer.Argument(help="The model's name in the bundles and in Triton.")],
+    version: Annotated[int, typer.Argument(help="Triton's version of the model.")],
+    bundles: Annotated[
+        list[Path], typer.Argument(help="Fetched bundles of the model: one, or one per compute capability.")
+    ],
+    repository: Annotated[Path, typer.Option("--repository", help="Triton's model repository.")],
+    text: Text = False,
+    container: Container = None,
+    server: Server = None,
+    keep: Keep = 3,
+    as_json: Json = False,
+) -> None:
+    """Place fetched bundles as one version of a Triton model, and load it if a server is named.
+
+    Bundles of several GPU types become one version: Triton chooses by compute capability. If the load fails, the
+    previous version keeps serving.
+
+    For example, `enginery triton place sst2 7 bundles/sst2/6 bundles/sst2/7 --repository /srv/repository`.
+    """
+    options = TritonOptions(text, container, server, keep)
+    place_and_load(model, version, bundles, repository, options, as_json=as_json)
+
+
+def place_and_load(
+    model: str, version: int, bundles: Sequence[Path], repository: Path, options: TritonOptions, *, as_json: bool
+) -> None:
+    """Verify bundles, place them, load them if a server is named, and print the result.
 
     Raises:
-        BadInput: a bundle is of another model.
+        BadInput: a bundle belongs to another model.
         EngineryError: as `verify_placed`, `place_triton` and `load_version`.
     """
     from registry.bundle.signing import local_trust
@@ -81,33 +176,33 @@ def serve_with_triton(
 
     trust = local_trust(home())
     for bundle in bundles:
-        if (found := verify_placed(bundle, trust).model) != model:
-            raise BadInput(f"{bundle} is of model {found}, not {model}: name its own model, or another bundle")
-    server = triton_server(serving.server, os.environ.get(HEADER_VARIABLE)) if serving.server else None
+        if (bundle_model := verify_placed(bundle, trust).model) != model:
+            raise BadInput(f"{bundle} belongs to model {bundle_model}, not {model}: name that model, or another bundle")
+    server = triton_server(options.server, os.environ.get(HEADER_VARIABLE)) if options.server else None
     placed = place_triton(
-        bundles, repository, version=version, python_backend=serving.text_model, container=serving.container
+        bundles, repository, version=version, python_backend=options.text, container=options.container
     )
     if server:
         load_version(server, placed)
-    prune(placed, serving.keep)
+    prune(placed, options.keep)
     if as_json:
-        shown = {key: value for key, value in plain(placed).items() if key != "previous_config"}
-        print_json(shown | {"path": str(placed.folder), "loaded": server is not None})
+        fields = {key: value for key, value in plain(placed).items() if key != "previous_config"}
+        print_json(fields | {"path": str(placed.folder), "loaded": server is not None})
         return
     state = f"is served by {server.address}" if server else "is placed"
     out.print(f"{model} version {version} {state}: {placed.folder}", highlight=False, soft_wrap=True)
 
 
 def triton_folders(to: Path) -> tuple[Path, Path]:
-    """Where bundles and the model repository lie under `to`: apart, as Triton takes any folder for a model."""
+    """Return the folders for bundles and the model repository: apart, as Triton takes every folder for a model."""
     return to / "bundles", to / "repository"
 
 
-def tensorrt_in(container: str | None) -> str | None:
-    """The TensorRT of a container, None for none.
+def find_container_tensorrt(container: str | None) -> str | None:
+    """Return the TensorRT of a Triton container, None if no container is named.
 
     Raises:
-        Incompatible: it is not known.
+        Incompatible: the container is unknown.
     """
     if container is None:
         return None
@@ -116,10 +211,10 @@ def tensorrt_in(container: str | None) -> str | None:
     return tensorrt_of_container(container)
 
 
-def triton_hook(repository: Path, serving: Serving) -> tuple[str, ...]:
-    """`enginery triton` as the hook of a watch, which appends MODEL VERSION PATH."""
-    options = [f"--repository={repository.absolute()}", f"--keep={serving.keep}"]
-    options += ["--text-model"] if serving.text_model else []
-    options += [f"--container={serving.container}"] if serving.container else []
-    options += [f"--server={serving.server}"] if serving.server else []
-    return (sys.executable, "-c", "from flows.cli import main; main()", "triton", *options)
+def place_command(repository: Path, options: TritonOptions) -> tuple[str, ...]:
+    """Return the `enginery triton place` command that a watch runs as its hook; it appends MODEL VERSION PATH."""
+    arguments = [f"--repository={repository.absolute()}", f"--keep={options.keep}"]
+    arguments += ["--text"] if options.text else []
+    arguments += [f"--container={options.container}"] if options.container else []
+    arguments += [f"--server={options.server}"] if options.server else []
+    return (sys.executable, "-c", "from flows.cli import main; main()", "triton", "place", *arguments)

@@ -1,6 +1,6 @@
-"""Certificates that sign engines: for code signing, valid now, and vouched for by a root that is trusted.
+"""Check the certificates that sign engines: for code signing, valid now, and issued under a trusted root.
 
-`cryptography` and OpenSSL take a tenth of a second to import, and only who uses certificates waits for them.
+`cryptography` and OpenSSL take a tenth of a second to import, so only commands that use certificates import them.
 """
 
 import datetime
@@ -15,30 +15,32 @@ if TYPE_CHECKING:
 
 
 def check_chain(certificates: Sequence[bytes], roots: Sequence[Path]) -> None:
-    """Check that a chain (DER, the signing certificate first) leads to one of the `roots` (PEM) at the present time.
+    """Check that a chain (DER, the signing certificate first) leads to one of the `roots` (PEM) now.
 
-    model-signing 1.1.1 asks only whether it did when the signing certificate began to be valid.
+    model-signing 1.1.1 checks this only for the moment at which the signing certificate became valid.
 
     Raises:
-        SignatureInvalid: it is not for code signing.
-        OpenSSL.crypto.X509StoreContextError: expired, not valid yet, or of another root.
+        SignatureInvalid: the certificate is not for code signing.
+        OpenSSL.crypto.X509StoreContextError: it has expired, is not valid yet, or was issued under another root.
     """
     from cryptography import x509
     from OpenSSL import crypto
 
-    leaf, *between = [x509.load_der_x509_certificate(raw) for raw in certificates]
+    leaf, *intermediates = [x509.load_der_x509_certificate(raw) for raw in certificates]
     store = crypto.X509Store()
     for path in roots:
         for root in x509.load_pem_x509_certificates(path.read_bytes()):
             store.add_cert(crypto.X509.from_cryptography(root))
-    chain = [crypto.X509.from_cryptography(certificate) for certificate in between]
+    chain = [crypto.X509.from_cryptography(certificate) for certificate in intermediates]
     crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), chain).verify_certificate()
-    if not _for_code_signing(leaf):
-        raise SignatureInvalid(f"the certificate of {leaf.subject.rfc4514_string()} is not for code signing: refused")
+    if not _permits_code_signing(leaf):
+        raise SignatureInvalid(
+            f"the certificate of {leaf.subject.rfc4514_string()} does not permit code signing: sign with one that does"
+        )
 
 
-def _for_code_signing(certificate: "Certificate") -> bool:
-    """A server's TLS certificate may sign digitally too; its owner is no publisher of engines."""
+def _permits_code_signing(certificate: "Certificate") -> bool:
+    """Tell whether a certificate permits code signing: a server's TLS certificate does not."""
     from cryptography import x509
 
     try:
@@ -52,14 +54,13 @@ def check_certificate(path: Path) -> None:
     """Check that a certificate (PEM) may sign engines now.
 
     Raises:
-        BadInput: it is expired, not valid yet, or not for code signing.
+        BadInput: it has expired, is not valid yet, or does not permit code signing.
     """
     from cryptography import x509
 
-    found, now = x509.load_pem_x509_certificate(path.read_bytes()), datetime.datetime.now(datetime.UTC)
-    if not found.not_valid_before_utc <= now <= found.not_valid_after_utc:
-        raise BadInput(
-            f"{path} is valid from {found.not_valid_before_utc} to {found.not_valid_after_utc} only: renew it"
-        )
-    if not _for_code_signing(found):
-        raise BadInput(f"{path} is not for code signing (extended key usage): ask for one that is")
+    certificate, now = x509.load_pem_x509_certificate(path.read_bytes()), datetime.datetime.now(datetime.UTC)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begin <= now <= end:
+        raise BadInput(f"{path} is valid only from {begin} to {end}: renew it")
+    if not _permits_code_signing(certificate):
+        raise BadInput(f"{path} does not permit code signing (extended key usage): request one that does")

@@ -1,7 +1,7 @@
-"""EngineManifest ↔ the canonical JSON of `manifest.json`; docs/bundle-format.md is the normative text.
+"""Read and write `manifest.json`, the canonical JSON of an EngineManifest; docs/bundle-format.md is normative.
 
-One manifest has one form in bytes: what is read must be what `write_manifest` writes. That refuses unknown
-keys at any depth, keys given twice, NaN and machine paths, in one rule.
+A manifest has exactly one byte form: `read_manifest` accepts only what `write_manifest` writes. That one rule refuses
+unknown keys at any depth, duplicate keys, NaN and machine paths.
 """
 
 import json
@@ -18,7 +18,7 @@ FORMAT_VERSION = 2
 _READABLE = (format_1.VERSION, FORMAT_VERSION)
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "model.sig"
-# Both speak of the listed files, so neither is listed.
+# Both describe the listed files, so neither is listed.
 UNLISTED = (MANIFEST_FILE, SIGNATURE_FILE)
 # A manifest is some kilobytes; anything larger is an attempt to exhaust the reader.
 MAX_BYTES = 4 * 2**20
@@ -27,10 +27,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def write_manifest(manifest: EngineManifest) -> bytes:
-    """Canonical JSON (RFC 8785) of a manifest, without machine paths.
+    """Write a manifest as canonical JSON (RFC 8785), without machine paths.
 
     Raises:
-        BadInput: the manifest breaks a rule that `read_manifest` holds too, or a figure is NaN or infinite.
+        BadInput: the manifest breaks a rule that `read_manifest` also checks, or a figure is NaN or infinite.
     """
     _check_rules(manifest)
     try:
@@ -41,11 +41,11 @@ def write_manifest(manifest: EngineManifest) -> bytes:
 
 
 def read_manifest(raw: bytes) -> EngineManifest:
-    """The manifest that `raw` holds.
+    """Parse and check a manifest.
 
     Raises:
-        BadInput: not canonical JSON of this format version, a wrong type, an unknown key, NaN, a sha256 that
-            is none, or a path that leaves the bundle.
+        BadInput: not canonical JSON of this format version, a wrong type, an unknown key, NaN, a malformed
+            sha256, or a path that leaves the bundle.
     """
     _check_format_version(raw)
     advice = "do not trust it, and publish the engine again"
@@ -58,15 +58,15 @@ def verify_bundle(directory: Path) -> EngineManifest:
     """Check a bundle folder against its own manifest, byte for byte, before anything in it is loaded.
 
     Raises:
-        TornBundle: no manifest, a file missing or extra, or a link.
+        TornBundle: the manifest or a file is missing, a file is extra, or one is a link.
         DigestMismatch: a file's bytes differ.
-        BadInput: the manifest itself is not acceptable.
+        BadInput: `read_manifest` refuses the manifest.
     """
     path = directory / MANIFEST_FILE
     if path.is_symlink() or not path.is_file():
         raise TornBundle(f"{directory} has no {MANIFEST_FILE} that is a plain file: fetch it again")
     if path.stat().st_size > MAX_BYTES:
-        raise BadInput(f"{path} is larger than {MAX_BYTES} bytes: it is no manifest")
+        raise BadInput(f"{path} is larger than {MAX_BYTES} bytes, too large for a manifest: fetch the bundle again")
     manifest = read_manifest(path.read_bytes())
     unlisted = [directory / name for name in UNLISTED if (directory / name).is_file()]
     verify_tree(directory, (*manifest.files, *(record_file(file, root=directory) for file in unlisted)))
@@ -74,7 +74,7 @@ def verify_bundle(directory: Path) -> EngineManifest:
 
 
 def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:
-    """Check that a registry row and a manifest speak of the same engine.
+    """Check that a registry row and a manifest describe the same engine.
 
     Raises:
         DigestMismatch: they differ, so tags or files were changed after publishing.
@@ -89,11 +89,11 @@ def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:
         "sequence": (engine.sequence, manifest.sequence),
         "verdict": (engine.verdict, manifest.verdict),
     }
-    for name, (tagged, written) in pairs.items():
-        if tagged != written:
+    for name, (in_registry, in_manifest) in pairs.items():
+        if in_registry != in_manifest:
             raise DigestMismatch(
-                f"{engine.model} version {engine.version}: the registry says {name} {tagged}, its manifest "
-                f"says {written}: one was changed after publishing; publish the engine again"
+                f"{engine.model} version {engine.version}: the registry says {name} {in_registry}, its manifest "
+                f"says {in_manifest}: one was changed after publishing; publish the engine again"
             )
 
 
@@ -104,7 +104,7 @@ def _check_format_version(raw: bytes) -> None:
         raise BadInput(f"manifest.json is not JSON ({error}): fetch it again") from error
     if not isinstance(document, dict):
         raise BadInput("manifest.json is not a JSON object: fetch it again")
-    # Before the fields: a later format may have others, and its version is what the reader must hear of.
+    # Check the version before the fields: a later format may have other fields, and the reader must see the version.
     version = document.get("format_version")
     if type(version) is not int or version not in _READABLE:
         raise BadInput(
@@ -127,20 +127,20 @@ def _check_rules(manifest: EngineManifest) -> None:
     for record in (*manifest.files, *build.files, *calibration):
         _check_record(record)
     paths = [record.path for record in manifest.files]
-    if twice := {path for path in paths if paths.count(path) > 1}:
-        raise BadInput(f"files lists {min(twice)!r} twice")
+    if duplicates := {path for path in paths if paths.count(path) > 1}:
+        raise BadInput(f"files lists {min(duplicates)!r} twice")
     if unlisted := set(paths) & set(UNLISTED):
-        raise BadInput(f"files lists {min(unlisted)!r}, which is never listed in itself")
+        raise BadInput(f"files lists {min(unlisted)!r}, which must not be listed")
 
 
 def _check_record(record: FileRecord) -> None:
     path = PurePosixPath(record.path)
-    plain = path.as_posix() == record.path and path.parts and not path.is_absolute() and ".." not in path.parts
-    if not plain or "\\" in record.path or not record.path.isprintable():
-        raise BadInput(f"file path {record.path!r} leaves the bundle or is not in its plainest form: refused")
+    canonical = path.as_posix() == record.path and path.parts and not path.is_absolute() and ".." not in path.parts
+    if not canonical or "\\" in record.path or not record.path.isprintable():
+        raise BadInput(f"file path {record.path!r} leaves the bundle or is not in its simplest form")
     _check_sha256(record.sha256, f"sha256 of {record.path}")
     if record.size_bytes < 0:
-        raise BadInput(f"size_bytes of {record.path} is {record.size_bytes}: a size is not negative")
+        raise BadInput(f"size_bytes of {record.path} is {record.size_bytes}: a size cannot be negative")
 
 
 def _check_sha256(text: str, what: str) -> None:

@@ -1,4 +1,4 @@
-"""What the local machine is, and which engines load on it: decided before anything is downloaded.
+"""Describe the local machine and decide which engines load on it, before anything is downloaded.
 
 TensorRT and TensorRT-RTX engines load only on the compute capability and the version that they were built for:
 https://docs.nvidia.com/deeplearning/tensorrt/11.1.0/inference-library/engine-compatibility.html and
@@ -12,10 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-import pynvml
-
 from registry.errors import BadInput, Incompatible, NotFound, TornBundle
-from registry.host.gpu import nvml_gpu
+from registry.host.gpu import read_gpu
 from registry.host.tensorrt_releases import is_release_of
 from registry.names import PRODUCTION, production_alias
 from registry.records import Backend, EngineVersion
@@ -31,7 +29,7 @@ _VERSION = re.compile(r"\d+(?:\.\d+){1,4}")
 
 @dataclass(frozen=True)
 class Host:
-    """A serving machine. Versions are like "580.95.05", None where there is none.
+    """A serving machine; versions look like "580.95.05", and None means that it has none.
 
     `cuda` is the newest CUDA that the driver runs; `tensorrt` and `tensorrt_rtx` will load the engines.
     """
@@ -45,96 +43,103 @@ class Host:
 
 
 def read_host(tensorrt: str | None = None) -> Host:
-    """This machine: the GPU that CUDA takes first, and the `tensorrt` declared for it, or else the installed package's.
+    """Describe this machine: the GPU that CUDA takes first, and the TensorRT that will load engines.
 
-    A server that brings its own TensorRT, like a container, has to be declared. CUDA_VISIBLE_DEVICES chooses the GPU,
-    and where it hides all of them there is none.
+    Args:
+        tensorrt: the declared version; the installed package's if None. A server that brings its own TensorRT, like a
+            container, has to be declared.
 
     Raises:
-        BadInput: `tensorrt` is no version.
+        BadInput: `tensorrt` is not a version.
     """
     if tensorrt is not None and not _VERSION.fullmatch(tensorrt):
-        raise BadInput(f"--tensorrt {tensorrt[:40]!r} is no version: give the one that will load engines, like 10.13")
-    versions = (tensorrt or _installed(Backend.TENSORRT), tensorrt or _installed(Backend.TENSORRT_RTX))
-    try:
-        gpu = nvml_gpu()
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu)
-        name, driver = pynvml.nvmlDeviceGetName(gpu), pynvml.nvmlSystemGetDriverVersion()
-        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
-    except pynvml.NVMLError:
+        raise BadInput(
+            f"--tensorrt {tensorrt[:40]!r} is not a version: give the one that will load engines, like 10.13"
+        )
+    versions = (tensorrt or _installed_version(Backend.TENSORRT), tensorrt or _installed_version(Backend.TENSORRT_RTX))
+    gpu = read_gpu()
+    if gpu is None:
         return Host(None, None, None, None, *versions)
-    return Host(f"{major}.{minor}", str(name), str(driver), f"{cuda // 1000}.{cuda % 1000 // 10}", *versions)
+    return Host(gpu.compute_capability, gpu.name, gpu.driver, gpu.cuda, *versions)
 
 
 def production_engines(store: ServingStore, model: str) -> tuple[EngineVersion, ...]:
-    """The engine in production for each target, by target; an alias that leads nowhere is left out."""
-    found: dict[int, EngineVersion] = {}
+    """Return the engine in production for each target; skip an alias whose version is missing."""
+    engines: dict[int, EngineVersion] = {}
     for alias, number in sorted(store.aliases(model).items()):
         if alias.startswith(PRODUCTION):
             with suppress(NotFound, TornBundle):
-                found[number] = store.version(model, number)
-    return tuple(engine for engine in found.values() if _serves_its_target(engine))
+                engines[number] = store.version(model, number)
+    return tuple(engine for engine in engines.values() if _serves_its_target(engine))
 
 
 def local_target(engines: Sequence[EngineVersion], model: str, host: Host) -> str:
-    """The target in production that this machine's GPU runs; the CPU target where there is no GPU.
+    """Return the target in production that this machine runs: its GPU's, or the CPU's without a GPU.
 
     Raises:
-        Incompatible: none in production fits, or more than one; the message lists what there is.
+        Incompatible: no target in production fits, or several do; the message lists those in production.
     """
     serving = [engine for engine in engines if _serves_its_target(engine)]
     same_gpu = [engine for engine in serving if engine.compute_capability == host.compute_capability]
-    # A machine with a GPU is not silently given the CPU's engine: that would be found out by its latency.
-    fitting = {engine.target: engine for engine in same_gpu if unsuitable(engine, host) is None}
+    # A machine with a GPU does not silently get the CPU's engine: only its latency would give that away.
+    fitting = {engine.target: engine for engine in same_gpu if find_incompatibility(engine, host) is None}
     if len(fitting) == 1:
         return next(iter(fitting))
-    reasons = [reason for engine in same_gpu if (reason := unsuitable(engine, host))]
+    reasons = [reason for engine in same_gpu if (reason := find_incompatibility(engine, host))]
     if not serving:
         raise Incompatible(
             f"{model} has nothing in production: promote a version, or fetch one by --alias or --version; "
-            "`enginery list` shows what there is"
+            "`enginery list` shows the published engines"
         )
-    found = "several targets fit: name one with --target" if fitting else "none fits"
+    result = "several targets fit: name one with --target" if fitting else "no target in production fits"
     why = f" ({'; '.join(reasons)})" if reasons and not fitting else ""
     way_out = "" if fitting else "; name another with --target, or promote one for this machine"
-    raise Incompatible(f"{model}: this machine has {_words(host)} and {found}{why}; {listing(serving)}{way_out}")
+    raise Incompatible(
+        f"{model}: this machine has {_describe_host(host)}; {result}{why}; {list_production(serving)}{way_out}"
+    )
 
 
-def check_compatible(engine: EngineVersion, host: Host, there: Sequence[EngineVersion] = ()) -> None:
-    """Refuse an engine that cannot load on `host`; `there` are the engines that the message offers instead.
+def check_compatible(engine: EngineVersion, host: Host, alternatives: Sequence[EngineVersion] = ()) -> None:
+    """Refuse an engine that cannot load on `host`; the message offers the `alternatives`.
 
     Raises:
-        Incompatible: another compute capability, another TensorRT, an unknown one, or an older driver.
+        Incompatible: the compute capability or TensorRT differs or is unknown, or the driver is too old.
     """
-    if reason := unsuitable(engine, host):
+    if reason := find_incompatibility(engine, host):
         raise Incompatible(
             f"{engine.model} version {engine.version} for {engine.target} does not load here: {reason}; this machine "
-            f"has {_words(host)}; {listing(there)}; fetch one of those, or use --any-host to fetch for another machine"
+            f"has {_describe_host(host)}; {list_production(alternatives)}; fetch one of those, or use --any-host to "
+            "fetch for another machine"
         )
 
 
-def unsuitable(engine: EngineVersion, host: Host) -> str | None:
-    """Why `engine` does not load on `host`, in words; None where it does."""
+def find_incompatibility(engine: EngineVersion, host: Host) -> str | None:
+    """Return the reason why `engine` does not load on `host`; None where it loads."""
     if engine.backend is Backend.ONNXRUNTIME:
         return None
     if engine.compute_capability is None or engine.compute_capability != host.compute_capability:
         return f"it was built for compute capability {engine.compute_capability or 'unknown'}"
-    here = host.tensorrt if engine.backend is Backend.TENSORRT else host.tensorrt_rtx
-    if here is None:
-        return f"it needs {engine.backend} {engine.backend_version}, and none is installed: say which with --tensorrt"
-    if not is_release_of(engine.backend_version, here):
-        return f"it was built by {engine.backend} {engine.backend_version}, which {here} does not load"
-    if engine.minimum_driver and (not host.driver or _numbers(host.driver) < _numbers(engine.minimum_driver)):
+    installed = host.tensorrt if engine.backend is Backend.TENSORRT else host.tensorrt_rtx
+    if installed is None:
+        return (
+            f"it needs {engine.backend} {engine.backend_version}, which is not installed: name the version that will "
+            "load it with --tensorrt"
+        )
+    if not is_release_of(engine.backend_version, installed):
+        return f"it was built with {engine.backend} {engine.backend_version}, which version {installed} does not load"
+    if engine.minimum_driver and (
+        not host.driver or _parse_numbers(host.driver) < _parse_numbers(engine.minimum_driver)
+    ):
         return f"it needs driver {engine.minimum_driver} or newer"
     return None
 
 
-def listing(engines: Sequence[EngineVersion]) -> str:
-    """What is in production, in words."""
-    return f"in production: {', '.join(map(_describe, engines)) or 'nothing'}"
+def list_production(engines: Sequence[EngineVersion]) -> str:
+    """List the engines in production in words."""
+    return f"in production: {', '.join(map(_describe_engine, engines)) or 'nothing'}"
 
 
-def _describe(engine: EngineVersion) -> str:
+def _describe_engine(engine: EngineVersion) -> str:
     if engine.backend is Backend.ONNXRUNTIME:
         return f"{engine.target} (any machine)"
     driver = f", driver {engine.minimum_driver} or newer" if engine.minimum_driver else ""
@@ -142,7 +147,7 @@ def _describe(engine: EngineVersion) -> str:
     return f"{engine.target} (compute capability {capability}, {engine.backend} {engine.backend_version}{driver})"
 
 
-def _words(host: Host) -> str:
+def _describe_host(host: Host) -> str:
     if host.compute_capability is None:
         return "no GPU"
     libraries = ((Backend.TENSORRT, host.tensorrt), (Backend.TENSORRT_RTX, host.tensorrt_rtx))
@@ -154,11 +159,11 @@ def _serves_its_target(engine: EngineVersion) -> bool:
     return production_alias(engine.target) in engine.aliases
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _parse_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
-def _installed(backend: Backend) -> str | None:
+def _installed_version(backend: Backend) -> str | None:
     for package in _PACKAGES[backend]:
         try:
             return version(package)

@@ -1,4 +1,4 @@
-"""Writes that a power cut cannot halve: the bytes are on the disk before the name is."""
+"""Write files so that a power cut cannot halve them: the bytes reach the disk before the name."""
 
 import os
 import tempfile
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Make a folder's or a file's state durable.
+    """Flush a folder's or a file's state to the disk.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the disk refuses the write.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -19,14 +19,19 @@ def sync(path: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes, *, stage: Path | None = None, mode: int = 0o644) -> None:
-    """Give `path` new content in one rename; `stage` is where it is written first, on the same file system.
+    """Replace the content of `path` in one rename.
 
-    What a kill leaves there begins with ".incoming-".
+    Args:
+        path: the file.
+        content: its new content.
+        stage: the folder where it is written first, on the same file system; the file's own if None. A kill leaves
+            a file there whose name begins with ".incoming-".
+        mode: the permissions of the file.
 
     Raises:
-        OSError: the folder does not take it.
+        OSError: the folder cannot be written.
     """
-    # mkstemp makes it 0600: a key is never readable to others, not for an instant.
+    # mkstemp creates the file with 0600, so other users can never read a key, not for an instant.
     descriptor, name = tempfile.mkstemp(dir=stage or path.parent, prefix=".incoming-")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)

@@ -1,7 +1,7 @@
-"""The GPU of this process: the first one that CUDA shows to it, and NVML's handle of the same one.
+"""The GPU of this process: the first one that CUDA shows to it, described through NVML.
 
-The two count differently: NVML numbers every GPU of the machine by its PCI bus and heeds no CUDA_VISIBLE_DEVICES; CUDA
-takes the fastest one first, unless told otherwise (CUDA programming guide, "CUDA Environment Variables").
+The two count differently: NVML numbers every GPU of the machine by its PCI bus and ignores CUDA_VISIBLE_DEVICES; CUDA
+takes the fastest one first by default (CUDA programming guide, "CUDA Environment Variables").
 """
 
 import ctypes
@@ -18,7 +18,17 @@ _BUS_ID_BYTES = 32
 
 
 class NoCudaLibrary(Exception):
-    """There is no libcuda here, so nobody can say which GPU CUDA would take."""
+    """libcuda is missing here, so nobody can say which GPU CUDA would take."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The local GPU and its driver: compute capability like "8.9"; `cuda` is the newest CUDA that the driver runs."""
+
+    name: str
+    compute_capability: str
+    driver: str
+    cuda: str
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,40 @@ class CudaGpu:
     pci_bus_id: str
 
 
+def read_gpu() -> Gpu | None:
+    """Describe the GPU that CUDA programs started here take.
+
+    Returns:
+        None where there is no driver or GPU, or where CUDA_VISIBLE_DEVICES hides every GPU.
+    """
+    try:
+        handle = nvml_gpu()
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        name, driver = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion()
+        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+    except pynvml.NVMLError:
+        return None
+    return Gpu(str(name), f"{major}.{minor}", str(driver), f"{cuda // 1000}.{cuda % 1000 // 10}")
+
+
+def local_compute_capability() -> str | None:
+    """Return the compute capability that CUDA itself reports; None without libcuda or a visible GPU."""
+    try:
+        gpu = first_cuda_gpu()
+    except NoCudaLibrary:
+        return None
+    return gpu.compute_capability if gpu else None
+
+
 @cache
 def first_cuda_gpu() -> CudaGpu | None:
-    """The GPU that CUDA programs started here take, asked without a context; None where they see none.
+    """Ask the CUDA driver for the GPU that programs started here take, without creating a context.
+
+    Returns:
+        None where CUDA programs see no GPU.
 
     Raises:
-        NoCudaLibrary: libcuda is not here.
+        NoCudaLibrary: libcuda is missing here.
     """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -53,17 +91,17 @@ def first_cuda_gpu() -> CudaGpu | None:
 
 
 def nvml_gpu() -> Any:
-    """NVML's handle of the GPU that CUDA programs started here take.
+    """Return NVML's handle of the GPU that CUDA programs started here take.
 
     Raises:
         pynvml.NVMLError: no driver, no GPU, or CUDA_VISIBLE_DEVICES hides them all.
     """
     pynvml.nvmlInit()
-    # Starting CUDA takes 0.2 s and more: nobody waits for it where there is no choice.
+    # Starting CUDA takes 0.2 s and more: skip it where there is no choice.
     if "CUDA_VISIBLE_DEVICES" in os.environ or pynvml.nvmlDeviceGetCount() > 1:
         try:
             gpu = first_cuda_gpu()
-        except NoCudaLibrary:  # a container that was given NVML alone
+        except NoCudaLibrary:  # a container with NVML and without CUDA
             return pynvml.nvmlDeviceGetHandleByIndex(0)
         if gpu is None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)

@@ -1,4 +1,4 @@
-"""Where Enginery keeps its state."""
+"""Locate the folder where Enginery keeps its state."""
 
 import os
 from pathlib import Path
@@ -7,19 +7,21 @@ from registry.errors import BadInput
 
 
 def home() -> Path:
-    """ENGINERY_HOME as an absolute path; `.enginery` in the current folder by default.
+    """Return ENGINERY_HOME as an absolute path; `.enginery` in the current folder by default.
 
     Raises:
         BadInput: it names a file.
     """
     path = Path(os.environ.get("ENGINERY_HOME") or ".enginery").absolute()
     if path.exists() and not path.is_dir():
-        raise BadInput(f"ENGINERY_HOME is {path}, which is not a folder: name a folder, or a path that is free")
+        raise BadInput(
+            f"ENGINERY_HOME is {path}, which is not a folder: set it to a folder, or to a path that does not exist yet"
+        )
     return path
 
 
 def writable_home() -> Path:
-    """`home()`, made where it is not there.
+    """Return `home()` after creating it where it is missing.
 
     Raises:
         BadInput: it is a file, or this user may not write there.
@@ -31,5 +33,7 @@ def writable_home() -> Path:
     except OSError:
         allowed = False
     if not allowed:
-        raise BadInput(f"ENGINERY_HOME is {path}, where user {os.geteuid()} may not write: chown it, or name another")
+        raise BadInput(
+            f"ENGINERY_HOME is {path}, where user {os.geteuid()} may not write: chown it, or set another folder"
+        )
     return path

@@ -1,4 +1,4 @@
-"""Which process works on something, and whether it has ended: for what it may have left behind."""
+"""Identify a process and tell whether it has ended, to clean up what it may have left behind."""
 
 import os
 import platform
@@ -6,19 +6,22 @@ from pathlib import Path
 
 
 def this_process() -> str:
-    """Host, process id and start of this process; two processes never share it, not even after a reboot."""
+    """Return host, process id and start of this process: unique even across reboots."""
     pid = os.getpid()
-    return f"{_host()} {pid} {start_of(pid)}"
+    return f"{_host_id()} {pid} {start_of(pid)}"
 
 
 def has_ended(owner: str) -> bool:
-    """Whether the process is known to have ended. One of another host, or of another container, is not known of."""
+    """Tell whether the process has ended.
+
+    Returns False for processes on other hosts or in other containers, which cannot be checked.
+    """
     host, _, process = owner.partition(" ")
     pid, _, started = process.partition(" ")
-    return host == _host() and pid.isdecimal() and start_of(int(pid)) != started
+    return host == _host_id() and pid.isdecimal() and start_of(int(pid)) != started
 
 
-def _host() -> str:
+def _host_id() -> str:
     # Containers may share a host's name; a process id means something in its own namespace only.
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
@@ -28,7 +31,7 @@ def _host() -> str:
 
 
 def start_of(pid: int) -> str:
-    """Clock ticks between boot and the start of a process, or words where /proc does not tell; "" where it ended."""
+    """Return the clock ticks from boot to the start of a process; "" where it ended, "running" without /proc."""
     try:
         # The name, in brackets, may hold anything; behind it come the state and, 19 fields on, the start (man 5 proc).
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Move a production alias: who may, when, and the record that is written first.
+"""Promote engines and roll them back by moving production aliases, with a record of each decision.
 
-Call `promote` and `rollback`; rules.py decides, moves.py is the one place that moves an alias. Never imports MLflow.
+Call `promote` and `rollback`; rules.py decides, and only moves.py moves a production alias. Never imports MLflow.
 """

@@ -1,8 +1,13 @@
-"""The one place where production aliases move: the record first, then the alias, then it is read back.
+"""Move production aliases, the only place that does: write the record, move the alias, read it back.
 
-MLflow's aliases have no compare-and-swap and keep no history. So, in a lease's guard: the records of all targets are
-written (pending), the aliases move, they are read back, and the records get their outcome. Either all aliases of an
-operation move, or those that did go back. What a crash left pending is settled by the same rule.
+MLflow's aliases have no compare-and-swap and no history. So these steps run under a lease's guard:
+
+1. The records of all targets are written as pending.
+2. The aliases move.
+3. The aliases are read back, and the records get their outcome. If one alias did not move, those that did go back:
+   an operation moves all of its aliases or none.
+
+What a crash left pending is settled by step 3 before the next operation.
 """
 
 from collections.abc import Sequence
@@ -15,7 +20,7 @@ from registry.store import Lease, Store
 
 
 def settle_pending(store: Store, model: str, lease: Lease) -> None:
-    """Finish, or undo, what a killed promotion left pending."""
+    """Finish or undo what a killed promotion left pending."""
     if pending := store.events(model, outcome=PENDING):
         with lease.guard():
             for operation in dict.fromkeys(event.operation for event in pending):
@@ -32,10 +37,13 @@ def record_approvals(store: Store, lease: Lease, events: Sequence[PromotionEvent
 
 
 def move_all(store: Store, lease: Lease, events: Sequence[PromotionEvent]) -> dict[str, PromotionEvent]:
-    """Move every alias or none; the events with their outcome (all `done`), by event id.
+    """Move every alias or none.
+
+    Returns:
+        The events by event id, with their outcome, which is `done`.
 
     Raises:
-        PromotionRefused: one did not move, and the others went back; or the lease is someone else's by now.
+        PromotionRefused: an alias did not move and the others went back, or another process holds the lease by now.
     """
     written: list[PromotionEvent] = []
     settled: dict[str, PromotionEvent] = {}
@@ -50,19 +58,20 @@ def move_all(store: Store, lease: Lease, events: Sequence[PromotionEvent]) -> di
         except EngineryError as error:
             problem = error
         finally:
-            # Also after an error: the aliases, read back, say what happened. A crash here is left to settle_pending.
+            # Also after an error: only the aliases, read back, show what happened. A crash is left to settle_pending.
             settled = _conclude(store, written)
     outcomes = {event.alias: settled[event.event].outcome if event.event in settled else FAILED for event in events}
-    if stuck := [alias for alias, outcome in outcomes.items() if outcome == FAILED]:
+    if unmoved := [alias for alias, outcome in outcomes.items() if outcome == FAILED]:
         raise PromotionRefused(
-            f"{', '.join(stuck)} of {events[0].model} did not move, so none did: "
-            f"{problem or 'another client set it at the same time'}; look at the history and try again"
+            f"{', '.join(unmoved)} of {events[0].model} did not move, so no alias did: "
+            f"{problem or 'another client set it at the same time'}; see `enginery history {events[0].model}`, and try "
+            "again"
         ) from problem
     return settled
 
 
 def _conclude(store: Store, events: Sequence[PromotionEvent]) -> dict[str, PromotionEvent]:
-    """Give the pending events of one operation their outcome, by what their aliases say."""
+    """Give the pending events of one operation the outcome that their aliases show."""
     moved = {
         event.event
         for event in events
@@ -84,7 +93,7 @@ def _put_back(store: Store, event: PromotionEvent) -> None:
         try:
             store.set_alias(event.model, event.alias, event.from_version)
         except (NotFound, TornBundle):
-            # Deleted in MLflow since: nothing is served rather than half a promotion, and the model is not stuck.
+            # Someone deleted that version in MLflow: serve nothing rather than half a promotion, and block nothing.
             pass
         else:
             return

@@ -1,4 +1,24 @@
-"""The rules of promotion: what may serve, who must agree, and what a rollback goes back to; they read no registry."""
+"""The rules that decide promotions and rollbacks, from records alone: nothing here reads a registry.
+
+A promotion of an engine to a target follows these rules:
+
+1. Every decision names who decides and gives a reason. An empty waiver is refused (`check_decision`).
+2. The engine passed its gates. A waiver admits an engine whose gates were inconclusive or not measured; it never
+   admits an engine that failed one (`check_verdict`).
+3. The serving hosts run the TensorRT that built the engine, because an engine loads only on its own version
+   (`check_serving_version`).
+4. The engine is not older than the one in production. A replayed old release verifies perfectly, so only its
+   sequence number gives it away (`check_newer`).
+5. A protected target moves forward only when two people promote the same engine: the first promotion is recorded as
+   an approval, for example Ana's on Monday, and the second one by Ben moves the alias (`find_other_approver`).
+
+A rollback follows rules 1 and 3, and these:
+
+6. It goes back to the version before the promotion now in force, and each further rollback goes one promotion further
+   back. Where someone moved the alias by hand, that is undone first (`find_version_before`).
+7. The version it goes back to never failed a gate, and it passed its gates or was promoted with a waiver. So what
+   someone once set by hand does not come back (`check_served_before`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +28,17 @@ from registry.errors import BadInput, PromotionRefused
 from registry.host.tensorrt_releases import is_release_of
 from registry.records import EngineVersion, PromotionEvent, Verdict
 
-# Outcomes: done, failed (the alias never moved), undone (it moved, and went back with its operation).
+# Outcomes: done, failed (the alias never moved), undone (it moved, and went back with its operation), unchanged.
 PENDING, DONE, FAILED, UNDONE, UNCHANGED = "pending", "done", "failed", "undone", "unchanged"
-# Actions: a restore puts back what history says after someone moved the alias by hand; an approval moves nothing.
+# Actions: a restore puts back the recorded version after someone moved the alias by hand; an approval moves nothing.
 PROMOTE, ROLLBACK, RESTORE, APPROVE = "promote", "rollback", "restore", "approve"
 
 
 @dataclass(frozen=True)
 class TargetRules:
-    """What the fleet asks of a target beyond the gates.
+    """A target's requirements beyond the gates.
 
-    `serving` is the backend's version on the serving hosts, or its first parts ("10.13"); None asks nothing.
+    `serving` is the backend's version on the serving hosts, or its first parts ("10.13"); None requires nothing.
     A `protected` target moves forward only when two people promote the same engine.
     """
 
@@ -28,7 +48,7 @@ class TargetRules:
 
 @dataclass(frozen=True)
 class Decision:
-    """Who promotes or rolls back, why and when; `waiver` is the reason to let an unproven engine through."""
+    """A decision to promote or roll back: who, why and when. `waiver` is the reason to admit an unproven engine."""
 
     who: str
     why: str
@@ -38,35 +58,48 @@ class Decision:
 
 
 def check_decision(decision: Decision) -> None:
-    """A decision has a name and a reason.
+    """Check rule 1: a decision names who decides and gives a reason.
 
     Raises:
-        BadInput: one of its words is empty.
+        BadInput: the name, the reason or the waiver is empty.
     """
-    for name, words in (("who", decision.who), ("why", decision.why), ("waiver", decision.waiver)):
-        if words is not None and not words.strip():
-            raise BadInput(f"{name} is empty: a promotion is recorded with a name and a reason")
+    for field, text in (("who", decision.who), ("why", decision.why), ("waiver", decision.waiver)):
+        if text is not None and not text.strip():
+            raise BadInput(f"{field} is empty: a promotion is recorded with a name and a reason")
 
 
 def check_verdict(engine: EngineVersion, waiver: str | None) -> None:
-    """Its gates passed; what was not measured, or not conclusively, needs a waiver, and a failure has none.
+    """Check rule 2: the engine passed its gates, or a waiver covers what was not proven.
 
     Raises:
-        PromotionRefused: with the gate's own reason.
+        PromotionRefused: neither is true; the message holds the gate's own reason.
     """
     if engine.verdict is Verdict.PASSED or (engine.verdict is not Verdict.FAILED and waiver):
         return
-    way_out = "it cannot be waived" if engine.verdict is Verdict.FAILED else "measure it, or give a waiver's reason"
+    way_out = "a failed gate cannot be waived" if engine.verdict is Verdict.FAILED else "measure it, or give a waiver"
     raise PromotionRefused(
         f"{engine.model} version {engine.version} is {engine.verdict} for {engine.target}: {engine.reason}; {way_out}"
     )
 
 
-def check_newer(engine: EngineVersion, current: EngineVersion) -> None:
-    """An old release verifies perfectly when replayed; only its place in the order gives it away.
+def check_serving_version(engine: EngineVersion, rules: TargetRules) -> None:
+    """Check rule 3: the serving hosts run the TensorRT that built the engine.
 
     Raises:
-        PromotionRefused: it is of a lower sequence than the engine in production.
+        PromotionRefused: they run another version.
+    """
+    if rules.serving is not None and not is_release_of(engine.backend_version, rules.serving):
+        raise PromotionRefused(
+            f"{engine.model} version {engine.version} was built with {engine.backend} {engine.backend_version}, and "
+            f"{engine.target} serves {rules.serving}: build it with that version, or change `serving` in the fleet file"
+        )
+
+
+def check_newer(engine: EngineVersion, current: EngineVersion) -> None:
+    """Check rule 4: the engine is not older than the one in production.
+
+    Raises:
+        PromotionRefused: its sequence is lower than that of the engine in production.
     """
     if engine.sequence < current.sequence:
         raise PromotionRefused(
@@ -75,55 +108,49 @@ def check_newer(engine: EngineVersion, current: EngineVersion) -> None:
         )
 
 
-def check_served(engine: EngineVersion, rules: TargetRules) -> None:
-    """The serving hosts run the TensorRT that built it: an engine loads on its own version only.
+def find_other_approver(events: Sequence[PromotionEvent], engine: EngineVersion, who: str) -> str | None:
+    """Return who else approved this engine since the alias last moved (rule 5); None if nobody did.
+
+    Args:
+        events: the alias's, oldest first.
+        engine: the engine to promote.
+        who: the person who promotes it now.
 
     Raises:
-        PromotionRefused: they run another one.
+        PromotionRefused: `who` is the only approver so far, and cannot approve twice.
     """
-    if rules.serving is not None and not is_release_of(engine.backend_version, rules.serving):
-        raise PromotionRefused(
-            f"{engine.model} version {engine.version} was built with {engine.backend} {engine.backend_version}, and "
-            f"{engine.target} serves {rules.serving}: build it with that, or change `serving` in the fleet file"
-        )
-
-
-def other_approver(events: Sequence[PromotionEvent], engine: EngineVersion, who: str) -> str | None:
-    """Who else approved this engine for an alias since the alias last moved; `events` are that alias's.
-
-    Raises:
-        PromotionRefused: `who` alone has approved it, and may not do so twice.
-    """
-    moves = [place for place, event in enumerate(events) if event.outcome == DONE and event.action != APPROVE]
-    standing = events[moves[-1] + 1 :] if moves else events
+    moves = [index for index, event in enumerate(events) if event.outcome == DONE and event.action != APPROVE]
+    since_last_move = events[moves[-1] + 1 :] if moves else events
     approvers = [
         event.who
-        for event in standing
+        for event in since_last_move
         if (event.action, event.outcome) == (APPROVE, DONE)
         and (event.to_version, event.digest) == (engine.version, engine.digest)
     ]
-    others = [name for name in approvers if _person(name) != _person(who)]
+    others = [name for name in approvers if _normalize_name(name) != _normalize_name(who)]
     if approvers and not others:
         raise PromotionRefused(
-            f"{who} approved {engine.model} version {engine.version} for {engine.target} already, and the target is "
-            "protected: someone else must promote it too"
+            f"{who} has already approved {engine.model} version {engine.version} for {engine.target}, which is a "
+            "protected target: someone else must promote it too"
         )
     return others[-1] if others else None
 
 
-def version_before(events: Sequence[PromotionEvent], current: int | None) -> tuple[str, int] | None:
-    """The action and version of the next rollback of an alias, or None; `events` are that alias's, oldest first.
+def find_version_before(events: Sequence[PromotionEvent], current: int | None) -> tuple[str, int] | None:
+    """Return the action and version of an alias's next rollback (rule 6); None where there is no version to go to.
 
-    Each rollback goes one promotion further back. Where someone moved the alias by hand, that is put right first.
+    Args:
+        events: the alias's, oldest first.
+        current: the version that the alias points at.
     """
-    back = 0
+    undone = 0
     for event in reversed(events):
         if event.outcome != DONE or event.action not in (PROMOTE, ROLLBACK):
             continue
         if event.action == ROLLBACK:
-            back += 1
-        elif back:
-            back -= 1
+            undone += 1
+        elif undone:
+            undone -= 1
         elif event.to_version != current:
             return RESTORE, event.to_version
         elif event.from_version is not None:
@@ -134,10 +161,10 @@ def version_before(events: Sequence[PromotionEvent], current: int | None) -> tup
 
 
 def check_served_before(engine: EngineVersion, events: Sequence[PromotionEvent]) -> None:
-    """A rollback goes back to what a promotion let through, not to what someone set by hand.
+    """Check rule 7: the engine may serve again.
 
     Raises:
-        PromotionRefused: its gates failed, or they did not pass and no waiver ever promoted it.
+        PromotionRefused: it failed a gate, or it passed none and no promotion ever admitted it.
     """
     promoted = any(
         (event.action, event.outcome, event.to_version) == (PROMOTE, DONE, engine.version) for event in events
@@ -145,9 +172,9 @@ def check_served_before(engine: EngineVersion, events: Sequence[PromotionEvent])
     if engine.verdict is Verdict.FAILED or not (promoted or engine.verdict is Verdict.PASSED):
         raise PromotionRefused(
             f"{engine.model} version {engine.version} served before, but is {engine.verdict}: {engine.reason}; "
-            "promote another one"
+            "promote another version"
         )
 
 
-def _person(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return " ".join(name.split()).casefold()

@@ -1,7 +1,7 @@
 """Copy a bundle's files from a `BundleFiles`: in parallel ranges, hashed on the way, resumed after a kill.
 
-Segments that are whole are named in a journal beside the folder, so a killed download goes on with the others. The
-journal is no proof of anything: each file's sha256 is over the bytes that lie on this disk.
+A journal beside the folder names the segments that have arrived, so that the next download fetches only the others.
+The journal proves nothing: each file's sha256 is computed over the bytes on this disk.
 """
 
 import hashlib
@@ -19,18 +19,30 @@ from registry.errors import DigestMismatch, EngineryError, Interrupted, TornBund
 from registry.records import EngineManifest, FileRecord
 from registry.store import Bundle, BundleFiles, ServingStore
 
-SEGMENT_BYTES = 16 * 2**20
-STREAMS = 4
-# A broken connection is tried again from where it broke; the store's own client has its retries besides.
-_ATTEMPTS = 3
-_PAUSE_SECONDS = 0.5
-_READ_BACK_BYTES = 2**20
 _LINE = re.compile(r"(\d+) (\d+) (.+)")
 
 
 @dataclass(frozen=True)
+class DownloadPlan:
+    """The sizes and retries of a download.
+
+    A broken connection is tried again from where it broke, `attempts` times in all, with a pause that grows by
+    `pause_seconds`; the store's own client has its retries besides. `read_back_bytes` is the buffer for hashing.
+    """
+
+    segment_bytes: int = 16 * 2**20
+    streams: int = 4
+    attempts: int = 3
+    pause_seconds: float = 0.5
+    read_back_bytes: int = 2**20
+
+
+DEFAULT_PLAN = DownloadPlan()
+
+
+@dataclass(frozen=True)
 class Segment:
-    """Bytes `start` to before `stop` of one file."""
+    """The bytes of one file from `start` to before `stop`."""
 
     path: str
     start: int
@@ -38,12 +50,12 @@ class Segment:
 
 
 def copy_bundle(store: ServingStore, model: str, version: int, into: Path) -> EngineManifest:
-    """Copy a whole bundle into the empty folder `into`; its files agree with its manifest then.
+    """Copy a whole bundle into the empty folder `into`, and check its files against its manifest.
 
     The signature is copied and not verified.
 
     Raises:
-        NotFound, TornBundle, DigestMismatch: as `Store.manifest`, or a file is not what the manifest lists.
+        NotFound, TornBundle, DigestMismatch: as `Store.manifest`, or a file differs from its record in the manifest.
         Interrupted: the registry failed in mid-download.
     """
     bundle = store.open_bundle(model, version)
@@ -55,10 +67,10 @@ def copy_bundle(store: ServingStore, model: str, version: int, into: Path) -> En
 
 
 def write_seal(bundle: Bundle, into: Path) -> EngineManifest:
-    """Write manifest.json and the signature into the folder `into`; the manifest, parsed, is returned.
+    """Write manifest.json and the signature into the folder `into`, and return the parsed manifest.
 
     Raises:
-        BadInput: the manifest is not acceptable.
+        BadInput: `read_manifest` refuses the manifest.
     """
     manifest = read_manifest(bundle.manifest)
     (into / MANIFEST_FILE).write_bytes(bundle.manifest)
@@ -69,35 +81,42 @@ def write_seal(bundle: Bundle, into: Path) -> EngineManifest:
     return manifest
 
 
-def download(files: BundleFiles, records: Iterable[FileRecord], into: Path, journal: Path) -> None:
-    """Copy `records` into the folder `into`, going on from what `journal` says is there, and make them durable.
+def download(
+    files: BundleFiles,
+    records: Iterable[FileRecord],
+    into: Path,
+    journal: Path,
+    plan: DownloadPlan = DEFAULT_PLAN,
+) -> None:
+    """Copy the files of `records` into the folder `into` and flush them to the disk, resuming what `journal` lists.
 
-    On success every file has its size and sha256. After an error what arrived stays there, for the next try.
+    On success every file has its size and sha256. After an error what arrived stays for the next download.
 
     Raises:
         DigestMismatch: the source holds other bytes.
         TornBundle: the source holds fewer or more bytes of a file than its record says.
-        NotFound, Interrupted, EngineryError: as `BundleFiles.read`; or the disk has no room for it.
-        OSError: the disk does not take it.
+        NotFound, Interrupted, EngineryError: as `BundleFiles.read`; or the disk has too little room.
+        OSError: the disk refuses a write.
     """
-    wanted = sorted(records, key=lambda record: -record.size_bytes)
-    done = _read_journal(journal)
-    ranged = any(record.size_bytes > SEGMENT_BYTES for record in wanted) and files.ranged
-    plan = {record: _segments(record, ranged=ranged) for record in wanted}
-    _check_room(into, sum(part.stop - part.start for parts in plan.values() for part in parts if part not in done))
+    largest_first = sorted(records, key=lambda record: -record.size_bytes)
+    arrived = _read_journal(journal)
+    ranged = any(record.size_bytes > plan.segment_bytes for record in largest_first) and files.ranged
+    segments = {record: _split_file(record, plan.segment_bytes if ranged else None) for record in largest_first}
+    missing = [part for parts in segments.values() for part in parts if part not in arrived]
+    _check_room(into, sum(part.stop - part.start for part in missing))
     stop = Event()
-    with journal.open("ab") as log, ThreadPoolExecutor(STREAMS, thread_name_prefix="fetch") as pool:
-        job = _Job(files, into, log.fileno(), pool, stop)
+    with journal.open("ab") as log, ThreadPoolExecutor(plan.streams, thread_name_prefix="fetch") as pool:
+        job = _Job(files, into, log.fileno(), pool, stop, plan)
         try:
-            started = {record: _start(job, record, parts, done) for record, parts in plan.items()}
-            for record, parts in plan.items():
-                arrived = _hash(job, record, started[record])
-                if arrived != record.sha256 and not done.isdisjoint(parts):
-                    # A power cut may leave the journal and not the bytes: this file once more, from nothing.
-                    arrived = _hash(job, record, _start(job, record, parts, frozenset()))
-                if arrived != record.sha256:
+            started = {record: _start_file(job, record, parts, arrived) for record, parts in segments.items()}
+            for record, parts in segments.items():
+                digest = _hash_file(job, record, started[record])
+                if digest != record.sha256 and not arrived.isdisjoint(parts):
+                    # A power cut may keep the journal and lose the bytes: download this file once more, as a whole.
+                    digest = _hash_file(job, record, _start_file(job, record, parts, frozenset()))
+                if digest != record.sha256:
                     raise DigestMismatch(
-                        f"{record.path}: the registry sent sha256 {arrived}, the manifest says {record.sha256}: it was "
+                        f"{record.path}: the registry sent sha256 {digest}, the manifest says {record.sha256}: it was "
                         "changed after publishing; do not trust it, and publish the engine again"
                     )
         finally:
@@ -112,80 +131,81 @@ class _Job:
     journal: int
     pool: ThreadPoolExecutor
     stop: Event
+    plan: DownloadPlan
 
 
 _Started = list[tuple[Segment, "Future[None] | None"]]
 
 
-def _segments(record: FileRecord, *, ranged: bool) -> tuple[Segment, ...]:
+def _split_file(record: FileRecord, segment_bytes: int | None) -> tuple[Segment, ...]:
     size = record.size_bytes
-    step = SEGMENT_BYTES if ranged else max(size, 1)
+    step = segment_bytes or max(size, 1)
     return tuple(Segment(record.path, start, min(start + step, size)) for start in range(0, size, step))
 
 
-def _start(job: _Job, record: FileRecord, parts: Iterable[Segment], done: frozenset[Segment]) -> _Started:
+def _start_file(job: _Job, record: FileRecord, parts: Iterable[Segment], arrived: frozenset[Segment]) -> _Started:
     path = job.into / record.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    # NOFOLLOW: a link planted in the folder would have another file overwritten.
+    # NOFOLLOW: through a link planted in the folder, the download would overwrite another file.
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        known = done if os.fstat(descriptor).st_size == record.size_bytes else frozenset[Segment]()
+        present = arrived if os.fstat(descriptor).st_size == record.size_bytes else frozenset[Segment]()
         os.ftruncate(descriptor, record.size_bytes)
     finally:
         os.close(descriptor)
-    return [(part, None if part in known else job.pool.submit(_copy, job, record, part)) for part in parts]
+    return [(part, None if part in present else job.pool.submit(_copy_segment, job, record, part)) for part in parts]
 
 
-def _copy(job: _Job, record: FileRecord, part: Segment) -> None:
-    at = part.start
+def _copy_segment(job: _Job, record: FileRecord, part: Segment) -> None:
+    position = part.start
     descriptor = os.open(job.into / part.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, job.plan.attempts + 1):
             try:
-                for chunk in _read(job.files, record, part, at):
+                for chunk in _read_chunks(job.files, record, part, position):
                     if job.stop.is_set():
                         return
-                    if at + len(chunk) > part.stop:
+                    if position + len(chunk) > part.stop:
                         raise TornBundle(_wrong_size(part, "more"))
-                    _write(descriptor, chunk, at)
-                    at += len(chunk)
+                    _write_chunk(descriptor, chunk, position)
+                    position += len(chunk)
                 break
             except Interrupted:
-                if attempt == _ATTEMPTS or job.stop.wait(_PAUSE_SECONDS * attempt):
+                if attempt == job.plan.attempts or job.stop.wait(job.plan.pause_seconds * attempt):
                     raise
-                at = at if job.files.ranged else part.start
+                position = position if job.files.ranged else part.start
     finally:
         os.close(descriptor)
-    if at < part.stop:
+    if position < part.stop:
         raise TornBundle(_wrong_size(part, "fewer"))
     os.write(job.journal, f"{part.start} {part.stop} {part.path}\n".encode())
 
 
-def _read(files: BundleFiles, record: FileRecord, part: Segment, at: int) -> Iterator[bytes]:
-    # A whole file is asked for without a range, which every server understands.
-    whole = (at, part.stop) == (0, record.size_bytes)
-    return files.read(part.path) if whole else files.read(part.path, at, part.stop)
+def _read_chunks(files: BundleFiles, record: FileRecord, part: Segment, position: int) -> Iterator[bytes]:
+    # A whole file is requested without a range, which every server understands.
+    whole = (position, part.stop) == (0, record.size_bytes)
+    return files.read(part.path) if whole else files.read(part.path, position, part.stop)
 
 
-def _write(descriptor: int, chunk: bytes, at: int) -> None:
+def _write_chunk(descriptor: int, chunk: bytes, position: int) -> None:
     view = memoryview(chunk)
     while view:
-        written = os.pwrite(descriptor, view, at)
-        view, at = view[written:], at + written
+        written = os.pwrite(descriptor, view, position)
+        view, position = view[written:], position + written
 
 
-def _hash(job: _Job, record: FileRecord, parts: _Started) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(_READ_BACK_BYTES))
+def _hash_file(job: _Job, record: FileRecord, parts: _Started) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(job.plan.read_back_bytes))
     descriptor = os.open(job.into / record.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         # In the file's order, right behind the streams: the bytes are read back from the page cache.
-        for part, arriving in parts:
-            if arriving is not None:
-                arriving.result()
-            at = part.start
-            while at < part.stop and (size := os.preadv(descriptor, [buffer[: part.stop - at]], at)):
+        for part, copying in parts:
+            if copying is not None:
+                copying.result()
+            position = part.start
+            while position < part.stop and (size := os.preadv(descriptor, [buffer[: part.stop - position]], position)):
                 digest.update(buffer[:size])
-                at += size
+                position += size
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -197,18 +217,20 @@ def _read_journal(journal: Path) -> frozenset[Segment]:
         text = journal.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return frozenset()
-    # A line that a kill cut short names no segment of the plan, or is no line at all.
-    found = (_LINE.fullmatch(line) for line in text.splitlines())
-    return frozenset(Segment(match[3], int(match[1]), int(match[2])) for match in found if match)
+    # A line that a kill cut short does not match, or names a segment that is in no plan.
+    matches = (_LINE.fullmatch(line) for line in text.splitlines())
+    return frozenset(Segment(match[3], int(match[1]), int(match[2])) for match in matches if match)
 
 
-def _check_room(into: Path, missing: int) -> None:
-    if missing > (free := shutil.disk_usage(into).free):
-        raise EngineryError(f"{into.parent} has {free} bytes free and {missing} are to come: free space, fetch again")
+def _check_room(into: Path, missing_bytes: int) -> None:
+    if missing_bytes > (free := shutil.disk_usage(into).free):
+        raise EngineryError(
+            f"{into.parent} has {free} bytes free, and the download needs {missing_bytes}: free space and fetch again"
+        )
 
 
-def _wrong_size(part: Segment, word: str) -> str:
+def _wrong_size(part: Segment, comparison: str) -> str:
     return (
-        f"{part.path}: the registry holds {word} bytes than the manifest says: it was changed after publishing; "
+        f"{part.path}: the registry holds {comparison} bytes than the manifest says: it was changed after publishing; "
         "do not trust it, and publish the engine again"
     )

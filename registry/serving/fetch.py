@@ -1,7 +1,23 @@
-"""Alias or version → fit for this host? → manifest, signature, order → files → one atomic rename.
+"""Fetch a published engine to this host: a reader of the folder sees a whole, verified bundle or none.
 
-A reader sees a whole, verified bundle or none. Everything unfinished lies beside the destination, on its file system,
-under names that start with a dot; a download that was cut short is gone on with.
+A fetch follows these rules, in this order:
+
+1. Either an alias or a version names the engine in the registry, never both.
+2. An engine that does not load on the host is refused before anything is downloaded: for example one that was built
+   for another GPU, TensorRT or driver.
+3. One fetch of a model runs at a time per host. Whatever it leaves unfinished lies beside the destination, on its file
+   system, under names that start with a dot.
+4. An engine that is older than one this host has served is refused, because an old release that someone replays
+   verifies perfectly. A rollback in the registry's history admits it, or a reason from the operator.
+5. A bundle in place is kept: if it is untouched since it was verified with the same keys, no byte of it is read;
+   otherwise it is verified again. A damaged one stays until its replacement is verified.
+6. The signature of the manifest is verified before the files are downloaded. The manifest, not the registry's row,
+   decides again whether the engine loads on the host: tags can be edited, the manifest is signed.
+7. The files are downloaded and hashed. A download that was cut short resumes; one that turns out to be spoiled is
+   removed.
+8. One rename places the folder. Then the host's record is written, for rules 4 and 5.
+
+A caller that only wants to check a folder calls `verify_placed`.
 """
 
 import errno
@@ -27,12 +43,12 @@ from registry.errors import (
     SignatureInvalid,
     TornBundle,
 )
-from registry.host.compatibility import Host, check_compatible, production_engines, unsuitable
+from registry.host.compatibility import Host, check_compatible, find_incompatibility, production_engines
 from registry.host.durable import sync
 from registry.names import check_name, production_alias
 from registry.promotion.rules import APPROVE, DONE, PENDING, RESTORE, ROLLBACK, UNDONE
 from registry.records import EngineManifest, EngineVersion
-from registry.serving.download import download, write_seal
+from registry.serving.download import DEFAULT_PLAN, DownloadPlan, download, write_seal
 from registry.serving.placed import (
     HostRecord,
     PlacedVersion,
@@ -47,28 +63,30 @@ from registry.store import ServingStore, row_of
 _PARTIAL = ".partial-"
 _INCOMING = ".incoming-"
 _REPLACED = ".replaced-"
-# Enough to find the last move among approvals and refusals.
+# Enough events to include the last move among approvals and refusals.
 _RECENT_EVENTS = 50
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a host accepts.
+    """What a host accepts, and how it downloads.
 
-    `trust` says whose signatures; `host` what machine the engine must load on, None for another one's. `older` is the
-    reason to take an older release than was here, and `rehash` reads every byte of what is in place.
+    `trust` holds the accepted signatures. `host` is the machine on which the engine must load; None fetches for
+    another machine. `older` is the reason to accept an older release than this host has served. `rehash` reads every
+    byte of a bundle in place. `plan` sets the sizes and retries of the download.
     """
 
     trust: Trust
     host: Host | None
     older: str | None = None
     rehash: bool = False
+    plan: DownloadPlan = DEFAULT_PLAN
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A verified bundle on this host; `reused` says that it was there, and `digest` is the engine's."""
+    """A verified bundle on this host; `reused` tells that it was in place already, and `digest` is the engine's."""
 
     path: Path
     version: int
@@ -82,34 +100,34 @@ def fetch(
 ) -> Fetched:
     """Place a published engine's bundle at `into`/`model`/`version`, verified as docs/bundle-format.md says.
 
-    An intact bundle there is kept. A damaged one stays until its replacement is verified, then is replaced.
-
     Raises:
-        BadInput: not exactly one of `alias` and `version`, or a manifest that is not acceptable.
-        NotFound: no such model, alias or version.
+        BadInput: not exactly one of `alias` and `version`, or `read_manifest` refuses the manifest.
+        NotFound: the registry has no such model, alias or version.
         Incompatible: the engine does not load on the policy's host; nothing was downloaded.
-        SignatureInvalid: nobody trusted signed it.
-        Replayed: this host has had a newer release, and nothing says that going back is meant.
-        TornBundle, DigestMismatch: what the registry holds is not what was published; nothing is placed.
-        Interrupted: the registry failed; nothing is placed, and the next fetch goes on.
+        SignatureInvalid: the signature of a trusted publisher is missing.
+        Replayed: this host has served a newer release, and nothing shows that going back is intended.
+        TornBundle, DigestMismatch: the registry no longer holds what was published; nothing is placed.
+        Interrupted: the registry failed; nothing is placed, and the next fetch resumes.
         EngineryError: this host cannot write the bundle (disk full, permissions); nothing is placed.
     """
-    engine = _resolve(store, model, alias, version)
-    if policy.host is not None and unsuitable(engine, policy.host):
+    engine = _resolve_engine(store, model, alias, version)
+    if policy.host is not None and find_incompatibility(engine, policy.host):
         check_compatible(engine, policy.host, production_engines(store, model))
-    home = into / model
-    with _on_disk(home, engine), locked(home):
-        record = read_record(home)
+    model_folder = into / model
+    with _explain_disk_errors(model_folder, engine), locked(model_folder):
+        record = read_record(model_folder)
         _check_order(store, engine, record, policy)
-        found = _in_place(engine, home, record, policy) or _place(store, engine, home, policy)
-        if not found.reused or not record.intact(found.path, engine.version, trust_digest(policy.trust)):
-            write_record(home, _remembering(engine, home, record, policy))
-        clear_stale(home)
-    return found
+        fetched = _reuse_bundle(engine, model_folder, record, policy)
+        if fetched is None:
+            fetched = _place_bundle(store, engine, model_folder, policy)
+        if not fetched.reused or not record.is_intact(fetched.path, engine.version, trust_digest(policy.trust)):
+            write_record(model_folder, _update_record(engine, model_folder, record, policy))
+        clear_stale(model_folder)
+    return fetched
 
 
 def verify_placed(folder: Path, trust: Trust) -> EngineManifest:
-    """Verify a bundle's folder: signature, exact listing, and every byte. Its manifest is returned.
+    """Verify a bundle's folder, by signature, exact listing and every byte, and return its manifest.
 
     Raises:
         SignatureInvalid, TornBundle, DigestMismatch, BadInput: as `verify_signature` and `verify_bundle`.
@@ -119,57 +137,54 @@ def verify_placed(folder: Path, trust: Trust) -> EngineManifest:
 
 
 @contextmanager
-def locked(home: Path) -> Iterator[None]:
-    """One fetch of a model at a time on a host, so that a folder with a dot is a dead process's.
+def locked(model_folder: Path) -> Iterator[None]:
+    """Run one fetch of a model at a time per host, so that hidden folders belong to dead processes.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be created.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home.parent / f".{home.name}.lock"):
+    model_folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(model_folder.parent / f".{model_folder.name}.lock"):
         yield
 
 
 def discard(path: Path) -> None:
-    """Remove a folder or file so that nobody sees half of it.
+    """Remove a folder or file without showing half of it to a reader.
 
     Raises:
         OSError: it cannot be renamed.
     """
-    gone = path.with_name(f"{_REPLACED}{path.name}-{uuid4().hex}")
-    path.rename(gone)
-    _remove(gone)
+    _remove(_set_aside(path))
 
 
-def clear_stale(home: Path) -> None:
-    """Remove what dead processes left in `home`; only under `locked`."""
-    for path in home.iterdir():
+def clear_stale(model_folder: Path) -> None:
+    """Remove the leftovers of dead processes; call it only under `locked`."""
+    for path in model_folder.iterdir():
         if path.name.startswith((_PARTIAL, _INCOMING, _REPLACED)):
             _remove(path)
 
 
-def _resolve(store: ServingStore, model: str, alias: str | None, version: int | None) -> EngineVersion:
+def _resolve_engine(store: ServingStore, model: str, alias: str | None, version: int | None) -> EngineVersion:
     check_name(model, what="model")
     if alias is not None and version is None:
         return store.resolve(model, check_name(alias, what="alias"))
     if version is not None and alias is None:
         return store.version(model, version)
-    raise BadInput("name what to fetch: either an alias or a version, and not both")
+    raise BadInput("name the engine to fetch by either an alias or a version, and not both")
 
 
 def _check_order(store: ServingStore, engine: EngineVersion, record: HostRecord, policy: Policy) -> None:
-    # Someone may show an old registry again, or move an alias by hand: every old release is signed perfectly.
     newest = record.newest_sequence(engine.target)
-    if engine.sequence >= newest or policy.older is not None or _went_back(store, engine):
+    if engine.sequence >= newest or policy.older is not None or _was_rolled_back_to(store, engine):
         return
     raise Replayed(
-        f"{engine.model} version {engine.version} (sequence {engine.sequence}) is older than what this host had for "
-        f"{engine.target} (sequence {newest}), and no rollback to it is in the history: ask who moved the alias, or "
-        "give the reason to take it with --allow-older"
+        f"{engine.model} version {engine.version} (sequence {engine.sequence}) is older than the release this "
+        f"host has served for {engine.target} (sequence {newest}), and the history has no rollback to it: find out who "
+        "moved the alias, or give the reason to accept it with --allow-older"
     )
 
 
-def _went_back(store: ServingStore, engine: EngineVersion) -> bool:
+def _was_rolled_back_to(store: ServingStore, engine: EngineVersion) -> bool:
     recent = store.events(engine.model, alias=production_alias(engine.target), newest=_RECENT_EVENTS)
     moves = [event for event in recent if event.action != APPROVE and event.outcome in (DONE, PENDING, UNDONE)]
     if not moves:
@@ -180,12 +195,12 @@ def _went_back(store: ServingStore, engine: EngineVersion) -> bool:
     return last.action in (ROLLBACK, RESTORE) and last.to_version == engine.version
 
 
-def _in_place(engine: EngineVersion, home: Path, record: HostRecord, policy: Policy) -> Fetched | None:
-    folder = home / str(engine.version)
+def _reuse_bundle(engine: EngineVersion, model_folder: Path, record: HostRecord, policy: Policy) -> Fetched | None:
+    folder = model_folder / str(engine.version)
     if not folder.exists():
         return None
     try:
-        if not policy.rehash and record.intact(folder, engine.version, trust_digest(policy.trust)):
+        if not policy.rehash and record.is_intact(folder, engine.version, trust_digest(policy.trust)):
             manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
         else:
             manifest = verify_placed(folder, policy.trust)
@@ -195,9 +210,9 @@ def _in_place(engine: EngineVersion, home: Path, record: HostRecord, policy: Pol
     return Fetched(folder, engine.version, engine.digest, engine.model, reused=True)
 
 
-def _place(store: ServingStore, engine: EngineVersion, home: Path, policy: Policy) -> Fetched:
+def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path, policy: Policy) -> Fetched:
     bundle = store.open_bundle(engine.model, engine.version)
-    partial = home / f"{_PARTIAL}{sha256(bundle.manifest).hexdigest()}"
+    partial = model_folder / f"{_PARTIAL}{sha256(bundle.manifest).hexdigest()}"
     journal = partial.with_name(f"{partial.name}.journal")
     partial.mkdir(exist_ok=True)
     try:
@@ -205,40 +220,46 @@ def _place(store: ServingStore, engine: EngineVersion, home: Path, policy: Polic
         verify_signature(partial, policy.trust)
         check_agrees(engine, manifest)
         if policy.host is not None:
-            # The row is tags, which can be edited; the manifest is signed.
             check_compatible(row_of(manifest, engine.version), policy.host)
-        download(bundle.files, manifest.files, partial, journal)
+        download(bundle.files, manifest.files, partial, journal, policy.plan)
         check_listing(partial, [*(file.path for file in manifest.files), MANIFEST_FILE, SIGNATURE_FILE])
     except (DigestMismatch, TornBundle, SignatureInvalid, Incompatible):
-        # Nothing of it is worth going on with; after any other error there is.
+        # Spoiled: no part of it can be resumed. After any other error the next fetch resumes it.
         _remove(partial)
         _remove(journal)
         raise
+    destination = model_folder / str(engine.version)
     _sync_folders(partial)
-    _swap(partial, home / str(engine.version))
-    return Fetched(home / str(engine.version), engine.version, engine.digest, engine.model, reused=False)
+    _swap_in(partial, destination)
+    return Fetched(destination, engine.version, engine.digest, engine.model, reused=False)
 
 
-def _remembering(engine: EngineVersion, home: Path, record: HostRecord, policy: Policy) -> HostRecord:
-    placed = PlacedVersion(engine.version, trust_digest(policy.trust), file_states(home / str(engine.version)))
-    there = tuple(known for known in record.placed if (home / str(known.version)).is_dir())
+def _update_record(engine: EngineVersion, model_folder: Path, record: HostRecord, policy: Policy) -> HostRecord:
+    placed = PlacedVersion(engine.version, trust_digest(policy.trust), file_states(model_folder / str(engine.version)))
+    on_disk = tuple(version for version in record.placed if (model_folder / str(version.version)).is_dir())
     went_back = policy.older is not None and engine.sequence < record.newest_sequence(engine.target)
     reasons = (f"version {engine.version}: {policy.older}",) if went_back else ()
-    record = replace(record, placed=there, older=(*record.older, *reasons))
+    record = replace(record, placed=on_disk, older=(*record.older, *reasons))
     return record.with_placed(placed, engine.target, engine.sequence)
 
 
-def _swap(partial: Path, destination: Path) -> None:
+def _swap_in(partial: Path, destination: Path) -> None:
     partial.chmod(0o755)
     if os.path.lexists(destination):
-        destination.rename(destination.with_name(f"{_REPLACED}{destination.name}-{uuid4().hex}"))
+        _set_aside(destination)
     partial.rename(destination)
     sync(destination.parent)
 
 
+def _set_aside(path: Path) -> Path:
+    hidden = path.with_name(f"{_REPLACED}{path.name}-{uuid4().hex}")
+    path.rename(hidden)
+    return hidden
+
+
 def _sync_folders(root: Path) -> None:
-    # A rename that survives a power cut, of bytes that did not, would be a torn bundle that looks whole. The listed
-    # files are on the disk already: `download` returns no sooner.
+    # If the rename survived a power cut and the bytes did not, a torn bundle would look whole. The listed files are
+    # on the disk already: `download` returns only then.
     for path in (root / MANIFEST_FILE, root / SIGNATURE_FILE, *root.rglob("*/"), root):
         sync(path)
 
@@ -251,15 +272,15 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _on_disk(home: Path, engine: EngineVersion) -> Iterator[None]:
+def _explain_disk_errors(model_folder: Path, engine: EngineVersion) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            # A full disk harms everything on a host; the next fetch begins anew where there is room.
-            for path in home.glob(f"{_PARTIAL}*"):
+            # A full disk harms everything on the host: give the room back. The next fetch starts over.
+            for path in model_folder.glob(f"{_PARTIAL}*"):
                 _remove(path)
         raise EngineryError(
-            f"{home}: cannot place {engine.model} version {engine.version} ({error.strerror or error}); "
-            "nothing was placed: free space or fix the folder's rights, and fetch again"
+            f"{model_folder}: cannot place {engine.model} version {engine.version} ({error.strerror or error}); "
+            "nothing was placed: free space or fix the folder's permissions, and fetch again"
         ) from error

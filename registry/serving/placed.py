@@ -1,9 +1,9 @@
-"""What a host remembers in `MODEL/.placed.json`: the newest release of each target, and files it has verified.
+"""Record in `MODEL/.placed.json` the newest release of each target and the files that this host has verified.
 
-The first refuses a replay. The second lets a fetch find a bundle in place without hashing gigabytes again: a file
-whose size, times, inode and links are those of the verified one has the verified bytes, as git's index assumes. ctime
-is in it, which no program can set. It guards against accidents; who can write this folder could change an engine
-after any check.
+With the newest release a fetch refuses a replay. With the verified files it reuses a bundle without hashing gigabytes
+again: a file with the same size, times, inode and links has the same bytes, as git's index assumes. One of the times is
+ctime, which no program can set. This guards against accidents only: anyone who can write the folder can change an
+engine after any check.
 """
 
 import os
@@ -24,7 +24,7 @@ RECORD_FILE = ".placed.json"
 
 @dataclass(frozen=True)
 class FileState:
-    """A file as the file system tells it, at the instant it was verified; times in nanoseconds."""
+    """A file's state in the file system when it was verified; times in nanoseconds."""
 
     path: str
     size_bytes: int
@@ -35,7 +35,7 @@ class FileState:
 
 @dataclass(frozen=True)
 class PlacedVersion:
-    """A version's folder, verified; `trust` is the digest of the keys that its signature was verified with."""
+    """A verified version's folder; `trust` is the digest of the keys that verified its signature."""
 
     version: int
     trust: str
@@ -52,28 +52,28 @@ class Newest:
 
 @dataclass(frozen=True)
 class HostRecord:
-    """All that is remembered of one model. `older` are the reasons given for going back, newest last."""
+    """The host's record of one model; `older` holds the reasons given for going back, newest last."""
 
     newest: tuple[Newest, ...] = ()
     placed: tuple[PlacedVersion, ...] = ()
     older: tuple[str, ...] = ()
 
     def newest_sequence(self, target: str) -> int:
-        """0 where nothing of this target was placed yet."""
-        return max((known.sequence for known in self.newest if known.target == target), default=0)
+        """Return the highest sequence of a target, 0 before its first release."""
+        return max((newest.sequence for newest in self.newest if newest.target == target), default=0)
 
     def with_placed(self, placed: PlacedVersion, target: str, sequence: int) -> "HostRecord":
-        """With one more verified folder; the target's newest sequence never falls."""
+        """Add a verified folder; the target's newest sequence never falls."""
         highest = Newest(target, max(sequence, self.newest_sequence(target)))
-        others = tuple(known for known in self.newest if known.target != target)
-        kept = tuple(known for known in self.placed if known.version != placed.version)
-        return replace(self, newest=(*others, highest), placed=(*kept, placed))
+        other_targets = tuple(newest for newest in self.newest if newest.target != target)
+        other_versions = tuple(other for other in self.placed if other.version != placed.version)
+        return replace(self, newest=(*other_targets, highest), placed=(*other_versions, placed))
 
-    def intact(self, folder: Path, version: int, trust: str) -> bool:
-        """Whether `folder` is untouched since it was verified with the same keys; no byte is read."""
-        known = next((known for known in self.placed if (known.version, known.trust) == (version, trust)), None)
+    def is_intact(self, folder: Path, version: int, trust: str) -> bool:
+        """Tell whether `folder` is untouched since it was verified with the same keys, without reading a byte."""
+        verified = next((placed for placed in self.placed if (placed.version, placed.trust) == (version, trust)), None)
         try:
-            return known is not None and known.files == file_states(folder)
+            return verified is not None and verified.files == file_states(folder)
         except (OSError, TornBundle):
             return False
 
@@ -81,32 +81,34 @@ class HostRecord:
 _RECORD = TypeAdapter(HostRecord)
 
 
-def read_record(home: Path) -> HostRecord:
-    """The record in the folder `home`; empty where there is none.
+def read_record(model_folder: Path) -> HostRecord:
+    """Read a model's record; a host without one has an empty record.
 
     Raises:
-        BadInput: it was edited. It is not taken for empty: that would let an old release in.
+        BadInput: the file is damaged. Treating it as empty would admit an old release.
     """
-    path = home / RECORD_FILE
+    path = model_folder / RECORD_FILE
     try:
         return _RECORD.validate_json(path.read_bytes())
     except FileNotFoundError:
         return HostRecord()
     except ValidationError as error:
-        raise BadInput(f"{path} is damaged: delete it, and this host forgets which releases it has served") from error
+        raise BadInput(
+            f"{path} is damaged: delete it, after which this host no longer knows the releases it has served"
+        ) from error
 
 
-def write_record(home: Path, record: HostRecord) -> None:
-    """Replace the record in one rename, durable when this returns.
+def write_record(model_folder: Path, record: HostRecord) -> None:
+    """Replace the record in one rename; it is on the disk when this returns.
 
     Raises:
-        OSError: the folder does not take it.
+        OSError: the folder cannot be written.
     """
-    replace_file(home / RECORD_FILE, _RECORD.dump_json(record))
+    replace_file(model_folder / RECORD_FILE, _RECORD.dump_json(record))
 
 
 def trust_digest(trust: Trust) -> str:
-    """Names the keys themselves, not their paths: another key in the same file is another trust.
+    """Digest the keys themselves, not their paths: another key in the same file is another trust.
 
     Raises:
         BadInput: a key cannot be read.
@@ -115,43 +117,45 @@ def trust_digest(trust: Trust) -> str:
     try:
         return sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
     except OSError as error:
-        raise BadInput(f"{error.filename} cannot be read ({error.strerror}): name the publisher's key") from error
+        raise BadInput(
+            f"{error.filename} cannot be read ({error.strerror}): name a readable key of the publisher"
+        ) from error
 
 
 def file_states(folder: Path) -> tuple[FileState, ...]:
-    """Every file under `folder`, sorted by name.
+    """List the state of every file under `folder`, sorted by name.
 
     Raises:
-        TornBundle: a link, a pipe, a file with another name elsewhere, or an empty folder.
-        OSError: it cannot be listed.
+        TornBundle: an entry is a link, a pipe, a file with a second hard link, or an empty folder.
+        OSError: the folder cannot be listed.
     """
-    return tuple(sorted(_walk(folder, folder), key=lambda state: state.path))
+    return tuple(sorted(_walk_files(folder, folder), key=lambda state: state.path))
 
 
 def check_listing(folder: Path, names: Iterable[str]) -> None:
-    """Check that `folder` holds exactly the files `names`, each a plain file.
+    """Check that `folder` holds exactly the files `names`, all of them plain files.
 
     Raises:
-        TornBundle: something is missing or extra, or is no plain file.
+        TornBundle: a file is missing, extra, or not a plain file.
     """
-    found, wanted = {state.path for state in file_states(folder)}, set(names)
-    if missing := sorted(wanted - found):
+    present, listed = {state.path for state in file_states(folder)}, set(names)
+    if missing := sorted(listed - present):
         raise TornBundle(f"{folder} lacks {', '.join(missing)}: fetch it again")
-    if extra := sorted(found - wanted):
-        raise TornBundle(f"{folder} holds {', '.join(extra)}, not in its manifest: fetch it again")
+    if extra := sorted(present - listed):
+        raise TornBundle(f"{folder} holds {', '.join(extra)}, which its manifest does not list: fetch it again")
 
 
-def _walk(folder: Path, root: Path) -> Iterator[FileState]:
-    with os.scandir(folder) as entries:
-        found = list(entries)
-    if not found:
-        raise TornBundle(f"{folder} is an empty folder, not in its manifest: fetch it again")
-    for entry in found:
+def _walk_files(folder: Path, root: Path) -> Iterator[FileState]:
+    with os.scandir(folder) as listing:
+        entries = list(listing)
+    if not entries:
+        raise TornBundle(f"{folder} is an empty folder, which a bundle never holds: fetch it again")
+    for entry in entries:
         state = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(state.st_mode):
-            yield from _walk(Path(entry.path), root)
+            yield from _walk_files(Path(entry.path), root)
         elif stat.S_ISREG(state.st_mode) and state.st_nlink == 1:
             name = Path(entry.path).relative_to(root).as_posix()
             yield FileState(name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
         else:
-            raise TornBundle(f"{entry.path} is a link or no file; a bundle holds plain files only: fetch it again")
+            raise TornBundle(f"{entry.path} is a link or not a file; a bundle holds plain files only: fetch it again")

@@ -1,4 +1,4 @@
-"""Follow an alias on a serving host: place each version beside the last, swap `current`, check, and go back by itself.
+"""Follow an alias on a serving host: place each version beside the last, swap `current`, check it, roll it back.
 
 `MODEL/current` is a relative link, replaced in one rename: a reader that resolves it once has a whole bundle.
 """
@@ -17,18 +17,18 @@ from registry.errors import EngineryError
 from registry.serving.fetch import Fetched, discard, locked
 
 CURRENT = "current"
-# A registry that is down is asked less and less often, up to this.
+# While the registry is down, the polls become rarer, up to this.
 MAX_WAIT_SECONDS = 300.0
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Watch:
-    """How to follow. `hook` tells the server of a swap, `health` says whether it serves: commands, run without a shell.
+    """The settings of a watch. `hook` tells the server about a swap; `health` checks whether it serves.
 
-    Both get MODEL VERSION PATH as arguments and ENGINERY_MODEL, ENGINERY_VERSION, ENGINERY_PATH and
-    ENGINERY_PREVIOUS (a version or empty) in their environment; an exit code other than 0, or more than
-    `command_seconds`, is a failure. `keep` is how many versions stay on the disk.
+    Both are commands, run without a shell. They get MODEL VERSION PATH as arguments and ENGINERY_MODEL,
+    ENGINERY_VERSION, ENGINERY_PATH and ENGINERY_PREVIOUS (a version or empty) in their environment. An exit code other
+    than 0 is a failure, and so is running longer than `command_seconds`. `keep` is how many versions stay on the disk.
     """
 
     interval_seconds: float = 30.0
@@ -40,23 +40,31 @@ class Watch:
 
 @dataclass(frozen=True)
 class Followed:
-    """What one look came to: what `current` is, and the version refused by its hook or health check, if any."""
+    """The result of one poll: the version at `current`, and the one that its hook or health check refused, if any."""
 
     serving: int | None
     refused: int | None = None
 
 
-def watch(look: Callable[[], Fetched], home: Path, options: Watch, wait: Callable[[float], bool]) -> None:
-    """Follow until `wait` says to stop; `look` fetches what the alias points at, `home` is the model's folder.
+def watch(
+    fetch_current: Callable[[], Fetched], model_folder: Path, options: Watch, wait: Callable[[float], bool]
+) -> None:
+    """Follow an alias until `wait` says to stop.
 
-    An error of the registry is logged and waited out, longer each time. `wait` gets seconds, and returns whether to
-    stop. What `look` refuses for good (signature, replay) is logged each time too: somebody has to act.
+    An error of the registry is logged and waited out, longer each time. Permanent refusals (signature, replay) are
+    logged each time too: somebody has to act.
+
+    Args:
+        fetch_current: fetches the version that the alias points at.
+        model_folder: the folder that holds the model's versions.
+        options: how to follow.
+        wait: gets seconds to sleep, and returns whether to stop.
     """
     refused: int | None = None
     errors = 0
     while True:
         try:
-            refused = follow(look(), home, options, refused).refused
+            refused = follow(fetch_current(), model_folder, options, refused).refused
             errors = 0
         except EngineryError as error:
             errors += 1
@@ -65,46 +73,49 @@ def watch(look: Callable[[], Fetched], home: Path, options: Watch, wait: Callabl
             return
 
 
-def follow(fetched: Fetched, home: Path, options: Watch, refused: int | None = None) -> Followed:
-    """Make `fetched` current, unless it is, or is the version that was `refused` before.
+def follow(fetched: Fetched, model_folder: Path, options: Watch, refused: int | None = None) -> Followed:
+    """Make `fetched` current, unless it already is, or is the version that was `refused` before.
 
-    Where the hook or the health check fails, the link goes back to the version before, and the hook is told so.
+    If the hook or the health check fails, the link goes back to the previous version, and the hook runs for that one.
 
     Raises:
         EngineryError: the folder cannot be written.
     """
-    before = current_version(home)
-    if fetched.version == before:
-        return Followed(before)
+    previous = current_version(model_folder)
+    if fetched.version == previous:
+        return Followed(previous)
     if fetched.version == refused:
-        return Followed(before, refused)
-    with _plainly(home):
+        return Followed(previous, refused)
+    with _explain_disk_errors(model_folder):
         healthy = False
         try:
-            _point(home, fetched.version)
-            healthy = _run(options.hook, fetched, before, options) and _run(options.health, fetched, before, options)
+            _point_current(model_folder, fetched.version)
+            healthy = all(
+                _run_command(command, fetched, previous, options.command_seconds)
+                for command in (options.hook, options.health)
+            )
         finally:
-            # Also when it is interrupted: an engine that nobody has found healthy does not stay.
+            # Also after an interrupt: an engine that passed no health check must not stay.
             if not healthy:
-                _go_back(fetched, home, before, options)
+                _go_back(fetched, model_folder, previous, options)
         if not healthy:
-            return Followed(before, fetched.version)
-        _log.info("%s: version %s is current, after %s", fetched.model, fetched.version, before or "none")
-        _prune(home, options.keep, {fetched.version, before})
+            return Followed(previous, fetched.version)
+        _log.info("%s: version %s is current, after %s", fetched.model, fetched.version, previous or "none")
+        _prune_versions(model_folder, options.keep, {fetched.version, previous})
     return Followed(fetched.version)
 
 
-def current_version(home: Path) -> int | None:
-    """The version that `current` points at; None where it points at none."""
+def current_version(model_folder: Path) -> int | None:
+    """Return the version that `current` points at; None where it points elsewhere or is missing."""
     with suppress(OSError):
-        name = str((home / CURRENT).readlink())
-        return int(name) if name.isdecimal() and (home / name).is_dir() else None
+        name = str((model_folder / CURRENT).readlink())
+        return int(name) if name.isdecimal() and (model_folder / name).is_dir() else None
     return None
 
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what is half-way is undone or kept for the next time."""
+    """Make SIGTERM end the block as Ctrl-C does, so that its clean-up runs."""
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -116,48 +127,49 @@ def stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _go_back(fetched: Fetched, home: Path, before: int | None, options: Watch) -> None:
-    _log.error("%s: version %s is not healthy; back to %s", fetched.model, fetched.version, before or "none")
-    if before is None:
-        (home / CURRENT).unlink(missing_ok=True)
+def _go_back(fetched: Fetched, model_folder: Path, previous: int | None, options: Watch) -> None:
+    _log.error("%s: version %s is not healthy; back to %s", fetched.model, fetched.version, previous or "none")
+    if previous is None:
+        (model_folder / CURRENT).unlink(missing_ok=True)
         return
-    _point(home, before)
-    old = Fetched(home / str(before), before, "", fetched.model, reused=True)
-    _run(options.hook, old, fetched.version, options)
+    _point_current(model_folder, previous)
+    restored = Fetched(model_folder / str(previous), previous, "", fetched.model, reused=True)
+    _run_command(options.hook, restored, fetched.version, options.command_seconds)
 
 
-def _point(home: Path, version: int) -> None:
-    made = home / f".incoming-{uuid4().hex}"
-    with locked(home):
-        made.symlink_to(str(version))
-        made.rename(home / CURRENT)
+def _point_current(model_folder: Path, version: int) -> None:
+    link = model_folder / f".incoming-{uuid4().hex}"
+    with locked(model_folder):
+        link.symlink_to(str(version))
+        link.rename(model_folder / CURRENT)
 
 
-def _prune(home: Path, keep: int, serving: set[int | None]) -> None:
-    with locked(home):
-        placed = sorted((int(path.name) for path in home.iterdir() if path.name.isdecimal()), reverse=True)
+def _prune_versions(model_folder: Path, keep: int, serving: set[int | None]) -> None:
+    with locked(model_folder):
+        placed = sorted((int(path.name) for path in model_folder.iterdir() if path.name.isdecimal()), reverse=True)
         for version in placed[keep:]:
             if version not in serving:
-                discard(home / str(version))
+                discard(model_folder / str(version))
 
 
-def _run(command: tuple[str, ...], fetched: Fetched, before: int | None, options: Watch) -> bool:
+def _run_command(command: tuple[str, ...], fetched: Fetched, previous: int | None, seconds: float) -> bool:
     if not command:
         return True
-    told = {"MODEL": fetched.model, "VERSION": str(fetched.version), "PATH": str(fetched.path)}
-    environment = {f"ENGINERY_{name}": value for name, value in (*told.items(), ("PREVIOUS", str(before or "")))}
+    arguments = {"MODEL": fetched.model, "VERSION": str(fetched.version), "PATH": str(fetched.path)}
+    variables = {**arguments, "PREVIOUS": str(previous or "")}
+    environment = {f"ENGINERY_{name}": value for name, value in variables.items()}
     try:
-        code = _exit_code((*command, *told.values()), environment, options.command_seconds)
+        result = _wait_for_exit((*command, *arguments.values()), environment, seconds)
     except OSError as error:
-        _log.error("%s cannot be run: %s", command[0], error.strerror)  # the sentence says it all
+        _log.error("%s cannot be run: %s", command[0], error.strerror)  # the operator needs no traceback
         return False
-    if code != 0:
-        _log.error("%s of version %s ended with %s", command[0], fetched.version, code)
-    return code == 0
+    if result != 0:
+        _log.error("%s of version %s ended with %s", command[0], fetched.version, result)
+    return result == 0
 
 
-def _exit_code(command: tuple[str, ...], environment: Mapping[str, str], seconds: float) -> int | str:
-    # A session of its own: what the command started is ended with it.
+def _wait_for_exit(command: tuple[str, ...], environment: Mapping[str, str], seconds: float) -> int | str:
+    # In a session of its own, so that the processes the command starts end with it.
     with subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True) as process:
         try:
             return process.wait(seconds)
@@ -170,8 +182,10 @@ def _exit_code(command: tuple[str, ...], environment: Mapping[str, str], seconds
 
 
 @contextmanager
-def _plainly(home: Path) -> Iterator[None]:
+def _explain_disk_errors(model_folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EngineryError(f"{home} cannot be written ({error.strerror or error}): fix its rights or space") from error
+        raise EngineryError(
+            f"{model_folder} cannot be written ({error.strerror or error}): fix its permissions, or free space"
+        ) from error

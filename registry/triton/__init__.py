@@ -1,4 +1,4 @@
-"""A Triton model repository from verified bundles, and Triton's model control API.
+"""Write a Triton model repository from verified bundles, and load it through Triton's control API.
 
-Call `place_triton(…)`. Never imports registry.mlflow.
+Call `place_triton(…)`, then `load_version(…)`. Never imports registry.mlflow.
 """

@@ -1,7 +1,7 @@
-"""A placed version → served: Triton's model control API over gRPC, with a rollback where the load fails.
+"""Load a placed version through Triton's model control API over gRPC, and roll back if the load fails.
 
 The server runs with `--model-control-mode=explicit`. Its control API is open to all by default: restrict it with
-`--grpc-restricted-protocol=model-repository:NAME=VALUE`, and give the same NAME=VALUE here.
+`--grpc-restricted-protocol=model-repository:NAME=VALUE`, and pass the same NAME=VALUE to `triton_server`.
 https://github.com/triton-inference-server/server/blob/main/docs/customization_guide/inference_protocols.md
 """
 
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class TritonServer:
-    """A running server: its gRPC address, and the header of a restricted control API."""
+    """A running Triton server: its gRPC address, and the header of a restricted control API."""
 
     address: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -28,10 +28,10 @@ class TritonServer:
 
 
 def triton_server(address: str, restricted: str | None = None) -> TritonServer:
-    """A server at HOST:PORT; `restricted` is NAME=VALUE, as its own option has it.
+    """Return a server at HOST:PORT; `restricted` is NAME=VALUE, as in the server's own option.
 
     Raises:
-        BadInput: the address is no HOST:PORT, or `restricted` no NAME=VALUE. The value is a secret: it is not shown.
+        BadInput: the address is not HOST:PORT, or `restricted` is not NAME=VALUE. The message hides the secret value.
     """
     host, colon, port = address.rpartition(":")
     if not (host and colon and port.isdigit()):
@@ -45,46 +45,19 @@ def triton_server(address: str, restricted: str | None = None) -> TritonServer:
 
 
 def load_version(server: TritonServer, placed: PlacedModel) -> None:
-    """Load a placed version and wait until it is ready; where that fails, the version before serves again.
+    """Load a placed version and wait until it is ready; if that fails, the previous version serves again.
 
     Raises:
-        EngineryError: it did not load, or the server reads another repository; config.pbtxt is as it was before
-            it was placed, and the message says what is served.
+        EngineryError: the version did not load, or the server reads another repository. config.pbtxt is restored, and
+            the message tells which version is served.
         BadInput: tritonclient is not installed.
     """
-    client = _client(server)
+    client = _connect(server)
     try:
         _load_and_check(server, client, placed)
     except EngineryError as error:
         restore(placed)
-        raise EngineryError(f"{error}; {_back_to_previous(server, client, placed)}") from error
-    finally:
-        client.close()
-
-
-def unload_model(server: TritonServer, model: str) -> None:
-    """Stop serving a model; requests under way are answered.
-
-    Raises:
-        EngineryError: the server cannot be reached or refuses.
-    """
-    client = _client(server)
-    try:
-        _call(server, client.unload_model, model)
-    finally:
-        client.close()
-
-
-def ready_versions(server: TritonServer, model: str) -> list[int]:
-    """The versions of a model that answer now, in order.
-
-    Raises:
-        EngineryError: the server cannot be reached or refuses.
-    """
-    client = _client(server)
-    try:
-        index = _call(server, client.get_model_repository_index)
-        return sorted(int(row.version) for row in index.models if row.name == model and row.state == "READY")
+        raise EngineryError(f"{error}; {_reload_previous(server, client, placed)}") from error
     finally:
         client.close()
 
@@ -95,43 +68,43 @@ def _load_and_check(server: TritonServer, client: Any, placed: PlacedModel) -> N
     while not _call(server, client.is_model_ready, placed.model, str(placed.version)):
         if time.monotonic() > deadline:
             raise EngineryError(
-                f"Triton at {server.address}: {placed.model} version {placed.version} was loaded and is not ready "
+                f"Triton at {server.address}: {placed.model} version {placed.version} was loaded but is not ready "
                 f"after {server.timeout_seconds:g} s: see the server's log"
             )
         time.sleep(_POLL_SECONDS)
-    served = _call(server, client.get_model_config, placed.model, str(placed.version)).config
-    if served.parameters[DIGEST_PARAMETER].string_value != placed.digest:
+    config = _call(server, client.get_model_config, placed.model, str(placed.version)).config
+    if config.parameters[DIGEST_PARAMETER].string_value != placed.digest:
         raise EngineryError(
             f"Triton at {server.address} serves another {placed.model} than the one in {placed.repository}: start it "
             f"with --model-repository={placed.repository}"
         )
 
 
-def _back_to_previous(server: TritonServer, client: Any, placed: PlacedModel) -> str:
+def _reload_previous(server: TritonServer, client: Any, placed: PlacedModel) -> str:
     if placed.previous_config is None:
-        return "it was new, so nothing is served, and it was taken out of the repository"
+        return "the model was new, so nothing is served, and it was removed from the repository"
     try:
         _call(server, client.load_model, placed.model)
     except EngineryError as error:
-        return f"config.pbtxt is as before, and the version before could not be loaded again ({error})"
-    return "the version before is served, and config.pbtxt is as before"
+        return f"config.pbtxt is restored, but the previous version could not be loaded again ({error})"
+    return "the previous version is served, and config.pbtxt is restored"
 
 
 def _call(server: TritonServer, method: Any, *arguments: str) -> Any:
-    from tritonclient.utils import InferenceServerException  # with the client
+    from tritonclient.utils import InferenceServerException  # of the `triton` extra, like the client
 
     try:
         return method(*arguments, headers=dict(server.headers), client_timeout=server.timeout_seconds)
     except InferenceServerException as error:
-        what = f"{method.__name__.replace('_', ' ')} {' '.join(arguments)}".strip()
+        request = f"{method.__name__.replace('_', ' ')} {' '.join(arguments)}".strip()
         reason = " ".join(str(error.message()).split())
-        raise EngineryError(f"Triton at {server.address} refused to {what} ({reason})") from error
+        raise EngineryError(f"Triton at {server.address} refused to {request} ({reason})") from error
 
 
-def _client(server: TritonServer) -> Any:
+def _connect(server: TritonServer) -> Any:
     try:
-        # Heavy (gRPC), and left out of the base install with the rest of the `triton` extra.
+        # gRPC is slow to import, and the base install leaves out the `triton` extra.
         from tritonclient.grpc import InferenceServerClient
     except ImportError as error:
-        raise BadInput("control of a Triton server needs tritonclient: pip install 'enginery[triton]'") from error
+        raise BadInput("loading a model on Triton needs tritonclient: pip install 'enginery[triton]'") from error
     return InferenceServerClient(server.address)

@@ -1,7 +1,7 @@
-"""Verified bundles → a version in a Triton model repository, so that a server sees whole models only.
+"""Place verified bundles as a version of a model in a Triton repository; a server never sees half a model.
 
-`REPOSITORY/MODEL/VERSION` is staged beside the repository, on its file system, and renamed into it; config.pbtxt
-names the one version that is served and changes last, in one rename. Older versions stay for a rollback.
+`REPOSITORY/MODEL/VERSION` is staged beside the repository, on its file system, and renamed into it. config.pbtxt names
+the one version that is served and changes last, in one rename. Older versions stay for a rollback.
 """
 
 import os
@@ -20,7 +20,7 @@ from registry.errors import BadInput, EngineryError, TornBundle
 from registry.host.durable import replace_file, sync
 from registry.records import FileRecord
 from registry.triton.config import DIGEST_PARAMETER, config_text
-from registry.triton.model import TritonModel, WarmupRow, check_servable, engine_file
+from registry.triton.model import TritonModel, check_servable, engine_file
 from registry.triton.warmup import bundled_rows, warmup_entries
 
 CONFIG_FILE = "config.pbtxt"
@@ -29,7 +29,7 @@ WARMUP_FOLDER = "warmup"
 
 @dataclass(frozen=True)
 class PlacedModel:
-    """A version in a model repository; `previous_config` is what config.pbtxt held before, None if nothing."""
+    """A version in a model repository; `previous_config` is the config.pbtxt it replaced, None for a new model."""
 
     repository: Path
     model: str
@@ -40,7 +40,7 @@ class PlacedModel:
 
     @property
     def folder(self) -> Path:
-        """The model's folder."""
+        """The model's folder in the repository."""
         return self.repository / self.model
 
 
@@ -49,31 +49,30 @@ def place_triton(
     repository: Path,
     *,
     version: int,
-    rows: Sequence[WarmupRow] | None = None,
     python_backend: bool = False,
     container: str | None = None,
 ) -> PlacedModel:
-    """Verify bundles of one model and place them as one version of it; several differ in compute capability.
+    """Verify bundles of one model and place them as one version of it.
+
+    The first bundle's warmup.json gives the rows that Triton warms up with.
 
     Args:
-        bundles: fetched bundle folders.
-        repository: Triton's model repository; it is made where it is not there. Staging lies beside it, so it
-            must not be a mount of its own.
-        version: Triton's version of the model; the registry's version of the engine.
-        rows: real rows to warm up with; those of the first bundle's warmup.json, if None.
+        bundles: fetched bundle folders; several must differ in compute capability.
+        repository: Triton's model repository, created if missing. Staging lies beside it, so it must not be a mount
+            of its own.
+        version: Triton's version of the model; usually the registry's version of the engine.
         python_backend: place the text model, which answers label and score, around an ONNX Runtime engine.
         container: the Triton container that serves it, such as "26.08"; its TensorRT must be the engine's.
 
     Raises:
-        TornBundle, DigestMismatch: a bundle is not what was published; nothing was placed.
-        Incompatible: Triton cannot serve it, or these not together.
-        BadInput: a name, label or row that Triton's files cannot hold, a model there that Enginery did not
-            place, or tritonclient is missing.
+        TornBundle, DigestMismatch: a bundle differs from what was published; nothing was placed.
+        Incompatible: Triton cannot serve an engine, or not these together.
+        BadInput: Triton's files cannot hold a name, label or row, the repository has a model of that name that
+            Enginery did not place, or tritonclient is missing.
         EngineryError: this host cannot write the repository; config.pbtxt names a whole version, old or new.
     """
     manifests = tuple(verify_bundle(bundle) for bundle in bundles)
-    given = bundled_rows(bundles[0], manifests[0]) if rows is None else tuple(rows)
-    model = TritonModel(manifests, version, given, python_backend)
+    model = TritonModel(manifests, version, bundled_rows(bundles[0], manifests[0]), python_backend)
     check_servable(model, container)
     config, beside = config_text(model), _files_beside(model)
     repository = repository.absolute()
@@ -84,13 +83,13 @@ def place_triton(
     except OSError as error:
         raise EngineryError(
             f"{repository / model.name}: cannot place version {version} ({error.strerror or error}); config.pbtxt "
-            "names a whole version, most likely the one before: free space, fix the rights, or put the repository "
-            "below its mount, and place it again"
+            "still names a whole version, most likely the previous one: free space, fix the permissions, or move the "
+            "repository into a subfolder of its mount, and place it again"
         ) from error
 
 
 def restore(placed: PlacedModel) -> None:
-    """Give config.pbtxt back what it held before `placed`; a model that was new goes away.
+    """Restore the config.pbtxt that `placed` replaced; remove the model if it was new.
 
     Raises:
         EngineryError: this host cannot write the repository.
@@ -103,13 +102,13 @@ def restore(placed: PlacedModel) -> None:
                 replace_file(placed.folder / CONFIG_FILE, placed.previous_config, stage=stage)
     except OSError as error:
         raise EngineryError(
-            f"{placed.folder}: cannot restore config.pbtxt ({error.strerror or error}): fix the folder's rights and "
-            f"place the version that should be served again"
+            f"{placed.folder}: cannot restore config.pbtxt ({error.strerror or error}): fix the folder's permissions "
+            "and place the version to serve again"
         ) from error
 
 
 def prune(placed: PlacedModel, keep: int) -> None:
-    """Remove all but the newest `keep` versions of a model, and never the placed one.
+    """Remove all but the newest `keep` versions of a model; the placed version always stays.
 
     Raises:
         EngineryError: this host cannot write the repository.
@@ -124,18 +123,18 @@ def prune(placed: PlacedModel, keep: int) -> None:
                         file.unlink()
     except OSError as error:
         raise EngineryError(
-            f"{placed.folder}: cannot remove old versions ({error.strerror}): fix its rights"
+            f"{placed.folder}: cannot remove old versions ({error.strerror}): fix its permissions"
         ) from error
 
 
 @contextmanager
 def _staging(repository: Path) -> Iterator[Path]:
-    """A folder beside the repository: inside it, Triton would take it for a model."""
+    """Create a folder beside the repository: inside it, Triton would take the folder for a model."""
     repository.mkdir(parents=True, exist_ok=True)
     with FileLock(repository.parent / f".{repository.name}.lock"):
         prefix = f".{repository.name}-incoming-"
-        for dead in repository.parent.glob(f"{prefix}*"):
-            shutil.rmtree(dead, ignore_errors=True)
+        for leftover in repository.parent.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=prefix, dir=repository.parent) as stage:
             yield Path(stage)
 
@@ -146,28 +145,28 @@ def _stage_version(model: TritonModel, bundles: Sequence[Path], into: Path) -> N
         build = manifest.build
         for record in manifest.files if model.python_backend else build.files:
             name = engine_file(model, manifest) if record.path == build.file else record.path
-            _copy(bundle, record, into / name)
+            _copy_file(bundle, record, into / name)
     if model.python_model is not None:
         shutil.copyfile(bundles[0] / MANIFEST_FILE, into / MANIFEST_FILE)
         shutil.copyfile(model.python_model.file, into / "model.py")
 
 
-def _copy(bundle: Path, record: FileRecord, to: Path) -> None:
+def _copy_file(bundle: Path, record: FileRecord, to: Path) -> None:
     if to.exists():
-        raise TornBundle(f"{bundle} has a second file for {to.name}: place bundles of one engine file each")
+        raise TornBundle(f"{bundle} has a second file for {to.name}: place bundles with one engine file each")
     to.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(bundle / record.path, to)
-    # What Triton loads is this copy, so this copy is what must be verified.
+    # Triton loads this copy, so this copy must be verified.
     check_record(to.parent, FileRecord(to.name, record.sha256, record.size_bytes))
 
 
 def _files_beside(model: TritonModel) -> dict[str, bytes]:
-    """Label and warm-up files; their names hold the version, so that no other version's change."""
-    warmup = {f"{WARMUP_FOLDER}/{file}": raw for entry in warmup_entries(model) for _, file, _, raw in entry.files}
+    """Return the label and warm-up files; their names hold the version, so no other version's files change."""
+    files = {f"{WARMUP_FOLDER}/{file}": raw for entry in warmup_entries(model) for _, file, _, raw in entry.files}
     classes = model.manifest.source.classes
     if classes and not model.python_backend:
-        warmup[model.labels_file] = "".join(f"{name}\n" for name in classes).encode()
-    return warmup
+        files[model.labels_file] = "".join(f"{name}\n" for name in classes).encode()
+    return files
 
 
 def _swap_in(
@@ -175,8 +174,8 @@ def _swap_in(
 ) -> PlacedModel:
     folder = repository / model.name
     version, incoming = folder / str(model.version), stage / str(model.version)
-    current = _ours(folder)
-    reused = current == config and _same_tree(version, incoming) and _holds(folder, beside)
+    current = _read_own_config(folder)
+    reused = current == config and _is_same_tree(version, incoming) and _has_files(folder, beside)
     placed = PlacedModel(repository, model.name, model.version, model.manifest.build.digest, reused, current)
     if reused:
         return placed
@@ -197,22 +196,22 @@ def _swap_in(
     return placed
 
 
-def _ours(folder: Path) -> bytes | None:
-    config = _read(folder / CONFIG_FILE)
+def _read_own_config(folder: Path) -> bytes | None:
+    config = _read_if_present(folder / CONFIG_FILE)
     if os.path.lexists(folder) and (config is None or DIGEST_PARAMETER.encode() not in config):
-        raise BadInput(f"{folder} is there and was not placed by Enginery: it is kept; place into another repository")
+        raise BadInput(f"{folder} exists and was not placed by Enginery: it stays; place into another repository")
     return config
 
 
-def _read(file: Path) -> bytes | None:
+def _read_if_present(file: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
 
 
-def _holds(folder: Path, beside: dict[str, bytes]) -> bool:
-    return all(_read(folder / name) == raw for name, raw in beside.items())
+def _has_files(folder: Path, files: dict[str, bytes]) -> bool:
+    return all(_read_if_present(folder / name) == raw for name, raw in files.items())
 
 
-def _same_tree(one: Path, other: Path) -> bool:
+def _is_same_tree(one: Path, other: Path) -> bool:
     try:
         return record_tree(one) == record_tree(other)
     except TornBundle:
@@ -220,6 +219,6 @@ def _same_tree(one: Path, other: Path) -> bool:
 
 
 def _sync_tree(root: Path) -> None:
-    # A rename that survives a power cut, of bytes that did not, would be a torn model that looks whole.
+    # If the rename survived a power cut and the bytes did not, a torn model would look whole.
     for path in (*root.rglob("*"), root):
         sync(path)

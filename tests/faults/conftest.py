@@ -2,12 +2,14 @@
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry.mlflow.store import MlflowStore
+from registry.serving.download import DownloadPlan
 from tests.support.fetching import ENGINE
 from tests.support.memory_store import MemoryStore
 from tests.support.publisher import Publisher
@@ -22,8 +24,9 @@ def in_memory(memory_store: MemoryStore, manifest_factory: Any, publisher: Publi
 
 
 @pytest.fixture
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.serving.download.SEGMENT_BYTES", 64 * 1024)
+def in_segments(publisher: Publisher) -> Publisher:
+    """A publisher whose bundles are fetched in several segments, without a pause after an error."""
+    return replace(publisher, plan=DownloadPlan(segment_bytes=64 * 1024, pause_seconds=0.0))
 
 
 @pytest.fixture

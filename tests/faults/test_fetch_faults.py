@@ -1,4 +1,4 @@
-"""A fetch killed or starved at any step shows nothing half-made, and the next one goes on."""
+"""A fetch killed or starved at any step shows nothing half-placed, and the next one resumes."""
 
 import os
 import resource
@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -20,7 +21,7 @@ from registry.errors import EngineryError, Interrupted
 from registry.mlflow.store import MlflowStore
 from registry.serving.fetch import Policy, fetch, verify_placed
 from registry.serving.placed import read_record
-from tests.support.fetching import ENGINE, assert_goes_on, visible
+from tests.support.fetching import ENGINE, assert_next_fetch_succeeds, list_visible
 from tests.support.memory_store import MemoryFiles, MemoryStore
 from tests.support.publisher import HOST, Publisher
 
@@ -32,7 +33,7 @@ STEPS = {
 
 
 def dies_at(nth: int, fetching: Callable[[], object]) -> bool:
-    """Whether a process of its own, killed -9 before the n-th step of `fetching`, died; else it was done before."""
+    """Run `fetching` in a process that is killed -9 before its n-th step; tell whether it got that far."""
     child = os.fork()
     if child == 0:
         steps = count(1)
@@ -63,25 +64,27 @@ def dies_at(nth: int, fetching: Callable[[], object]) -> bool:
 
 @pytest.mark.long
 def test_a_fetch_killed_before_any_of_its_steps_shows_a_whole_bundle_or_none(
-    in_memory: MemoryStore, publisher: Publisher, models: Path, small_segments: None
+    in_memory: MemoryStore, in_segments: Publisher, models: Path
 ) -> None:
     def get() -> None:
-        fetch(in_memory, "sst2", version=2, into=models, policy=publisher.policy)
+        fetch(in_memory, "sst2", version=2, into=models, policy=in_segments.policy)
 
-    fetch(in_memory, "sst2", version=1, into=models, policy=publisher.policy)
+    fetch(in_memory, "sst2", version=1, into=models, policy=in_segments.policy)
     for nth in count(1):
         died = dies_at(nth, get)
-        assert visible(models) in (["1"], ["1", "2"]), nth
-        for version in visible(models):
-            verify_placed(models / "sst2" / version, publisher.trust)
-        assert_goes_on(in_memory, models, publisher, 2)
+        assert list_visible(models) in (["1"], ["1", "2"]), nth
+        for version in list_visible(models):
+            verify_placed(models / "sst2" / version, in_segments.trust)
+        assert_next_fetch_succeeds(in_memory, models, in_segments, 2)
         if not died:
             break
         shutil.rmtree(models / "sst2" / "2")
     assert nth > 50
 
 
-def test_a_replacement_killed_at_any_step_is_mended(in_memory: MemoryStore, publisher: Publisher, models: Path) -> None:
+def test_replacement_killed_at_any_step_is_completed_by_the_next_fetch(
+    in_memory: MemoryStore, publisher: Publisher, models: Path
+) -> None:
     def get() -> None:
         fetch(in_memory, "sst2", version=1, into=models, policy=publisher.policy)
 
@@ -89,16 +92,16 @@ def test_a_replacement_killed_at_any_step_is_mended(in_memory: MemoryStore, publ
         get()
         (models / "sst2" / "1" / "engine.plan").write_bytes(b"damaged")
         died = dies_at(nth, get)
-        assert_goes_on(in_memory, models, publisher)
+        assert_next_fetch_succeeds(in_memory, models, publisher)
         if not died:
             break
 
 
 def test_what_arrived_before_a_kill_is_not_read_again(
-    in_memory: MemoryStore, publisher: Publisher, models: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch
+    in_memory: MemoryStore, in_segments: Publisher, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def get() -> None:
-        fetch(in_memory, "sst2", version=1, into=models, policy=publisher.policy)
+        fetch(in_memory, "sst2", version=1, into=models, policy=in_segments.policy)
 
     def arrived() -> int:
         return sum(path.read_text().count("engine.plan") for path in (models / "sst2").glob("*.journal"))
@@ -108,18 +111,18 @@ def test_what_arrived_before_a_kill_is_not_read_again(
         if 1 < arrived() < 4:
             break
         shutil.rmtree(models)
-    there, asked, real = arrived(), [], MemoryFiles.read
+    before, requested, real = arrived(), [], MemoryFiles.read
 
     def read(self: MemoryFiles, path: str, start: int = 0, stop: int | None = None) -> Any:
-        asked.append(path)
+        requested.append(path)
         return real(self, path, start, stop)
 
     monkeypatch.setattr(MemoryFiles, "read", read)
-    assert_goes_on(in_memory, models, publisher)
-    assert asked.count("engine.plan") == 4 - there
+    assert_next_fetch_succeeds(in_memory, models, in_segments)
+    assert requested.count("engine.plan") == 4 - before
 
 
-def test_a_disk_that_fills_up_is_one_sentence_and_its_room_is_given_back(
+def test_full_disk_is_one_sentence_and_its_room_is_freed(
     registry: MlflowStore, publisher: Publisher, models: Path
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -131,9 +134,9 @@ def test_a_disk_that_fills_up_is_one_sentence_and_its_room_is_given_back(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value)
-    assert visible(models) == ["1"]
+    assert list_visible(models) == ["1"]
     assert not any((models / "sst2").glob(".partial-*/*"))
-    assert_goes_on(registry, models, publisher, 2)
+    assert_next_fetch_succeeds(registry, models, publisher, 2)
 
 
 @pytest.fixture
@@ -159,24 +162,24 @@ def test_a_disk_too_small_is_refused_before_the_engine_is_read(
 ) -> None:
     with pytest.raises(EngineryError, match="bytes free"):
         fetch(registry, "sst2", version=1, into=small, policy=publisher.policy)
-    assert visible(small) == []
+    assert list_visible(small) == []
 
 
-def test_a_disk_that_others_fill_in_mid_download_gets_its_room_back(
+def test_disk_filled_by_others_in_mid_download_gets_its_room_back(
     registry: MlflowStore, publisher: Publisher, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "registry.serving.download._check_room", lambda *_: None
-    )  # there was room when it was looked at
     before = shutil.disk_usage(small).free
-    with pytest.raises(EngineryError, match="No space left on device"):
-        fetch(registry, "sst2", version=1, into=small, policy=publisher.policy)
-    assert visible(small) == []
+    with monkeypatch.context() as patched:
+        # There was room when fetch looked.
+        patched.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=len(ENGINE) * 2))
+        with pytest.raises(EngineryError, match="No space left on device"):
+            fetch(registry, "sst2", version=1, into=small, policy=publisher.policy)
+    assert list_visible(small) == []
     assert before - shutil.disk_usage(small).free < 20_000
 
 
 class Flaky(BaseHTTPRequestHandler):
-    """Stands in front of a real MLflow server; `faults` says what happens to the next requests for engine.plan."""
+    """Stands in front of a real MLflow server; `faults` lists what happens to the next requests for engine.plan."""
 
     behind: ClassVar[str] = ""
     faults: ClassVar[list[str]] = []
@@ -205,8 +208,6 @@ class Flaky(BaseHTTPRequestHandler):
 @pytest.fixture
 def flaky(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("registry.serving.download._PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("registry.serving.download.SEGMENT_BYTES", 64 * 1024)
     monkeypatch.setattr(Flaky, "behind", server_uri)
     monkeypatch.setattr(Flaky, "faults", [])
     server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
@@ -219,23 +220,23 @@ def flaky(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("fault", ["503", "cut"])
-def test_a_server_that_fails_in_mid_download_is_asked_again_and_then_left_for_the_next_fetch(
-    fault: str, flaky: str, server_uri: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path, models: Path
+def test_server_that_fails_in_mid_download_is_retried_now_and_by_the_next_fetch(
+    fault: str, flaky: str, server_uri: str, manifest_factory: Any, in_segments: Publisher, tmp_path: Path, models: Path
 ) -> None:
-    publisher.publish(MlflowStore(server_uri, tmp_path / "state"), manifest_factory(ENGINE, model="sst2"))
+    in_segments.publish(MlflowStore(server_uri, tmp_path / "state"), manifest_factory(ENGINE, model="sst2"))
     version = MlflowStore(server_uri, tmp_path / "state").versions("sst2")[-1].version
     store = MlflowStore(flaky, tmp_path / "state")
     Flaky.faults[:] = [fault] * 99
     with pytest.raises(Interrupted):
-        fetch(store, "sst2", version=version, into=models, policy=publisher.policy)
-    assert visible(models) == []
+        fetch(store, "sst2", version=version, into=models, policy=in_segments.policy)
+    assert list_visible(models) == []
     Flaky.faults[:] = [fault] * 2
-    fetched = fetch(store, "sst2", version=version, into=models, policy=publisher.policy)
+    fetched = fetch(store, "sst2", version=version, into=models, policy=in_segments.policy)
     assert (fetched.path / "engine.plan").read_bytes() == ENGINE
     assert read_record(models / "sst2").newest_sequence("l4") == 1
 
 
-def test_a_registry_that_is_down_leaves_what_is_in_place(
+def test_unreachable_registry_leaves_the_bundle_in_place(
     registry: MlflowStore, publisher: Publisher, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

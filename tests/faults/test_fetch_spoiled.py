@@ -17,11 +17,11 @@ from registry.bundle.signing import Signer, Trust
 from registry.errors import DigestMismatch, EngineryError, NotFound, Replayed, SignatureInvalid, TornBundle
 from registry.mlflow.store import MlflowStore
 from registry.serving.fetch import fetch, verify_placed
-from tests.support.fetching import ENGINE, assert_goes_on, visible
+from tests.support.fetching import ENGINE, assert_next_fetch_succeeds, list_visible
 from tests.support.publisher import Publisher, make_publisher
 
 
-def stored(registry: MlflowStore, tmp_path: Path) -> Path:
+def find_stored_bundle(registry: MlflowStore, tmp_path: Path) -> Path:
     """The bundle of version 1 in the registry's own folder."""
     run = registry.client.get_run(str(registry.client.get_model_version("sst2", "1").run_id))
     return Path(run.info.artifact_uri.removeprefix("file://")) / "bundle"
@@ -51,7 +51,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], type[EngineryError]]] = {
 
 
 @pytest.mark.parametrize(("spoil", "error"), SPOILED.values(), ids=SPOILED.keys())
-def test_what_was_spoiled_in_the_registry_is_refused_and_mended_by_what_comes_back(
+def test_spoiled_bundle_is_refused_until_the_registry_is_restored(
     spoil: Callable[[Path], object],
     error: type[EngineryError],
     registry: MlflowStore,
@@ -59,21 +59,21 @@ def test_what_was_spoiled_in_the_registry_is_refused_and_mended_by_what_comes_ba
     tmp_path: Path,
     models: Path,
 ) -> None:
-    bundle = stored(registry, tmp_path)
-    shutil.copytree(bundle, tmp_path / "kept")
+    bundle = find_stored_bundle(registry, tmp_path)
+    shutil.copytree(bundle, tmp_path / "backup")
     spoil(bundle)
     with pytest.raises(error):
         fetch(registry, "sst2", version=1, into=models, policy=publisher.policy)
-    assert visible(models) == []
+    assert list_visible(models) == []
     shutil.rmtree(bundle)
-    shutil.copytree(tmp_path / "kept", bundle)
-    assert_goes_on(registry, models, publisher)
+    shutil.copytree(tmp_path / "backup", bundle)
+    assert_next_fetch_succeeds(registry, models, publisher)
 
 
-def test_what_is_beside_a_bundle_or_shares_its_bytes_in_the_registry_does_not_reach_a_host(
+def test_extra_files_and_shared_links_in_the_registry_do_not_reach_a_host(
     registry: MlflowStore, publisher: Publisher, tmp_path: Path, models: Path
 ) -> None:
-    bundle = stored(registry, tmp_path)
+    bundle = find_stored_bundle(registry, tmp_path)
     (bundle / "evil.so").write_bytes(b"")
     (bundle / ".hidden").write_bytes(b"")
     os.link(bundle / "engine.plan", tmp_path / "outside")
@@ -83,7 +83,7 @@ def test_what_is_beside_a_bundle_or_shares_its_bytes_in_the_registry_does_not_re
     verify_placed(fetched.path, publisher.trust)
 
 
-def test_a_replayed_old_release_is_refused_whatever_the_clock_says(
+def test_replayed_release_is_refused_whatever_the_clock_says(
     registry: MlflowStore, publisher: Publisher, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.set_alias("sst2", "production-l4", 2)
@@ -92,36 +92,36 @@ def test_a_replayed_old_release_is_refused_whatever_the_clock_says(
     monkeypatch.setattr("time.time", lambda: 0.0)
     with pytest.raises(Replayed):
         fetch(registry, "sst2", alias="production-l4", into=models, policy=publisher.policy)
-    assert visible(models) == ["2"]
+    assert list_visible(models) == ["2"]
 
 
 def test_a_clock_set_back_changes_nothing(
     registry: MlflowStore, publisher: Publisher, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.time", lambda: 0.0)
-    assert_goes_on(registry, models, publisher)
+    assert_next_fetch_succeeds(registry, models, publisher)
     for path in (models / "sst2" / "1").rglob("*"):
         os.utime(path, (0, 0))
     assert fetch(registry, "sst2", version=1, into=models, policy=publisher.policy).reused
 
 
-def test_a_signature_of_somebody_else_is_refused(
+def test_signature_of_a_stranger_is_refused(
     registry: MlflowStore, publisher: Publisher, tmp_path: Path, models: Path
 ) -> None:
     stranger = make_publisher(tmp_path / "stranger")
     with pytest.raises(SignatureInvalid):
         fetch(registry, "sst2", version=1, into=models, policy=stranger.policy)
-    assert visible(models) == []
-    assert_goes_on(registry, models, publisher)
+    assert list_visible(models) == []
+    assert_next_fetch_succeeds(registry, models, publisher)
 
 
-def certified(folder: Path, begins: datetime, days: int) -> Publisher:
+def make_certified_publisher(folder: Path, begins: datetime, days: int) -> Publisher:
     """A publisher whose certificate begins then, and is its own root."""
     folder.mkdir()
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "publisher")])
     usage = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False)
-    made = (
+    certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(begins)
         .not_valid_after(begins + timedelta(days=days))
@@ -137,7 +137,7 @@ def certified(folder: Path, begins: datetime, days: int) -> Publisher:
     plain = serialization.NoEncryption()
     pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     (folder / "key.pem").write_bytes(key.private_bytes(pem, form, plain))
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
     return Publisher(Signer(folder / "key.pem", folder / "cert.pem"), Trust(roots=(folder / "cert.pem",)))
 
 
@@ -145,12 +145,12 @@ def test_a_certificate_that_expired_is_refused(
     mlflow_store: MlflowStore, manifest_factory: Any, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = datetime.now(UTC)
-    expired = certified(tmp_path / "expired", now - timedelta(days=30), days=20)
-    valid = certified(tmp_path / "valid", now - timedelta(days=1), days=20)
+    expired = make_certified_publisher(tmp_path / "expired", now - timedelta(days=30), days=20)
+    valid = make_certified_publisher(tmp_path / "valid", now - timedelta(days=1), days=20)
     monkeypatch.setattr("registry.bundle.signing.check_certificate", lambda _: None)  # it was valid when it signed
     expired.publish(mlflow_store, manifest_factory(b"one"))
     valid.publish(mlflow_store, manifest_factory(b"two", sequence=2))
     with pytest.raises(SignatureInvalid, match="expired"):
         fetch(mlflow_store, "sst2", version=1, into=models, policy=expired.policy)
-    assert visible(models) == []
+    assert list_visible(models) == []
     assert fetch(mlflow_store, "sst2", version=2, into=models, policy=valid.policy).version == 2

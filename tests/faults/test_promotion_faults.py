@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 pytest.importorskip("mlflow")
-from registry.promotion.promote import history, promote, rollback, settle
+from registry.promotion.moves import settle_pending
+from registry.promotion.promote import promote, read_history, rollback
 from tests.conftest import ManifestFactory
 from tests.support.postgres import Postgres
 from tests.support.promoters import (
@@ -105,9 +106,9 @@ def test_eight_promoters_on_two_hosts_lose_nothing_and_history_always_agrees_wit
         for _ in range(PROMOTERS):
             reported += results.get(timeout=PATIENCE_SECONDS)
     assert find_disagreement(store, model) is None
-    done = [event.event for event in history(store, model) if event.outcome == "done"]
+    done = [event.event for event in read_history(store, model) if event.outcome == "done"]
     assert sorted(reported) == sorted(done)
-    assert {event.outcome for event in history(store, model)} == {"done"}
+    assert {event.outcome for event in read_history(store, model)} == {"done"}
     assert done
     assert looks
     print(f"{len(done)} moves by {PROMOTERS} processes in {STRESS_SECONDS:.0f} s, looked at {looks} times")  # noqa: T201
@@ -122,7 +123,7 @@ def test_two_promoters_that_race_with_a_rollback_take_turns(registry: Registry) 
             processes.enter_context(running(do_once, registry.on_host(host), version, start, results))
         reported = [event for _ in range(3) for event in results.get(timeout=PATIENCE_SECONDS)]
     assert find_disagreement(store, model) is None
-    assert sorted(reported) == [event.event for event in history(store, model)][1:]
+    assert sorted(reported) == [event.event for event in read_history(store, model)][1:]
     # A rollback that came first had nothing to go back to, and 2 may not follow 3.
     assert len(reported) in (1, 2, 3)
 
@@ -137,7 +138,7 @@ def test_a_clock_set_back_between_promotions_keeps_the_history_in_order(
         promote(store, model, {"l4": 2}, replace(now, at=now.at - timedelta(days=400)), {})
     promote(store, model, {"l4": 3}, now, {})
     rollback(store, model, ["l4"], replace(now, at=now.at - timedelta(days=800)), {})
-    assert [event.to_version for event in history(store, model)] == [1, 2, 3, 2]
+    assert [event.to_version for event in read_history(store, model)] == [1, 2, 3, 2]
     assert find_disagreement(store, model) is None
 
 
@@ -161,7 +162,8 @@ def die_and_settle(registry: Registry, writes: int) -> None:
     with running(promote_and_die, registry.on_host(1), writes) as victim:
         victim.join(PATIENCE_SECONDS)
         assert victim.exitcode == -signal.SIGKILL
-    settle(store, model)
+    with store.lock(model) as lease:
+        settle_pending(store, model, lease)
     assert find_disagreement(store, model) is None
     moved = writes >= 4  # both aliases
     now = {"production-l4": 2, "production-h100": 5} if moved else {"production-l4": 1, "production-h100": 4}
@@ -180,7 +182,7 @@ def test_promoter_paused_during_a_take_over_moves_nothing(on_postgres: Registry)
         refusal: Any = results.get(timeout=PATIENCE_SECONDS)
     assert "another one took over the lock" in refusal
     assert store.aliases(MODEL) == {"production-l4": 1}
-    assert [event.who for event in history(store, MODEL)] == ["awake"]
+    assert [event.who for event in read_history(store, MODEL)] == ["awake"]
 
 
 def wait_until_stopped(pid: int) -> None:

@@ -4,22 +4,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, place_triton
 from tests.support.triton_bundles import L4, write_bundle
 
+ROW = WarmupRow("good", (("input_ids", (2, 5, 3)), ("attention_mask", (1, 1, 1))))
 # One process imports, and forks a child for each write that it dies at.
 KILLED_AT_EACH_WRITE = """
 import os, shutil, signal, sys
 from pathlib import Path
 from registry.triton.repository import place_triton
-from registry.triton.model import WarmupRow
 
 bundle, home = Path(sys.argv[1]), Path(sys.argv[2])
-row = WarmupRow("good", (("input_ids", (2, 5, 3)), ("attention_mask", (1, 1, 1))))
 real = os.fsync
 for at in range(1, 100):
-    each = home / str(at)
-    shutil.copytree(home / "served", each)
+    folder = home / str(at)
+    shutil.copytree(home / "served", folder)
     child = os.fork()
     if child == 0:
         writes = 0
@@ -30,7 +30,7 @@ for at in range(1, 100):
                 os.kill(os.getpid(), signal.SIGKILL)
             real(descriptor)
         os.fsync = fsync
-        place_triton([bundle], each / "repository", version=2, rows=[row])
+        place_triton([bundle], folder / "repository", version=2)
         os._exit(0)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
         break
@@ -39,7 +39,8 @@ print(at - 1)
 
 
 def test_a_kill_at_any_write_leaves_one_whole_version(tmp_path: Path) -> None:
-    old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i) for i in (1, 2))
+    old = write_bundle(tmp_path / "old", L4, engine=b"1")
+    new = write_bundle(tmp_path / "new", L4, engine=b"2", sequence=2, rows=[ROW])
     home = tmp_path / "home"
     place_triton([old], home / "served" / "repository", version=1)
     before = (home / "served" / "repository" / "opinions" / CONFIG_FILE).read_bytes()
@@ -52,15 +53,15 @@ def test_a_kill_at_any_write_leaves_one_whole_version(tmp_path: Path) -> None:
     )
     kills = int(done.stdout)
     assert kills > 5
-    seen = set()
+    outcomes = set()
     for at in range(1, kills + 1):
         repository = home / str(at) / "repository"
         assert [path.name for path in repository.iterdir()] == ["opinions"]
         config = (repository / "opinions" / CONFIG_FILE).read_bytes()
-        seen.add(config == before)
+        outcomes.add(config == before)
         assert (repository / "opinions" / "1" / "model.plan").read_bytes() == b"1"
         if config != before:
             assert (repository / "opinions" / "2" / "model.plan").read_bytes() == b"2"
         place_triton([new], repository, version=2)
         assert not [path for path in repository.parent.iterdir() if "incoming" in path.name]
-    assert seen == {True, False}
+    assert outcomes == {True, False}

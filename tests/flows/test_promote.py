@@ -90,7 +90,7 @@ def test_a_rollback_goes_back_and_says_so(published: Store, run: Any, told: Told
 def test_a_refusal_ends_failed_with_its_one_sentence(published: Store, run: Any, told: Told) -> None:
     state = run("promote_engine", targets=["t4"], version=3)
     assert state.is_failed()
-    assert state.message == "sst2 version 3 is failed for t4: p99 was 9 ms; it cannot be waived"
+    assert state.message == "sst2 version 3 is failed for t4: p99 was 9 ms; a failed gate cannot be waived"
     assert "production-t4" not in published.aliases("sst2")
     (said,) = told
     assert (said.event, said.target) == ("enginery.engine.refused", "t4")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from registry.errors import BadInput
+from registry.host.gpu import local_compute_capability
 from registry.records import AxisRange, Backend, GpuTarget, OnnxArtifact, Precision, ShapeProfile
 from tasks.backends import BACKENDS, BuildInputs, Session, open_engine
 from tasks.backends.build import build_engine
-from tasks.backends.device import local_compute_capability
 from tests.support.onnx_graphs import save_graph
 
 pytestmark = [

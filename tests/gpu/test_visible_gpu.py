@@ -7,7 +7,7 @@ import sys
 import pynvml
 import pytest
 
-from tasks.backends.device import local_compute_capability
+from registry.host.gpu import local_compute_capability
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,9 +15,8 @@ pytestmark = [
 ]
 _DESCRIBE = """
 import pynvml
-from registry.host.gpu import nvml_gpu
 from registry.host.compatibility import read_host
-from tasks.backends.device import local_compute_capability
+from registry.host.gpu import local_compute_capability, nvml_gpu
 from tasks.measurement.machine import this_machine
 host = read_host()
 bus = pynvml.nvmlDeviceGetPciInfo(nvml_gpu()).busId if host.gpu_name else None

@@ -12,7 +12,7 @@ DAY = timedelta(days=1)
 
 
 def make_authority(folder: Path, host: str) -> Path:
-    """Write server.pem and server.key for `host` into `folder`; the authority's certificate, authority.pem."""
+    """Write server.pem and server.key for `host` into `folder`, and return the authority\'s certificate."""
     own, servers = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority of the tests")])
     signs = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
@@ -28,8 +28,8 @@ def make_authority(folder: Path, host: str) -> Path:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(own.public_key()), critical=False)
     )
-    for file, made in (("authority.pem", authority), ("server.pem", server)):
-        (folder / file).write_bytes(made.sign(own, hashes.SHA256()).public_bytes(Encoding.PEM))
+    for file, builder in (("authority.pem", authority), ("server.pem", server)):
+        (folder / file).write_bytes(builder.sign(own, hashes.SHA256()).public_bytes(Encoding.PEM))
     (folder / "server.key").write_bytes(servers.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return folder / "authority.pem"
 

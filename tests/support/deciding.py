@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.promotion import promote as promotion
-from registry.promotion.promote import history
+from registry.promotion.promote import read_history
 from registry.promotion.rules import Decision, TargetRules
 from registry.records import PromotionEvent
 from registry.store import Store
@@ -31,4 +31,6 @@ def rollback(store: Store, target: str, rules: TargetRules | None = None, **word
 
 def outcomes(store: Store) -> list[tuple[str, int | None, int, str]]:
     """Return (action, from, to, outcome) of every event, oldest first."""
-    return [(event.action, event.from_version, event.to_version, event.outcome) for event in history(store, "sst2")]
+    return [
+        (event.action, event.from_version, event.to_version, event.outcome) for event in read_history(store, "sst2")
+    ]

@@ -1,4 +1,4 @@
-"""What a fetch that went wrong may show, and that the next one goes on."""
+"""What a failed fetch may leave visible, and that the next one succeeds."""
 
 import os
 from pathlib import Path
@@ -10,16 +10,16 @@ from tests.support.publisher import Publisher
 ENGINE = os.urandom(200_000)
 
 
-def visible(models: Path) -> list[str]:
+def list_visible(models: Path) -> list[str]:
     return sorted(path.name for path in (models / "sst2").glob("*") if not path.name.startswith("."))
 
 
-def hidden(models: Path) -> list[str]:
+def list_hidden(models: Path) -> list[str]:
     return sorted(path.name for path in (models / "sst2").glob(".*"))
 
 
-def assert_goes_on(store: Store, models: Path, publisher: Publisher, version: int = 1) -> None:
-    """The next fetch succeeds, and leaves nothing behind of what went wrong."""
+def assert_next_fetch_succeeds(store: Store, models: Path, publisher: Publisher, version: int = 1) -> None:
+    """Fetch again, and check that nothing of the failed fetch is left."""
     fetched = fetch(store, "sst2", version=version, into=models, policy=publisher.policy)
     assert verify_placed(fetched.path, publisher.trust).sequence == version
-    assert hidden(models) == [".placed.json"]
+    assert list_hidden(models) == [".placed.json"]

@@ -7,6 +7,7 @@ from registry.bundle.manifest import MANIFEST_FILE, write_manifest
 from registry.bundle.signing import Signer, Trust, local_signer, local_trust, sign_bundle
 from registry.host.compatibility import Host
 from registry.records import EngineManifest, EngineVersion
+from registry.serving.download import DEFAULT_PLAN, DownloadPlan
 from registry.serving.fetch import Policy
 from registry.store import Store
 
@@ -20,11 +21,12 @@ class Publisher:
 
     signer: Signer
     trust: Trust
+    plan: DownloadPlan = DEFAULT_PLAN
 
     @property
     def policy(self) -> Policy:
         """What a host that trusts this publisher accepts."""
-        return Policy(self.trust, HOST)
+        return Policy(self.trust, HOST, plan=self.plan)
 
     def older(self, why: str) -> Policy:
         """Return a policy that accepts an older release for the reason `why`."""

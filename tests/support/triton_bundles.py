@@ -1,5 +1,6 @@
 """Bundles that Triton tests place: a tiny real text classifier for the CPU, and plans that only look like engines."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from registry.records import (
     Tensor,
     Verdict,
 )
+from registry.triton.model import WarmupRow
+from registry.triton.warmup import ROWS_FILE, write_rows
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 
 LABELS = ("negative", "positive")
@@ -34,7 +37,7 @@ OPINIONS = {"good": 2.0, "fine": 1.0, "bad": -2.0, "poor": -1.0}
 
 
 def save_classifier(file: Path) -> None:
-    """logits [batch, 2] = the sum of each word's opinion, for and against; padding has no say."""
+    """Save a graph whose logits [batch, 2] sum each word's opinion, for and against; padding does not count."""
     weights: NDArray[np.float32] = np.zeros((len(SPECIAL + WORDS), 2), np.float32)
     for word, opinion in OPINIONS.items():
         weights[(SPECIAL + WORDS).index(word)] = (-opinion, opinion)
@@ -42,8 +45,8 @@ def save_classifier(file: Path) -> None:
         helper.make_node("Gather", ["weights", "input_ids"], ["opinions"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
-        helper.make_node("Mul", ["opinions", "column"], ["said"]),
-        helper.make_node("ReduceSum", ["said", "words"], ["logits"], keepdims=0),
+        helper.make_node("Mul", ["opinions", "column"], ["counted"]),
+        helper.make_node("ReduceSum", ["counted", "words"], ["logits"], keepdims=0),
     ]
     constants = [
         numpy_helper.from_array(weights, "weights"),
@@ -64,8 +67,9 @@ def write_bundle(
     sequence: int = 1,
     labels: tuple[str, ...] = LABELS,
     profiles: tuple[ShapeProfile, ...] = (PROFILE,),
+    rows: Sequence[WarmupRow] = (),
 ) -> Path:
-    """A bundle with its manifest; the engine is the classifier, or the bytes given."""
+    """Write a bundle with its manifest; the engine is the classifier, or the bytes given."""
     folder.mkdir(parents=True)
     name = "engine.onnx" if target.backend is Backend.ONNXRUNTIME else "engine.plan"
     if engine is None:
@@ -73,6 +77,8 @@ def write_bundle(
     else:
         (folder / name).write_bytes(engine)
     write_tokenizer(folder)
+    if rows:
+        (folder / ROWS_FILE).write_bytes(write_rows(rows))
     files = record_tree(folder)
     engines = tuple(record for record in files if record.path == name)
     build = EngineBuild(

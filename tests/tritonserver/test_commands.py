@@ -1,4 +1,4 @@
-"""`enginery triton`, and a watch that hands each version to a running server through it."""
+"""The commands of `enginery triton`, and a watch that hands each version to a running server through `place`."""
 
 import json
 import shutil
@@ -10,13 +10,12 @@ from tritonclient.grpc import InferenceServerClient
 
 from flows.cli import app, run_command
 from flows.commands import serving
-from flows.commands.triton import HEADER_VARIABLE, Serving, serve_with_triton, triton_folders, triton_hook
+from flows.commands.triton import HEADER_VARIABLE, TritonOptions, place_and_load, place_command, triton_folders
 from registry.bundle.manifest import MANIFEST_FILE, read_manifest
 from registry.bundle.signing import local_signer, sign_bundle
 from registry.errors import BadInput, SignatureInvalid, TornBundle
 from registry.serving.fetch import Fetched
 from registry.serving.watch import Followed, Watch, follow
-from registry.triton.control import ready_versions, unload_model
 from tests.support.memory_store import MemoryStore
 from tests.support.triton_bundles import write_bundle
 from tests.tritonserver.conftest import SECRET, Running
@@ -33,7 +32,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def emptied(server: Running) -> Iterator[Running]:
     yield server
     for folder in server.repository.iterdir():
-        unload_model(server.control, folder.name)
+        server.unload(folder.name)
         shutil.rmtree(folder)
 
 
@@ -44,14 +43,14 @@ def signed(tmp_path: Path, version: int, *, engine: bytes | None = None) -> Fetc
     return Fetched(folder, version, "", "opinions", reused=False)
 
 
-def test_placing_says_where_and_by_whom_it_is_served(
+def test_placing_reports_the_folder_and_the_server(
     emptied: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = signed(tmp_path, 1)
-    how = Serving(text_model=True, server=emptied.address)
-    serve_with_triton("opinions", 1, [fetched.path], emptied.repository, how, as_json=True)
-    said = json.loads(capsys.readouterr().out)
-    assert (said["model"], said["version"], said["loaded"], said["path"]) == (
+    options = TritonOptions(text=True, server=emptied.address)
+    place_and_load("opinions", 1, [fetched.path], emptied.repository, options, as_json=True)
+    placed = json.loads(capsys.readouterr().out)
+    assert (placed["model"], placed["version"], placed["loaded"], placed["path"]) == (
         "opinions",
         1,
         True,
@@ -61,21 +60,21 @@ def test_placing_says_where_and_by_whom_it_is_served(
 
 def test_an_unsigned_bundle_or_one_of_another_model_is_not_placed(tmp_path: Path) -> None:
     fetched = signed(tmp_path, 1)
-    with pytest.raises(BadInput, match="is of model opinions, not other"):
-        serve_with_triton("other", 1, [fetched.path], tmp_path / "repository", Serving(), as_json=False)
+    with pytest.raises(BadInput, match="belongs to model opinions, not other"):
+        place_and_load("other", 1, [fetched.path], tmp_path / "repository", TritonOptions(), as_json=False)
     (fetched.path / "model.sig").unlink()
     with pytest.raises((SignatureInvalid, TornBundle)):
-        serve_with_triton("opinions", 1, [fetched.path], tmp_path / "repository", Serving(), as_json=False)
+        place_and_load("opinions", 1, [fetched.path], tmp_path / "repository", TritonOptions(), as_json=False)
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_watch_hands_a_version_over_and_takes_one_back_that_does_not_load(emptied: Running, tmp_path: Path) -> None:
-    options = Watch(hook=triton_hook(emptied.repository, Serving(text_model=True, server=emptied.address)))
-    home = tmp_path / "bundles" / "opinions"
+def test_watch_loads_a_version_and_rolls_back_one_that_does_not_load(emptied: Running, tmp_path: Path) -> None:
+    options = Watch(hook=place_command(emptied.repository, TritonOptions(text=True, server=emptied.address)))
+    model_folder = tmp_path / "bundles" / "opinions"
     good, broken = signed(tmp_path, 1), signed(tmp_path, 2, engine=b"no graph")
-    assert follow(good, home, options) == Followed(1)
-    assert follow(broken, home, options) == Followed(1, refused=2)
-    assert ready_versions(emptied.control, "opinions") == [1]
+    assert follow(good, model_folder, options) == Followed(1)
+    assert follow(broken, model_folder, options) == Followed(1, refused=2)
+    assert emptied.ready_versions("opinions") == [1]
     with InferenceServerClient(emptied.address) as client:
         assert ask(client, TEXTS[:1])[0][0] == "yes"
 
@@ -101,28 +100,20 @@ def enginery(*arguments: object) -> int:
     return run_command(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
 
 
-def test_fetch_with_the_triton_layout_is_one_command(emptied: Running, registry: MemoryStore) -> None:
+def test_triton_fetch_places_and_loads(emptied: Running, registry: MemoryStore) -> None:
     to = emptied.repository.parent
-    options = ("--layout", "triton", "--text-model", "--server", emptied.address, "--target", "cpu")
+    options = ("--text", "--server", emptied.address, "--target", "cpu")
     for _ in range(2):
-        assert enginery("fetch", "opinions", "--to", to, *options) == 0
-        assert ready_versions(emptied.control, "opinions") == [1]
+        assert enginery("triton", "fetch", "opinions", "--to", to, *options) == 0
+        assert emptied.ready_versions("opinions") == [1]
     with InferenceServerClient(emptied.address) as client:
         assert ask(client, TEXTS[:1])[0][0] == "yes"
 
 
-def test_options_of_triton_are_refused_without_its_layout(
+def test_unknown_container_is_refused_before_the_download(
     registry: MemoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert enginery("fetch", "opinions", "--to", tmp_path / "to", "--text-model") == BadInput.exit_code
-    assert "add --layout triton" in capsys.readouterr().err
-    assert not (tmp_path / "to").exists()
-
-
-def test_a_container_that_is_not_known_stops_before_a_download(
-    registry: MemoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = ("fetch", "opinions", "--to", tmp_path / "to", "--layout", "triton", "--container", "99.01")
-    assert enginery(*asked) == BadInput.exit_code
+    command = ("triton", "fetch", "opinions", "--to", tmp_path / "to", "--container", "99.01")
+    assert enginery(*command) == BadInput.exit_code
     assert "is not known" in capsys.readouterr().err
     assert not (tmp_path / "to").exists()

@@ -26,8 +26,8 @@ def place(server: Running, tmp_path: Path) -> Iterator[Place]:
     """`place(target, …, profiles=…)` writes a bundle for each target and places them together."""
 
     def make(*targets: GpuTarget, profiles: tuple[ShapeProfile, ...] = (PROFILE,)) -> PlacedModel:
-        bundles = [write_bundle(tmp_path / t.name, t, engine=PLAN, profiles=profiles) for t in targets]
-        return place_triton(bundles, server.repository, version=3, rows=[ROW])
+        bundles = [write_bundle(tmp_path / t.name, t, engine=PLAN, profiles=profiles, rows=[ROW]) for t in targets]
+        return place_triton(bundles, server.repository, version=3)
 
     yield make
     shutil.rmtree(server.repository / "opinions", ignore_errors=True)
@@ -53,7 +53,7 @@ def test_an_onnxruntime_config_lacks_nothing_but_the_backend(server: Running, pl
     [b"preferred_batch_sizes: 4\n", b'name: "another"\n', b'output { name: "more" dims: 1 }\n'],
     ids=["unknown field", "other name", "no dtype"],
 )
-def test_the_parser_does_refuse_a_config_that_is_wrong(server: Running, place: Place, wrong: bytes) -> None:
+def test_parser_refuses_a_wrong_config(server: Running, place: Place, wrong: bytes) -> None:
     placed = place(L4)
     config = placed.folder / CONFIG_FILE
     config.write_bytes(config.read_bytes() + wrong)

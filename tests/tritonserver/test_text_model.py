@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from registry.errors import EngineryError
-from registry.triton.control import load_version, ready_versions, triton_server, unload_model
+from registry.triton.control import load_version, triton_server
 from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, place_triton
 from tasks.bundle.answer import answer
@@ -43,12 +44,16 @@ def client(server: Running) -> Iterator[InferenceServerClient]:
 def _nothing_left(server: Running) -> Iterator[None]:
     yield
     for folder in server.repository.iterdir():
-        unload_model(server.control, folder.name)
+        server.unload(folder.name)
         shutil.rmtree(folder)
 
 
+def with_rows(folder: Path, **options: Any) -> Path:
+    return write_bundle(folder, rows=ROWS, **options)
+
+
 def serve(server: Running, bundle: Path, version: int) -> None:
-    placed = place_triton([bundle], server.repository, version=version, rows=ROWS, python_backend=True)
+    placed = place_triton([bundle], server.repository, version=version, python_backend=True)
     load_version(server.control, placed)
 
 
@@ -80,19 +85,19 @@ def under_load(server: Running) -> Iterator[list[tuple[str, float]]]:
 
 
 def test_it_answers_as_enginery_run_does(server: Running, client: InferenceServerClient, tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle")
+    bundle = with_rows(tmp_path / "bundle")
     serve(server, bundle, 1)
     expected = [vars(one) for one in answer(bundle, TEXTS)]
-    given = ask(client, TEXTS)
-    assert [label for label, _ in given] == [one["label"] for one in expected]
-    assert [score for _, score in given] == pytest.approx([one["score"] for one in expected], abs=1e-6)
+    answers = ask(client, TEXTS)
+    assert [label for label, _ in answers] == [one["label"] for one in expected]
+    assert [score for _, score in answers] == pytest.approx([one["score"] for one in expected], abs=1e-6)
     assert len({one["label"] for one in expected}) == 2
 
 
 def test_an_empty_text_fails_its_own_request_only(
     server: Running, client: InferenceServerClient, tmp_path: Path
 ) -> None:
-    serve(server, write_bundle(tmp_path / "bundle"), 1)
+    serve(server, with_rows(tmp_path / "bundle"), 1)
     with under_load(server) as answers, pytest.raises(InferenceServerException, match="empty text has no answer"):
         ask(client, ["good", " "])
     assert {label for label, _ in answers} == {"positive"}
@@ -100,59 +105,59 @@ def test_an_empty_text_fails_its_own_request_only(
 
 def test_versions_swap_under_load_without_a_failed_request(server: Running, tmp_path: Path) -> None:
     names = ("first", "second", "third", "fourth")
-    bundles = [write_bundle(tmp_path / name, sequence=i, labels=("no", name)) for i, name in enumerate(names, 1)]
+    bundles = [with_rows(tmp_path / name, sequence=i, labels=("no", name)) for i, name in enumerate(names, 1)]
     serve(server, bundles[0], 1)
     with under_load(server) as answers:
         for version, bundle in enumerate(bundles[1:], 2):
             serve(server, bundle, version)
-            asked = len(answers)
-            while len(answers) < asked + 5:
+            before = len(answers)
+            while len(answers) < before + 5:
                 time.sleep(0.01)
     labels = [label for label, _ in answers]
     assert set(labels) == set(names)
     assert labels[-1] == "fourth"
-    assert ready_versions(server.control, "opinions") == [4]
+    assert server.ready_versions("opinions") == [4]
 
 
-def test_a_version_that_does_not_load_leaves_the_one_before(server: Running, tmp_path: Path) -> None:
-    serve(server, write_bundle(tmp_path / "good"), 1)
+def test_version_that_does_not_load_leaves_the_previous_one(server: Running, tmp_path: Path) -> None:
+    serve(server, with_rows(tmp_path / "good"), 1)
     before = (server.repository / "opinions" / CONFIG_FILE).read_bytes()
-    broken = write_bundle(tmp_path / "broken", engine=b"no graph", sequence=2)
-    with under_load(server) as answers, pytest.raises(EngineryError, match="the version before is served"):
+    broken = with_rows(tmp_path / "broken", engine=b"no graph", sequence=2)
+    with under_load(server) as answers, pytest.raises(EngineryError, match="the previous version is served"):
         serve(server, broken, 2)
     assert {label for label, _ in answers} == {"positive"}
-    assert ready_versions(server.control, "opinions") == [1]
+    assert server.ready_versions("opinions") == [1]
     assert (server.repository / "opinions" / CONFIG_FILE).read_bytes() == before
 
 
-def test_a_new_model_that_does_not_load_is_taken_out(server: Running, tmp_path: Path) -> None:
-    broken = write_bundle(tmp_path / "broken", engine=b"no graph")
+def test_new_model_that_does_not_load_is_removed(server: Running, tmp_path: Path) -> None:
+    broken = with_rows(tmp_path / "broken", engine=b"no graph")
     with pytest.raises(EngineryError, match="nothing is served"):
         serve(server, broken, 1)
     assert list(server.repository.iterdir()) == []
-    assert ready_versions(server.control, "opinions") == []
+    assert server.ready_versions("opinions") == []
 
 
 def test_a_rollback_is_placing_the_older_version_again(
     server: Running, client: InferenceServerClient, tmp_path: Path
 ) -> None:
-    old, new = write_bundle(tmp_path / "old"), write_bundle(tmp_path / "new", sequence=2, labels=("no", "yes"))
+    old, new = with_rows(tmp_path / "old"), with_rows(tmp_path / "new", sequence=2, labels=("no", "yes"))
     for bundle, version, label in ((old, 1, "positive"), (new, 2, "yes"), (old, 1, "positive")):
         serve(server, bundle, version)
         assert ask(client, TEXTS[:1])[0][0] == label
-        assert ready_versions(server.control, "opinions") == [version]
+        assert server.ready_versions("opinions") == [version]
 
 
-def test_warmup_rows_are_what_the_server_reads(server: Running, tmp_path: Path) -> None:
-    placed = place_triton([write_bundle(tmp_path / "b")], server.repository, version=1, rows=ROWS, python_backend=True)
+def test_server_reads_the_warmup_rows(server: Running, tmp_path: Path) -> None:
+    placed = place_triton([with_rows(tmp_path / "b")], server.repository, version=1, python_backend=True)
     for file in (placed.folder / WARMUP_FOLDER).iterdir():
         file.write_bytes(b"")
     with pytest.raises(EngineryError, match=r"expected 1 string elements .* got 0"):
         load_version(server.control, placed)
 
 
-def test_a_server_of_another_repository_is_found_out(server: Running, tmp_path: Path) -> None:
-    serve(server, write_bundle(tmp_path / "served"), 1)
+def test_server_of_another_repository_is_detected(server: Running, tmp_path: Path) -> None:
+    serve(server, with_rows(tmp_path / "served"), 1)
     other = write_bundle(tmp_path / "other", engine=b"other")
     placed = place_triton([other], tmp_path / "elsewhere", version=1, python_backend=True)
     with pytest.raises(EngineryError, match=r"serves another opinions .*--model-repository="):
@@ -165,7 +170,7 @@ def test_without_the_header_control_is_refused(server: Running, tmp_path: Path) 
         load_version(triton_server(server.address), placed)
 
 
-def test_a_server_that_is_not_there_leaves_the_repository_as_it_was(tmp_path: Path) -> None:
+def test_unreachable_server_leaves_the_repository_unchanged(tmp_path: Path) -> None:
     placed = place_triton([write_bundle(tmp_path / "b")], tmp_path / "repository", version=1, python_backend=True)
     with pytest.raises(EngineryError, match=r"Triton at 127\.0\.0\.1:1 refused to load model opinions"):
         load_version(triton_server("127.0.0.1:1"), placed)

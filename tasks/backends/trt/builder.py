@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import BadInput, BuildError, Incompatible
+from registry.host.gpu import local_compute_capability
 from registry.records import Backend, GpuTarget, Precision, ShapeProfile, Tensor, axis_name
 from tasks.backends.contract import BuildInputs, BuiltEngine, read_verified
-from tasks.backends.device import local_compute_capability
 from tasks.backends.precisions import why_unsupported
 from tasks.backends.trt.callbacks import make_monitor, process_logger, start
 from tasks.backends.trt.session import TrtSession, load_engine

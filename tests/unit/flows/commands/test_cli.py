@@ -270,9 +270,8 @@ def test_fetch_json_names_a_folder_that_verifies(published: Store, enginery: Eng
     ("options", "word"),
     [
         (("--target", "l4", "--tensorrt", "11.0"), "compute capability 8.9"),
-        (("--target", "l4", "--tensorrt", "eleven"), "no version"),
-        (("--version", 1, "--watch"), "--version"),
-        (("--target", "l4", "--watch", "--any-host", "--hook", "'open"), "open quote"),
+        (("--target", "l4", "--tensorrt", "eleven"), "not a version"),
+        (("--version", 1, "--alias", "production-l4"), "not both"),
     ],
 )
 def test_what_fetch_will_not_do_is_said_in_one_sentence(
@@ -283,9 +282,15 @@ def test_what_fetch_will_not_do_is_said_in_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("registry.host.compatibility.pynvml.nvmlInit", no_driver)
+    monkeypatch.setattr("registry.host.gpu.pynvml.nvmlInit", no_driver)
     published.set_alias("sst2", "production-l4", 2)
     assert_one_sentence(enginery("fetch", "sst2", *options, "--to", tmp_path / "models"), word)
+    assert not (tmp_path / "models" / "sst2").exists()
+
+
+def test_a_watch_refuses_a_hook_with_an_open_quote(published: Store, enginery: Enginery, tmp_path: Path) -> None:
+    options = ("--target", "l4", "--any-host", "--to", tmp_path / "models", "--hook", "'open")
+    assert_one_sentence(enginery("watch", "sst2", *options), "open quote")
     assert not (tmp_path / "models" / "sst2").exists()
 
 

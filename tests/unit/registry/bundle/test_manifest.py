@@ -27,8 +27,8 @@ Edit = Callable[[dict[str, Any]], object]
 
 @pytest.fixture
 def manifest(manifest_factory: Any) -> EngineManifest:
-    made: EngineManifest = manifest_factory()[0]
-    return made
+    manifest: EngineManifest = manifest_factory()[0]
+    return manifest
 
 
 def edited(manifest: EngineManifest, edit: Edit) -> bytes:
@@ -70,7 +70,7 @@ def test_machine_paths_are_in_no_json(manifest: EngineManifest) -> None:
         (lambda d: d["files"][0].update(sha256="a" * 63), "sha256 of engine.plan"),
         (lambda d: d["files"][0].update(size_bytes=-1), "size_bytes"),
         (lambda d: d["files"].append(d["files"][0]), "twice"),
-        (lambda d: d["files"][0].update(path="manifest.json"), "never listed"),
+        (lambda d: d["files"][0].update(path="manifest.json"), "must not be listed"),
     ],
 )
 def test_edited_manifest_is_refused(edit: Edit, sentence: str, manifest: EngineManifest) -> None:
@@ -98,7 +98,7 @@ def test_names_that_escape_are_refused(name: str, manifest: EngineManifest) -> N
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
-def test_bytes_that_are_no_manifest_are_refused(raw: bytes) -> None:
+def test_bytes_that_are_not_a_manifest_are_refused(raw: bytes) -> None:
     with pytest.raises(BadInput, match=r"manifest\.json is not"):
         read_manifest(raw)
 
@@ -111,7 +111,7 @@ def test_other_form_of_the_same_json_is_refused(manifest: EngineManifest) -> Non
 
 
 @pytest.mark.parametrize("figure", ["NaN", "Infinity", "1e999"])
-def test_figure_that_is_no_number_is_refused(figure: str, manifest: EngineManifest) -> None:
+def test_figure_that_is_not_a_number_is_refused(figure: str, manifest: EngineManifest) -> None:
     raw = write_manifest(manifest)
     with pytest.raises(BadInput):
         read_manifest(raw.replace(b'"build_seconds":12.5', f'"build_seconds":{figure}'.encode()))
@@ -136,7 +136,7 @@ def test_calibration_files_are_checked_too(manifest: EngineManifest) -> None:
         write_manifest(replace(manifest, calibration_set=bad))
 
 
-def test_row_that_differs_from_its_manifest_is_found_out(manifest: EngineManifest) -> None:
+def test_row_that_differs_from_its_manifest_is_detected(manifest: EngineManifest) -> None:
     row = row_of(manifest, 1)
     check_agrees(row, manifest)
     with pytest.raises(DigestMismatch, match="sequence"):

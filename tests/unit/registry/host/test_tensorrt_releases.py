@@ -62,7 +62,7 @@ def test_a_container_is_known_by_month_tag_or_image(tag: str) -> None:
 
 @pytest.mark.parametrize("tag", ["26.08-trtllm-python-py3", "example.com/tritonserver:26.08-py3", "1.0", ""])
 def test_an_unknown_container_is_refused(tag: str) -> None:
-    with pytest.raises(Incompatible, match="is not known; known are 26"):
+    with pytest.raises(Incompatible, match="is not known: use one of the known containers, 26"):
         tensorrt_of_container(tag)
 
 
@@ -80,7 +80,7 @@ def test_versions_agree_in_every_part_that_both_name(one: str, other: str, same:
     assert same_tensorrt(one, other) is same
 
 
-def test_drivers_are_known_for_the_backends_that_are_built_with() -> None:
+def test_minimum_driver_is_known_for_each_gpu_backend() -> None:
     assert minimum_driver(Backend.TENSORRT, "11.4.0.106") == "580"
     assert minimum_driver(Backend.TENSORRT_RTX, "1.7.1.116") == "580"
 
@@ -90,6 +90,6 @@ def test_a_driver_is_not_guessed() -> None:
     assert minimum_driver(Backend.ONNXRUNTIME, "1.32.0") is None
 
 
-def test_a_version_that_is_none_is_refused() -> None:
+def test_malformed_version_is_refused() -> None:
     with pytest.raises(BadInput, match="not numbers and dots"):
         triton_container("latest")

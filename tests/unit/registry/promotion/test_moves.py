@@ -6,9 +6,16 @@ import pytest
 
 from registry.errors import BadInput, EngineryError, PromotionRefused
 from registry.promotion import promote as promotion
-from registry.promotion.promote import history, settle
+from registry.promotion.moves import settle_pending
+from registry.promotion.promote import read_history
 from tests.support.deciding import ANA, GUARDED, outcomes, promote, rollback
 from tests.support.memory_store import MemoryStore
+
+
+def settle(store: MemoryStore) -> None:
+    """Do what every promotion does first."""
+    with store.lock("sst2") as lease:
+        settle_pending(store, "sst2", lease)
 
 
 class HalfStore(MemoryStore):
@@ -28,11 +35,11 @@ def test_targets_that_moved_go_back_when_another_does_not(before: dict[str, int]
     if before:
         promotion.promote(store, "sst2", before, ANA, {})
     with pytest.raises(
-        PromotionRefused, match="production-h100 of sst2 did not move, so none did: the registry is away"
+        PromotionRefused, match="production-h100 of sst2 did not move, so no alias did: the registry is away"
     ):
         promotion.promote(store, "sst2", {"l4": 3, "h100": 4}, ANA, {})
     assert store.aliases("sst2") == {f"production-{target}": version for target, version in before.items()}
-    assert [(e.to_version, e.outcome) for e in history(store, "sst2")[-2:]] == [(3, "undone"), (4, "failed")]
+    assert [(e.to_version, e.outcome) for e in read_history(store, "sst2")[-2:]] == [(3, "undone"), (4, "failed")]
     # What was undone is not there to go back to.
     with pytest.raises(BadInput, match="no recorded version"):
         rollback(store, "l4")
@@ -46,7 +53,7 @@ class LateErrorStore(MemoryStore):
         raise EngineryError("502")
 
 
-def test_move_that_was_answered_with_an_error_is_done(manifest_factory: Any) -> None:
+def test_move_whose_answer_was_an_error_is_done(manifest_factory: Any) -> None:
     store = LateErrorStore()
     store.publish(*manifest_factory())
     assert promote(store, "l4", 1).outcome == "done"
@@ -106,7 +113,7 @@ class DiesBetweenStore(MemoryStore):
         return super().aliased(model, alias)
 
 
-def test_operation_that_died_half_way_goes_back_whole(manifest_factory: Any) -> None:
+def test_operation_that_died_half_way_is_undone_as_a_whole(manifest_factory: Any) -> None:
     store = DiesBetweenStore()
     for number, target in enumerate(("l4", "h100"), start=1):
         store.publish(*manifest_factory(bytes([number]), sequence=number, target=target))
@@ -114,13 +121,13 @@ def test_operation_that_died_half_way_goes_back_whole(manifest_factory: Any) -> 
         promotion.promote(store, "sst2", {"l4": 1, "h100": 2}, ANA, {})
     assert store.aliases("sst2") == {"production-l4": 1}
     store.dead = False
-    settle(store, "sst2")
+    settle(store)
     assert store.aliases("sst2") == {}
-    assert [event.outcome for event in history(store, "sst2")] == ["undone", "failed"]
-    settle(store, "sst2")
+    assert [event.outcome for event in read_history(store, "sst2")] == ["undone", "failed"]
+    settle(store)
 
 
-def test_a_version_to_go_back_to_that_was_deleted_since_leaves_no_alias_and_no_deadlock(manifest_factory: Any) -> None:
+def test_undoing_to_a_deleted_version_leaves_no_alias_and_no_deadlock(manifest_factory: Any) -> None:
     store = DiesBetweenStore()
     for number, target in enumerate(("l4", "h100", "l4"), start=1):
         store.publish(*manifest_factory(bytes([number]), sequence=number, target=target))
@@ -129,9 +136,9 @@ def test_a_version_to_go_back_to_that_was_deleted_since_leaves_no_alias_and_no_d
         promotion.promote(store, "sst2", {"l4": 3, "h100": 2}, ANA, {})
     store.dead = False
     del store.rows["sst2", 1]  # by hand, in MLflow's pages
-    settle(store, "sst2")
+    settle(store)
     assert store.aliases("sst2") == {}
-    assert [event.outcome for event in history(store, "sst2")] == ["done", "undone", "failed"]
+    assert [event.outcome for event in read_history(store, "sst2")] == ["done", "undone", "failed"]
     assert promote(store, "l4", 3).outcome == "done"
 
 
@@ -143,7 +150,7 @@ def test_approval_that_died_before_its_outcome_does_not_count(manifest_factory: 
         promote(store, "l4", 1, GUARDED)
     store.dies = None
     assert promote(store, "l4", 1, GUARDED, who="ben").action == "approve"
-    assert [event.outcome for event in history(store, "sst2")] == ["failed", "done"]
+    assert [event.outcome for event in read_history(store, "sst2")] == ["failed", "done"]
 
 
 class DeafStore(MemoryStore):
@@ -172,4 +179,4 @@ def test_registry_error_is_recorded_as_failed_and_reaches_the_caller(manifest_fa
     store.publish(*manifest_factory())
     with pytest.raises(ConnectionError):
         promote(store, "l4", 1)
-    assert [event.outcome for event in history(store, "sst2")] == ["failed"]
+    assert [event.outcome for event in read_history(store, "sst2")] == ["failed"]

@@ -1,4 +1,4 @@
-"""Files arrive whole and hashed, in parallel ranges; what arrived before a break is not asked for again."""
+"""Files arrive whole and hashed, in parallel ranges; segments that arrived before a break are not requested again."""
 
 from collections.abc import Iterator
 from hashlib import sha256
@@ -9,11 +9,11 @@ import pytest
 
 from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, TornBundle
 from registry.records import FileRecord
-from registry.serving import download as module
-from registry.serving.download import download
+from registry.serving.download import DownloadPlan, download
 from tests.support.memory_store import MemoryFiles
 
 ENGINE = bytes(range(256)) * 40  # 10 KiB: five segments and a rest
+SMALL = DownloadPlan(segment_bytes=2048, read_back_bytes=1000, pause_seconds=0.0)
 FILES = {"engine.plan": ENGINE, "tokenizer/a b.txt": b"a\nb\n", "tokenizer/copy": b"a\nb\n", "empty": b""}
 
 
@@ -21,29 +21,22 @@ def records(files: dict[str, bytes] = FILES) -> tuple[FileRecord, ...]:
     return tuple(FileRecord(name, sha256(content).hexdigest(), len(content)) for name, content in files.items())
 
 
-class Watched(MemoryFiles):
-    """Notes what is asked for; `breaks` says after how many bytes each of the next reads breaks."""
+class RecordingFiles(MemoryFiles):
+    """Files that record each request; `breaks` lists after how many bytes the next reads break."""
 
     def __init__(self, files: dict[str, bytes] = FILES, *, ranged: bool = True, breaks: tuple[int, ...] = ()) -> None:
         super().__init__(dict(files), ranged=ranged)
-        self.asked: list[tuple[str, int, int | None]] = []
+        self.requests: list[tuple[str, int, int | None]] = []
         self.breaks = list(breaks)
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        self.asked.append((path, start, stop))
-        left = self.breaks.pop(0) if self.breaks and path == "engine.plan" else None
+        self.requests.append((path, start, stop))
+        remaining = self.breaks.pop(0) if self.breaks and path == "engine.plan" else None
         for chunk in super().read(path, start, stop):
-            if left is not None and left <= 0:
+            if remaining is not None and remaining <= 0:
                 raise Interrupted("the connection broke")
             yield chunk
-            left = None if left is None else left - len(chunk)
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEGMENT_BYTES", 2048)
-    monkeypatch.setattr(module, "_READ_BACK_BYTES", 1000)
-    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
+            remaining = None if remaining is None else remaining - len(chunk)
 
 
 @pytest.fixture
@@ -53,63 +46,63 @@ def into(tmp_path: Path) -> Path:
 
 
 def get(files: MemoryFiles, into: Path) -> None:
-    download(files, records(), into, into.with_name("journal"))
+    download(files, records(), into, into.with_name("journal"), SMALL)
 
 
-def found(into: Path) -> dict[str, bytes]:
+def read_folder(into: Path) -> dict[str, bytes]:
     return {path.relative_to(into).as_posix(): path.read_bytes() for path in into.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("ranged", [True, False])
 def test_every_file_arrives_as_it_was(into: Path, ranged: bool) -> None:
-    source = Watched(ranged=ranged)
+    source = RecordingFiles(ranged=ranged)
     get(source, into)
-    assert found(into) == FILES
-    assert len([name for name, *_ in source.asked if name == "engine.plan"]) == (5 if ranged else 1)
+    assert read_folder(into) == FILES
+    assert len([name for name, *_ in source.requests if name == "engine.plan"]) == (5 if ranged else 1)
 
 
-def test_what_is_there_is_not_asked_for_again(into: Path) -> None:
-    broken = Watched(breaks=(9999, 9999, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+def test_segments_that_arrived_are_not_requested_again(into: Path) -> None:
+    broken = RecordingFiles(breaks=(9999, 9999, 0, 0, 0, 0, 0, 0, 0, 0, 0))
     with pytest.raises(Interrupted):
         get(broken, into)
-    again = Watched()
+    again = RecordingFiles()
     get(again, into)
-    assert found(into) == FILES
-    asked = [start for name, start, _ in again.asked if name == "engine.plan"]
-    assert 0 < len(asked) < 5
+    assert read_folder(into) == FILES
+    requested = [start for name, start, _ in again.requests if name == "engine.plan"]
+    assert 0 < len(requested) < 5
 
 
 @pytest.mark.parametrize("ranged", [True, False])
-def test_a_break_is_gone_on_with_where_it_was(into: Path, ranged: bool) -> None:
-    source = Watched(ranged=ranged, breaks=(1000,))
+def test_broken_connection_resumes_where_it_broke(into: Path, ranged: bool) -> None:
+    source = RecordingFiles(ranged=ranged, breaks=(1000,))
     get(source, into)
-    assert found(into) == FILES
-    starts = [start for name, start, _ in source.asked if name == "engine.plan"]
+    assert read_folder(into) == FILES
+    starts = [start for name, start, _ in source.requests if name == "engine.plan"]
     assert (any(start % 2048 for start in starts)) == ranged
 
 
 @pytest.mark.parametrize("spoil", [b"", b"gone", ENGINE[:100]])
 def test_a_journal_that_outlived_its_bytes_costs_one_more_download(into: Path, spoil: bytes) -> None:
-    get(Watched(), into)
+    get(RecordingFiles(), into)
     assert into.with_name("journal").is_file()
     (into / "engine.plan").write_bytes(spoil.ljust(len(ENGINE), b"\0"))
-    source = Watched()
+    source = RecordingFiles()
     get(source, into)
-    assert found(into) == FILES
-    assert {name for name, *_ in source.asked} == {"engine.plan"}
+    assert read_folder(into) == FILES
+    assert {name for name, *_ in source.requests} == {"engine.plan"}
 
 
 @pytest.mark.parametrize("line", ["", "0 2048", "0 2048 engine.pl", "x", "0 99999 engine.plan", "\0\udcff"])
-def test_a_torn_journal_is_no_claim(into: Path, line: str) -> None:
+def test_torn_journal_lines_are_ignored(into: Path, line: str) -> None:
     into.with_name("journal").write_bytes(line.encode(errors="surrogateescape"))
-    get(Watched(), into)
-    assert found(into) == FILES
+    get(RecordingFiles(), into)
+    assert read_folder(into) == FILES
 
 
 @pytest.mark.parametrize("ranged", [True, False])
-def test_other_bytes_than_the_manifest_says_are_refused(into: Path, ranged: bool) -> None:
+def test_bytes_that_differ_from_the_manifest_are_refused(into: Path, ranged: bool) -> None:
     with pytest.raises(DigestMismatch, match=r"engine\.plan"):
-        get(Watched(FILES | {"engine.plan": ENGINE[:-1] + b"?"}, ranged=ranged), into)
+        get(RecordingFiles(FILES | {"engine.plan": ENGINE[:-1] + b"?"}, ranged=ranged), into)
 
 
 @pytest.mark.parametrize(
@@ -117,30 +110,32 @@ def test_other_bytes_than_the_manifest_says_are_refused(into: Path, ranged: bool
 )
 def test_a_file_of_another_size_is_refused(into: Path, content: bytes, word: str) -> None:
     with pytest.raises(TornBundle, match=word):
-        get(Watched(FILES | {"engine.plan": content}, ranged=False), into)
+        get(RecordingFiles(FILES | {"engine.plan": content}, ranged=False), into)
 
 
 def test_a_missing_file_is_refused(into: Path) -> None:
     with pytest.raises(NotFound):
-        download(Watched(), (*records(), FileRecord("none", "0" * 64, 3)), into, into.with_name("journal"))
+        download(
+            RecordingFiles(), (*records(), FileRecord("none", "0" * 64, 3)), into, into.with_name("journal"), SMALL
+        )
 
 
-def test_a_connection_that_keeps_breaking_is_given_up(into: Path) -> None:
+def test_connection_that_keeps_breaking_is_an_error(into: Path) -> None:
     with pytest.raises(Interrupted):
-        get(Watched(breaks=(0,) * 99), into)
+        get(RecordingFiles(breaks=(0,) * 99), into)
 
 
-def test_too_small_a_disk_is_said_before_anything_is_read(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_refused_before_anything_is_read(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
-    source = Watched()
-    with pytest.raises(EngineryError, match="10000 bytes free and 10248 are to come"):
+    source = RecordingFiles()
+    with pytest.raises(EngineryError, match="10000 bytes free, and the download needs 10248"):
         get(source, into)
-    assert source.asked == []
+    assert source.requests == []
 
 
-def test_a_link_planted_in_the_folder_is_not_written_through(into: Path, tmp_path: Path) -> None:
+def test_planted_link_is_not_written_through(into: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     (into / "engine.plan").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="symbolic links"):
-        get(Watched(), into)
+        get(RecordingFiles(), into)
     assert (tmp_path / "precious").read_bytes() == b"precious"

@@ -115,7 +115,7 @@ def counting(manifest_factory: Any, publisher: Publisher) -> CountingStore:
         replace(HOST, tensorrt=None),
     ],
 )
-def test_an_engine_that_does_not_load_here_is_refused_before_a_byte_is_read(
+def test_unsuitable_engine_is_refused_before_the_download(
     host: Any, counting: CountingStore, publisher: Publisher, tmp_path: Path
 ) -> None:
     counting.set_alias("sst2", "production-l4", 1)
@@ -126,7 +126,7 @@ def test_an_engine_that_does_not_load_here_is_refused_before_a_byte_is_read(
     fetch(counting, "sst2", version=1, into=tmp_path, policy=Policy(publisher.trust, None))
 
 
-def test_a_row_that_hides_what_the_manifest_needs_is_found_out_before_the_engine_is_read(
+def test_manifest_overrules_an_edited_registry_row_before_the_download(
     counting: CountingStore, publisher: Publisher, tmp_path: Path
 ) -> None:
     counting.rows["sst2", 1] = replace(counting.rows["sst2", 1], compute_capability="9.0")
@@ -197,7 +197,7 @@ def test_file_in_the_place_of_the_bundle_is_replaced(
     verify_placed(path, publisher.trust)
 
 
-def test_what_is_in_place_is_not_read_again_unless_asked(
+def test_bundle_in_place_is_read_again_only_with_rehash(
     registry: MemoryStore, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch(registry, "sst2", version=1, into=tmp_path, policy=policy)
@@ -211,7 +211,7 @@ def test_what_is_in_place_is_not_read_again_unless_asked(
         fetch(registry, "sst2", version=1, into=tmp_path, policy=replace(policy, rehash=True))
 
 
-def test_a_copied_folder_is_verified_once_and_then_known(registry: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+def test_changed_file_times_cause_one_verification(registry: MemoryStore, policy: Policy, tmp_path: Path) -> None:
     path = fetch(registry, "sst2", version=1, into=tmp_path, policy=policy).path
     os.utime(path / "engine.plan")
     before = read_record(tmp_path / "sst2")
@@ -219,7 +219,7 @@ def test_a_copied_folder_is_verified_once_and_then_known(registry: MemoryStore, 
     assert read_record(tmp_path / "sst2") != before
 
 
-def test_other_keys_are_not_satisfied_by_what_was_verified_with_these(
+def test_bundle_verified_with_other_keys_is_verified_again(
     registry: MemoryStore, policy: Policy, tmp_path: Path
 ) -> None:
     fetch(registry, "sst2", version=1, into=tmp_path / "models", policy=policy)
@@ -238,7 +238,7 @@ SPOILED: dict[str, Callable[[dict[str, bytes]], object]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED.keys())
-def test_what_the_registry_spoiled_is_never_placed(
+def test_bundle_spoiled_in_the_registry_is_not_placed(
     spoil: Callable[[dict[str, bytes]], object], counting: CountingStore, policy: Policy, tmp_path: Path
 ) -> None:
     counting.spoil = spoil
@@ -249,7 +249,7 @@ def test_what_the_registry_spoiled_is_never_placed(
     assert fetch(counting, "sst2", version=1, into=tmp_path, policy=policy).version == 1
 
 
-def test_what_was_added_in_the_registry_is_not_copied(counting: CountingStore, policy: Policy, tmp_path: Path) -> None:
+def test_file_added_in_the_registry_is_not_copied(counting: CountingStore, policy: Policy, tmp_path: Path) -> None:
     counting.spoil = lambda files: files.update({"evil.so": b""})
     fetch(counting, "sst2", version=1, into=tmp_path, policy=policy)
     assert visible(tmp_path) == WHOLE
@@ -280,7 +280,7 @@ def test_whole_bundle_of_another_engine_is_refused(
     assert visible(tmp_path) == []
 
 
-def test_folder_that_cannot_be_made_is_one_sentence(registry: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_one_sentence(registry: MemoryStore, policy: Policy, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(EngineryError, match="nothing was placed"):
         fetch(registry, "sst2", version=1, into=tmp_path / "file", policy=policy)
@@ -303,9 +303,7 @@ def take(store: MemoryStore, into: Path, policy: Policy) -> int:
     return fetch(store, "sst2", alias="production-l4", into=into, policy=policy).version
 
 
-def test_a_replayed_old_release_is_refused_also_when_it_is_still_in_place(
-    two: MemoryStore, policy: Policy, tmp_path: Path
-) -> None:
+def test_replayed_release_is_refused_even_when_still_in_place(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
     two.set_alias("sst2", "production-l4", 1)
     assert take(two, tmp_path, policy) == 1
     two.set_alias("sst2", "production-l4", 2)
@@ -317,7 +315,7 @@ def test_a_replayed_old_release_is_refused_also_when_it_is_still_in_place(
         fetch(two, "sst2", version=1, into=tmp_path, policy=policy)
 
 
-def test_a_rollback_in_the_history_is_followed_and_what_comes_after_it_too(
+def test_rollback_in_the_history_is_followed_and_so_is_the_next_promotion(
     two: MemoryStore, policy: Policy, tmp_path: Path
 ) -> None:
     take(two, tmp_path, policy)
@@ -330,7 +328,7 @@ def test_a_rollback_in_the_history_is_followed_and_what_comes_after_it_too(
         take(two, tmp_path, policy)
 
 
-def test_an_alias_put_back_with_its_operation_is_followed(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+def test_alias_restored_with_its_operation_is_followed(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
     take(two, tmp_path, policy)
     last = two.events("sst2")[-1]
     two._events["sst2"][-1] = replace(last, outcome="undone")
@@ -338,7 +336,9 @@ def test_an_alias_put_back_with_its_operation_is_followed(two: MemoryStore, poli
     assert take(two, tmp_path, policy) == 1
 
 
-def test_a_reason_lets_an_older_release_in_and_is_kept(two: MemoryStore, publisher: Publisher, tmp_path: Path) -> None:
+def test_a_reason_admits_an_older_release_and_is_recorded(
+    two: MemoryStore, publisher: Publisher, tmp_path: Path
+) -> None:
     take(two, tmp_path, publisher.policy)
     two.set_alias("sst2", "production-l4", 1)
     assert take(two, tmp_path, publisher.older("restoring a backup")) == 1
@@ -347,14 +347,14 @@ def test_a_reason_lets_an_older_release_in_and_is_kept(two: MemoryStore, publish
     assert record.newest_sequence("l4") == 2
 
 
-def test_a_damaged_record_is_refused_and_not_taken_for_empty(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+def test_damaged_record_is_refused_rather_than_taken_as_empty(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
     take(two, tmp_path, policy)
     (tmp_path / "sst2" / RECORD_FILE).write_bytes(b"{}?")
     with pytest.raises(BadInput, match="delete it"):
         take(two, tmp_path, policy)
 
 
-def test_events_of_another_alias_say_nothing(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+def test_events_of_another_alias_do_not_count(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
     take(two, tmp_path, policy)
     event: PromotionEvent = two.events("sst2")[-1]
     two.set_alias("sst2", "production-l4", 1)
@@ -363,6 +363,6 @@ def test_events_of_another_alias_say_nothing(two: MemoryStore, policy: Policy, t
         take(two, tmp_path, policy)
 
 
-def test_nothing_is_known_of_a_new_host(tmp_path: Path) -> None:
+def test_new_host_has_an_empty_record(tmp_path: Path) -> None:
     assert read_record(tmp_path) == HostRecord()
     assert HostRecord().newest_sequence("l4") == 0

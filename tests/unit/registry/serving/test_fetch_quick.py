@@ -1,4 +1,4 @@
-"""A fetch asks a plain MLflow server without importing mlflow, and gets the same."""
+"""A fetch reads a plain MLflow server without importing mlflow, and gets the same."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def model(whole: MlflowStore, manifest_factory: Any, publisher: Publisher) -> st
 
 
 def refuses() -> ServingStore:
-    raise AssertionError("the whole store was made")
+    raise AssertionError("the whole store was opened")
 
 
 def test_rows_and_aliases_are_those_of_the_whole_store(server_uri: str, whole: MlflowStore, model: str) -> None:
@@ -57,7 +57,7 @@ def test_rows_and_aliases_are_those_of_the_whole_store(server_uri: str, whole: M
         quick.version("../x", 1)
 
 
-def test_what_it_cannot_answer_the_whole_store_does(server_uri: str, whole: MlflowStore, model: str) -> None:
+def test_whole_store_answers_what_quick_store_cannot(server_uri: str, whole: MlflowStore, model: str) -> None:
     quick = QuickStore(server_uri, lambda: whole)
     assert quick.events(model) == whole.events(model)
     assert quick.aliases("none") == {}
@@ -75,27 +75,27 @@ def test_files_are_those_of_the_whole_store(server_uri: str, whole: MlflowStore,
     assert (quick.manifest, quick.signature) == (other.manifest, other.signature)
     assert quick.files.ranged
     assert other.files.ranged
-    for asked in (("engine.plan",), ("engine.plan", 1, 3), ("tokenizer/vocab.txt", 0, 2)):
-        assert b"".join(quick.files.read(*asked)) == b"".join(other.files.read(*asked))
+    for arguments in (("engine.plan",), ("engine.plan", 1, 3), ("tokenizer/vocab.txt", 0, 2)):
+        assert b"".join(quick.files.read(*arguments)) == b"".join(other.files.read(*arguments))
     with pytest.raises(NotFound):
         b"".join(quick.files.read("none"))
 
 
-def test_files_that_are_not_the_servers_own_are_the_whole_stores(
+def test_whole_store_reads_files_outside_the_server(
     server_uri: str, whole: MlflowStore, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = whole.client.get_model_version(model, "1")
-    whole.client.create_model_version(model, "s3://elsewhere/bundle", run_id=str(found.run_id), tags=found.tags)
-    asked: list[int] = []
-    monkeypatch.setattr(whole, "open_bundle", lambda _, version: asked.append(version))
+    row = whole.client.get_model_version(model, "1")
+    whole.client.create_model_version(model, "s3://elsewhere/bundle", run_id=str(row.run_id), tags=row.tags)
+    opened: list[int] = []
+    monkeypatch.setattr(whole, "open_bundle", lambda _, version: opened.append(version))
     quick = QuickStore(server_uri, lambda: whole)
     quick.open_bundle(model, 2)
-    assert asked == [2]
+    assert opened == [2]
     monkeypatch.setattr("registry.mlflow.rest._get_server_info", lambda _: {"multipart_downloads_enabled": True})
     quick.open_bundle(model, 1)
     monkeypatch.setattr("registry.mlflow.rest._get_server_info", lambda _: None)
     quick.open_bundle(model, 1)
-    assert asked == [2, 1, 1]
+    assert opened == [2, 1, 1]
 
 
 def test_a_manifest_overwritten_after_publishing_is_refused(
@@ -108,16 +108,16 @@ def test_a_manifest_overwritten_after_publishing_is_refused(
         QuickStore(server_uri, refuses).open_bundle(model, 1)
 
 
-def test_a_fetch_never_imports_mlflow_and_one_in_place_nothing_that_signs(
+def test_fetch_never_imports_mlflow_and_in_place_no_signing(
     server_uri: str, model: str, publisher: Publisher, tmp_path: Path
 ) -> None:
     def imports(reused: bool) -> str:
-        told = (server_uri, model, str(publisher.trust.public_key), str(tmp_path / "models"))
+        arguments = (server_uri, model, str(publisher.trust.public_key), str(tmp_path / "models"))
         done = subprocess.run(
-            [sys.executable, "-c", FETCH, *told], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", FETCH, *arguments], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
         )
-        said, imported = done.stdout.splitlines()
-        assert said == str(reused)
+        reused_line, imported = done.stdout.splitlines()
+        assert reused_line == str(reused)
         return imported
 
     assert imports(reused=False) == "model_signing requests"
@@ -139,7 +139,7 @@ def test_a_fetch_never_imports_mlflow_and_one_in_place_nothing_that_signs(
         ("https://h", "MLFLOW_TRACKING_SERVER_CERT_PATH", False),
     ],
 )
-def test_only_a_server_without_credentials_is_asked_directly(
+def test_only_a_server_without_credentials_is_queried_directly(
     uri: str, setting: str | None, plain: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -14,7 +14,7 @@ from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound
 from registry.mlflow.artifacts import CopiedFiles, FolderFiles, open_files
 from registry.mlflow.http_files import HttpFiles
 from registry.mlflow.store import MlflowStore
-from registry.serving import download
+from registry.serving.download import DownloadPlan
 from registry.serving.fetch import fetch, verify_placed
 from tests.support.publisher import Publisher
 from tests.support.servers import BUCKET, free_port
@@ -22,16 +22,21 @@ from tests.support.servers import BUCKET, free_port
 ENGINE = os.urandom(300_000)
 
 
+@pytest.fixture
+def publisher(publisher: Publisher) -> Publisher:
+    """A publisher whose bundles are fetched in small segments."""
+    return replace(publisher, plan=DownloadPlan(segment_bytes=64 * 1024))
+
+
 @pytest.fixture(autouse=True)
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SEGMENT_BYTES", 64 * 1024)
+def few_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
 
 
 @dataclass(frozen=True)
 class Place:
-    """A registry, and whether parts of its files can be asked for."""
+    """A registry, and whether it serves ranges of its files."""
 
     store: MlflowStore
     ranged: bool
@@ -74,11 +79,11 @@ def model() -> str:
 
 @pytest.fixture(params=["folder", "server", "bucket", "server_before_bucket", "server_hiding_bucket"])
 def place(request: pytest.FixtureRequest) -> Place:
-    found: Place = request.getfixturevalue(request.param)
-    return found
+    place: Place = request.getfixturevalue(request.param)
+    return place
 
 
-def test_a_bundle_is_fetched_verified_and_then_known(
+def test_bundle_is_fetched_verified_and_reused(
     place: Place, model: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path
 ) -> None:
     manifest, directory = manifest_factory(ENGINE, model=model)
@@ -91,7 +96,7 @@ def test_a_bundle_is_fetched_verified_and_then_known(
     assert again == replace(fetched, reused=True)
 
 
-def test_parts_are_asked_for_only_where_they_fit_together(
+def test_ranges_are_used_only_where_the_store_supports_them(
     place: Place, model: str, manifest_factory: Any, publisher: Publisher
 ) -> None:
     publisher.publish(place.store, manifest_factory(ENGINE, model=model))
@@ -103,7 +108,7 @@ def test_parts_are_asked_for_only_where_they_fit_together(
 
 
 @pytest.mark.parametrize("place", ["folder", "server", "bucket", "server_before_bucket"], indirect=True)
-def test_what_is_not_there_is_not_found(
+def test_missing_files_are_not_found(
     place: Place, model: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path
 ) -> None:
     place.store.publish(*manifest_factory(model=model))
@@ -111,11 +116,11 @@ def test_what_is_not_there_is_not_found(
     assert bundle.signature is None
     with pytest.raises(NotFound):
         b"".join(bundle.files.read("none"))
-    with pytest.raises(SignatureInvalid, match="never signed"):
+    with pytest.raises(SignatureInvalid, match="is unsigned"):
         fetch(place.store, model, version=1, into=tmp_path / "models", policy=publisher.policy)
 
 
-def test_a_server_that_hides_its_bucket_fails_on_what_is_not_there(
+def test_server_before_a_bucket_fails_on_missing_files(
     server_hiding_bucket: Place, model: str, manifest_factory: Any, publisher: Publisher, tmp_path: Path
 ) -> None:
     """MLflow answers 500 there, so an unsigned bundle is a server's failure; it is refused all the same."""
@@ -138,27 +143,27 @@ def test_an_artifact_overwritten_after_publishing_is_refused(
     assert list((tmp_path / "models" / model).iterdir()) == []
 
 
-def test_a_presigned_url_that_expired_is_asked_for_anew(
+def test_expired_presigned_url_is_requested_again(
     bucket: Place, model: str, manifest_factory: Any, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from registry.mlflow import artifacts as module
 
     publisher.publish(bucket.store, manifest_factory(ENGINE, model=model))
     files = bucket.store.open_bundle(model, 1).files
-    asked: list[str] = []
+    requested: list[str] = []
     real = module._presign_in_bucket
 
     def locate(repository: Any, path: str) -> tuple[str, dict[str, str]]:
-        asked.append(path)
+        requested.append(path)
         url, headers = real(repository, path)
-        return (url.replace("engine.plan", "expired") if len(asked) == 1 else url), headers
+        return (url.replace("engine.plan", "expired") if len(requested) == 1 else url), headers
 
     monkeypatch.setattr(module, "_presign_in_bucket", locate)
     with pytest.raises(EngineryError):
         b"".join(files.read("engine.plan", 0, 10))
     assert b"".join(files.read("engine.plan", 0, 10)) == ENGINE[:10]
     assert b"".join(files.read("engine.plan", 10, 20)) == ENGINE[10:20]
-    assert asked == ["engine.plan"] * 2
+    assert requested == ["engine.plan"] * 2
 
 
 def test_each_store_has_its_reader(tmp_path: Path, server_uri: str, in_bucket: None) -> None:
@@ -169,12 +174,12 @@ def test_each_store_has_its_reader(tmp_path: Path, server_uri: str, in_bucket: N
         open_files("gopher://x/y", "sqlite:///none", "x")
 
 
-def test_a_server_that_is_away_may_be_asked_again() -> None:
+def test_unreachable_server_is_an_interruption() -> None:
     with pytest.raises(Interrupted, match="could not be read"):
         open_files("mlflow-artifacts:/1", f"http://127.0.0.1:{free_port()}", "x")
 
 
-def test_a_store_that_only_copies_whole_files_is_read_too(tmp_path: Path) -> None:
+def test_store_that_only_copies_whole_files_is_readable(tmp_path: Path) -> None:
     (tmp_path / "engine.plan").write_bytes(ENGINE)
 
     class Copies:

@@ -1,4 +1,4 @@
-"""A host follows its alias: `current` always leads to a whole bundle, and an engine that is not healthy goes back."""
+"""A host follows its alias: `current` always leads to a whole bundle, and an unhealthy engine is rolled back."""
 
 import os
 import signal
@@ -48,51 +48,51 @@ def shell(script: str) -> tuple[str, ...]:
     return ("/bin/sh", "-c", script, "sh")
 
 
-def versions(home: Path) -> list[str]:
-    return sorted(path.name for path in home.iterdir() if not path.name.startswith("."))
+def versions(model_folder: Path) -> list[str]:
+    return sorted(path.name for path in model_folder.iterdir() if not path.name.startswith("."))
 
 
 def test_each_version_is_placed_beside_the_last_and_current_leads_to_it(
     look: Callable[[int], Fetched], models: Path, publisher: Publisher
 ) -> None:
-    home = models / "sst2"
+    model_folder = models / "sst2"
     for number in (1, 2):
-        assert follow(look(number), home, Watch()) == Followed(number)
-        assert current_version(home) == number
-        assert verify_placed(home / "current", publisher.trust).sequence == number
-    assert (home / "current").readlink() == Path("2")
-    assert versions(home) == ["1", "2", "current"]
+        assert follow(look(number), model_folder, Watch()) == Followed(number)
+        assert current_version(model_folder) == number
+        assert verify_placed(model_folder / "current", publisher.trust).sequence == number
+    assert (model_folder / "current").readlink() == Path("2")
+    assert versions(model_folder) == ["1", "2", "current"]
 
 
-def test_the_hook_is_told_what_is_current(look: Callable[[int], Fetched], models: Path, tmp_path: Path) -> None:
-    log, home = tmp_path / "log", models / "sst2"
-    told = '"$@" $ENGINERY_MODEL $ENGINERY_VERSION $ENGINERY_PATH before:$ENGINERY_PREVIOUS'
-    options = Watch(hook=shell(f"echo {told} $(readlink {home}/current) >> {log}"))
+def test_hook_gets_the_current_version(look: Callable[[int], Fetched], models: Path, tmp_path: Path) -> None:
+    log, model_folder = tmp_path / "log", models / "sst2"
+    arguments = '"$@" $ENGINERY_MODEL $ENGINERY_VERSION $ENGINERY_PATH before:$ENGINERY_PREVIOUS'
+    options = Watch(hook=shell(f"echo {arguments} $(readlink {model_folder}/current) >> {log}"))
     for number in (1, 2, 2):
-        follow(look(number), home, options)
+        follow(look(number), model_folder, options)
     assert log.read_text().splitlines() == [
-        f"sst2 1 {home}/1 sst2 1 {home}/1 before: 1",
-        f"sst2 2 {home}/2 sst2 2 {home}/2 before:1 2",
+        f"sst2 1 {model_folder}/1 sst2 1 {model_folder}/1 before: 1",
+        f"sst2 2 {model_folder}/2 sst2 2 {model_folder}/2 before:1 2",
     ]
 
 
-def test_an_engine_that_is_not_healthy_goes_back_by_itself_and_is_not_tried_again(
+def test_unhealthy_engine_rolls_back_and_is_not_tried_again(
     look: Callable[[int], Fetched], models: Path, tmp_path: Path
 ) -> None:
-    log, home = tmp_path / "log", models / "sst2"
+    log, model_folder = tmp_path / "log", models / "sst2"
     options = Watch(hook=shell(f"echo $2 >> {log}"), health=shell("test $2 != 2"))
-    assert follow(look(1), home, options) == Followed(1)
-    assert follow(look(2), home, options) == Followed(1, refused=2)
-    assert current_version(home) == 1
-    assert log.read_text().split() == ["1", "2", "1"]  # the server was told to go back too
-    assert follow(look(2), home, options, refused=2) == Followed(1, refused=2)
+    assert follow(look(1), model_folder, options) == Followed(1)
+    assert follow(look(2), model_folder, options) == Followed(1, refused=2)
+    assert current_version(model_folder) == 1
+    assert log.read_text().split() == ["1", "2", "1"]  # the hook ran for the rollback too
+    assert follow(look(2), model_folder, options, refused=2) == Followed(1, refused=2)
     assert log.read_text().split() == ["1", "2", "1"]
-    assert follow(look(3), home, options, refused=2) == Followed(3)
+    assert follow(look(3), model_folder, options, refused=2) == Followed(3)
 
 
 @pytest.mark.parametrize("failing", [shell("exit 1"), ("/none/such",), shell("sleep 60")])
 @pytest.mark.parametrize("which", ["hook", "health"])
-def test_a_first_engine_that_is_not_healthy_leaves_nothing_current(
+def test_unhealthy_first_engine_leaves_nothing_current(
     which: str, failing: tuple[str, ...], look: Callable[[int], Fetched], models: Path
 ) -> None:
     options = replace(Watch(command_seconds=0.2), **{which: failing})  # type: ignore[arg-type]
@@ -103,32 +103,32 @@ def test_a_first_engine_that_is_not_healthy_leaves_nothing_current(
 def test_only_the_last_versions_are_kept_and_never_those_in_use(
     look: Callable[[int], Fetched], models: Path, publisher: Publisher, registry: MemoryStore
 ) -> None:
-    home = models / "sst2"
+    model_folder = models / "sst2"
     for number in (1, 2, 3, 4):
-        follow(look(number), home, Watch(keep=2))
-    assert versions(home) == ["3", "4", "current"]
+        follow(look(number), model_folder, Watch(keep=2))
+    assert versions(model_folder) == ["3", "4", "current"]
     back = fetch(registry, "sst2", version=1, into=models, policy=publisher.older("a test"))
-    assert follow(back, home, Watch(keep=1)) == Followed(1)
-    assert versions(home) == ["1", "4", "current"]
+    assert follow(back, model_folder, Watch(keep=1)) == Followed(1)
+    assert versions(model_folder) == ["1", "4", "current"]
 
 
-def test_an_interrupted_check_leaves_the_version_before(
+def test_interrupted_check_restores_the_previous_version(
     look: Callable[[int], Fetched], models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = models / "sst2"
-    follow(look(1), home, Watch())
+    model_folder = models / "sst2"
+    follow(look(1), model_folder, Watch())
 
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
 
     fetched = look(2)
-    monkeypatch.setattr("registry.serving.watch._exit_code", interrupted)
+    monkeypatch.setattr("registry.serving.watch._wait_for_exit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        follow(fetched, home, Watch(health=("check",)))
-    assert current_version(home) == 1
+        follow(fetched, model_folder, Watch(health=("check",)))
+    assert current_version(model_folder) == 1
 
 
-def test_a_registry_that_is_down_is_waited_for_longer_each_time(
+def test_polls_become_rarer_while_the_registry_is_down(
     look: Callable[[int], Fetched], models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers: Iterator[Callable[[], Fetched]] = iter(
@@ -150,7 +150,7 @@ def fail(error: EngineryError) -> Fetched:
     raise error
 
 
-def test_a_link_by_hand_to_somewhere_else_is_no_version(tmp_path: Path) -> None:
+def test_link_set_by_hand_does_not_count_as_a_version(tmp_path: Path) -> None:
     assert current_version(tmp_path) is None
     (tmp_path / "current").symlink_to("/etc")
     assert current_version(tmp_path) is None
@@ -174,13 +174,13 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
     for number in (1, 2):
         publisher.publish(mlflow_store, manifest_factory(bytes([number]), sequence=number))
     mlflow_store.set_alias("sst2", ALIAS, 1)
-    told = {"ENGINERY_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
-    told |= {"ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "fetch", "sst2", "--any-host", "--watch"]
+    environment = {"ENGINERY_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    environment |= {"ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "watch", "sst2", "--any-host"]
     options = ["--target", "l4", "--to", str(tmp_path / "models"), "--interval", "0.2"]
     with subprocess.Popen(
         [*command, *options, "--health", "test 0 -lt"],  # `test 0 -lt MODEL …` is an error: never healthy
-        env={name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | told,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | environment,
         stderr=subprocess.PIPE,
         text=True,
     ) as unhealthy:
@@ -189,22 +189,22 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
         assert "version 1 is not healthy; back to none" in line
         unhealthy.send_signal(sent)
         unhealthy.communicate(timeout=60)
-    home = tmp_path / "models" / "sst2"
+    model_folder = tmp_path / "models" / "sst2"
     with subprocess.Popen(
         [*command, *options],
-        env={name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | told,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | environment,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         try:
-            until(lambda: current_version(home) == 1, process)
+            until(lambda: current_version(model_folder) == 1, process)
             mlflow_store.set_alias("sst2", ALIAS, 2)
-            until(lambda: current_version(home) == 2, process)
+            until(lambda: current_version(model_folder) == 2, process)
             process.send_signal(sent)
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 0
-    assert errors.splitlines()[-1] == "stopped; what is current stays"
+    assert errors.splitlines()[-1] == "stopped; the current version stays"
     assert "Traceback" not in errors
-    assert current_version(home) == 2
+    assert current_version(model_folder) == 2

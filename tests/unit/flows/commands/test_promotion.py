@@ -40,7 +40,9 @@ def run(tmp_path: Path, fleet: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     def command(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
         names_fleet = ("--fleet", fleet) if arguments[0] in ("promote", "rollback") else ()
-        code = run_command(lambda: app([str(each) for each in (*arguments, *names_fleet)], standalone_mode=False))
+        code = run_command(
+            lambda: app([str(argument) for argument in (*arguments, *names_fleet)], standalone_mode=False)
+        )
         return code, *capsys.readouterr()
 
     return command
@@ -56,16 +58,16 @@ def published(mlflow_store: Store, manifest_factory: ManifestFactory) -> Store:
     return mlflow_store
 
 
-def told(ran: tuple[int, str, str]) -> Any:
+def read_json(ran: tuple[int, str, str]) -> Any:
     assert ran[0] == 0, ran[2]
     return json.loads(ran[1])
 
 
 def test_all_targets_with_a_candidate_move_together_once_two_people_agree(published: Store, run: Run) -> None:
     to_all = ("promote", "sst2", "--target", "all", "--json")
-    assert [event["action"] for event in told(run(*to_all, "--who", "ana"))] == ["approve"]
+    assert [event["action"] for event in read_json(run(*to_all, "--who", "ana"))] == ["approve"]
     assert "production-l4" not in published.aliases("sst2")
-    moved = told(run(*to_all, "--who", "ben"))
+    moved = read_json(run(*to_all, "--who", "ben"))
     assert {(event["alias"], event["to_version"], event["approved_by"]) for event in moved} == {
         ("production-l4", 1, None),
         ("production-h100", 2, "ana"),
@@ -75,25 +77,25 @@ def test_all_targets_with_a_candidate_move_together_once_two_people_agree(publis
 
 
 def test_one_named_target_is_one_object_and_several_are_a_list(published: Store, run: Run) -> None:
-    assert told(run("promote", "sst2", "--target", "l4", "--json"))["outcome"] == "done"
-    told(run("promote", "sst2", "--target", "h100", "--who", "ana", "--json"))
-    several = told(run("promote", "sst2", "--target", "l4", "--target", "h100", "--who", "ben", "--json"))
+    assert read_json(run("promote", "sst2", "--target", "l4", "--json"))["outcome"] == "done"
+    read_json(run("promote", "sst2", "--target", "h100", "--who", "ana", "--json"))
+    several = read_json(run("promote", "sst2", "--target", "l4", "--target", "h100", "--who", "ben", "--json"))
     assert [event["outcome"] for event in several] == ["unchanged", "done"]
-    told(run("promote", "sst2", "--target", "l4", "--version", 3, "--json"))
-    (back,) = [event for event in [told(run("rollback", "sst2", "--target", "l4", "--json"))] if event]
+    read_json(run("promote", "sst2", "--target", "l4", "--version", 3, "--json"))
+    (back,) = [event for event in [read_json(run("rollback", "sst2", "--target", "l4", "--json"))] if event]
     assert (back["from_version"], back["to_version"]) == (3, 1)
 
 
 def test_approval_says_that_it_waits_for_another(published: Store, run: Run) -> None:
-    code, said, _ = run("promote", "sst2", "--target", "h100", "--who", "ana")
+    code, output, _ = run("promote", "sst2", "--target", "h100", "--who", "ana")
     assert code == 0
-    assert "approved by ana" in said
-    assert "someone else" in said
-    code, said, error = run("promote", "sst2", "--target", "h100", "--who", "ana")
-    assert (code, said) == (1, "")
+    assert "approved by ana" in output
+    assert "someone else" in output
+    code, output, error = run("promote", "sst2", "--target", "h100", "--who", "ana")
+    assert (code, output) == (1, "")
     assert "someone else must promote it too" in error
-    _, said, _ = run("history", "sst2")
-    assert "approve" in said
+    _, output, _ = run("history", "sst2")
+    assert "approve" in output
 
 
 @pytest.mark.parametrize(
@@ -107,9 +109,9 @@ def test_approval_says_that_it_waits_for_another(published: Store, run: Run) -> 
     ],
 )
 def test_refusals_are_one_sentence(arguments: tuple[object, ...], words: str, published: Store, run: Run) -> None:
-    code, said, error = run("promote", "sst2", *arguments)
+    code, output, error = run("promote", "sst2", *arguments)
     assert code in (1, 2)
-    assert said == ""
+    assert output == ""
     assert words in error
     assert len(error.splitlines()) == 1
     assert published.events("sst2") == ()
@@ -129,19 +131,19 @@ def test_all_without_any_candidate_says_so(mlflow_store: Store, run: Run) -> Non
 
 
 def test_list_and_history_are_bounded_by_their_limit(published: Store, run: Run) -> None:
-    assert [row["version"] for row in told(run("list", "sst2", "--limit", 2, "--json"))] == [3, 4]
-    assert [row["version"] for row in told(run("list", "sst2", "--limit", 0, "--json"))] == [1, 2, 3, 4]
-    told(run("promote", "sst2", "--target", "l4", "--json"))
-    told(run("promote", "sst2", "--target", "l4", "--version", 3, "--json"))
-    assert [event["to_version"] for event in told(run("history", "sst2", "--limit", 1, "--json"))] == [3]
+    assert [row["version"] for row in read_json(run("list", "sst2", "--limit", 2, "--json"))] == [3, 4]
+    assert [row["version"] for row in read_json(run("list", "sst2", "--limit", 0, "--json"))] == [1, 2, 3, 4]
+    read_json(run("promote", "sst2", "--target", "l4", "--json"))
+    read_json(run("promote", "sst2", "--target", "l4", "--version", 3, "--json"))
+    assert [event["to_version"] for event in read_json(run("history", "sst2", "--limit", 1, "--json"))] == [3]
 
 
-def test_a_lock_of_this_host_only_is_said_on_stderr(
+def test_lock_on_this_host_only_is_a_warning_on_stderr(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, published: Store
 ) -> None:
     monkeypatch.setattr(type(published), "leases", property(lambda _: type("Alone", (), {"shared": False})()))
-    _, said, error = run("rollback", "sst2", "--target", "all")
-    assert said == ""
+    _, output, error = run("rollback", "sst2", "--target", "all")
+    assert output == ""
     assert "ENGINERY_LEASE_DATABASE" in error.splitlines()[0]
 
 

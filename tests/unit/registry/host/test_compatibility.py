@@ -9,9 +9,15 @@ import pynvml
 import pytest
 
 from registry.errors import BadInput, Incompatible
-from registry.host import compatibility as targets
-from registry.host import gpu as local_gpu
-from registry.host.compatibility import Host, check_compatible, local_target, production_engines, read_host, unsuitable
+from registry.host import compatibility
+from registry.host.compatibility import (
+    Host,
+    check_compatible,
+    find_incompatibility,
+    local_target,
+    production_engines,
+    read_host,
+)
 from registry.records import Backend, EngineVersion, Precision, Verdict
 from tests.support.memory_store import MemoryStore
 from tests.support.publisher import HOST, Publisher
@@ -57,20 +63,22 @@ def test_the_target_is_the_one_of_this_machines_gpu(here: Host, expected: str) -
 
 
 @pytest.mark.parametrize("here", ["8.6", "8.90", "12.0"])
-def test_a_gpu_that_no_target_fits_gets_neither_another_gpus_engine_nor_the_cpus(here: str) -> None:
+def test_gpu_without_a_target_gets_no_other_engine(here: str) -> None:
     with pytest.raises(Incompatible) as caught:
         local_target([CPU, L4], "sst2", gpu(here))
     message = str(caught.value)
     assert f"this machine has compute capability {here} " in message
-    assert "none fits" in message
+    assert "no target in production fits" in message
     assert "cpu (any machine)" in message
     assert "l4 (compute capability 8.9, tensorrt 10.13.3.9, driver 580 or newer)" in message
 
 
 def test_a_machine_without_a_gpu_gets_no_gpus_engine() -> None:
-    with pytest.raises(Incompatible, match="this machine has no GPU and none fits"):
+    with pytest.raises(Incompatible, match="this machine has no GPU; no target in production fits"):
         local_target([L4, H100], "sst2", NO_GPU)
-    with pytest.raises(Incompatible, match="none fits"):  # not even one that does not say which
+    with pytest.raises(
+        Incompatible, match="no target in production fits"
+    ):  # not even one of unknown compute capability
         local_target([replace(L4, compute_capability=None)], "sst2", NO_GPU)
 
 
@@ -79,7 +87,7 @@ def test_two_targets_that_fit_are_not_guessed_between() -> None:
         local_target([L4, RTX], "sst2", gpu())
 
 
-def test_of_two_targets_of_one_gpu_the_one_whose_version_is_here_is_taken() -> None:
+def test_of_two_targets_the_one_with_the_installed_tensorrt_is_chosen() -> None:
     assert local_target([replace(L4, backend_version="11.0"), RTX], "sst2", gpu()) == "rtx-4090"
 
 
@@ -90,8 +98,8 @@ def test_only_what_is_in_production_on_its_own_target_counts(aliases: tuple[str,
     assert local_target([engine("l4", "8.9", *aliases), RTX], "sst2", gpu()) == "rtx-4090"
 
 
-def test_why_the_target_of_this_gpu_does_not_fit_is_said() -> None:
-    with pytest.raises(Incompatible, match=r"none fits \(it needs driver 580 or newer\)"):
+def test_reason_why_this_gpus_target_does_not_fit_is_given() -> None:
+    with pytest.raises(Incompatible, match=r"no target in production fits \(it needs driver 580 or newer\)"):
         local_target([L4], "sst2", gpu(driver="550.54.14"))
 
 
@@ -108,7 +116,7 @@ def test_why_the_target_of_this_gpu_does_not_fit_is_said() -> None:
         (gpu(driver=None), "driver 580"),
     ],
 )
-def test_what_does_not_load_here_is_refused_with_the_list_of_what_there_is(here: Host, reason: str) -> None:
+def test_incompatible_engine_is_refused_with_the_alternatives(here: Host, reason: str) -> None:
     with pytest.raises(Incompatible) as caught:
         check_compatible(L4, here, [CPU, L4])
     assert reason in str(caught.value)
@@ -117,7 +125,7 @@ def test_what_does_not_load_here_is_refused_with_the_list_of_what_there_is(here:
 
 
 @pytest.mark.parametrize("here", [gpu(), gpu(tensorrt="10.13"), gpu(driver="580"), gpu(driver="1000.1")])
-def test_what_loads_here_is_not_refused(here: Host) -> None:
+def test_compatible_engine_is_not_refused(here: Host) -> None:
     check_compatible(L4, here)
     check_compatible(replace(L4, minimum_driver=None), replace(here, driver=None))
 
@@ -129,8 +137,8 @@ def test_an_onnx_engine_loads_everywhere(here: Host) -> None:
 
 def test_an_rtx_engine_needs_tensorrt_rtx_and_not_tensorrt() -> None:
     rtx = replace(RTX, backend=Backend.TENSORRT_RTX, backend_version="1.7.1.116")
-    assert "tensorrt_rtx" in (unsuitable(rtx, gpu(tensorrt="1.7.1.116")) or "")
-    assert unsuitable(rtx, replace(gpu(), tensorrt_rtx="1.7.1.116")) is None
+    assert "tensorrt_rtx" in (find_incompatibility(rtx, gpu(tensorrt="1.7.1.116")) or "")
+    assert find_incompatibility(rtx, replace(gpu(), tensorrt_rtx="1.7.1.116")) is None
 
 
 def on(monkeypatch: pytest.MonkeyPatch, **nvml: Any) -> None:
@@ -145,8 +153,7 @@ def on(monkeypatch: pytest.MonkeyPatch, **nvml: Any) -> None:
         "nvmlSystemGetCudaDriverVersion_v2": lambda: 13010,
     }
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for module in (targets, local_gpu):
-        monkeypatch.setattr(module, "pynvml", SimpleNamespace(**(fake | nvml)))
+    monkeypatch.setattr("registry.host.gpu.pynvml", SimpleNamespace(**(fake | nvml)))
 
 
 def test_the_host_is_what_nvml_says_of_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +171,7 @@ def test_the_installed_tensorrt_counts_where_none_is_declared(monkeypatch: pytes
             raise PackageNotFoundError
         return installed[package]
 
-    monkeypatch.setattr(targets, "version", version)
+    monkeypatch.setattr(compatibility, "version", version)
     assert (read_host().tensorrt, read_host().tensorrt_rtx) == ("10.9.0.34", "1.7.1.116")
     installed.clear()
     assert (read_host().tensorrt, read_host().tensorrt_rtx) == (None, None)
@@ -180,7 +187,7 @@ def test_no_driver_or_no_gpu_is_a_host_without_one(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("declared", ["10", "ten", "10.13;", "", "10.13\n", "1.2.3.4.5.6"])
-def test_a_declared_version_that_is_none_is_refused(declared: str) -> None:
+def test_malformed_declared_version_is_refused(declared: str) -> None:
     with pytest.raises(BadInput, match="--tensorrt"):
         read_host(declared)
 
@@ -193,8 +200,8 @@ def test_what_is_in_production_is_read_alias_by_alias(
     memory_store.set_alias("sst2", "production-l4", 2)
     memory_store.set_alias("sst2", "production-other", 3)  # by hand: version 3 is not for `other`
     memory_store.set_alias("sst2", "candidate-l4", 3)
-    (found,) = production_engines(memory_store, "sst2")
-    assert (found.version, found.target) == (2, "l4")
+    (engine,) = production_engines(memory_store, "sst2")
+    assert (engine.version, engine.target) == (2, "l4")
     del memory_store.rows["sst2", 2]
     assert production_engines(memory_store, "sst2") == ()
-    check_compatible(found, HOST)
+    check_compatible(engine, HOST)

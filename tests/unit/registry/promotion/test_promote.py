@@ -7,7 +7,7 @@ import pytest
 
 from registry.errors import BadInput, BadName, DigestMismatch, NotFound, PromotionRefused
 from registry.promotion import promote as promotion
-from registry.promotion.promote import history, nominate
+from registry.promotion.promote import nominate, read_history
 from registry.promotion.rules import TargetRules
 from registry.records import Verdict
 from registry.store import Store
@@ -27,30 +27,30 @@ def test_promotion_moves_the_alias_and_is_recorded(store: Store, manifest_factor
     store.publish(*manifest_factory())
     event = promote(store, "l4", 1, flow_run="run-9")
     assert store.resolve("sst2", "production-l4").version == 1
-    assert history(store, "sst2") == (event,)
+    assert read_history(store, "sst2") == (event,)
     assert (event.outcome, event.who, event.why, event.flow_run) == ("done", "ana", "faster", "run-9")
     assert (event.at, event.waiver) == (AT.isoformat(), None)
     assert "every gate passed" in event.evidence
 
 
 @pytest.mark.parametrize("verdict", [Verdict.UNMEASURED, Verdict.INCONCLUSIVE, Verdict.FAILED])
-def test_engine_that_no_gate_passed_is_refused_with_its_reason(
+def test_unproven_engine_is_refused_with_its_reason(
     verdict: Verdict, memory_store: MemoryStore, manifest_factory: Any
 ) -> None:
     memory_store.publish(*manifest_factory(verdict=verdict, reason="p99 was not measured"))
     with pytest.raises(PromotionRefused, match="p99 was not measured"):
         promote(memory_store, "l4", 1)
     assert memory_store.aliases("sst2") == {}
-    assert history(memory_store, "sst2") == ()
+    assert read_history(memory_store, "sst2") == ()
 
 
 @pytest.mark.parametrize("verdict", [Verdict.UNMEASURED, Verdict.INCONCLUSIVE])
-def test_waiver_lets_an_unproven_engine_through_and_shows(
+def test_waiver_admits_an_unproven_engine_and_is_recorded(
     verdict: Verdict, memory_store: MemoryStore, manifest_factory: Any
 ) -> None:
     memory_store.publish(*manifest_factory(verdict=verdict, reason="no GPU here"))
     promote(memory_store, "l4", 1, waiver="measured by hand")
-    assert [(event.who, event.waiver) for event in history(memory_store, "sst2")] == [("ana", "measured by hand")]
+    assert [(event.who, event.waiver) for event in read_history(memory_store, "sst2")] == [("ana", "measured by hand")]
 
 
 def test_failed_engine_cannot_be_waived(memory_store: MemoryStore, manifest_factory: Any) -> None:
@@ -63,7 +63,7 @@ def test_waiver_of_a_passed_engine_is_not_recorded(registry: MemoryStore) -> Non
     assert promote(registry, "l4", 1, waiver="not needed").waiver is None
 
 
-def test_verdict_edited_in_the_registry_is_found_out(memory_store: MemoryStore, manifest_factory: Any) -> None:
+def test_verdict_edited_in_the_registry_is_detected(memory_store: MemoryStore, manifest_factory: Any) -> None:
     memory_store.publish(*manifest_factory(verdict=Verdict.FAILED))
     memory_store.rows["sst2", 1] = replace(memory_store.rows["sst2", 1], verdict=Verdict.PASSED)
     with pytest.raises(DigestMismatch, match="verdict"):
@@ -85,7 +85,7 @@ def test_promotion_needs_a_name_and_a_reason(words: dict[str, Any], registry: Me
         promote(registry, "l4", 1, **words)
 
 
-def test_promoting_what_is_in_production_says_so_and_records_nothing(registry: MemoryStore) -> None:
+def test_promoting_the_current_version_changes_and_records_nothing(registry: MemoryStore) -> None:
     promote(registry, "l4", 1)
     assert promote(registry, "l4", 1).outcome == "unchanged"
     assert outcomes(registry) == [("promote", None, 1, "done")]
@@ -141,13 +141,13 @@ def test_rollback_never_reaches_a_failed_engine(memory_store: MemoryStore, manif
         rollback(memory_store, "l4")
 
 
-def test_rollback_undoing_a_hand_says_restore(registry: MemoryStore) -> None:
+def test_rollback_of_a_move_by_hand_is_a_restore(registry: MemoryStore) -> None:
     promote(registry, "l4", 2)
     registry.set_alias("sst2", "production-l4", 3)
     assert rollback(registry, "l4").action == "restore"
 
 
-def test_rollback_does_not_go_to_what_was_only_set_by_hand(memory_store: MemoryStore, manifest_factory: Any) -> None:
+def test_rollback_skips_a_version_only_set_by_hand(memory_store: MemoryStore, manifest_factory: Any) -> None:
     memory_store.publish(*manifest_factory(b"1", verdict=Verdict.UNMEASURED, reason="no GPU here"))
     memory_store.publish(*manifest_factory(b"2", sequence=2))
     memory_store.set_alias("sst2", "production-l4", 1)
@@ -156,7 +156,7 @@ def test_rollback_does_not_go_to_what_was_only_set_by_hand(memory_store: MemoryS
         rollback(memory_store, "l4")
 
 
-def test_rollback_goes_to_what_a_waiver_let_through(memory_store: MemoryStore, manifest_factory: Any) -> None:
+def test_rollback_goes_to_a_waived_version(memory_store: MemoryStore, manifest_factory: Any) -> None:
     memory_store.publish(*manifest_factory(b"1", verdict=Verdict.UNMEASURED, reason="no GPU here"))
     memory_store.publish(*manifest_factory(b"2", sequence=2))
     promote(memory_store, "l4", 1, waiver="measured by hand")
@@ -166,12 +166,12 @@ def test_rollback_goes_to_what_a_waiver_let_through(memory_store: MemoryStore, m
 
 # The engines of the fixtures are built with TensorRT 11.0.
 @pytest.mark.parametrize("serving", ["11", "11.0"])
-def test_engine_of_the_tensorrt_that_is_served_moves(serving: str, registry: MemoryStore) -> None:
+def test_engine_of_the_served_tensorrt_is_promoted(serving: str, registry: MemoryStore) -> None:
     assert promote(registry, "l4", 1, TargetRules(serving=serving)).outcome == "done"
 
 
 @pytest.mark.parametrize("serving", ["10", "11.1", "11.0.0", "1"])
-def test_engine_of_another_tensorrt_than_is_served_is_refused(serving: str, registry: MemoryStore) -> None:
+def test_engine_of_another_tensorrt_is_refused(serving: str, registry: MemoryStore) -> None:
     with pytest.raises(PromotionRefused, match=rf"tensorrt 11\.0, and l4 serves {serving}"):
         promote(registry, "l4", 1, TargetRules(serving=serving))
     promote(registry, "l4", 1)
@@ -188,7 +188,7 @@ def test_protected_target_moves_when_two_people_promote_the_same_engine(store: S
     moved = promote(store, "l4", 1, GUARDED, who="ben")
     assert (moved.action, moved.outcome, moved.who, moved.approved_by) == ("promote", "done", "ben", "ana")
     assert store.aliases("sst2") == {"production-l4": 1}
-    assert [(e.action, e.who, e.outcome) for e in history(store, "sst2")] == [
+    assert [(e.action, e.who, e.outcome) for e in read_history(store, "sst2")] == [
         ("approve", "ana", "done"),
         ("promote", "ben", "done"),
     ]
@@ -211,7 +211,7 @@ def test_approval_counts_for_one_version_only(registry: MemoryStore) -> None:
 
 def test_approval_counts_for_the_same_bytes_only(registry: MemoryStore) -> None:
     promote(registry, "l4", 1, GUARDED)
-    (approval,) = history(registry, "sst2")
+    (approval,) = read_history(registry, "sst2")
     registry._events["sst2"] = [replace(approval, digest="0" * 64)]
     assert promote(registry, "l4", 1, GUARDED, who="ben").action == "approve"
 
@@ -227,7 +227,7 @@ def test_approval_is_used_up_by_the_move_and_by_a_rollback(registry: MemoryStore
     assert registry.aliases("sst2") == {"production-l4": 1}
 
 
-def test_approval_is_refused_where_the_promotion_would_be(memory_store: MemoryStore, manifest_factory: Any) -> None:
+def test_approval_is_refused_like_a_promotion(memory_store: MemoryStore, manifest_factory: Any) -> None:
     memory_store.publish(*manifest_factory(verdict=Verdict.UNMEASURED, reason="no GPU here"))
     with pytest.raises(PromotionRefused, match="no GPU here"):
         promote(memory_store, "l4", 1, GUARDED)
@@ -251,10 +251,10 @@ def test_several_targets_move_and_go_back_together(fleet: Store) -> None:
     assert fleet.aliases("sst2") == {"production-l4": 3, "production-h100": 4}
     assert [event.to_version for event in promotion.rollback(fleet, "sst2", ["l4", "h100"], ANA, {})] == [1, 2]
     assert fleet.aliases("sst2") == {"production-l4": 1, "production-h100": 2}
-    assert {event.outcome for event in history(fleet, "sst2")} == {"done"}
+    assert {event.outcome for event in read_history(fleet, "sst2")} == {"done"}
 
 
-def test_a_refusal_of_one_target_moves_none(fleet: Store) -> None:
+def test_refusal_of_one_target_moves_none(fleet: Store) -> None:
     promote(fleet, "h100", 4)
     with pytest.raises(PromotionRefused, match="older"):
         promotion.promote(fleet, "sst2", {"l4": 1, "h100": 2}, ANA, {})
@@ -263,11 +263,11 @@ def test_a_refusal_of_one_target_moves_none(fleet: Store) -> None:
     assert fleet.aliases("sst2") == {"production-h100": 4}
 
 
-def test_what_is_in_production_is_left_alone_beside_what_moves(fleet: Store) -> None:
+def test_unchanged_target_stays_while_others_move(fleet: Store) -> None:
     promote(fleet, "l4", 1)
     events = promotion.promote(fleet, "sst2", {"l4": 1, "h100": 2}, ANA, {})
     assert [event.outcome for event in events] == ["unchanged", "done"]
-    assert len(history(fleet, "sst2")) == 2
+    assert len(read_history(fleet, "sst2")) == 2
 
 
 def test_nothing_moves_until_each_protected_target_is_approved(fleet: Store) -> None:
@@ -287,21 +287,21 @@ def test_targets_are_named_once_and_at_least_one(targets: list[str], registry: M
         promotion.promote(registry, "sst2", {}, ANA, {})
 
 
-def test_history_stands_in_the_order_of_the_turns_when_the_clock_goes_back(fleet: Store) -> None:
+def test_history_is_in_order_of_turns_when_the_clock_goes_back(fleet: Store) -> None:
     for day, version in ((23, 1), (1, 3)):
         promote(fleet, "l4", version, at=AT.replace(day=day))
-    assert [event.to_version for event in history(fleet, "sst2")] == [1, 3]
+    assert [event.to_version for event in read_history(fleet, "sst2")] == [1, 3]
     assert rollback(fleet, "l4", at=AT.replace(year=1970)).to_version == 1
-    assert history(fleet, "sst2")[-1].action == "rollback"
+    assert read_history(fleet, "sst2")[-1].action == "rollback"
 
 
 def test_candidate_is_nominated_without_a_record(registry: MemoryStore) -> None:
-    assert nominate(registry, "sst2", "l4", 3).version == 3
+    nominate(registry, "sst2", "l4", 3)
     assert registry.aliases("sst2") == {"candidate-l4": 3}
-    assert history(registry, "sst2") == ()
+    assert read_history(registry, "sst2") == ()
 
 
-def test_rollback_without_its_promotion_is_no_reason_to_go_back(registry: MemoryStore) -> None:
+def test_rollback_without_its_promotion_does_not_count(registry: MemoryStore) -> None:
     stray = replace(promote(registry, "l4", 1), event="e", action="rollback", outcome="done")
     registry.append_event(stray)
     with pytest.raises(BadInput, match="no recorded version"):

@@ -1,4 +1,4 @@
-"""Triton's model repository: what config.pbtxt says, what is refused, and that nothing half-made is ever visible."""
+"""Triton's model repository: what config.pbtxt says, what is refused, and that nothing half-written is ever visible."""
 
 import array
 import os
@@ -14,7 +14,6 @@ from registry.bundle.manifest import read_manifest, write_manifest
 from registry.digest import record_file
 from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible, TornBundle
 from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile, SourceFiles
-from registry.triton.control import triton_server
 from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, PlacedModel, place_triton, prune, restore
 from registry.triton.warmup import ROWS_FILE
@@ -36,8 +35,8 @@ def config_of(placed: PlacedModel) -> Any:
 
 
 def place_plan(tmp_path: Path, *profiles: ShapeProfile, rows: tuple[WarmupRow, ...] = ()) -> PlacedModel:
-    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", profiles=profiles)
-    return place_triton([bundle], tmp_path / "repository", version=7, rows=rows)
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", profiles=profiles, rows=rows)
+    return place_triton([bundle], tmp_path / "repository", version=7)
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
@@ -81,7 +80,7 @@ def test_one_instance_group_lists_every_profile(tmp_path: Path) -> None:
     ],
     ids=["same lengths", "other lengths", "a gap between batches", "a narrow place between"],
 )
-def test_no_batch_is_formed_that_some_length_has_no_profile_for(
+def test_batches_never_exceed_the_profiles_of_any_length(
     tmp_path: Path, profiles: list[ShapeProfile], largest: int
 ) -> None:
     config = config_of(place_plan(tmp_path, *profiles))
@@ -137,16 +136,16 @@ def test_a_bundle_brings_its_own_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b'[{"text": 1}]', b'[{"text": "a", "tokens": [["input_ids", [1.5]]]}]'])
-def test_rows_that_are_none_are_refused(tmp_path: Path, raw: bytes) -> None:
+def test_malformed_rows_are_refused(tmp_path: Path, raw: bytes) -> None:
     bundle = with_rows(write_bundle(tmp_path / "bundle", L4, engine=b"plan"), raw)
     with pytest.raises(BadInput, match=r"warmup\.json holds no rows"):
         place_triton([bundle], tmp_path / "repository", version=1)
 
 
-def test_old_versions_are_removed_and_the_placed_one_never(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+def test_pruning_keeps_the_placed_version(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", rows=[ROW])
     for version in (9, 10, 11, 12, 1):
-        placed = place_triton([bundle], tmp_path / "repository", version=version, rows=[ROW])
+        placed = place_triton([bundle], tmp_path / "repository", version=version)
     prune(placed, 2)
     assert sorted(path.name for path in placed.folder.iterdir() if path.is_dir()) == ["1", "11", "12", "warmup"]
     beside = {path.name.split("-")[0] for path in (placed.folder / WARMUP_FOLDER).iterdir()}
@@ -174,7 +173,7 @@ def test_engines_that_differ_in_more_than_the_gpu_are_not_placed_together(tmp_pa
         place_triton([one, one], tmp_path / "repository", version=1)
 
 
-def test_what_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
+def test_engine_that_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
     rtx = write_bundle(tmp_path / "rtx", RTX, engine=b"plan")
     with pytest.raises(Incompatible, match="no backend for TensorRT for RTX"):
         place_triton([rtx], tmp_path / "repository", version=1)
@@ -221,10 +220,10 @@ def test_a_damaged_bundle_is_not_placed(tmp_path: Path) -> None:
 
 
 def test_placing_again_changes_nothing(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
-    first = place_triton([bundle], tmp_path / "repository", version=1, rows=[ROW])
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", rows=[ROW])
+    first = place_triton([bundle], tmp_path / "repository", version=1)
     before = (first.folder / CONFIG_FILE).stat()
-    again = place_triton([bundle], tmp_path / "repository", version=1, rows=[ROW])
+    again = place_triton([bundle], tmp_path / "repository", version=1)
     assert (first.reused, again.reused) == (False, True)
     assert (again.folder / CONFIG_FILE).stat() == before
 
@@ -237,7 +236,7 @@ def test_a_placed_engine_that_was_changed_is_replaced(tmp_path: Path) -> None:
     assert (placed.folder / "1" / "model.plan").read_bytes() == b"plan"
 
 
-def test_restore_gives_back_the_version_before(tmp_path: Path) -> None:
+def test_restore_brings_back_the_previous_version(tmp_path: Path) -> None:
     old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i) for i in (1, 2))
     first = place_triton([old], tmp_path / "repository", version=1)
     before = (first.folder / CONFIG_FILE).read_bytes()
@@ -261,25 +260,25 @@ def test_a_model_that_enginery_did_not_place_is_kept(tmp_path: Path) -> None:
     assert snapshot(theirs) == {CONFIG_FILE: b'name: "opinions"\n'}
 
 
-def test_a_full_disk_at_any_write_leaves_what_was_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i) for i in (1, 2))
+def test_full_disk_at_any_write_leaves_the_served_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i, rows=[ROW]) for i in (1, 2))
     repository = tmp_path / "repository"
-    served = snapshot(place_triton([old], repository, version=1, rows=[ROW]).folder)
-    real, left = os.fsync, 0
+    served = snapshot(place_triton([old], repository, version=1).folder)
+    real, remaining = os.fsync, 0
 
     def full(descriptor: int) -> None:
-        nonlocal left
-        if left == 0:
+        nonlocal remaining
+        if remaining == 0:
             raise OSError(28, "No space left on device")
-        left -= 1
+        remaining -= 1
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
     failures = 0
     for writes in range(1000):
-        left = writes
+        remaining = writes
         try:
-            place_triton([new], repository, version=2, rows=[ROW])
+            place_triton([new], repository, version=2)
             break
         except EngineryError as error:
             assert "No space left" in str(error)  # noqa: PT017  # the loop ends with the first success
@@ -294,28 +293,9 @@ def test_a_full_disk_at_any_write_leaves_what_was_served(tmp_path: Path, monkeyp
     assert not [path for path in tmp_path.iterdir() if "incoming" in path.name]
 
 
-@pytest.mark.parametrize("address", ["localhost", "localhost:", ":8001", "localhost:grpc"])
-def test_an_address_without_host_or_port_is_refused(address: str) -> None:
-    with pytest.raises(BadInput, match="not HOST:PORT"):
-        triton_server(address)
-
-
-@pytest.mark.parametrize("header", ["admin", "=value", "admin=", "a b=value"])
-def test_a_header_that_is_no_pair_is_refused_without_showing_the_secret(header: str) -> None:
-    with pytest.raises(BadInput, match="not NAME=VALUE, as in") as refused:
-        triton_server("localhost:8001", header)
-    assert "value" not in str(refused.value)
-
-
-def test_a_header_gets_the_prefix_that_triton_looks_for_and_stays_out_of_logs() -> None:
-    server = triton_server("localhost:8001", "admin=s3cret=x")
-    assert server.headers == (("triton-grpc-protocol-admin", "s3cret=x"),)
-    assert "s3cret" not in repr(server)
-
-
 def test_the_text_model_lies_beside_engine_tokenizer_and_manifest(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", CPU)
-    placed = place_triton([bundle], tmp_path / "repository", version=1, rows=[ROW], python_backend=True)
+    bundle = write_bundle(tmp_path / "bundle", CPU, rows=[ROW])
+    placed = place_triton([bundle], tmp_path / "repository", version=1, python_backend=True)
     assert {"model.py", "engine.onnx", "tokenizer.json", "manifest.json"} <= {
         path.name for path in (placed.folder / "1").iterdir()
     }

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from registry.host import gpu as local_gpu
+from registry.host import gpu
 from registry.host.compatibility import read_host
-from registry.host.gpu import CudaGpu, NoCudaLibrary, nvml_gpu
-from tasks.backends.device import local_compute_capability
+from registry.host.gpu import CudaGpu, NoCudaLibrary, local_compute_capability, nvml_gpu, read_gpu
 
 SECOND = CudaGpu("8.0", "0000:65:00.0")
 
@@ -24,7 +23,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         nvmlDeviceGetHandleByIndex=lambda index: ("0000:17:00.0", "0000:65:00.0")[index],
         nvmlDeviceGetHandleByPciBusId=lambda bus_id: bus_id.decode(),
     )
-    monkeypatch.setattr(local_gpu, "pynvml", nvml)
+    monkeypatch.setattr(gpu, "pynvml", nvml)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return nvml
 
@@ -35,8 +34,7 @@ def cuda_takes(monkeypatch: pytest.MonkeyPatch, answer: CudaGpu | Exception | No
             raise answer
         return answer
 
-    monkeypatch.setattr(local_gpu, "first_cuda_gpu", first_cuda_gpu)
-    monkeypatch.setattr("tasks.backends.device.first_cuda_gpu", first_cuda_gpu)
+    monkeypatch.setattr(gpu, "first_cuda_gpu", first_cuda_gpu)
 
 
 def test_of_several_gpus_it_is_the_one_that_cuda_takes(
@@ -53,12 +51,11 @@ def test_a_lone_gpu_is_found_without_starting_cuda(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("visible", ["", "1", "GPU-8f3c"])
-def test_hidden_gpus_are_no_gpus_of_this_host(
-    monkeypatch: pytest.MonkeyPatch, two_gpus: SimpleNamespace, visible: str
-) -> None:
+def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch, two_gpus: SimpleNamespace, visible: str) -> None:
     cuda_takes(monkeypatch, None)
     two_gpus.nvmlDeviceGetCount = lambda: 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert read_gpu() is None
     assert read_host().gpu_name is None
     assert local_compute_capability() is None
 
