@@ -69,7 +69,7 @@ def _publish(uri: str, home: Path, bundle: Path, publisher: Publisher) -> str:
 
 
 def _round(engine: Path, home: Path, source: str, told: Mapping[str, str]) -> dict[str, float]:
-    """Seconds of each, wall, with a fresh destination and no dirty pages of the one before."""
+    """Return the wall seconds of each, with a fresh destination and no dirty pages of the one before."""
     fetch = (*ENGINERY, "fetch", "sst2", "--target", "l4", "--any-host", "--to", str(home / "models"))
     download = (sys.executable, "-m", "mlflow", "artifacts", "download", "--artifact-uri", source)
     served = (

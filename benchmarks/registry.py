@@ -132,7 +132,7 @@ def measured(store: Any) -> Iterator[tuple[str, list[float]]]:
 
 
 def measured_behind_a_server(store: Store) -> Iterator[tuple[str, list[float]]]:
-    """The same through `mlflow server` with one worker on these cores."""
+    """Measure the same through `mlflow server` with one worker on these cores."""
     yield f"  mlflow server: list, the newest {NEWEST}", timed(lambda _: store.versions(MODEL, newest=NEWEST))
     yield "  mlflow server: resolve an alias", timed(lambda _: store.resolve(MODEL, ALIAS))
     decide = replace(DECISION, at=datetime.now(UTC))
@@ -143,7 +143,7 @@ def measured_behind_a_server(store: Store) -> Iterator[tuple[str, list[float]]]:
 
 
 def timed(call: Callable[[int], object], times: int = 50) -> list[float]:
-    """Milliseconds of each of `times` calls, the first one included, sorted."""
+    """Return the milliseconds of each of `times` calls, the first one included, sorted."""
     found = []
     for number in range(times):
         started = time.perf_counter()

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def run_release(home: Path) -> tuple[float, int, dict]:  # type: ignore[type-arg]  # JSON
-    """Wall seconds, peak RSS in bytes summed over the process tree, and the report of one `enginery release`."""
+    """Return wall seconds, peak RSS in bytes summed over the process tree, and the report of one `enginery release`."""
     command = [sys.executable, "-c", "from flows.cli import main; main()", "release", str(RECIPE), "--json"]
     started = time.perf_counter()
     with subprocess.Popen(command, env=os.environ | {"ENGINERY_HOME": str(home)}, stdout=subprocess.PIPE) as process:
@@ -82,7 +82,7 @@ class PeakMemory:
 
 
 def bare_stages(root: Path) -> float:
-    """Wall seconds of every stage of the recipe, imports included, without Prefect and MLflow."""
+    """Return the wall seconds of every stage of the recipe, imports included, without Prefect and MLflow."""
     code = f"""
 from flows.release import build_target, context, graphs, measuring, release_engines, stages
 from pathlib import Path

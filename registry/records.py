@@ -319,6 +319,15 @@ class EngineVersion:
     format_version: int
     complete: bool
 
+    @property
+    def quality(self) -> tuple[str, float] | None:
+        """The model task's metric: the one whose loss against fp32 is measured too.
+
+        Its name starts with "onnx-graph." where only the exact graph was measured.
+        """
+        names = {name for name, _ in self.metrics}
+        return next(((name, value) for name, value in self.metrics if f"{name}_loss" in names), None)
+
 
 @dataclass(frozen=True)
 class PromotionEvent:

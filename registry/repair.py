@@ -59,7 +59,7 @@ def repair_unfinished(
 
 
 def publisher_is_gone(unfinished: Unfinished, now: float) -> bool:
-    """Whether the process that published this has ended, or has been at it for longer than any publish takes.
+    """Tell whether the publishing process has ended, or has been at work for longer than any publish takes.
 
     `now` is seconds since the epoch.
     """

@@ -36,7 +36,7 @@ def list_engines(
 ) -> None:
     """Show the published engines, the newest last.
 
-    A `*` marks the accuracy of the ONNX graph, where the engine's own was not measured.
+    A `*` marks the metric of the ONNX graph, where the engine's own was not measured.
     """
     versions = open_store().versions(model, newest=limit or None)
     if model is not None and not versions:
@@ -45,26 +45,31 @@ def list_engines(
         print_json([_version_json(engine) for engine in versions])
         return
     table = Table(
-        "model", "version", "target", "precision", "MB", "accuracy", "p50 ms", "verdict", "alias", "measured on"
+        "model", "version", "target", "precision", "MB", "metric", "p50 ms", "verdict", "alias", "measured on"
     )
     for engine in versions:
         metrics = dict(engine.metrics)
-        graph = metrics.get("onnx-graph.accuracy")
-        accuracy = metrics.get("accuracy", graph)
-        mark = "*" if "accuracy" not in metrics and graph is not None else ""
         table.add_row(
             engine.model,
             str(engine.version),
             engine.target,
             engine.precision,
             f"{engine.size_bytes / 1e6:.1f}",
-            "" if accuracy is None else f"{100 * accuracy:.1f}{mark}",
+            _format_quality(engine),
             f"{metrics['latency_p50_ms']:.1f}" if "latency_p50_ms" in metrics else "",
             engine.verdict,
             ", ".join(engine.aliases),
             engine.measured_on,
         )
     out.print(table)
+
+
+def _format_quality(engine: "EngineVersion") -> str:
+    if engine.quality is None:
+        return ""
+    name, value = engine.quality
+    metric = name.removeprefix("onnx-graph.")
+    return f"{metric} {100 * value:.1f}{'' if metric == name else '*'}"
 
 
 def promote(

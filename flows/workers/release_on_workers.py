@@ -29,9 +29,10 @@ from registry.mlflow.runs.run_files import RunFiles
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision, SourceFiles
 from tasks.backends import BACKENDS
-from tasks.bundle.toolchain import SERVING_FILES, own_code
+from tasks.bundle.toolchain import own_code
 from tasks.execution.progress import OnProgress
 from tasks.execution.workspace import Workspace
+from tasks.model_tasks import model_task
 from tasks.report.rows import ReleaseIncomplete, ReleaseReport
 
 Say = Callable[[str], None]
@@ -196,13 +197,14 @@ def _make_tokenizer(workspace: Workspace, source: SourceFiles) -> SourceFiles:
 
     It keeps the digest of the whole checkpoint, which stages are keyed by.
     """
+    files = model_task(source.source.task).serving_files
 
     def make(into: Path) -> SourceFiles:
-        for name in SERVING_FILES:
+        for name in files:
             shutil.copyfile(source.directory / name, into / name)
         return SourceFiles(source.source, source.digest, record_tree(into), into)
 
-    return workspace.stage("tokenizer", (source.digest, SERVING_FILES), SourceFiles, make)[0]
+    return workspace.stage("tokenizer", (source.digest, files), SourceFiles, make)[0]
 
 
 def _make_rows_file(workspace: Workspace, rows: Rows) -> RowsFile:

@@ -114,7 +114,7 @@ class QuickStore:
 
 
 def is_plain(uri: str) -> bool:
-    """Whether `uri` is an MLflow server for which this host has no credentials or TLS settings."""
+    """Tell whether `uri` is an MLflow server for which this host has no credentials or TLS settings."""
     settings = [name for name in os.environ if name.startswith(_SETTINGS) and name != "MLFLOW_TRACKING_URI"]
     stored = Path("~/.mlflow/credentials").expanduser().exists()
     return uri.startswith(("http://", "https://")) and "@" not in uri and not settings and not stored

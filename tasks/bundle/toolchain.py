@@ -6,9 +6,6 @@ from pathlib import Path
 
 from registry.digest import digest_of, file_sha256
 
-# The checkpoint files that serving needs beside the engine. Labels are in the manifest.
-SERVING_FILES = ("tokenizer.json",)
-
 TOOLS = (
     "enginery",
     "torch",

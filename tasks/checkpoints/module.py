@@ -1,6 +1,6 @@
 """Plain PyTorch modules that a callable of the user's returns: loaded, hashed, and recorded as a source.
 
-A module has no checkpoint folder: its weights come from the callable, and the recipe names its tokenizer and labels.
+A module has no checkpoint folder: its weights come from the callable, and the recipe names its tokenizer and classes.
 The callable is the user's own code and runs in this process.
 """
 
@@ -68,7 +68,7 @@ def _is_sample(name: object, sample: object) -> bool:
 
 
 def from_module(
-    callable_path: str, weights: str, tokenizer: Path, labels: tuple[str, ...], *, name: str, task: str, into: Path
+    callable_path: str, weights: str, tokenizer: Path, classes: tuple[str, ...], *, name: str, task: str, into: Path
 ) -> SourceFiles:
     """Copy the tokenizer of a plain module into `into`, and record the module as a source.
 
@@ -83,5 +83,5 @@ def from_module(
         raise BadInput(f"{tokenizer} has no tokenizer.json: name the folder of the module's fast tokenizer")
     shutil.copyfile(file, into / file.name)
     files = record_tree(into)
-    digest = digest_of((weights, files, labels))
-    return SourceFiles(ModelSource(name, f"module:{callable_path}", weights, task, labels), digest, files, into)
+    digest = digest_of((weights, files, classes))
+    return SourceFiles(ModelSource(name, f"module:{callable_path}", weights, task, classes), digest, files, into)

@@ -136,20 +136,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _read_json_object(folder / "config.json")
 
 
-def read_labels(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the label names in id order; empty where the checkpoint names none.
+def read_classes(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the class names in id order; empty where the checkpoint names none.
 
     Raises:
         BadInput: the ids are not 0..n-1.
     """
     id2label = config.get("id2label") or {}
     try:
-        labels = {int(key): str(value) for key, value in id2label.items()}
+        names = {int(key): str(value) for key, value in id2label.items()}
     except (AttributeError, ValueError):
-        labels = {-1: ""}
-    if sorted(labels) != list(range(len(labels))):
+        names = {-1: ""}
+    if sorted(names) != list(range(len(names))):
         raise BadInput(f"config.json's id2label must map 0..n-1 to names, but is {id2label!r:.80}: correct it")
-    return tuple(labels[index] for index in range(len(labels)))
+    return tuple(names[index] for index in range(len(names)))
 
 
 def collect(folder: Path, *, name: str, task: str, origin: str, revision: str | None) -> SourceFiles:
@@ -158,12 +158,12 @@ def collect(folder: Path, *, name: str, task: str, origin: str, revision: str | 
     Raises:
         BadInput: a safetensors file does not parse, or config.json is refused (see `read_config`).
     """
-    labels = read_labels(read_config(folder))
+    classes = read_classes(read_config(folder))
     for file in sorted(folder.glob("*.safetensors")):
         _check_safetensors(file)
     files = record_tree(folder)
     digest = digest_of(files)
-    return SourceFiles(ModelSource(name, origin, revision or digest, task, labels), digest, files, folder)
+    return SourceFiles(ModelSource(name, origin, revision or digest, task, classes), digest, files, folder)
 
 
 def _move_into_place(

@@ -51,7 +51,7 @@ def quality_measurements(
 
 
 def latency_measurements(benchmark: Benchmark, engine: EngineBuild) -> tuple[Measurement, ...]:
-    """p50, p99 and throughput of one engine, its spread between windows, and its speed-up over the fp32 baseline."""
+    """Return p50, p99 and throughput of one engine, its spread between windows, its speed-up over fp32."""
     seconds = benchmark.seconds(engine.digest)
     calls, medians = seconds.ravel(), np.median(seconds, axis=1)
     baseline = np.median(benchmark.seconds(benchmark.baseline_digest), axis=1)

@@ -48,7 +48,7 @@ def draw_quality_against_latency(
 
 
 def draw_worst_tensors(table: CalibrationTable, file: Path) -> Path:
-    """Bars of relative error for the WORST tensors, beside largest |x| over what 99.9 % stay below."""
+    """Draw bars of relative error for the WORST tensors, beside largest |x| over what 99.9 % stay below."""
     worst = sorted(table.ranges, key=lambda each: each.error)[-WORST:]
     names = [_shorten(each.tensor) for each in worst]
     figure, (errors, outliers) = plt.subplots(
@@ -63,7 +63,7 @@ def draw_worst_tensors(table: CalibrationTable, file: Path) -> Path:
 
 
 def draw_int8_trade_off(choice: Choice, file: Path) -> Path:
-    """Loss on the holdout (to its 95 % bound) over the share of MACs in int8, and the blocks that do most damage."""
+    """Draw the holdout's loss (to its 95 % bound) over the share of MACs in int8, and the most damaging blocks."""
     figure, (mixes, blocks) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     for tried in choice.path:
         error = [[0.0], [100 * (tried.bound - tried.loss)]]

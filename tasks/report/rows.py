@@ -59,6 +59,11 @@ class ReleaseReport:
     missing: tuple[str, ...] = ()
 
     @property
+    def metric(self) -> str:
+        """The name of the model task's metric; "quality" where it was not measured."""
+        return next((row.quality.metric for row in self.rows if row.quality), "quality")
+
+    @property
     def state(self) -> str:
         """The state in the release's run: complete, partial or failed."""
         if self.missing:

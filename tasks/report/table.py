@@ -19,8 +19,7 @@ def make_release_table(report: ReleaseReport) -> Table:
     table = Table(title=f"{report.model}, release {report.release}", title_justify="left")
     for column in ("target", "precision"):
         table.add_column(column, no_wrap=True)
-    metric = next((row.quality.metric for row in report.rows if row.quality), "quality")
-    for column in ("MB", "build s", f"{metric} (95 %)", "p50 ms", "p99 ms", "speed-up"):
+    for column in ("MB", "build s", f"{report.metric} (95 %)", "p50 ms", "p99 ms", "speed-up"):
         table.add_column(column, justify="right")
     table.add_column("verdict", no_wrap=True)
     table.add_column("version", justify="right")

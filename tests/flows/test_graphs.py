@@ -13,7 +13,7 @@ import yaml
 
 from calibration_data.reader import Rows, read_calibration_inputs
 from flows.inputs.fleet import load_fleet
-from flows.inputs.recipe import load_recipe
+from flows.inputs.recipe import ProfileSpec, load_recipe
 from flows.release import stages
 from flows.release.context import ReleaseContext
 from flows.release.graphs import Graphs, Material, gather, make_graph, make_graphs
@@ -191,8 +191,9 @@ def test_rows_cut_elsewhere_are_calibrated_anew(
     reported.clear()
     make_graph(context, material, Precision.INT8)
     assert not any("calibrate" in what for what in reported)
-    recipe = context.recipe
-    shorter = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": 8})})
+    data = context.recipe.data.model_copy(update={"max_length": 8})
+    profile = ProfileSpec.model_validate({axis: {"min": 1, "opt": 4, "max": 8} for axis in ("batch", "sequence")})
+    shorter = context.recipe.model_copy(update={"data": data, "profiles": (profile,)})
     make_graph(replace(context, recipe=shorter), material, Precision.INT8)
     assert any("calibrate" in what for what in reported)
 

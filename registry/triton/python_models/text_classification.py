@@ -40,7 +40,7 @@ class TritonPythonModel:
         self.session = onnxruntime.InferenceSession(str(folder / build["file"]), options, providers=providers)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request; the texts of all of them run as one batch."""
+        """Return one response per request; the texts of all of them run as one batch."""
         texts_of = [_texts(request) for request in requests]
         flat = [text for texts in texts_of for text in texts if all(texts)]
         answers = iter(self._classify(flat) if flat else ())
@@ -69,7 +69,7 @@ class TritonPythonModel:
 
 
 def _texts(request: Any) -> list[str]:
-    """The request's texts; one of nothing but space comes back empty."""
+    """Return the request's texts; one of nothing but space becomes empty."""
     stored = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().reshape(-1)
     texts = [bytes(text).decode("utf-8", errors="replace") for text in stored]
     return [text if text.strip() else "" for text in texts]
@@ -91,7 +91,7 @@ def _tokenizer(file: Path, longest: int) -> Tokenizer:
 
 
 def _adds_int8_exactly() -> bool:
-    """Whether this CPU adds int8 products in 32 bits: as in tasks/graphs/session.py."""
+    """Tell whether this CPU adds int8 products in 32 bits: as in tasks/graphs/session.py."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
     info = Path("/proc/cpuinfo")

@@ -30,7 +30,7 @@ class TensorRT:
     backend: Backend
 
     def version(self) -> str:
-        """Version of the library, like "11.4.0.106".
+        """Return the version of the library, like "11.4.0.106".
 
         Raises:
             Incompatible: it is not installed.
@@ -38,17 +38,20 @@ class TensorRT:
         return str(self._module().__version__)
 
     def supports(self, precision: Precision, target: GpuTarget) -> str | None:
-        """None when this library builds the precision for the target's GPU; else the reason."""
+        """Return None when this library builds the precision for the target's GPU, else the reason."""
         return why_unsupported(precision, target)
 
     def can_build(self, target: GpuTarget) -> str | None:
-        """TensorRT times kernels on the GPU it builds for; TensorRT for RTX builds anywhere."""
+        """Return None when this machine can build for the target, else what it needs.
+
+        TensorRT times kernels on the GPU it builds for; TensorRT for RTX builds anywhere.
+        """
         if not find_spec(self.backend):
             return f"needs the {self.backend} package{self._place(target)}"
         return None if self.backend is Backend.TENSORRT_RTX else self._needs_gpu(target)
 
     def can_run(self, target: GpuTarget) -> str | None:
-        """None when the package and a GPU of the target's compute capability are here."""
+        """Return None when the package and a GPU of the target's compute capability are here, else what is missing."""
         if not find_spec(self.backend):
             return f"needs the {self.backend} package{self._place(target)}"
         return self._needs_gpu(target)
@@ -134,7 +137,7 @@ class TensorRT:
         return load_engine(self._module(), engine_bytes, name=str(engine))
 
     def _module(self) -> Any:
-        """The vendor's untyped module; imported late because most machines have only one of them."""
+        """Import the vendor's untyped module, late because most machines have only one of them."""
         try:
             return importlib.import_module(self.backend)
         except ImportError as error:

@@ -13,7 +13,7 @@ from tasks.checkpoints.source import (
     from_folder,
     from_hub,
     from_package,
-    read_labels,
+    read_classes,
     resolve_revision,
 )
 from tests.support.hub_server import Hub, Tree, serve_hub
@@ -195,7 +195,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("id2label", [{"1": "a"}, {"x": "a"}, ["a"], {"0": "a", "2": "b"}])
 def test_labels_must_be_numbered_from_zero(id2label: object) -> None:
     with pytest.raises(BadInput, match="id2label"):
-        read_labels({"id2label": id2label})
+        read_classes({"id2label": id2label})
 
 
 @pytest.fixture
