@@ -18,7 +18,7 @@ from pathlib import Path
 
 from registry.digest import record_tree
 from registry.mlflow.store import MlflowStore
-from tests.conftest import make_manifest
+from tests.support.manifests import make_manifest
 from tests.support.publisher import Publisher, make_publisher
 from tests.support.servers import mlflow_server
 

@@ -31,7 +31,7 @@ from benchmarks.fleet_stack import (
     write_recipe,
 )
 from flows.workers.machine import QUERY_SECONDS
-from tests.fleet.conftest import releasing, working
+from tests.support.fleet import releasing, working
 
 GOAL = 1.3
 WORKERS = 2

@@ -24,7 +24,7 @@ from benchmarks.fleet_stack import ENTRYPOINT, RELEASE_ENTRYPOINT, BenchFleet, d
 from benchmarks.fleet_stack import write_recipe as write_tiny
 from benchmarks.release import MEGABYTE, PeakMemory
 from flows.inputs.fleet import RELEASES_POOL
-from tests.fleet.conftest import ROOT, started
+from tests.support.fleet import ROOT, started
 
 TARGETS_PER_MODEL = 25
 SLOTS, BUILD_SECONDS = 25, 5.0

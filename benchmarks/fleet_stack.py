@@ -15,10 +15,10 @@ import psutil
 import psycopg
 import yaml
 
-from tests.fleet.conftest import ROOT, Fleet, until
-from tests.flows.conftest import RECIPE, TinyRecipe, write_tiny_recipe
+from tests.support.fleet import ROOT, Fleet, until
 from tests.support.postgres import SOCKET_PORT, Postgres, running_postgres
 from tests.support.servers import free_port, mlflow_server, prefect_server
+from tests.support.tiny_recipe import RECIPE, TinyRecipe, write_tiny_recipe
 
 # By its module: a script's own folder is put first on the path, and this one has a registry.py.
 ENTRYPOINT = "benchmarks.slow_target.build_target"

@@ -26,7 +26,7 @@ from registry.mlflow.store import MlflowStore
 from registry.promotion.promote import promote, rollback
 from registry.promotion.rules import Decision
 from registry.store import Store
-from tests.conftest import make_manifest
+from tests.support.manifests import make_manifest
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.servers import mlflow_server
 

@@ -38,8 +38,12 @@ TensorRT = Annotated[
     str | None,
     typer.Option("--tensorrt", help="The version of TensorRT that will load it; default: --container's, or installed."),
 ]
-Text = Annotated[
-    bool, typer.Option("--text", help="Place a model that takes text, around an ONNX engine: it answers label, score.")
+PythonBackend = Annotated[
+    bool,
+    typer.Option(
+        "--python-backend",
+        help="Place the task's Python model around an ONNX engine: it takes and answers what `enginery run` does.",
+    ),
 ]
 Container = Annotated[
     str | None,
@@ -65,7 +69,7 @@ app = typer.Typer(
 class TritonOptions:
     """How Triton serves a model: the options that the three commands share."""
 
-    text: bool = False
+    python_backend: bool = False
     container: str | None = None
     server: str | None = None
     keep: int = 3
@@ -82,7 +86,7 @@ def fetch(
     tensorrt: TensorRT = None,
     older: Older = None,
     rehash: Rehash = False,
-    text: Text = False,
+    python_backend: PythonBackend = False,
     container: Container = None,
     server: Server = None,
     keep: Keep = 3,
@@ -100,7 +104,7 @@ def fetch(
     )
     bundles, repository = triton_folders(to)
     fetched = open_fetch(model, bundles, selection)()
-    options = TritonOptions(text, container, server, keep)
+    options = TritonOptions(python_backend, container, server, keep)
     place_and_load(model, fetched.version, [fetched.path], repository, options, as_json=as_json)
 
 
@@ -114,7 +118,7 @@ def watch(
     tensorrt: TensorRT = None,
     interval: Interval = 30.0,
     health: Health = "",
-    text: Text = False,
+    python_backend: PythonBackend = False,
     container: Container = None,
     server: Server = None,
     keep: Keep = 3,
@@ -129,7 +133,7 @@ def watch(
     from registry.serving.watch import Watch
 
     bundles, repository = triton_folders(to)
-    hook = place_command(repository, TritonOptions(text, container, server, keep))
+    hook = place_command(repository, TritonOptions(python_backend, container, server, keep))
     options = Watch(interval, keep, hook, split_command(health, "--health"))
     selection = Selection(target, alias, any_host=any_host, tensorrt=tensorrt or find_container_tensorrt(container))
     follow_alias(open_fetch(model, bundles, selection), bundles / model, options)
@@ -143,7 +147,7 @@ def place(
         list[Path], typer.Argument(help="Fetched bundles of the model: one, or one per compute capability.")
     ],
     repository: Annotated[Path, typer.Option("--repository", help="Triton's model repository.")],
-    text: Text = False,
+    python_backend: PythonBackend = False,
     container: Container = None,
     server: Server = None,
     keep: Keep = 3,
@@ -156,7 +160,7 @@ def place(
 
     For example, `enginery triton place sst2 7 bundles/sst2/6 bundles/sst2/7 --repository /srv/repository`.
     """
-    options = TritonOptions(text, container, server, keep)
+    options = TritonOptions(python_backend, container, server, keep)
     place_and_load(model, version, bundles, repository, options, as_json=as_json)
 
 
@@ -180,7 +184,7 @@ def place_and_load(
             raise BadInput(f"{bundle} belongs to model {bundle_model}, not {model}: name that model, or another bundle")
     server = triton_server(options.server, os.environ.get(HEADER_VARIABLE)) if options.server else None
     placed = place_triton(
-        bundles, repository, version=version, python_backend=options.text, container=options.container
+        bundles, repository, version=version, python_backend=options.python_backend, container=options.container
     )
     if server:
         load_version(server, placed)
@@ -214,7 +218,7 @@ def find_container_tensorrt(container: str | None) -> str | None:
 def place_command(repository: Path, options: TritonOptions) -> tuple[str, ...]:
     """Return the `enginery triton place` command that a watch runs as its hook; it appends MODEL VERSION PATH."""
     arguments = [f"--repository={repository.absolute()}", f"--keep={options.keep}"]
-    arguments += ["--text"] if options.text else []
+    arguments += ["--python-backend"] if options.python_backend else []
     arguments += [f"--container={options.container}"] if options.container else []
     arguments += [f"--server={options.server}"] if options.server else []
     return (sys.executable, "-c", "from flows.cli import main; main()", "triton", "place", *arguments)

@@ -61,7 +61,7 @@ def place_triton(
         repository: Triton's model repository, created if missing. Staging lies beside it, so it must not be a mount
             of its own.
         version: Triton's version of the model; usually the registry's version of the engine.
-        python_backend: place the text model, which answers label and score, around an ONNX Runtime engine.
+        python_backend: place the task's Python model around an ONNX Runtime engine.
         container: the Triton container that serves it, such as "26.08"; its TensorRT must be the engine's.
 
     Raises:

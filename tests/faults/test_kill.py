@@ -17,7 +17,7 @@ from registry.bundle.manifest import verify_bundle
 from registry.bundle.signing import local_trust
 from registry.mlflow.store import embedded_store
 from registry.serving.fetch import Policy, fetch
-from tests.flows.conftest import TinyRecipe, write_tiny_recipe
+from tests.support.tiny_recipe import TinyRecipe, write_tiny_recipe
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]

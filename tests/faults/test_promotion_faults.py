@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("mlflow")
 from registry.promotion.moves import settle_pending
 from registry.promotion.promote import promote, read_history, rollback
-from tests.conftest import ManifestFactory
+from tests.support.manifests import ManifestFactory
 from tests.support.postgres import Postgres
 from tests.support.promoters import (
     MODEL,

@@ -24,7 +24,7 @@ from registry.mlflow.store import MlflowStore, embedded_store
 from registry.records import EngineManifest, EngineVersion
 from registry.repair import RepairOutcome, repair_unfinished
 from registry.serving.download import copy_bundle
-from tests.conftest import make_manifest
+from tests.support.manifests import make_manifest
 
 # Forked from a server that has imported MLflow once: a child that dies costs a fraction of a second.
 children = multiprocessing.get_context("forkserver")

@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from registry.mlflow.store import MlflowStore
-from tests.conftest import ManifestFactory
 from tests.support.authority import make_authority
+from tests.support.manifests import ManifestFactory
 from tests.support.publisher import make_publisher
 from tests.support.servers import free_port, served
 from tests.support.stacks import wait

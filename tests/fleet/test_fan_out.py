@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from registry.mlflow.runs.releases import STATE
-from tests.fleet.conftest import Fleet, Process, RestartableFleet, descendants, releasing, until, working
+from tests.support.fleet import Fleet, Process, RestartableFleet, descendants, releasing, until, working
 from tests.support.fleet_runs import engines, flow_run_of, is_running, job_of, release_of
 
 pytest.importorskip("tensorrt_rtx")

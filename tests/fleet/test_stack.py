@@ -18,8 +18,8 @@ import yaml
 from registry.errors import BadInput
 from registry.mlflow.store import MlflowStore
 from registry.records import Verdict
-from tests.conftest import ManifestFactory
 from tests.support.checkouts import Checkout, make_checkout
+from tests.support.manifests import ManifestFactory
 from tests.support.servers import BUCKET, free_port, s3_server
 from tests.support.stacks import Stack, marked, wait
 

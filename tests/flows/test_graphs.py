@@ -26,8 +26,8 @@ from tasks.graphs.layers import Floats
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.holdout import Holdout, MetricGate, Score, run_holdout
 from tasks.quantization.table import TABLE_FILE
-from tests.flows.conftest import RECIPE, TinyRecipe, write_split
 from tests.support.tiny import WORDS
+from tests.support.tiny_recipe import RECIPE, TinyRecipe, write_split
 
 pytestmark = pytest.mark.slow
 SPARE_ROWS = 300

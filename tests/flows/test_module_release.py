@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from registry.records import Precision, Verdict
-from tests.flows.conftest import LABELS, RECIPE, TinyRecipe
 from tests.flows.test_release import release
+from tests.support.tiny_recipe import LABELS, RECIPE, TinyRecipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 

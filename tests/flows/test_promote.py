@@ -10,7 +10,7 @@ import pytest
 from flows.promotion import events
 from registry.records import Verdict
 from registry.store import Store
-from tests.conftest import ManifestFactory
+from tests.support.manifests import ManifestFactory
 
 FLEET = """
 targets:

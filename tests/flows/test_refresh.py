@@ -27,7 +27,7 @@ from registry.promotion.promote import promote
 from registry.promotion.rules import Decision
 from registry.records import Backend, Precision
 from tasks.backends import BACKENDS
-from tests.flows.conftest import RECIPE, TinyRecipe, copy_home, release_into, write_split
+from tests.support.tiny_recipe import RECIPE, TinyRecipe, copy_home, release_into, write_split
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 

@@ -20,7 +20,7 @@ from registry.records import Precision, Verdict
 from registry.serving.fetch import Policy, fetch
 from tasks.bundle.answer import answer
 from tasks.report.rows import ReleaseReport
-from tests.flows.conftest import LABELS, TinyRecipe, copy_home, release_into, write_split
+from tests.support.tiny_recipe import LABELS, TinyRecipe, copy_home, release_into, write_split
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]

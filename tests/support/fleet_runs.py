@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 
 from registry.serving.download import copy_bundle
-from tests.fleet.conftest import Fleet, Process, descendants, until
+from tests.support.fleet import Fleet, Process, descendants, until
 
 
 def engines(fleet: Fleet, model: str) -> list[tuple[str, str, int]]:

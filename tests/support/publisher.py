@@ -11,7 +11,7 @@ from registry.serving.download import DEFAULT_PLAN, DownloadPlan
 from registry.serving.fetch import Policy
 from registry.store import Store
 
-# Compatible with the engines of conftest's `make_manifest`.
+# Compatible with the engines of `make_manifest`.
 HOST = Host("8.9", "NVIDIA L4", "580.95.05", "13.0", "11.0")
 
 

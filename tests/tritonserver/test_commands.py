@@ -18,7 +18,7 @@ from registry.serving.fetch import Fetched
 from registry.serving.watch import Followed, Watch, follow
 from tests.support.memory_store import MemoryStore
 from tests.support.triton_bundles import write_bundle
-from tests.tritonserver.conftest import SECRET, Running
+from tests.support.triton_server import SECRET, Running
 from tests.tritonserver.test_text_model import TEXTS, ask
 
 
@@ -47,7 +47,7 @@ def test_placing_reports_the_folder_and_the_server(
     emptied: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = signed(tmp_path, 1)
-    options = TritonOptions(text=True, server=emptied.address)
+    options = TritonOptions(python_backend=True, server=emptied.address)
     place_and_load("opinions", 1, [fetched.path], emptied.repository, options, as_json=True)
     placed = json.loads(capsys.readouterr().out)
     assert (placed["model"], placed["version"], placed["loaded"], placed["path"]) == (
@@ -69,7 +69,7 @@ def test_an_unsigned_bundle_or_one_of_another_model_is_not_placed(tmp_path: Path
 
 
 def test_watch_loads_a_version_and_rolls_back_one_that_does_not_load(emptied: Running, tmp_path: Path) -> None:
-    options = Watch(hook=place_command(emptied.repository, TritonOptions(text=True, server=emptied.address)))
+    options = Watch(hook=place_command(emptied.repository, TritonOptions(python_backend=True, server=emptied.address)))
     model_folder = tmp_path / "bundles" / "opinions"
     good, broken = signed(tmp_path, 1), signed(tmp_path, 2, engine=b"no graph")
     assert follow(good, model_folder, options) == Followed(1)
@@ -102,7 +102,7 @@ def enginery(*arguments: object) -> int:
 
 def test_triton_fetch_places_and_loads(emptied: Running, registry: MemoryStore) -> None:
     to = emptied.repository.parent
-    options = ("--text", "--server", emptied.address, "--target", "cpu")
+    options = ("--python-backend", "--server", emptied.address, "--target", "cpu")
     for _ in range(2):
         assert enginery("triton", "fetch", "opinions", "--to", to, *options) == 0
         assert emptied.ready_versions("opinions") == [1]

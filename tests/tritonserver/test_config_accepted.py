@@ -12,7 +12,7 @@ from registry.triton.control import load_version
 from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, PlacedModel, place_triton
 from tests.support.triton_bundles import CPU, L4, PROFILE, write_bundle
-from tests.tritonserver.conftest import Running
+from tests.support.triton_server import Running
 
 LARGE = ShapeProfile.of(batch=AxisRange(1, 16, 64), sequence=AxisRange(16, 32, 128))
 B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")

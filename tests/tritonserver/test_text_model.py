@@ -19,7 +19,7 @@ from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, place_triton
 from tasks.bundle.answer import answer
 from tests.support.triton_bundles import write_bundle
-from tests.tritonserver.conftest import Running
+from tests.support.triton_server import Running
 
 TEXTS = ("good film", "a poor editor for bad music", "the library", "fine music and good film")
 ROWS = (WarmupRow("good music"), WarmupRow("the poor editor"))

@@ -5,57 +5,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from itertools import count
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.fleet.conftest import Fleet, Process, RestartableFleet, deploy, serving, until, working
-from tests.flows.conftest import TinyRecipe
-from tests.support.fleet_runs import job_of
-from tests.support.held_builds import BEGUN, Door
+from tests.support.fleet import Fleet, Process, RestartableFleet, deploy, serving, working
+from tests.support.fleet_faults import ROOMY, Disk
 from tests.support.postgres import NoPostgres, Postgres, running_postgres
-
-BOTH = ["fp32", "int8-dynamic"]
-TWO_MINUTES = 120
-ROOMY = 256 * 2**20
-# In the key of a build: no test finds what another one built of the same tiny model.
-WORKSPACE_MB = count(64)
-# See `hold`. The parent asks a store that failed once more, and not for as long as the job before it did.
-HELD = """
-import time
-from pathlib import Path
-from flows.workers import release_on_workers
-from flows.release import publish
-from registry.mlflow import artifacts
-artifacts.STORE_PAUSES_SECONDS = (1.0,)
-call, calls = {module}.{function}, []
-def held(*arguments):
-    calls.append(arguments)
-    if len(calls) == {call}:
-        Path({held!r}).touch()
-        while Path({held!r}).exists():
-            time.sleep(0.05)
-    return call(*arguments)
-{module}.{function} = held
-"""
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A file system of its own, whose size changes while it is in use."""
-
-    folder: Path
-
-    def leave(self, room: int) -> None:
-        """Fill the disk, but for so many bytes."""
-        self.resize(shutil.disk_usage(self.folder).used + room)
-
-    def resize(self, size: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,33 +60,3 @@ def fleet(
 def cpu_worker(fleet: Fleet) -> Iterator[Process]:
     with working(fleet, "cpu", "cpu-worker") as worker:
         yield worker
-
-
-def ordinary(fleet: Fleet, model: str, target: str = "cpu") -> tuple[TinyRecipe, Door]:
-    """Write a recipe of two engines that were never built, and the door at which the second one waits."""
-    builds = Door(fleet.folder / "doors" / model)
-    builds.hold("int8-dynamic")
-    return fleet.recipe(model, (target,), {"workspace_mb": next(WORKSPACE_MB)}), builds
-
-
-def hold(function: str, call: int, held: Path) -> str:
-    """Return code that makes a parent wait at the nth call of a function (module.name) until `held` is gone."""
-    module, name = function.split(".")
-    return HELD.format(module=module, function=name, call=call, held=str(held))
-
-
-def until_held(builds: Door) -> None:
-    """Wait until the first engine is built and the second one has begun."""
-    until(lambda: builds.builds(BEGUN) == BOTH)
-
-
-@contextmanager
-def job(worker: Process) -> Iterator[psutil.Process]:
-    """Return a worker's job process; it ends with the block, whatever happened to its worker."""
-    process = until(lambda: job_of(worker))
-    try:
-        yield process
-    finally:
-        with suppress(psutil.NoSuchProcess):
-            for member in (process, *process.children(recursive=True)):
-                member.kill()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from registry.mlflow.runs.releases import STATE
-from tests.fleet.conftest import Fleet, Process, RestartableFleet, releasing, until
-from tests.fleet.faults.conftest import BOTH, hold, ordinary, until_held
+from tests.support.fleet import Fleet, Process, RestartableFleet, releasing, until
+from tests.support.fleet_faults import BOTH, hold, ordinary, until_held
 from tests.support.fleet_runs import precisions, release_of
 from tests.support.held_builds import BEGUN, Door
 from tests.support.postgres import Postgres

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from registry.mlflow.runs.releases import STATE
-from tests.fleet.conftest import Fleet, releasing, working
-from tests.fleet.faults.conftest import BOTH, TWO_MINUTES, job, ordinary, until_held
+from tests.support.fleet import Fleet, releasing, working
+from tests.support.fleet_faults import BOTH, TWO_MINUTES, job, ordinary, until_held
 from tests.support.fleet_runs import precisions, release_of
 from tests.support.held_builds import BEGUN, DONE
 

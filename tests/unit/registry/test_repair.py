@@ -19,7 +19,7 @@ from registry.host.process import has_ended, this_process
 from registry.mlflow.store import MlflowStore
 from registry.records import EngineManifest
 from registry.repair import PATIENCE_SECONDS, RepairOutcome, RepairResult, repair_unfinished
-from tests.conftest import ManifestFactory
+from tests.support.manifests import ManifestFactory
 
 
 def now() -> datetime.datetime:

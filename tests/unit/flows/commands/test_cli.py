@@ -18,7 +18,7 @@ from flows.doctor import Finding, UnfinishedFinding
 from registry.errors import BadInput
 from registry.records import Verdict
 from registry.store import Store
-from tests.conftest import ManifestFactory
+from tests.support.manifests import ManifestFactory
 from tests.support.publisher import Publisher
 
 FLEET = Path(__file__).parents[4] / "recipes" / "fleet.yaml"

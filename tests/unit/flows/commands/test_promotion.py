@@ -12,7 +12,7 @@ from flows.inputs.fleet import load_fleet
 from registry.errors import BadInput
 from registry.promotion.rules import TargetRules
 from registry.store import Store
-from tests.conftest import ManifestFactory
+from tests.support.manifests import ManifestFactory
 
 FLEET = """
 targets:

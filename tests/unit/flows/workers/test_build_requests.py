@@ -30,7 +30,7 @@ from registry.mlflow.store import MlflowStore
 from registry.records import Backend, EngineBuild, GpuTarget, OnnxArtifact, Precision, Verdict
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import EngineRow
-from tests.conftest import make_manifest
+from tests.support.manifests import make_manifest
 
 ROOT = Path(__file__).parents[4]
 TARGET = GpuTarget("l4", Backend.TENSORRT, "8.9", "NVIDIA L4", "gpu-l4")
