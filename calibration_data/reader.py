@@ -52,6 +52,9 @@ class RowReader(Protocol):
     def read_row(self, values: Sequence[Any], classes: Sequence[str] | None) -> tuple[Any, Any] | None:
         """Return (input, target) of a row, or None where it is unusable."""
 
+    def explain_row(self, values: Sequence[Any]) -> str:
+        """Return what is wrong with a row that `read_row` refused, and what to do."""
+
     def identify(self, row_input: Any) -> str:
         """Return what two inputs that are the same row have in common."""
 
@@ -106,13 +109,15 @@ def _read_usable(
             f"{ref.origin} split {split!r} has no column {', '.join(missing)}: it has {', '.join(table.column_names)}"
         )
     classes = getattr(table.features[ref.columns[-1]], "names", None)
-    values = zip(*(table[column] for column in ref.columns), strict=True)
-    usable = [row for row in (reader.read_row(each, classes) for each in values) if row is not None]
-    quarantined = len(table) - len(usable)
-    if quarantined > MOST_QUARANTINED * len(table):
+    every = list(zip(*(table[column] for column in ref.columns), strict=True))
+    rows = [reader.read_row(values, classes) for values in every]
+    usable = [row for row in rows if row is not None]
+    quarantined = len(every) - len(usable)
+    if quarantined > MOST_QUARANTINED * len(every):
+        first = rows.index(None)
         raise BadInput(
-            f"{quarantined} of {len(table)} rows of {ref.origin} split {split!r} lack {reader.row_needs}: "
-            f"check the columns {' and '.join(map(repr, ref.columns))}"
+            f"{quarantined} of {len(every)} rows of {ref.origin} split {split!r} lack {reader.row_needs}; "
+            f"in row {first} {reader.explain_row(every[first])}"
         )
     return usable, classes, quarantined
 

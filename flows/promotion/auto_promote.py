@@ -110,7 +110,7 @@ def _paired(recipe: Recipe, ours: EngineManifest, theirs: EngineManifest, stages
         answers = _read_answers(manifest, task.metric.name, stages)
         if answers is None or len(answers) != len(rows.targets):
             return None
-        scores.append(task.scores(answers, rows.targets))
+        scores.append(task.scores(answers, task.align_rows(rows, manifest.source).targets))
     return paired_loss(*scores)
 
 

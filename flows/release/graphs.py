@@ -55,19 +55,21 @@ def gather(
     spec, limit = context.recipe.data.calibration, context.recipe.gates.loss_max
     if not spec.holdout:
         return Material(source, onnx, calibration, None, "the recipe asks for no holdout")
+    task = context.recipe.model_task
     rows = draw_holdout(
         context.recipe.dataset,
-        context.recipe.model_task,
+        task,
         spec.split,
         after=spec.samples,
         samples=spec.holdout,
         seed=spec.seed,
         apart_from=(*read_calibration_inputs(calibration), *evaluation.inputs),
     )
+    rows = task.align_rows(rows, source.source)
     encoder = context.open_encoder(source, onnx.input_names)
     groups = list(encoder.batches(rows.inputs, BATCH))
     targets = tuple(rows.targets[position] for positions, _ in groups for position in positions)
-    gate = MetricGate(context.recipe.model_task, targets, limit)
+    gate = MetricGate(task, targets, limit)
     if not gate.provable:
         missing = f"{len(rows.inputs)} rows are left for the holdout, {rows_to_prove(limit)} could prove a loss of at"
         return Material(source, onnx, calibration, None, f"{missing} most {limit:.2%}")

@@ -18,7 +18,7 @@ from registry.records import (
     SourceFiles,
 )
 from tasks.checkpoints.module import from_module
-from tasks.checkpoints.source import from_folder, from_hub, from_package
+from tasks.checkpoints.source import from_folder, from_hub, from_package, read_config
 from tasks.execution.steps import Step, run_stage
 from tasks.execution.workspace import verify_stage
 
@@ -52,7 +52,11 @@ def make_source(context: ReleaseContext) -> SourceFiles:
     origin = spec.model_copy(update={"head": None}).model_dump(mode="json")
     key = (origin, source_content(context.recipe), name, task)
     source, _ = run_stage(context.workspace, Step("source", name, key, SourceFiles, make))
-    return source if spec.head is None else _with_head(context, source)
+    if spec.head is not None:
+        return _with_head(context, source)
+    if spec.module is None:
+        context.recipe.model_task.check_checkpoint(read_config(source.directory))
+    return source
 
 
 def _with_head(context: ReleaseContext, encoder: SourceFiles) -> SourceFiles:
@@ -91,8 +95,7 @@ def evaluation_rows(context: ReleaseContext, source: SourceFiles) -> Rows:
         seed=spec.seed,
         fewest=FEWEST_EVALUATION_ROWS,
     )
-    task.check_rows(rows, source.source)
-    return rows
+    return task.align_rows(rows, source.source)
 
 
 def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> CalibrationSet:

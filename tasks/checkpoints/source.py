@@ -137,12 +137,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_classes(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the class names in id order; empty where the checkpoint names none.
+    """Return the class names in id order; empty where the checkpoint tells no classes apart.
+
+    transformers leaves id2label out of config.json where it is its default, {0: LABEL_0, 1: LABEL_1}.
 
     Raises:
         BadInput: the ids are not 0..n-1.
     """
     id2label = config.get("id2label") or {}
+    if not id2label and any(str(name).endswith("Classification") for name in config.get("architectures") or ()):
+        return ("LABEL_0", "LABEL_1")
     try:
         names = {int(key): str(value) for key, value in id2label.items()}
     except (AttributeError, ValueError):

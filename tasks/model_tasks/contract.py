@@ -96,11 +96,21 @@ class ModelTask(Protocol):
     def identify(self, row_input: Any) -> str:
         """Return what two inputs that are the same row have in common, for the search for overlapping splits."""
 
-    def check_rows(self, rows: Rows, source: ModelSource) -> None:
-        """Check that the targets of evaluation rows are the model's.
+    def explain_row(self, values: Sequence[Any]) -> str:
+        """Return, for an error, what is wrong with a row that `read_row` refused, and what to do."""
+
+    def align_rows(self, rows: Rows, source: ModelSource) -> Rows:
+        """Return the rows with targets as the model numbers them; the digest stays that of the rows as read.
 
         Raises:
-            BadInput: they are another dataset's.
+            BadInput: the targets are another dataset's.
+        """
+
+    def check_checkpoint(self, config: Mapping[str, Any]) -> None:
+        """Check by config.json that a checkpoint is one of this task.
+
+        Raises:
+            BadInput: it has another head, or none.
         """
 
     def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> Encoder:

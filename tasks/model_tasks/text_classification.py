@@ -1,7 +1,8 @@
 """Text classification: one text in, one of the model's labels out, judged by accuracy."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from tasks.model_tasks.contract import Metric, ShownAnswer
 from tasks.model_tasks.text_inputs import TextEncoder, open_text_encoder
 
 ACCURACY = Metric("accuracy", "share")
+# What transformers calls classes that nobody named.
+_UNNAMED = re.compile(r"LABEL_\d+")
 
 
 @dataclass(frozen=True)
@@ -46,30 +49,67 @@ class TextClassification:
     serving_files: tuple[str, ...] = ("tokenizer.json",)
     python_model: PythonModel | None = PYTHON_MODEL
 
-    def read_row(self, values: Sequence[Any], classes: Sequence[str] | None) -> tuple[str, int] | None:
-        """Return (text, label) where there is a text, and the label is one of the dataset's."""
+    def read_row(self, values: Sequence[Any], classes: Sequence[str] | None) -> tuple[str, int | str] | None:
+        """Return (text, label) where there is a text, and the label is one of the dataset's: a number or a name."""
+        text, label = values[0], _read_label(values[1])
+        if not isinstance(text, str) or not text.strip() or label is None:
+            return None
+        return (text, label) if isinstance(label, str) or label in range(len(classes) if classes else 2**31) else None
+
+    def explain_row(self, values: Sequence[Any]) -> str:
+        """Return what is wrong with the text or the label of a row."""
         text, label = values
-        labels = range(len(classes) if classes else 2**31)
-        usable = isinstance(text, str) and text.strip() and isinstance(label, int) and label in labels
-        return (text, label) if usable else None
+        if not isinstance(text, str) or not text.strip():
+            return f"the text is {_show(text)}: name the column of the texts in data.text"
+        if isinstance(label, list | tuple):
+            return f"the label is {_show(label)}: several labels per text are not supported, give one"
+        return f"the label is {_show(label)}: give a whole number, counted from 0, or the name of a class"
 
     def identify(self, row_input: str) -> str:
         """Return the text without case and extra space."""
         return " ".join(row_input.casefold().split())
 
-    def check_rows(self, rows: Rows, source: ModelSource) -> None:
-        """Check that the dataset's labels are the model's, in the same order.
+    def align_rows(self, rows: Rows, source: ModelSource) -> Rows:
+        """Give the labels the model's numbers: names are matched without case, and never swapped.
+
+        A model whose classes have no names of their own (LABEL_0, LABEL_1, …) takes the dataset's numbers as they are.
 
         Raises:
-            BadInput: they are not.
+            BadInput: a label is not one of the model's.
         """
-        names = rows.classes or source.classes
-        same = [name.casefold() for name in names] == [name.casefold() for name in source.classes]
-        if not same or max(rows.targets) >= len(source.classes):
+        numbers = {name.casefold(): number for number, name in enumerate(source.classes)}
+        unnamed = all(_UNNAMED.fullmatch(name) for name in source.classes)
+        names = rows.classes if rows.classes and not (unnamed and len(rows.classes) == len(source.classes)) else None
+        labels = [names[label] if names and isinstance(label, int) else label for label in rows.targets]
+        targets = [numbers.get(label.casefold()) if isinstance(label, str) else label for label in labels]
+        if strange := [
+            str(label)
+            for label, number in zip(labels, targets, strict=True)
+            if number is None or number >= len(source.classes)
+        ]:
             raise BadInput(
-                f"the classes of {rows.source} ({', '.join(names)}; largest label {max(rows.targets)}) are not those "
-                f"of {source.name} ({', '.join(source.classes)}): use the dataset that the model was trained for"
+                f"the labels of {rows.source} ({', '.join(sorted(set(strange))[:3])}) are not among the classes of "
+                f"{source.name} ({', '.join(source.classes)}): use the dataset that the model was trained for"
             )
+        return replace(rows, targets=tuple(targets))
+
+    def check_checkpoint(self, config: Mapping[str, Any]) -> None:
+        """Check that the checkpoint has a head that gives one label per text.
+
+        Raises:
+            BadInput: it has another head or none, or gives several labels or a number.
+        """
+        architectures = [str(name) for name in config.get("architectures") or ()]
+        if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
+            raise BadInput(
+                f"the checkpoint is a {architectures[0][:80]}, which has no head for {self.name}: use a fine-tuned "
+                "checkpoint, or fit a head with source.head"
+            )
+        kind = config.get("problem_type")
+        if kind not in (None, "single_label_classification"):
+            raise BadInput(f"the checkpoint's problem_type is {str(kind)[:80]!r}: only one label per text is supported")
+        if len(config.get("id2label") or (0, 1)) < 2:
+            raise BadInput("the checkpoint gives one number per text (regression): only labels are supported")
 
     def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> TextEncoder:
         """Open the folder's tokenizer.json; texts are cut at the longest sequence."""
@@ -106,3 +146,15 @@ class TextClassification:
 
 
 TEXT_CLASSIFICATION = TextClassification()
+
+
+def _read_label(value: object) -> int | str | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        return value.strip() or None
+    return int(value) if isinstance(value, int) else None
+
+
+def _show(value: object) -> str:
+    return f"{type(value).__name__} {value!r:.60}"

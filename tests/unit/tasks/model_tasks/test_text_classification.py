@@ -1,5 +1,7 @@
 """Text classification behind the contract: what a row is, what an answer is, and when it is right."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,6 @@ from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION, LabelledT
 SOURCE = ModelSource("sst2", "distilbert/sst2", "b" * 40, "text-classification", ("no", "Yes"))
 
 
-def rows(targets: tuple[int, ...], classes: tuple[str, ...] | None = ("No", "yes")) -> Rows:
-    return Rows(tuple("abc"[: len(targets)]), targets, classes, 0, "0" * 64, source="the data")
-
-
 @pytest.mark.parametrize("task", MODEL_TASKS.values(), ids=MODEL_TASKS)
 def test_every_task_is_found_by_its_own_name_and_has_a_triton_model_of_the_same_name(task: ModelTask) -> None:
     assert model_task(task.name) is task
@@ -34,7 +32,11 @@ def test_every_task_is_found_by_its_own_name_and_has_a_triton_model_of_the_same_
         (("good", -1), None),
         (("good", None), None),
         (("good", 0.5), None),
-        (("good", "yes"), None),
+        (("good", 1.0), ("good", 1)),
+        (("good", True), ("good", 1)),
+        (("good", "yes"), ("good", "yes")),
+        (("good", " "), None),
+        (("good", [0, 1]), None),
         ((" \n", 1), None),
         ((None, 1), None),
         ((["good"], 1), None),
@@ -44,19 +46,83 @@ def test_a_row_has_a_text_and_one_of_the_datasets_labels(values: tuple[Any, Any]
     assert TEXT_CLASSIFICATION.read_row(values, ("no", "yes")) == row
 
 
-def test_labels_of_other_case_are_the_models() -> None:
-    TEXT_CLASSIFICATION.check_rows(rows((0, 1)), SOURCE)
-    TEXT_CLASSIFICATION.check_rows(rows((0, 1), None), SOURCE)
+def align(targets: tuple[int | str, ...], classes: tuple[str, ...] | None, source: ModelSource = SOURCE) -> list[int]:
+    given = Rows(tuple("abcdef"[: len(targets)]), targets, classes, 0, "0" * 64, source="the data")
+    aligned = TEXT_CLASSIFICATION.align_rows(given, source)
+    assert (aligned.inputs, aligned.digest) == (given.inputs, given.digest)
+    return list(aligned.targets)
+
+
+UNNAMED = replace(SOURCE, classes=("LABEL_0", "LABEL_1"))
 
 
 @pytest.mark.parametrize(
-    "other",
-    [rows((0, 1), ("yes", "no")), rows((0, 2), None), rows((0, 1), ("a", "b", "c"))],
-    ids=["order", "2", "names"],
+    ("targets", "classes", "source", "numbers"),
+    [
+        ((0, 1, 0), None, SOURCE, [0, 1, 0]),
+        ((0, 1, 0), ("No", "yes"), SOURCE, [0, 1, 0]),
+        ((0, 1, 0), ("yes", "no"), SOURCE, [1, 0, 1]),
+        (("YES", "no", "Yes"), None, SOURCE, [1, 0, 1]),
+        ((0, 1, 0), ("negative", "positive"), UNNAMED, [0, 1, 0]),
+        (("LABEL_1", "label_0"), None, UNNAMED, [1, 0]),
+    ],
+    ids=["numbers", "same names", "other order", "names", "model without names", "names of transformers"],
 )
-def test_labels_of_another_dataset_are_refused(other: Rows) -> None:
-    with pytest.raises(BadInput, match=r"the classes of the data .* are not those of sst2 \(no, Yes\)"):
-        TEXT_CLASSIFICATION.check_rows(other, SOURCE)
+def test_labels_are_numbered_as_the_model_does(
+    targets: tuple[int | str, ...], classes: tuple[str, ...] | None, source: ModelSource, numbers: list[int]
+) -> None:
+    assert align(targets, classes, source) == numbers
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes", "source"),
+    [
+        ((0, 2), None, SOURCE),
+        ((0, 1), ("a", "b"), SOURCE),
+        ((0, 1, 2), ("no", "yes", "maybe"), SOURCE),
+        (("no", "perhaps"), None, SOURCE),
+        (("positive", "negative"), None, UNNAMED),
+        ((0, 1, 2), ("a", "b", "c"), UNNAMED),
+    ],
+    ids=["number", "names", "one too many", "name", "names for a model without", "too many for a model without"],
+)
+def test_labels_of_another_dataset_are_refused(
+    targets: tuple[int | str, ...], classes: tuple[str, ...] | None, source: ModelSource
+) -> None:
+    with pytest.raises(BadInput, match=r"the labels of the data \(.*\) are not among the classes of sst2"):
+        align(targets, classes, source)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((3, 1), "the text is int 3: name the column of the texts in data.text"),
+        (("good", [0, 1]), r"the label is list \[0, 1\]: several labels per text are not supported"),
+        (("good", 0.5), "the label is float 0.5: give a whole number, counted from 0, or the name of a class"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said_with_its_type(values: tuple[Any, Any], words: str) -> None:
+    assert re.search(words, TEXT_CLASSIFICATION.explain_row(values))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"architectures": ["BertModel"]}, "a BertModel, which has no head for text-classification: .* source.head"),
+        ({"architectures": ["ViTForImageClassification"]}, "a ViTForImageClassification, which has no head"),
+        ({"problem_type": "multi_label_classification"}, "only one label per text"),
+        ({"problem_type": "regression"}, "only one label per text"),
+        ({"id2label": {"0": "LABEL_0"}}, "one number per text"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_refused_by_its_config(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        TEXT_CLASSIFICATION.check_checkpoint(config)
+
+
+@pytest.mark.parametrize("config", [{}, {"architectures": ["BertForSequenceClassification"], "problem_type": None}])
+def test_a_fine_tuned_checkpoint_is_accepted(config: dict[str, Any]) -> None:
+    TEXT_CLASSIFICATION.check_checkpoint(config)
 
 
 def test_the_answer_is_the_label_with_the_largest_logit_and_right_or_wrong() -> None:
