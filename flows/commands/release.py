@@ -67,10 +67,10 @@ def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseRe
     """
     from flows.prefect_server import local as local_prefect
     from flows.release.identity import find_release
-    from tasks.execution.interrupt import remember_ctrl_c
+    from tasks.execution.interrupt import remember_stop_signals
     from tasks.execution.workspace import Workspace
 
-    remember_ctrl_c()
+    remember_stop_signals()
     local_prefect.configure_prefect(home())
     # A new home has no finished release to find: Prefect may start at once.
     wait_for_prefect = local_prefect.start_prefect() if local_prefect.needs_database() else None
@@ -95,9 +95,9 @@ def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *,
     from flows.prefect_server import local as local_prefect
     from flows.prefect_server.reachable import require_prefect_server
     from flows.prefect_server.settings import retry_server_errors
-    from tasks.execution.interrupt import remember_ctrl_c
+    from tasks.execution.interrupt import remember_stop_signals
 
-    remember_ctrl_c()
+    remember_stop_signals()
     local_prefect.configure_prefect(home())
     retry_server_errors()
     with require_prefect_server("release --resume" if recipe is None else "release --on-workers"):

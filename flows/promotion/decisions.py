@@ -10,7 +10,7 @@ from registry.errors import BadInput, PromotionRefused
 from registry.names import CANDIDATE, PRODUCTION, candidate_alias, production_alias
 from registry.promotion import promote as promotion
 from registry.promotion.rules import APPROVE, Decision, TargetRules
-from registry.records import PromotionEvent
+from registry.records import PromotionEvent, Verdict
 from registry.store import Store
 
 
@@ -86,10 +86,28 @@ def _resolve_targets(store: Store, model: str, names: Sequence[str], prefix: str
 def _read_candidates(store: Store, model: str, targets: Sequence[str]) -> dict[str, int]:
     aliases = store.aliases(model)
     if missing := [target for target in targets if candidate_alias(target) not in aliases]:
-        raise BadInput(
-            f"{model} has no candidate for {', '.join(missing)}: none of their engines passed its gates; name a version"
-        )
+        raise BadInput("; ".join(_explain_no_candidate(store, model, target) for target in missing))
     return {target: aliases[candidate_alias(target)] for target in targets}
+
+
+def _explain_no_candidate(store: Store, model: str, target: str) -> str:
+    """Say which engine of a target is best, why it is no candidate, and what can be done."""
+    engines = [engine for engine in store.versions(model) if engine.target == target]
+    if not engines:
+        targets = sorted({engine.target for engine in store.versions(model)})
+        known = f"it has engines for {', '.join(targets)}" if targets else "release it first"
+        return f"{model} has no engine for {target}: {known}"
+    order = (Verdict.PASSED, Verdict.INCONCLUSIVE, Verdict.UNMEASURED, Verdict.FAILED)
+    best = min(engines, key=lambda engine: (order.index(engine.verdict), -engine.version))
+    if best.verdict is Verdict.PASSED:
+        return (
+            f"{model} has no candidate for {target}: promote --version {best.version} ({best.precision}), which passed"
+        )
+    return (
+        f"{model} has no candidate for {target}: no engine passed its gates. The best is version {best.version} "
+        f"({best.precision}, {best.verdict}: {best.reason}). Release again to measure it again, or promote it with "
+        f"--version {best.version} --waiver 'your reason'"
+    )
 
 
 def _load_rules(fleet: Path, targets: Sequence[str]) -> dict[str, TargetRules]:

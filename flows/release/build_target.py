@@ -127,21 +127,28 @@ def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArti
             # One GPU type under two names shares an engine: the record says for which of them this one is.
             builds[precision] = replace(build, target=target, precision=precision)
             states[precision] = "found" if was_found else "built"
-    for precision, measured in measure_engines(context, target, shared, builds).items():
+    benchmark = benchmark_engines(context, target, shared, builds)
+    for precision, measured in measure_engines(context, target, shared, builds, benchmark).items():
         row = make_row(context, target, precision, states[precision])
         row = replace(row, remark=graphs.remarks.get(precision, ""))
         judged[precision] = judge_engine(context, row, builds[precision], measured)
+    if benchmark is not None and any(engine.verdict is Verdict.INCONCLUSIVE for engine in judged.values()):
+        # Undecided call times are no finished stage: the next release measures again, on a quieter machine perhaps.
+        context.workspace.discard(benchmark.directory)
     return [judged[precision] for precision in precisions]
 
 
 def measure_engines(
-    context: ReleaseContext, target: GpuTarget, shared: SharedArtifacts, builds: Mapping[Precision, EngineBuild]
+    context: ReleaseContext,
+    target: GpuTarget,
+    shared: SharedArtifacts,
+    builds: Mapping[Precision, EngineBuild],
+    benchmark: Benchmark | None,
 ) -> dict[Precision, EngineMeasurements]:
     """Measure each engine; where none of the target runs here, score the exact ONNX graphs instead."""
     runs_here = BACKENDS[target.backend].can_run(target) is None
     exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32])
     reference = make_evaluation(context, shared.source, exact, shared.evaluation)
-    benchmark = benchmark_engines(context, shared, builds) if runs_here else None
     measured = {}
     for precision, build in builds.items():
         quality = score_engine(context, shared, build, reference, runs_here=runs_here)
@@ -174,10 +181,10 @@ def score_engine(
 
 
 def benchmark_engines(
-    context: ReleaseContext, shared: SharedArtifacts, builds: Mapping[Precision, EngineBuild]
+    context: ReleaseContext, target: GpuTarget, shared: SharedArtifacts, builds: Mapping[Precision, EngineBuild]
 ) -> Benchmark | None:
-    """Time a target's engines; None where its fp32 baseline was not built, since no speed-up can be measured."""
-    if Precision.FP32 not in builds:
+    """Time a target's engines; None where they do not run here, or have no fp32 baseline for a speed-up."""
+    if BACKENDS[target.backend].can_run(target) is not None or Precision.FP32 not in builds:
         return None
     return make_benchmark(context, shared.source, tuple(builds.values()), shared.calibration)
 

@@ -13,7 +13,7 @@ from flows.inputs.recipe import Recipe
 from registry.digest import digest_of, file_sha256, record_tree
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
-from registry.records import FileRecord, GpuTarget
+from registry.records import FileRecord, GpuTarget, Verdict
 from tasks.backends import BACKENDS
 from tasks.bundle.toolchain import own_code, toolchain
 from tasks.checkpoints.hub import dataset_commit
@@ -77,7 +77,7 @@ def find_release(recipe: Recipe, fleet: Fleet, store: MlflowStore) -> tuple[Reci
 
 
 def find_finished_release(model: str, release_id: str, store: MlflowStore) -> ReleaseReport | None:
-    """Return the report of a complete release all of whose versions still exist, else None."""
+    """Return the report of a complete and decided release all of whose versions still exist, else None."""
     finished = ReleaseLog(store).finished(model, release_id)
     if finished is None:
         return None
@@ -86,6 +86,8 @@ def find_finished_release(model: str, release_id: str, store: MlflowStore) -> Re
     published = {(engine.version, engine.digest) for engine in store.versions(model)}
     if any(row.version is not None and (row.version, row.digest) not in published for row in rows):
         return None
+    if any(row.verdict is Verdict.INCONCLUSIVE for row in rows):
+        return None  # undecided is not finished: releasing again measures again
     rows = tuple(replace(row, state="found") if row.digest else row for row in rows)
     return ReleaseReport(release_id, model, add_aliases(rows, store.aliases(model)), found=True, run_id=run_id)
 

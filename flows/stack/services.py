@@ -69,6 +69,8 @@ def make_prefect_service(cluster: Cluster, port: int, folder: Path) -> Service:
         "PREFECT_HOME": str(folder),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": cluster.uri("prefect", "asyncpg"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Where the pages look for the API: on the server they came from, by whatever port and name that was reached.
+        "PREFECT_SERVER_UI_API_URL": "/api",
         # In memory, the default, they are lost at a restart, and running flows are stopped when they renew theirs.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }

@@ -34,7 +34,7 @@ from flows.workers.flow_runs import (
 from flows.workers.stage_transfer import StageTransfer
 from registry.errors import EngineryError, TornBundle
 from registry.mlflow.runs.run_files import OutcomeLog
-from registry.records import GpuTarget
+from registry.records import GpuTarget, Verdict
 from tasks.execution.interrupt import check_stopped
 from tasks.report.rows import EngineRow
 
@@ -194,16 +194,22 @@ def fetch_engines(fan_out: FanOut, job: TargetJob, ref: BuildResultRef) -> list[
 
 
 def find_accepted(fan_out: FanOut, job: TargetJob) -> list[JudgedEngine] | None:
-    """Return the engines that were accepted earlier under the job's key; None if there are none, or they are gone."""
+    """Return the engines accepted earlier under the job's key; None if there are none, or a verdict is undecided."""
     context = fan_out.release.context
     accepted = fan_out.outcomes.accepted(context.recipe.model, job.target.name, job.key)
     if accepted is None:
         return None
     try:
-        return fetch_engines(fan_out, job, BuildResultRef.model_validate_json(accepted))
+        ref = BuildResultRef.model_validate_json(accepted)
+        engines = fetch_engines(fan_out, job, ref)
     except (ValidationError, EngineryError) as error:
         context.on_progress(f"rebuilding for {job.target.name}, its earlier result cannot be read: {error}", 0)
         return None
+    if any(engine.verdict is Verdict.INCONCLUSIVE for engine in engines):
+        # Undecided is not finished: a worker measures again, in a run of its own.
+        fan_out.outcomes.give_up(fan_out.release.run_id, ref.flow_run, "a verdict was inconclusive: measured again")
+        return None
+    return engines
 
 
 def start_run(client: SyncPrefectClient, fan_out: FanOut, job: TargetJob) -> TargetRun:

@@ -1,4 +1,7 @@
-"""Remember Ctrl-C: KeyboardInterrupt is raised only once, and a bare `except:` in a dependency may swallow it."""
+"""Remember Ctrl-C: KeyboardInterrupt is raised only once, and a bare `except:` in a dependency may swallow it.
+
+SIGTERM (a cancelled CI job, `timeout`, systemd) and SIGHUP (a closed terminal) end the work as Ctrl-C does.
+"""
 
 import signal
 import threading
@@ -10,9 +13,12 @@ from types import FrameType
 _stopping, _held = threading.Event(), threading.Event()
 
 
-def remember_ctrl_c() -> None:
-    """Remember Ctrl-C for `check_stopped` from now on; the command line calls this in the main thread."""
-    signal.signal(signal.SIGINT, _handle_sigint)
+def remember_stop_signals() -> None:
+    """Remember Ctrl-C, SIGTERM and SIGHUP for `check_stopped` from now on; called in the main thread."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # nohup has SIGHUP ignored, and a shell's `&` may have SIGINT ignored: that stays.
+        if number is signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _handle_stop)
 
 
 def check_stopped() -> None:
@@ -50,7 +56,7 @@ def hold_ctrl_c() -> Iterator[None]:
     check_stopped()
 
 
-def _handle_sigint(_number: int, _frame: FrameType | None) -> None:
+def _handle_stop(_number: int, _frame: FrameType | None) -> None:
     _stopping.set()
     if not _held.is_set():
         raise KeyboardInterrupt

@@ -109,6 +109,13 @@ class Workspace:
             ) from error
         return _set_directory(value, folder), False
 
+    def discard(self, folder: Path) -> None:
+        """Forget a finished stage, so that it is made again; `folder` is its value's directory."""
+        # Renamed first: a reader finds the whole stage or none.
+        aside = self.scratch("discarded") / folder.name
+        folder.rename(aside)
+        shutil.rmtree(aside.parent, ignore_errors=True)
+
     def partial(self, kind: str, inputs: object) -> Path:
         """Return the file that keeps unfinished work on a stage across a kill; the same for the same inputs."""
         folder = self.root / ".partial"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from registry.bundle.manifest import verify_bundle
@@ -123,12 +124,17 @@ def test_a_release_killed_again_and_again_goes_on_where_it_was(tmp_path: Path, h
     assert_only_whole_things(home, tmp_path / "after all")
 
 
-def test_ctrl_c_ends_a_release_with_one_sentence(tmp_path: Path, home: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_signal_ends_a_release_with_one_sentence(tmp_path: Path, home: Path, sent: signal.Signals) -> None:
     tiny = write_tiny_recipe(tmp_path / "recipe")
     with releasing(tiny, home) as process:
         # Our process waits for a child then; inside an import an interrupt can be lost in the imported package.
         until(lambda: any((home / "stages").glob(".tmp/evaluate-*")), process)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        children = psutil.Process(process.pid).children(recursive=True)
+        if sent is signal.SIGINT:
+            os.killpg(process.pid, sent)  # as a terminal does
+        else:
+            process.send_signal(sent)  # as `timeout` and systemd do
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, errors
     assert output == ""
@@ -136,4 +142,7 @@ def test_ctrl_c_ends_a_release_with_one_sentence(tmp_path: Path, home: Path) -> 
     # Packages may have logged a line before; neither they nor Prefect show a traceback of the interrupt.
     assert "Traceback" not in errors
     assert "interrupt" not in errors
+    # Prefect's temporary server too is gone.
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
     assert_only_whole_things(home, tmp_path / "models")

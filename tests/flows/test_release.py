@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows.inputs.fleet import load_fleet
 from flows.inputs.recipe import load_recipe
@@ -230,3 +231,20 @@ def test_published_engines_are_reused_where_the_workspace_was_cleared(
     assert {(row.target, row.precision): row.digest for row in again.rows} == old
     assert len(stages(released.home, "build")) == sum(digest is not None for digest in old.values())
     assert not list((released.home / "stages" / ".tmp").iterdir())
+
+
+def test_an_undecided_release_is_measured_again(released: Released, tiny_recipe: TinyRecipe) -> None:
+    recipe = yaml.safe_load(tiny_recipe.recipe.read_text(encoding="utf-8"))
+    recipe["gates"]["latency_p99_ms_max"] = 60_000.0  # twenty calls cannot bound p99, however fast they are
+    recipe["targets"] = ["cpu"]
+    tiny_recipe.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    first = release(released.home, tiny_recipe)
+    assert {row.verdict for row in first.rows} == {Verdict.INCONCLUSIVE}
+    assert stages(released.home, "benchmark") == {}
+    others = stages(released.home)
+    again = release(released.home, tiny_recipe)
+    assert (again.release, again.found) == (first.release, False)
+    assert {row.state for row in again.rows} == {"found"}
+    assert [row.figure("latency_p50_ms") for row in again.rows] != [row.figure("latency_p50_ms") for row in first.rows]
+    assert stages(released.home) == others
+    assert {row.version for row in again.rows} == {row.version for row in first.rows}

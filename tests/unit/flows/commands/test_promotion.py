@@ -11,8 +11,10 @@ from flows.cli import app, run_command
 from flows.inputs.fleet import load_fleet
 from registry.errors import BadInput
 from registry.promotion.rules import TargetRules
+from registry.records import Verdict
 from registry.store import Store
 from tests.support.manifests import ManifestFactory
+from tests.support.publisher import Publisher
 
 FLEET = """
 targets:
@@ -104,7 +106,7 @@ def test_approval_says_that_it_waits_for_another(published: Store, run: Run) -> 
         (("--target", "t4", "--version", 4), "t4 serves 10.13"),
         (("--target", "l4", "--target", "h100", "--version", 1), "one target"),
         (("--target", "all", "--target", "l4"), "every target"),
-        (("--target", "l4", "--target", "t4"), "no candidate for t4"),
+        (("--target", "l4", "--target", "t4"), "no candidate for t4: promote --version 4 (fp16), which passed"),
         (("--target", "a100", "--version", 1), "no target 'a100'"),
     ],
 )
@@ -115,6 +117,20 @@ def test_refusals_are_one_sentence(arguments: tuple[object, ...], words: str, pu
     assert words in error
     assert len(error.splitlines()) == 1
     assert published.events("sst2") == ()
+
+
+def test_without_a_candidate_the_best_version_and_the_way_out_are_named(
+    mlflow_store: Store, manifest_factory: ManifestFactory, publisher: Publisher, run: Run
+) -> None:
+    for number, verdict in enumerate((Verdict.UNMEASURED, Verdict.INCONCLUSIVE, Verdict.UNMEASURED), start=1):
+        manifest = manifest_factory(bytes([number]), sequence=number, verdict=verdict, reason=f"reason {number}")
+        publisher.publish(mlflow_store, manifest)
+    code, _, error = run("promote", "sst2", "--target", "l4")
+    assert code == 2
+    assert "no engine passed its gates. The best is version 2 (fp16, inconclusive: reason 2)" in error
+    assert "--version 2 --waiver" in error
+    code, _, error = run("promote", "sst2", "--target", "l4", "--version", 2, "--waiver", "tried by hand")
+    assert code == 0, error
 
 
 def test_without_the_fleet_nothing_is_promoted(published: Store, run: Run, fleet: Path) -> None:

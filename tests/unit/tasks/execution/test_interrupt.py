@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from tasks.execution import interrupt
-from tasks.execution.interrupt import check_stopped, hold_ctrl_c, remember_ctrl_c
+from tasks.execution.interrupt import check_stopped, hold_ctrl_c, remember_stop_signals
 from tasks.execution.isolate import run_isolated
 from tasks.execution.progress import OnProgress
 
@@ -28,7 +28,7 @@ def sleep_long(progress: OnProgress) -> None:
 
 
 def test_a_swallowed_ctrl_c_is_raised_again() -> None:
-    remember_ctrl_c()
+    remember_stop_signals()
     check_stopped()
     with suppress(KeyboardInterrupt):  # as a careless import does
         signal.raise_signal(signal.SIGINT)
@@ -37,7 +37,7 @@ def test_a_swallowed_ctrl_c_is_raised_again() -> None:
 
 
 def test_ctrl_c_ends_a_silent_build_in_another_thread() -> None:
-    remember_ctrl_c()
+    remember_stop_signals()
     raised: list[type[BaseException]] = []
 
     def build() -> None:
@@ -57,7 +57,7 @@ def test_ctrl_c_ends_a_silent_build_in_another_thread() -> None:
 @pytest.mark.parametrize("beside", [True, False])
 def test_ctrl_c_waits_until_a_child_is_started_whole(beside: bool) -> None:
     """It comes to this thread, which holds it back, or to one that was there before and does not."""
-    remember_ctrl_c()
+    remember_stop_signals()
     began, sent = threading.Event(), threading.Event()
     started: list[str] = []
 

@@ -195,6 +195,15 @@ def test_a_stage_of_an_older_shape_is_made_again(workspace: Workspace) -> None:
     assert not workspace.stage("export", 1, Thing, Maker())[1]
 
 
+def test_a_discarded_stage_is_made_again(workspace: Workspace) -> None:
+    maker = Maker()
+    first, _ = workspace.stage("thing", 1, Thing, maker)
+    workspace.discard(first.directory)
+    assert not first.directory.exists()
+    assert [workspace.stage("thing", 1, Thing, maker)[1] for _ in range(2)] == [False, True]
+    assert maker.calls == 2
+
+
 def test_a_flipped_byte_is_caught_before_use(workspace: Workspace) -> None:
     thing, _ = workspace.stage("export", 1, Thing, Maker())
     verify_stage(thing.directory)
