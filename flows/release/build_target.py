@@ -103,8 +103,8 @@ def why_not(precision: Precision, target: GpuTarget) -> str | None:
 def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArtifacts) -> list[JudgedEngine]:
     """Build, measure and judge every precision of the recipe on one target.
 
-    A precision that cannot be built here is skipped; one that the vendor's library refuses has failed. The row of
-    either says why.
+    A precision that cannot be built here is skipped; one without a graph, or that the vendor's library refuses, has
+    failed. The row of either says why.
     """
     graphs, judged = shared.graphs, dict[Precision, JudgedEngine]()
     pending: dict[Precision, PrefectFuture[tuple[EngineBuild, bool]]] = {}
@@ -112,6 +112,8 @@ def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArti
     for precision in precisions:
         if reason := why_not(precision, target) or graphs.refused.get(precision):
             judged[precision] = JudgedEngine(make_row(context, target, precision, "skipped", reason))
+        elif reason := graphs.failed.get(precision):
+            judged[precision] = JudgedEngine(make_row(context, target, precision, "failed", reason))
         else:
             step = engine_step(context, graphs.by_precision[precision], target)
             pending[precision] = submit_stage(context.workspace, step)

@@ -1,12 +1,13 @@
 """The graph of every precision; int8 held against its gate on a holdout, and what takes its place where none passes."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibration_data.reader import Rows, draw_holdout, read_calibration_inputs
 from flows.release.context import ReleaseContext, versions
-from registry.errors import BadInput
+from registry.errors import BadInput, EngineryError, first_line
 from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
 from tasks.execution.steps import Step, run_stage
 from tasks.execution.workspace import verify_stage
@@ -18,6 +19,8 @@ from tasks.quantization.quantize import CALIBRATED, quantize
 from tasks.quantization.request import Int8Plan
 from tasks.quantization.table import CalibrationTable, read_table
 
+log = logging.getLogger(__name__)
+
 BATCH = 32
 # What is tried, in this order, where no mix of int8 and fp32 passes.
 INSTEAD_OF_INT8 = (Precision.INT8_WEIGHT_ONLY, Precision.FP8, Precision.FP16)
@@ -26,10 +29,14 @@ Takes = Callable[[Precision, GpuTarget], bool]
 
 @dataclass(frozen=True)
 class Graphs:
-    """The ONNX graph of each precision, the reason for each one that is missing, and notes for the report."""
+    """The ONNX graph of each precision, the reason for each one that is missing, and notes for the report.
+
+    A precision is `refused` where something else takes its place, and has `failed` where its graph could not be made.
+    """
 
     by_precision: dict[Precision, OnnxArtifact]
     refused: dict[Precision, str] = field(default_factory=dict)
+    failed: dict[Precision, str] = field(default_factory=dict)
     remarks: dict[Precision, str] = field(default_factory=dict)
 
     def with_stand_ins(self, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
@@ -84,20 +91,28 @@ def make_graphs(
     takes: Takes,
 ) -> Graphs:
     """Make the graphs of `precisions` that at least one target takes, and of what stands in for an int8 that fails."""
-    built = [each for each in precisions if each is Precision.FP32 or any(takes(each, target) for target in targets)]
-    graphs = {precision: make_graph(context, material, precision) for precision in built}
+    _read_table(context)  # a table that cannot be read is the recipe's mistake, not one precision's failure
+    graphs: dict[Precision, OnnxArtifact] = {}
+    failed: dict[Precision, str] = {}
+    for precision in precisions:
+        if precision is Precision.FP32 or any(takes(precision, target) for target in targets):
+            graph = try_graph(context, material, precision)
+            if isinstance(graph, str):
+                failed[precision] = graph
+            else:
+                graphs[precision] = graph
     choice = read_choice(graphs[Precision.INT8]) if Precision.INT8 in graphs else None
     if choice is None:
         unchecked = f"not checked against its gate before it is built: {material.no_holdout}"
-        return Graphs(graphs, remarks={Precision.INT8: unchecked} if Precision.INT8 in graphs else {})
+        return Graphs(graphs, failed=failed, remarks={Precision.INT8: unchecked} if Precision.INT8 in graphs else {})
     if choice.passed:
-        return Graphs(graphs, remarks={Precision.INT8: choice.in_words})
+        return Graphs(graphs, failed=failed, remarks={Precision.INT8: choice.in_words})
     del graphs[Precision.INT8]
     int8_targets = [target for target in targets if takes(Precision.INT8, target)]
     stand_ins = _make_stand_ins(context, material, int8_targets, takes)
     remarks = dict.fromkeys(stand_ins, f"in place of int8: {choice.in_words}")
     reason = f"{choice.in_words}; instead: {', '.join(stand_ins) or 'nothing, since nothing else passes either'}"
-    return Graphs(graphs | stand_ins, {Precision.INT8: reason}, remarks)
+    return Graphs(graphs | stand_ins, {Precision.INT8: reason}, failed, remarks)
 
 
 def _make_stand_ins(
@@ -107,11 +122,28 @@ def _make_stand_ins(
     stand_ins: dict[Precision, OnnxArtifact] = {}
     for precision in INSTEAD_OF_INT8:
         if any(takes(precision, target) for target in targets):
-            graph = make_graph(context, material, precision)
-            if passes_holdout(material, graph):
+            graph = try_graph(context, material, precision)
+            if isinstance(graph, OnnxArtifact) and passes_holdout(material, graph):
                 stand_ins[precision] = graph
                 targets = [target for target in targets if not takes(precision, target)]
     return stand_ins
+
+
+def try_graph(context: ReleaseContext, material: Material, precision: Precision) -> OnnxArtifact | str:
+    """Return the graph of one precision, or in a sentence why it cannot be made: the others go on without it.
+
+    Raises:
+        EngineryError: no precision could be made, such as on a full disk.
+    """
+    try:
+        return make_graph(context, material, precision)
+    except BadInput as error:
+        return str(error)
+    except EngineryError:
+        raise
+    except Exception as error:  # a quantizer's library may raise anything on a graph that is new to it
+        log.debug("the %s graph cannot be made", precision, exc_info=True)
+        return f"its graph cannot be made ({type(error).__name__}: {first_line(error)[:300]})"
 
 
 def make_graph(context: ReleaseContext, material: Material, precision: Precision) -> OnnxArtifact:

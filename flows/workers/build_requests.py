@@ -44,7 +44,7 @@ class BuildRequest(BaseModel):
 
     `run_id` is the release's MLflow run. `code` is the digest of the Enginery that made the archives: another version
     may read them differently, and keys its stages differently. `reference` is the fp32 graph's evaluation; `refused`
-    says why a precision has no graph, and `remarks` are notes on graphs for the report.
+    and `failed` say why a precision has no graph, and `remarks` are notes on graphs for the report.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +61,7 @@ class BuildRequest(BaseModel):
     reference: StageArchive
     graphs: dict[Precision, StageArchive]
     refused: dict[Precision, str]
+    failed: dict[Precision, str]
     remarks: dict[Precision, str]
 
     @property
@@ -213,6 +214,7 @@ def result_key(request: BuildRequest, shared: SharedArtifacts) -> str:
     graphs = (
         {precision: shared.graphs.by_precision[precision].digest for precision in request.graphs},
         request.refused,
+        request.failed,
         request.remarks,
     )
     rows = (shared.evaluation.digest, shared.calibration.digest, request.recipe.data.max_length)

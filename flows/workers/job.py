@@ -39,6 +39,7 @@ def receive_shared(request: BuildRequest, transfer: StageTransfer) -> SharedArti
         Graphs(
             {precision: transfer.receive(archive, OnnxArtifact) for precision, archive in request.graphs.items()},
             request.refused,
+            request.failed,
             request.remarks,
         ),
     )

@@ -168,6 +168,7 @@ def make_jobs(fan_out: FanOut, fleet: Fleet) -> dict[str, TargetJob]:
                 if precision is Precision.FP32 or is_supported(precision, target)
             },
             refused=graphs.refused,
+            failed=graphs.failed,
             remarks=graphs.remarks,
             **archives,
         )

@@ -17,8 +17,8 @@ from flows.inputs.recipe import ProfileSpec, load_recipe
 from flows.release import stages
 from flows.release.context import ReleaseContext
 from flows.release.graphs import Graphs, Material, gather, make_graph, make_graphs
-from registry.errors import BadInput
-from registry.records import GpuTarget, Precision
+from registry.errors import BadInput, EngineryError
+from registry.records import GpuTarget, OnnxArtifact, Precision
 from tasks.backends import BACKENDS
 from tasks.execution.steps import Step
 from tasks.execution.workspace import Workspace
@@ -219,3 +219,34 @@ def test_what_is_asked_for_comes_first() -> None:
     nothing: Any = None
     graphs = Graphs({Precision.FP32: nothing, Precision.FP16: nothing})
     assert graphs.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, Precision.FP16)
+
+
+@pytest.mark.parametrize("error", [KeyError("/embeddings/Cast"), BadInput("no layer to quantize")])
+def test_a_precision_whose_graph_cannot_be_made_fails_alone(
+    context: ReleaseContext, tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    material, real = collect(context), make_graph
+
+    def make(context: ReleaseContext, material: Material, precision: Precision) -> OnnxArtifact:
+        if precision is Precision.FP16:
+            raise error
+        return real(context, material, precision)
+
+    monkeypatch.setattr("flows.release.graphs.make_graph", make)
+    found = make_graphs(context, material, [Precision.FP32, Precision.FP16], rtx(tiny_recipe), takes)
+    assert set(found.by_precision) == {Precision.FP32}
+    assert error.args[0] in found.failed[Precision.FP16]
+    assert len(found.failed[Precision.FP16].splitlines()) == 1
+
+
+def test_a_disk_that_is_full_is_no_failure_of_one_precision(
+    context: ReleaseContext, tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material = collect(context)
+
+    def make(*_: object) -> OnnxArtifact:
+        raise EngineryError("no space left")
+
+    monkeypatch.setattr("flows.release.graphs.make_graph", make)
+    with pytest.raises(EngineryError, match="no space left"):
+        make_graphs(context, material, [Precision.FP32, Precision.FP16], rtx(tiny_recipe), takes)

@@ -100,7 +100,7 @@ def test_a_refusal_ends_failed_with_its_one_sentence(published: Store, run: Any,
 def test_bad_input_fails_and_is_no_refusal(published: Store, run: Any, told: Told) -> None:
     state = run("promote_engine", targets=["t4"])
     assert state.is_failed()
-    assert "no engine for t4" in state.message
+    assert "no candidate for t4" in state.message
     assert told == []
 
 
