@@ -54,7 +54,7 @@ class Graph:
         self.producers, self.consumers = {}, {}
         for node in self.proto.graph.node:
             self.producers.update(dict.fromkeys(node.output, node))
-            for name in dict.fromkeys(node.input):
+            for name in dict.fromkeys(list_read_tensors(node)):
                 self.consumers.setdefault(name, []).append(node)
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = node.attribute[0].t
@@ -136,13 +136,23 @@ class Graph:
 
     def drop_unused_constants(self) -> None:
         """Remove constants that no node reads any more: the float weights that were replaced."""
-        used = {name for node in self.proto.graph.node for name in node.input} | self.output_names
+        used = {name for node in self.proto.graph.node for name in list_read_tensors(node)} | self.output_names
         unused = [node for node in self.proto.graph.node if node.op_type == "Constant" and node.output[0] not in used]
         for node in unused:
             self.proto.graph.node.remove(node)
         initializers = [tensor for tensor in self.proto.graph.initializer if tensor.name in used]
         del self.proto.graph.initializer[:]
         self.proto.graph.initializer.extend(initializers)
+
+
+def list_read_tensors(node: onnx.NodeProto) -> Iterator[str]:
+    """List the tensors that a node reads, with those that the branches of an If or the body of a Loop read."""
+    yield from node.input
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            for inner in body.node:
+                yield from list_read_tensors(inner)
+            yield from (output.name for output in body.output)
 
 
 def group_by_input(linears: tuple[Linear, ...]) -> dict[str, tuple[Linear, ...]]:

@@ -81,10 +81,17 @@ def _autocast(request: QuantizationRequest, low_precision: str) -> QuantizedGrap
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
     request.on_progress("cast", 0.0)
-    with _silence_modelopt():
-        graph: onnx.ModelProto = convert_to_mixed_precision(
-            str(request.graph_file), low_precision_type=low_precision, keep_io_types=True
-        )
+    try:
+        with _silence_modelopt():
+            graph: onnx.ModelProto = convert_to_mixed_precision(
+                str(request.graph_file), low_precision_type=low_precision, keep_io_types=True
+            )
+    except (KeyError, ValueError) as error:
+        # ModelOpt 0.47 fails so on the branches of an If, which DeBERTa-v2 has: it finds their nodes by id().
+        raise BadInput(
+            f"ModelOpt's AutoCast cannot cast this graph to {low_precision} ({type(error).__name__}); "
+            "leave this precision out, or export the model without control flow"
+        ) from error
     request.on_progress("cast", 1.0)
     return QuantizedGraph(graph)
 
@@ -161,6 +168,8 @@ def _store_weights(graph: Graph, weight_format: qdq.WeightFormat) -> QuantizedGr
 
 def quantize_int8_dynamic(request: QuantizationRequest) -> QuantizedGraph:
     """Quantize weights to int8 per channel, activations at run time: for ONNX Runtime on CPU only."""
+    import onnx_ir
+    from onnx_ir.passes.common import TopologicalSortPass
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder, _silence_modelopt():
@@ -175,7 +184,10 @@ def quantize_int8_dynamic(request: QuantizationRequest) -> QuantizedGraph:
             # documentation of quantization); an engine for "cpu" must be as accurate on every CPU.
             reduce_range=True,
         )
-        return QuantizedGraph(onnx.load(file))
+        # ONNX Runtime sorts by the inputs of a node alone, not by what the branches of an If read: sorted again.
+        model = onnx_ir.load(file)
+        TopologicalSortPass()(model)
+        return QuantizedGraph(onnx_ir.to_proto(model))
 
 
 METHODS: dict[Precision, Callable[[QuantizationRequest], QuantizedGraph]] = {

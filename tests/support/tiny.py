@@ -49,6 +49,25 @@ def tiny_bert(folder: Path, labels: tuple[str, ...] = ("negative", "positive"), 
     return folder
 
 
+def tiny_deberta(folder: Path) -> Path:
+    """Save a random DebertaV2ForSequenceClassification and tokenizer: its graph has branches (If)."""
+    import torch
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = DebertaV2Config(
+        vocab_size=len(SPECIAL + WORDS), max_position_embeddings=64, initializer_range=0.5, type_vocab_size=0,
+        relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True,
+        pos_att_type=["p2c", "c2p"], **sizes,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        DebertaV2ForSequenceClassification(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
 def write_tokenizer(folder: Path) -> None:
     """Write tokenizer.json, vocab.txt and tokenizer_config.json of a WordPiece tokenizer over WORDS."""
     vocab = {token: index for index, token in enumerate(SPECIAL + WORDS)}
