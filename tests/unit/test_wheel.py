@@ -90,4 +90,4 @@ def test_a_base_install_lists_fetches_and_verifies(
     assert "sst2" in enginery("list", **host)
     enginery("fetch", "sst2", "--target", "l4", "--any-host", "--to", str(tmp_path / "models"), **host)
     assert verify_bundle(tmp_path / "models" / "sst2" / "1").model == "sst2"
-    assert "verified" in enginery("verify", str(tmp_path / "models" / "sst2" / "1"), **host)
+    assert "is intact and signed" in enginery("verify", str(tmp_path / "models" / "sst2" / "1"), **host)

@@ -130,7 +130,11 @@ def test_kill_9_of_the_parent_ends_the_child(tmp_path: Path) -> None:
 
 
 def child_workers() -> list[int]:
-    return [child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    return [
+        child.pid
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline())
+    ]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
