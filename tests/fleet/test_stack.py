@@ -114,6 +114,12 @@ def test_every_deployment_exists_and_an_unknown_choice_is_refused(stack: Stack) 
     assert pools["gpu-l4"] == "NOT_READY"  # nobody here can build for it
 
 
+def test_the_pages_of_prefect_ask_the_server_that_they_came_from(stack: Stack) -> None:
+    server = stack.environment["PREFECT_API_URL"].removesuffix("/api")
+    assert ":4200" not in server
+    assert requests.get(f"{server}/ui-settings", timeout=30).json()["api_url"] == "/api"
+
+
 def test_the_nightly_refresh_is_scheduled(stack: Stack) -> None:
     nightly = stack.read("/deployments/name/refresh-engines/nightly")["id"]
     scheduled = {"deployments": {"id": {"any_": [nightly]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
