@@ -78,8 +78,11 @@ def cast_to_bf16(request: QuantizationRequest) -> QuantizedGraph:
 
 def _autocast(request: QuantizationRequest, low_precision: str) -> QuantizedGraph:
     # Imports torch, which takes seconds: only casts pay for it.
+    import lief
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
+    # ModelOpt imports lief, which reports hundreds of leaked objects, none of them a fault, when its process ends.
+    lief.disable_leak_warning()
     request.on_progress("cast", 0.0)
     try:
         with _silence_modelopt():
