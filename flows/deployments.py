@@ -9,7 +9,7 @@ from prefect import State, flow, get_run_logger, runtime
 from prefect.states import Completed, Failed
 
 from flows.inputs.choices import RecipeChoice, TargetChoice, TargetOrAll
-from flows.inputs.fleet import FLEET
+from flows.inputs.default_paths import FLEET
 from flows.prefect_server.pages import show_progress
 from flows.promotion import decisions
 from flows.refresh.refresh_engines import pool_toolchains, refresh_recipes, release_deployed

@@ -7,13 +7,15 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rfc8785
-from pydantic import TypeAdapter, ValidationError
 
 from registry.errors import BadInput, DigestMismatch, TornBundle, first_line
 from registry.records import FileRecord
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
@@ -66,6 +68,9 @@ def read_canonical(
     Raises:
         BadInput: it is not JSON, a field has a wrong type, or the text is not what `write` writes.
     """
+    # Most who hash values read none, and each child process of a build would pay its 40 ms.
+    from pydantic import ValidationError
+
     try:
         value: T = _type_adapter(kind).validate_json(upgrade(raw), strict=True)  # type: ignore[arg-type]  # types are hashable
     except ValidationError as error:
@@ -85,7 +90,9 @@ def read_canonical(
 
 
 @cache
-def _type_adapter(kind: type) -> TypeAdapter[Any]:
+def _type_adapter(kind: type) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 

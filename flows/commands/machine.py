@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, need_pipeline, out, plain, print_json
-from flows.inputs.fleet import FLEET
+from flows.inputs.default_paths import FLEET
 from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.connect import open_store

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, err, out, plain, print_json, who_decides
-from flows.inputs.fleet import FLEET
+from flows.inputs.default_paths import FLEET
 from registry.errors import NotFound
 from registry.host.clock import now
 from registry.mlflow.connect import open_store

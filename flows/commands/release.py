@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from flows.commands.console import FleetFile, Json, err, need_pipeline, out, print_json
-from flows.inputs.fleet import FLEET
+from flows.inputs.default_paths import FLEET
 from registry.errors import BadInput
 from registry.host.clock import now
 from registry.host.home import home

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.console import FleetFile, err, need_pipeline, out
-from flows.inputs.fleet import FLEET
+from flows.inputs.default_paths import FLEET
 from registry.errors import EngineryError
 from registry.host.home import home
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.console import FleetFile, err, need_pipeline
-from flows.inputs.fleet import FLEET
+from flows.inputs.default_paths import FLEET
 from registry.host.clock import now
 from registry.host.home import writable_home
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from flows.inputs.fleet import FLEET, load_fleet
+from flows.inputs.default_paths import FLEET
+from flows.inputs.fleet import load_fleet
 from registry.errors import BadInput
 
 ALL = "all"

@@ -13,7 +13,6 @@ from registry.errors import BadInput
 from registry.promotion.rules import TargetRules
 from registry.records import Backend, GpuTarget
 
-FLEET = Path("recipes/fleet.yaml")
 # The pool of flows that start others and wait for them: in a pool that builds, they could hold the slot they wait for.
 RELEASES_POOL = "releases"
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from flows.inputs.fleet import FLEET, Fleet, list_work_pools
+from flows.inputs.default_paths import FLEET
+from flows.inputs.fleet import Fleet, list_work_pools
 from flows.inputs.recipe import load_recipe
 from registry.errors import BadInput
 from registry.host.durable import replace_file

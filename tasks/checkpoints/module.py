@@ -11,23 +11,27 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from registry.digest import digest_of, file_sha256, record_tree
 from registry.errors import BadInput
 from registry.names import check_name
 from registry.records import ModelSource, SourceFiles
 
+if TYPE_CHECKING:  # a second of imports, for sources that are modules alone
+    import torch
+
 CALLABLE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 
 
-def load_module(callable_path: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+def load_module(callable_path: str) -> "tuple[torch.nn.Module, dict[str, torch.Tensor]]":
     """Call "package.module:callable"; return its module, in eval mode, and its sample inputs by name.
 
     Raises:
         BadInput: the path has another form, cannot be imported, or returns something else.
     """
+    import torch
+
     parts = CALLABLE.fullmatch(callable_path)
     if parts is None:
         raise BadInput(f"{callable_path!r:.100} is not of the form package.module:callable: correct it in the recipe")
@@ -41,7 +45,13 @@ def load_module(callable_path: str) -> tuple[torch.nn.Module, dict[str, torch.Te
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], torch.nn.Module)):
         raise BadInput(f"{callable_path} must return (torch.nn.Module, sample inputs), not {type(pair).__name__}")
     module, samples = pair
-    if not (isinstance(samples, Mapping) and samples and all(_is_sample(*item) for item in samples.items())):
+    if not (
+        isinstance(samples, Mapping)
+        and samples
+        and all(
+            isinstance(key, str) and isinstance(value, torch.Tensor) and value.dim() for key, value in samples.items()
+        )
+    ):
         raise BadInput(f"{callable_path} must return its sample inputs as named tensors with a batch axis")
     return module.eval(), dict(samples)
 
@@ -61,10 +71,6 @@ def module_digest(callable_path: str) -> str:
         for name, tensor in module.state_dict().items()
     ]
     return digest_of((callable_path, type(module).__qualname__, file_sha256(Path(code)) if code else "", weights))
-
-
-def _is_sample(name: object, sample: object) -> bool:
-    return isinstance(name, str) and isinstance(sample, torch.Tensor) and sample.dim() > 0
 
 
 def from_module(

@@ -208,10 +208,15 @@ def test_an_interrupt_is_exit_130_and_one_sentence(capsys: pytest.CaptureFixture
 
 
 def test_the_command_line_imports_no_heavy_package() -> None:
-    """The base install lacks most of them, and each costs every command its seconds."""
-    heavy = {"prefect", "mlflow", "torch", "transformers", "onnx", "onnxruntime", "pandas", "sqlalchemy"}
+    """The base install lacks most of them, and each costs every command its seconds, or pydantic 0.1 s."""
+    heavy = {"prefect", "mlflow", "torch", "transformers", "onnx", "onnxruntime", "pandas", "sqlalchemy", "pydantic"}
     code = f"import sys, flows.cli; print(*(sys.modules.keys() & {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_a_release_that_is_found_complete_never_waits_for_torch() -> None:
+    code = "import sys, flows.release.release_engines; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_help_lists_what_one_person_needs_before_what_a_team_needs(enginery: Enginery) -> None:
