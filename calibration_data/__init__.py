@@ -1,1 +1,4 @@
-"""Sample data shipped with the project, and the script that draws it."""
+"""Rows for calibration and evaluation: read, checked, drawn as a sample; and the sample data with its script.
+
+Call `draw_calibration_set` and `load_split` in `calibration_data.reader`. Never imports flows, Prefect or MLflow.
+"""

@@ -23,7 +23,7 @@ from tasks.quantization.qdq import (
 from tasks.quantization.scales import ActivationScale, fake_quantize
 
 # The share of H's mean diagonal that is added to its diagonal. The paper's 1 % is for 100 times more tokens than
-# channels: with 512 tokens it lost on other text what it gained on the sample (docs/measurements.md).
+# channels: with 512 tokens it lost on other text what it gained on the sample (docs/measurements/2026-11.md).
 DAMPING = 0.1
 # Rows whose errors move on together: one matrix product per block (section 3.3 of the paper).
 _BLOCK_ROWS = 64
