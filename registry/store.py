@@ -272,3 +272,16 @@ def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
         format_version=manifest.format_version,
         complete=True,
     )
+
+
+def require_engines(store: Store, model: str) -> None:
+    """Check that a model has engines in the registry.
+
+    Raises:
+        NotFound: it has none; the message names the models that have some.
+    """
+    if store.versions(model, newest=1):
+        return
+    models = ", ".join(sorted({engine.model for engine in store.versions()}))
+    known = f"it has {models}" if models else "it is empty: run `enginery release RECIPE` first"
+    raise NotFound(f"the registry has no engine of {model!r}; {known}")

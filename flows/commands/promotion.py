@@ -1,6 +1,7 @@
 """Decide which engines serve: `list`, `promote`, `rollback`, `history`."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +10,6 @@ from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, err, out, plain, print_json, who_decides
 from flows.inputs.default_paths import FLEET
-from registry.errors import NotFound
 from registry.host.clock import now
 from registry.mlflow.connect import open_store
 
@@ -38,9 +38,15 @@ def list_engines(
 
     A `*` marks the metric of the ONNX graph, where the engine's own was not measured.
     """
-    versions = open_store().versions(model, newest=limit or None)
-    if model is not None and not versions:
-        raise NotFound(f"the registry has no engine of {model!r}: release one, or see `enginery list` for other models")
+    from registry.store import require_engines
+
+    store = open_store()
+    if model is not None:
+        require_engines(store, model)
+    versions = store.versions(model, newest=limit or None)
+    if not versions and not as_json:
+        out.print("The registry has no engines yet: run `enginery release RECIPE`.", highlight=False)
+        return
     if as_json:
         print_json([_version_json(engine) for engine in versions])
         return
@@ -125,15 +131,21 @@ def rollback(
 def history(model: Model, limit: Limit = NEWEST, as_json: Json = False) -> None:
     """Show who promoted what, when, why and on which evidence, the newest last."""
     from registry.promotion.promote import read_history
+    from registry.store import require_engines
 
-    events = read_history(open_store(), model, newest=limit or None)
+    store = open_store()
+    require_engines(store, model)
+    events = read_history(store, model, newest=limit or None)
     if as_json:
         print_json([plain(event) for event in events])
+        return
+    if not events:
+        out.print(f"Nothing of {escape(model)} was promoted yet: run `enginery promote`.", highlight=False)
         return
     table = Table("at", "action", "alias", "from", "to", "who", "approved by", "why", "waiver", "outcome")
     for event in events:
         row = (
-            event.at,
+            _format_time(event.at),
             event.action,
             event.alias,
             "" if event.from_version is None else str(event.from_version),
@@ -146,6 +158,10 @@ def history(model: Model, limit: Limit = NEWEST, as_json: Json = False) -> None:
         )
         table.add_row(*map(escape, row))
     out.print(table)
+
+
+def _format_time(at: str) -> str:
+    return datetime.fromisoformat(at).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _open_store_to_change() -> "MlflowStore":

@@ -11,7 +11,7 @@ from registry.names import CANDIDATE, PRODUCTION, candidate_alias, production_al
 from registry.promotion import promote as promotion
 from registry.promotion.rules import APPROVE, Decision, TargetRules
 from registry.records import PromotionEvent, Verdict
-from registry.store import Store
+from registry.store import Store, require_engines
 
 
 def promote_targets(
@@ -20,9 +20,11 @@ def promote_targets(
     """Move production to `version`, or to each target's candidate; `targets` may be `["all"]` that have one.
 
     Raises:
+        NotFound: the registry has no engine of `model`.
         BadInput: no candidate, one version for several targets, or a target that the fleet file does not have.
         PromotionRefused, NotFound, TornBundle, DigestMismatch: as `registry.promotion.promote.promote`.
     """
+    require_engines(store, model)
     chosen = _resolve_targets(store, model, targets, CANDIDATE)
     if version is None:
         versions = _read_candidates(store, model, chosen)
@@ -46,9 +48,11 @@ def roll_back_targets(
     """Move production back to the version before; `targets` may be `["all"]` that are in production.
 
     Raises:
+        NotFound: the registry has no engine of `model`.
         BadInput: there is no version to go back to, or a target that the fleet file does not have.
         PromotionRefused, NotFound, TornBundle, DigestMismatch: as `registry.promotion.promote.rollback`.
     """
+    require_engines(store, model)
     chosen = _resolve_targets(store, model, targets, PRODUCTION)
     rules = _load_rules(fleet, chosen)
     try:
@@ -94,9 +98,8 @@ def _explain_no_candidate(store: Store, model: str, target: str) -> str:
     """Say which engine of a target is best, why it is no candidate, and what can be done."""
     engines = [engine for engine in store.versions(model) if engine.target == target]
     if not engines:
-        targets = sorted({engine.target for engine in store.versions(model)})
-        known = f"it has engines for {', '.join(targets)}" if targets else "release it first"
-        return f"{model} has no engine for {target}: {known}"
+        targets = ", ".join(sorted({engine.target for engine in store.versions(model)}))
+        return f"{model} has no engine for {target}: it has engines for {targets}"
     order = (Verdict.PASSED, Verdict.INCONCLUSIVE, Verdict.UNMEASURED, Verdict.FAILED)
     best = min(engines, key=lambda engine: (order.index(engine.verdict), -engine.version))
     if best.verdict is Verdict.PASSED:

@@ -98,6 +98,7 @@ def test_approval_says_that_it_waits_for_another(published: Store, run: Run) -> 
     assert "someone else must promote it too" in error
     _, output, _ = run("history", "sst2")
     assert "approve" in output
+    assert "UTC" in output
 
 
 @pytest.mark.parametrize(
@@ -140,10 +141,28 @@ def test_without_the_fleet_nothing_is_promoted(published: Store, run: Run, fleet
     assert "fleet.yaml" in error
 
 
-def test_all_without_any_candidate_says_so(mlflow_store: Store, run: Run) -> None:
+def test_all_without_any_candidate_says_so(mlflow_store: Store, manifest_factory: ManifestFactory, run: Run) -> None:
+    mlflow_store.publish(*manifest_factory(b"1"))
     code, _, error = run("promote", "sst2", "--target", "all")
     assert code == 2
     assert "no candidate for any target" in error
+
+
+@pytest.mark.parametrize("command", ["list", "history", "promote", "rollback"])
+def test_a_model_that_does_not_exist_is_told_with_those_that_do(command: str, published: Store, run: Run) -> None:
+    target = ("--target", "l4") if command in ("promote", "rollback") else ()
+    code, output, error = run(command, "ssst2", *target)
+    assert (code, output) == (2, "")
+    assert "no engine of 'ssst2'; it has sst2" in error
+
+
+def test_an_empty_registry_and_an_empty_history_say_what_to_do(
+    mlflow_store: Store, manifest_factory: ManifestFactory, run: Run
+) -> None:
+    assert "no engines yet: run `enginery release" in run("list")[1]
+    assert read_json(run("list", "--json")) == []
+    mlflow_store.publish(*manifest_factory(b"1"))
+    assert "Nothing of sst2 was promoted yet" in run("history", "sst2")[1]
 
 
 def test_list_and_history_are_bounded_by_their_limit(published: Store, run: Run) -> None:
