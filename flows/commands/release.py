@@ -127,7 +127,7 @@ def _make_printer(quiet: bool) -> Callable[[str], None]:
 
 def _show_report(report: "ReleaseReport", *, as_json: bool) -> None:
     from tasks.report.rows import ReleaseIncomplete, report_json
-    from tasks.report.table import list_notes, make_release_table
+    from tasks.report.table import describe_result, has_graph_scores, list_notes, make_release_table
 
     if as_json:
         print_json(report_json(report))
@@ -137,9 +137,11 @@ def _show_report(report: "ReleaseReport", *, as_json: bool) -> None:
             out.print(f"[dim]- {escape(note)}[/]", highlight=False, soft_wrap=True)
         if report.found:
             out.print(f"Release {report.release} was already complete; nothing was rebuilt.")
-        out.print(
-            "* scored by the exact ONNX graph on this machine's CPU; the engine itself has not run.", soft_wrap=True
-        )
+        if has_graph_scores(report):
+            out.print(
+                "* scored by the exact ONNX graph on this machine's CPU; the engine itself has not run.", soft_wrap=True
+            )
+        out.print(escape(describe_result(report)), highlight=False, soft_wrap=True)
         _print_ui_address()
     if report.state != "complete":
         raise ReleaseIncomplete(report)

@@ -1,9 +1,11 @@
 """The table that `enginery release` prints, and the notes below it."""
 
+from collections import Counter
 from itertools import groupby
 
 from rich.table import Table
 
+from registry.names import candidate_alias, production_alias
 from registry.records import Measurement, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
 
@@ -77,3 +79,26 @@ def list_notes(report: ReleaseReport) -> list[str]:
 
 def _name_engines(precisions: dict[str, list[str]]) -> str:
     return "; ".join(f"{target} {', '.join(names)}" for target, names in precisions.items())
+
+
+def describe_result(report: ReleaseReport) -> str:
+    """Say how many engines got which verdict, and the command that comes next."""
+    published = [row for row in report.rows if row.version is not None]
+    counts = Counter(row.verdict for row in report.rows)
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    candidates = [row for row in published if candidate_alias(row.target) in row.aliases]
+    waiting = [row.target for row in candidates if production_alias(row.target) not in row.aliases]
+    if waiting:
+        command = f"enginery promote {report.model} {' '.join(f'--target {target}' for target in waiting)}"
+    elif candidates:
+        command = f"enginery fetch {report.model}, on a host that serves it"
+    elif published:
+        command = f"enginery promote {report.model} --target {published[0].target}, which names the best engine"
+    else:
+        return "No engine was published."
+    return f"{verdicts if candidates else f'No engine is a candidate: {verdicts}'}. Next: {command}"
+
+
+def has_graph_scores(report: ReleaseReport) -> bool:
+    """Return whether a metric in the table, marked *, is of an ONNX graph and not of the engine."""
+    return any(row.quality is not None and row.quality.subject != "engine" for row in report.rows)
