@@ -6,8 +6,8 @@ ENGINERY := $(BIN)/enginery
 INSTALLED := $(VENV)/.installed
 # A real tritonserver for tests/tritonserver, in a venv of its own: its wheel needs numpy<2.
 TRITON := .venv-triton
-# More than twice as many as CI has cores: the long tests wait for servers, heartbeats and kills most of their time.
-SPREAD := -n 5 --dist loadfile --no-loadscope-reorder
+# Twice as many as CI has cores: the long tests wait for servers, heartbeats and kills most of their time.
+SPREAD := -n 4 --dist loadfile --no-loadscope-reorder
 # The tests that cover what pyproject.toml's coverage names; traced, all the others would take a third longer.
 COVERING := tests/formats tests/unit/tasks/verdicts tests/unit/registry/promotion tests/unit/registry/bundle \
 	$(addprefix tests/unit/registry/serving/test_,fetch.py watch.py) \
