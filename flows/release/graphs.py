@@ -133,17 +133,12 @@ def try_graph(context: ReleaseContext, material: Material, precision: Precision)
     """Return the graph of one precision, or in a sentence why it cannot be made: the others go on without it.
 
     Raises:
-        EngineryError: no precision could be made, such as on a full disk.
+        EngineryError, MemoryError: the machine failed, such as on a full disk, and not the graph.
     """
     try:
         return make_graph(context, material, precision)
     except BadInput as error:
         return str(error)
-    except EngineryError:
-        raise
-    except Exception as error:  # a quantizer's library may raise anything on a graph that is new to it
-        log.debug("the %s graph cannot be made", precision, exc_info=True)
-        return f"its graph cannot be made ({type(error).__name__}: {first_line(error)[:300]})"
 
 
 def make_graph(context: ReleaseContext, material: Material, precision: Precision) -> OnnxArtifact:
@@ -160,15 +155,22 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
     def make(into: Path) -> OnnxArtifact:
         verify_stage(onnx.directory)
         checkpoint = context.workspace.partial("calibration", (onnx.digest, rows, versions("onnxruntime")))
-        return quantize(
-            onnx,
-            precision,
-            calibration_feeds(context, material) if calibrated and table is None else None,
-            calibration_set_digest=calibration.digest if calibrated else None,
-            into=into,
-            on_progress=lambda phase, done: context.on_progress(f"quantize {precision}: {phase}", done),
-            plan=Int8Plan(checkpoint=checkpoint, table=table, holdout=holdout),
-        )
+        feeds = calibration_feeds(context, material) if calibrated and table is None else None
+        try:
+            return quantize(
+                onnx,
+                precision,
+                feeds,
+                calibration_set_digest=calibration.digest if calibrated else None,
+                into=into,
+                on_progress=lambda phase, done: context.on_progress(f"quantize {precision}: {phase}", done),
+                plan=Int8Plan(checkpoint=checkpoint, table=table, holdout=holdout),
+            )
+        except (EngineryError, OSError, MemoryError):
+            raise
+        except Exception as error:  # a quantizer's library may raise anything on a graph that is new to it
+            log.debug("the %s graph cannot be made", precision, exc_info=True)
+            raise BadInput(f"its graph cannot be made ({type(error).__name__}: {first_line(error)[:300]})") from error
 
     key = (
         onnx.digest,

@@ -1,5 +1,6 @@
 """Graphs of a recipe: int8 is chosen without the evaluation split, and what takes its place where no mix passes."""
 
+import errno
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -221,32 +222,42 @@ def test_what_is_asked_for_comes_first() -> None:
     assert graphs.with_stand_ins([Precision.FP32, Precision.INT8]) == (Precision.FP32, Precision.INT8, Precision.FP16)
 
 
+def fail_to_quantize(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def quantize(*_: object, **__: object) -> OnnxArtifact:
+        raise error
+
+    monkeypatch.setattr("flows.release.graphs.quantize", quantize)
+
+
 @pytest.mark.parametrize("error", [KeyError("/embeddings/Cast"), BadInput("no layer to quantize")])
 def test_a_precision_whose_graph_cannot_be_made_fails_alone(
     context: ReleaseContext, tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    material, real = collect(context), make_graph
-
-    def make(context: ReleaseContext, material: Material, precision: Precision) -> OnnxArtifact:
-        if precision is Precision.FP16:
-            raise error
-        return real(context, material, precision)
-
-    monkeypatch.setattr("flows.release.graphs.make_graph", make)
+    material = collect(context)
+    fail_to_quantize(monkeypatch, error)
     found = make_graphs(context, material, [Precision.FP32, Precision.FP16], rtx(tiny_recipe), takes)
     assert set(found.by_precision) == {Precision.FP32}
     assert error.args[0] in found.failed[Precision.FP16]
     assert len(found.failed[Precision.FP16].splitlines()) == 1
 
 
-def test_a_disk_that_is_full_is_no_failure_of_one_precision(
-    context: ReleaseContext, tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (EngineryError("stopped"), EngineryError),
+        (OSError(errno.ENOSPC, "No space left on device"), EngineryError),
+        (MemoryError("no memory"), MemoryError),
+    ],
+)
+def test_a_machine_that_fails_is_no_failure_of_one_precision(
+    context: ReleaseContext,
+    tiny_recipe: TinyRecipe,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    raised: type[Exception],
 ) -> None:
     material = collect(context)
-
-    def make(*_: object) -> OnnxArtifact:
-        raise EngineryError("no space left")
-
-    monkeypatch.setattr("flows.release.graphs.make_graph", make)
-    with pytest.raises(EngineryError, match="no space left"):
+    fail_to_quantize(monkeypatch, error)
+    with pytest.raises(raised, match=str(error.args[-1])) as refusal:
         make_graphs(context, material, [Precision.FP32, Precision.FP16], rtx(tiny_recipe), takes)
+    assert not isinstance(refusal.value, BadInput)
