@@ -109,9 +109,9 @@ class Store(ServingStore, Protocol):
     def publish(self, manifest: EngineManifest, directory: Path, *, run_id: str | None = None) -> EngineVersion:
         """Publish the bundle in `directory` as a version, visible only once it is whole and read back.
 
-        An engine already published by the same release for the same target (model, build_key, digest) is returned
-        as it is, and so is one whose publishing was interrupted after everything was in place. A signature in the
-        folder is stored as it is: the store does not sign, and trusts nobody.
+        An engine already published by the same release for the same target with the same verdict (model, build_key,
+        digest) is returned as it is, and so is one whose publishing was interrupted after everything was in place. A
+        signature in the folder is stored as it is: the store does not sign, and trusts nobody.
 
         Raises:
             BadInput: the manifest breaks the format, or `run_id` already holds another published bundle.

@@ -54,7 +54,9 @@ def publish_engine(release: ReleaseRun, shared: SharedArtifacts, judged: JudgedE
     row = judged.row
     if judged.build is None:
         return row
-    run_id, is_finished = release.log.engine_run(release.context.recipe.model, release.id, release.run_id, judged.build)
+    run_id, is_finished = release.log.engine_run(
+        release.context.recipe.model, release.id, release.run_id, judged.build, judged.verdict
+    )
     version = find_version(release, judged)
     is_due = version is None and row.verdict is not Verdict.FAILED
     if is_due or not is_finished:

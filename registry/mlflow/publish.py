@@ -85,10 +85,12 @@ class Publications:
             return sequence
 
     def find_published(self, row: EngineVersion) -> int | None:
-        """Return the complete version of the same engine, target and release, if there is one."""
+        """Return the complete version of the same engine, target, release and verdict, if there is one."""
         # A build key matches few versions, however many the model has.
         query = f"name = '{row.model}' and tags.build_key = '{row.build_key}'"
-        same = {"digest": row.digest, "release": row.release, "target": row.target, STATE: COMPLETE}
+        # The verdict too: an engine whose measurement decided nothing is measured, and published, again.
+        same = {"digest": row.digest, "release": row.release, "target": row.target, "verdict": row.verdict.value}
+        same[STATE] = COMPLETE
         versions = self.search_versions(query)
         numbers = [int(v.version) for v in versions if {name: v.tags.get(name) for name in same} == same]
         return min(numbers, default=None)

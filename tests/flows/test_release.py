@@ -17,7 +17,7 @@ from registry.errors import PromotionRefused
 from registry.mlflow.store import MlflowStore, embedded_store
 from registry.promotion.promote import promote
 from registry.promotion.rules import Decision
-from registry.records import Precision, Verdict
+from registry.records import GateResult, Precision, Verdict
 from registry.serving.fetch import Policy, fetch
 from tasks.bundle.answer import answer
 from tasks.report.rows import ReleaseReport
@@ -248,3 +248,25 @@ def test_an_undecided_release_is_measured_again(released: Released, tiny_recipe:
     assert [row.figure("latency_p50_ms") for row in again.rows] != [row.figure("latency_p50_ms") for row in first.rows]
     assert stages(released.home) == others
     assert {row.version for row in again.rows} == {row.version for row in first.rows}
+
+
+def test_an_engine_that_passes_when_measured_again_can_be_promoted(
+    released: Released, tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = yaml.safe_load(tiny_recipe.recipe.read_text(encoding="utf-8"))
+    recipe["gates"]["size_mb_max"] = 999  # a release of its own
+    recipe["targets"] = ["cpu"]
+    tiny_recipe.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+
+    def release_with(verdict: Verdict) -> ReleaseReport:
+        gates = (GateResult("latency", verdict, "as this machine's noise has it"),)
+        monkeypatch.setattr("flows.release.build_target.judge", lambda *_, **__: gates)
+        return release(released.home, tiny_recipe)
+
+    first, again = release_with(Verdict.INCONCLUSIVE), release_with(Verdict.PASSED)
+    assert again.release == first.release
+    assert {row.version for row in again.rows}.isdisjoint(row.version for row in first.rows)
+    for row in again.rows:
+        assert row.version is not None
+        assert released.store.version(row.model, row.version).verdict is Verdict.PASSED
+    assert release(released.home, tiny_recipe).found

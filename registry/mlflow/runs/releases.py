@@ -76,12 +76,19 @@ class ReleaseLog:
         return run_id
 
     @translate_errors("runs of releases")
-    def engine_run(self, model: str, release: str, parent: str, build: EngineBuild) -> tuple[str, bool]:
-        """Return the nested run of an engine, and whether it is finished; end an unfinished one and start again."""
+    def engine_run(
+        self, model: str, release: str, parent: str, build: EngineBuild, verdict: Verdict
+    ) -> tuple[str, bool]:
+        """Return the nested run of an engine, and whether it is finished; end an unfinished one and start again.
+
+        A finished run with another verdict stays as it is: its engine was measured again, in a run of its own.
+        """
         query = f"tags.`{KIND}` = 'engine' and tags.{RELEASE} = '{release}' and tags.build_key = '{build.build_key}'"
         for run in self._find_runs(model, f"{query} and tags.target = '{build.target.name}'"):
             if run.info.status == "FINISHED":
-                return str(run.info.run_id), True
+                if run.data.tags.get("verdict") == verdict.value:
+                    return str(run.info.run_id), True
+                continue
             self._client.set_terminated(run.info.run_id, "KILLED")
             self._client.delete_run(run.info.run_id)
         tags = {
