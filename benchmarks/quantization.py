@@ -178,19 +178,21 @@ def export_quickstart(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list
     """
     from calibration_data.reader import load_split
     from flows.inputs.recipe import load_recipe
+    from flows.release import context as context_module
     from flows.release import stages
     from flows.release.context import ReleaseContext
+    from flows.release.progress import lines_report
     from tasks.execution.workspace import Workspace
 
-    def run_stage(cache: Workspace, step: Any) -> Any:
+    def run_stage(cache: Workspace, step: Any, _reporter: Any) -> Any:
         return cache.stage(step.kind, step.inputs, step.value_type, step.make)
 
-    setattr(stages, "run_stage", run_stage)  # noqa: B010 - without Prefect, as in benchmarks/release.py
+    setattr(context_module, "run_stage", run_stage)  # noqa: B010 - without Prefect, as in benchmarks/release.py
     recipe = load_recipe(RECIPE)
     nothing: Any = None  # no registry and no signer: nothing is built or published here
-    context = ReleaseContext(Workspace(workspace), recipe, lambda _what, _done: None, nothing, nothing, nothing)
+    context = ReleaseContext(Workspace(workspace), recipe, lines_report(lambda _: None), nothing, nothing, nothing)
     source = stages.make_source(context)
-    evaluation = stages.evaluation_rows(context, source)
+    evaluation = stages.evaluation_rows(recipe, source.source)
     graph = stages.make_onnx(context, source, evaluation)
     encoder = context.open_encoder(source, graph.input_names)
     calibration = load_split(recipe.dataset, recipe.model_task, recipe.data.calibration.split)

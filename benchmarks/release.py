@@ -84,27 +84,27 @@ class PeakMemory:
 def bare_stages(root: Path) -> float:
     """Return the wall seconds of every stage of the recipe, imports included, without Prefect and MLflow."""
     code = f"""
-from flows.release import build_target, context, graphs, measuring, release_engines, stages
+from flows.release import build_target, context, progress, release_engines
 from pathlib import Path
 from flows.inputs.fleet import load_fleet
 from flows.inputs.recipe import load_recipe
 from registry.bundle.signing import Signer
 from tasks.execution.workspace import Workspace
 from concurrent.futures import Future
-def found(workspace, step): return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
-def done(workspace, step):
+def found(workspace, step, reporter): return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
+def done(workspace, step, reporter):
     future = Future()
-    future.set_result(found(workspace, step))
+    future.set_result(found(workspace, step, reporter))
     return future
-for module in (context, stages, graphs, measuring):
-    module.run_stage = found
+context.run_stage = found
 build_target.submit_stage = done
 class Nothing:
     def find_build(self, key): return None
 if __name__ == "__main__":
     recipe, fleet = load_recipe(Path({str(RECIPE)!r})), load_fleet(Path({str(FLEET)!r}))
     workspace, nobody = Workspace(Path({str(root)!r})), Signer(Path())
-    here = context.ReleaseContext(workspace, recipe, lambda what, done: None, Nothing(), nobody, lambda: None)
+    silent = progress.lines_report(lambda line: None)
+    here = context.ReleaseContext(workspace, recipe, silent, Nothing(), nobody, lambda: None)
     targets = [fleet.target(name) for name in recipe.targets]
     shared = release_engines.make_shared(here, targets, release_engines.builds_here)
     for target in targets:

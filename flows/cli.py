@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import calibration, machine, promotion, refresh, release, serving, stack, triton, watch, worker
+from flows.commands import calibration, fleet, machine, promotion, recipe, refresh, release, serving, triton, watch
 from flows.commands.console import err, out
 from registry.errors import EngineryError
 
@@ -25,6 +25,7 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 STOPPED = 130
 
 # `--help` lists commands in this order. First what one person needs, on one machine:
+app.command("check")(recipe.check)
 app.command("release")(release.release)
 app.command("list")(promotion.list_engines)
 app.command("promote")(promotion.promote)
@@ -38,11 +39,11 @@ app.command("calibration")(calibration.calibration)
 app.command("targets")(machine.targets)
 app.command("doctor")(machine.doctor)
 # Then what a team's servers and workers need:
-app.command("worker")(worker.worker)
+app.command("worker")(fleet.worker)
 app.command("refresh")(refresh.refresh)
-app.command("deployments")(stack.deployments)
-app.command("up")(stack.up)
-app.command("down")(stack.down)
+app.command("deployments")(fleet.deployments)
+app.command("up")(fleet.up)
+app.command("down")(fleet.down)
 # Then what only hosts with a Triton server need:
 app.add_typer(triton.app, name="triton")
 

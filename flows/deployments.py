@@ -66,7 +66,7 @@ def release_engines(
         resume,
     )
     store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
-    return release_on_workers(request, store, show_progress(lines_report(log.info)), log.warning)
+    return release_on_workers(request, store, show_progress(lines_report(log.info)))
 
 
 @flow(name="build-target", flow_run_name="{request.name} of {request.release}", persist_result=False)
@@ -77,9 +77,9 @@ def build_target(request: BuildRequest) -> State:
     """
     check_request(request)
     store, workspace = open_store(patience_seconds=JOB_PATIENCE_SECONDS), open_workspace()
-    on_progress = show_progress(lines_report(get_run_logger().info))
+    reporter = show_progress(lines_report(get_run_logger().info))
     # Workers hold no signing key: the publisher signs.
-    context = ReleaseContext(workspace, request.recipe, on_progress, store, Signer(Path()), lambda: local_trust(home()))
+    context = ReleaseContext(workspace, request.recipe, reporter, store, Signer(Path()), lambda: local_trust(home()))
     transfer = StageTransfer(RunFiles(store), workspace)
     shared = receive_shared(request, transfer)
     build = build_engines.with_options(task_runner=make_task_runner(request.target))

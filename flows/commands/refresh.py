@@ -75,7 +75,7 @@ def _make_local_release(fleet: Path, *, quiet: bool) -> "ReleasePlans":
             except EngineryError as error:
                 failures[plan.recipe] = str(error)
             else:
-                failures[plan.recipe] = f"release {report.release} published no engine" if report.failed else ""
+                failures[plan.recipe] = f"release {report.release} built no engine" if report.failed else ""
         return failures
 
     return release_plans

@@ -1,8 +1,6 @@
 """Building engines: `release`, on this machine or on the fleet's workers."""
 
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from flows.commands.console import FleetFile, Json, err, need_pipeline, out, print_json
+from flows.commands.recipe import describe_plan, step_times
 from flows.inputs.default_paths import FLEET
 from registry.errors import BadInput
 from registry.host.clock import now
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
     from flows.inputs.fleet import Fleet
     from flows.inputs.recipe import Recipe
     from tasks.report.rows import ReleaseReport
+
+
+# The exit code of a release that worked, and none of whose engines passed.
+NOTHING_PASSED = 3
 
 
 def release(
@@ -38,7 +41,7 @@ def release(
     """Build, measure, judge and publish every engine of a recipe.
 
     Without --on-workers this machine does it, for the targets that it can build. Finished stages are reused: releasing
-    the same recipe again rebuilds nothing.
+    the same recipe again rebuilds nothing. Exits with 3 where the release worked and no engine passed its gates.
 
     Example: enginery release recipes/quickstart.yaml
     """
@@ -67,26 +70,35 @@ def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseRe
     """
     from flows.prefect_server import local as local_prefect
     from flows.release.identity import find_release
+    from flows.release.progress import Tally, progress_report
     from tasks.execution.interrupt import remember_stop_signals
     from tasks.execution.workspace import Workspace
 
     remember_stop_signals()
     local_prefect.configure_prefect(home())
-    # A new home has no finished release to find: Prefect may start at once.
-    wait_for_prefect = local_prefect.start_prefect() if local_prefect.needs_database() else None
-    store, workspace = open_store(), Workspace(home() / "stages")
+    store, workspace, tally = open_store(), Workspace(home() / "stages"), Tally()
     workspace.sweep()
-    pinned, release, report = find_release(recipe, fleet, store)
-    if report is not None:
-        return report
-    wait_for_prefect = wait_for_prefect or local_prefect.start_prefect()
-    # Torch, Prefect and matplotlib take six seconds to import, which a release found finished does not spend.
-    from flows.release.progress import progress_report
-    from flows.release.release_engines import open_context, release_engines
+    with progress_report(err, tally, quiet=quiet) as reporter:
+        reporter("check the recipe", 0)
+        pinned, release, report = find_release(recipe, fleet, store)
+        if report is not None:
+            return report
+        # These packages take seconds to import, which a release found finished does not spend.
+        from flows.inputs.plan import why_not_here
+        from flows.release.check import check_recipe
 
-    with progress_report(err, quiet=quiet) as on_progress:
-        context = open_context(pinned, store, workspace, on_progress, _make_printer(quiet), now)
-        on_progress("start Prefect", 0)
+        times = step_times(pinned.model)
+        check = check_recipe(pinned, fleet, why_not_here, home(), times)
+        check.require()
+        for sentence in (*check.warnings, describe_plan(check)):
+            reporter.say(sentence)
+        tally.expect(check.step_seconds, times.record)
+        wait_for_prefect = local_prefect.start_prefect()
+        # Torch, Prefect and matplotlib: six seconds more, beside the start of Prefect's server.
+        from flows.release.release_engines import open_context, release_engines
+
+        context = open_context(pinned, store, workspace, reporter, now)
+        reporter("start Prefect", 0)
         wait_for_prefect()
         return release_engines(context, fleet, release)
 
@@ -107,22 +119,19 @@ def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *,
 def _run_release_flow(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> "ReleaseReport":
     from prefect import flow
 
-    from flows.release.progress import progress_report
+    from flows.release.progress import Tally, progress_report
     from flows.workers.release_on_workers import ReleaseRequest, release_on_workers
     from tasks.report.rows import ReleaseIncomplete
 
     # The same flow as the deployment's, with its progress on this terminal.
     run_flow = flow(name="release-on-workers", validate_parameters=False, persist_result=False)(release_on_workers)
     request = ReleaseRequest(recipe, fleet, resume=resume)
-    with progress_report(err, quiet=quiet) as on_progress:
+    with progress_report(err, Tally(), quiet=quiet) as reporter:
         try:
-            return run_flow(request, open_store(), on_progress, _make_printer(quiet))
+            report: ReleaseReport = run_flow(request, open_store(), reporter)
         except ReleaseIncomplete as incomplete:
             return incomplete.report
-
-
-def _make_printer(quiet: bool) -> Callable[[str], None]:
-    return (lambda _: None) if quiet else partial(err.print, markup=False, highlight=False)
+        return report
 
 
 def _show_report(report: "ReleaseReport", *, as_json: bool) -> None:
@@ -145,6 +154,8 @@ def _show_report(report: "ReleaseReport", *, as_json: bool) -> None:
         _print_ui_address()
     if report.state != "complete":
         raise ReleaseIncomplete(report)
+    if not (report.passed or report.found):
+        raise typer.Exit(NOTHING_PASSED)
 
 
 def _print_ui_address() -> None:

@@ -24,7 +24,7 @@ from prefect.artifacts import (
 
 from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore
-from tasks.execution.progress import OnProgress
+from tasks.execution.progress import Reporter, StepEnd
 from tasks.report.rows import EngineRow, ReleaseReport, row_json
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,9 @@ def show_release(report: ReleaseReport, store: MlflowStore) -> None:
         create_markdown_artifact(key=_make_key("verdicts", report.model), markdown=describe_verdicts(report, pages))
 
 
-def show_progress(on_progress: OnProgress) -> OnProgress:
-    """Return a callback that calls `on_progress`, and shows calibrations and builds on the flow run's page."""
-    return ProgressPage(on_progress) if runtime.flow_run.id else on_progress
+def show_progress(reporter: Reporter) -> Reporter:
+    """Return a reporter that passes all on to `reporter`, and shows calibrations and builds on the flow run's page."""
+    return ProgressPage(reporter) if runtime.flow_run.id else reporter
 
 
 def make_release_rows(report: ReleaseReport) -> list[dict[str, object]]:
@@ -126,24 +126,32 @@ class _ShownStep:
 
 
 class ProgressPage:
-    """An `OnProgress` that updates each step's artifact every few seconds at most, and no more after a failure."""
+    """A `Reporter` that updates each step's artifact every few seconds at most, and no more after a failure."""
 
-    def __init__(self, on_progress: OnProgress, clock: Callable[[], float] = time.monotonic) -> None:
-        """Pass every call on to `on_progress`; `clock` counts seconds."""
-        self._on_progress, self._clock = on_progress, clock
+    def __init__(self, reporter: Reporter, clock: Callable[[], float] = time.monotonic) -> None:
+        """Pass every call on to `reporter`; `clock` counts seconds."""
+        self._reporter, self._clock = reporter, clock
         self._steps: dict[str, _ShownStep] = {}
         self._lock = Lock()
         self._works = True
 
     def __call__(self, what: str, fraction: float) -> None:
         """Take a phase, named "step: phase", and the share of it that is done."""
-        self._on_progress(what, fraction)
+        self._reporter(what, fraction)
         with self._lock:
             if self._works:
                 self._works = False
                 with warn_on_failure("progress"):
                     self._update(what, fraction)
                     self._works = True
+
+    def end_step(self, end: StepEnd) -> None:
+        """Take a step that has ended."""
+        self._reporter.end_step(end)
+
+    def say(self, sentence: str) -> None:
+        """Take a finding."""
+        self._reporter.say(sentence)
 
     def _update(self, what: str, fraction: float) -> None:
         name, now = what.split(":")[0], self._clock()

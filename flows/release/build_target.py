@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from calibration_data.reader import Rows
+from flows.inputs.plan import why_not_here
 from flows.release.context import ReleaseContext
 from flows.release.engines import engine_step
 from flows.release.graphs import Graphs
@@ -93,12 +94,6 @@ def count_parallel_builds(target: GpuTarget) -> int:
     return min(os.cpu_count() or 1, 8) if target.backend is Backend.TENSORRT_RTX else 1
 
 
-def why_not(precision: Precision, target: GpuTarget) -> str | None:
-    """Return why this machine cannot build a precision for a target, or None if it can."""
-    backend = BACKENDS[target.backend]
-    return backend.supports(precision, target) or backend.can_build(target)
-
-
 @flow(name="build-engines", flow_run_name="{target.name}", validate_parameters=False, persist_result=False)
 def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArtifacts) -> list[JudgedEngine]:
     """Build, measure and judge every precision of the recipe on one target.
@@ -110,13 +105,13 @@ def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArti
     pending: dict[Precision, PrefectFuture[tuple[EngineBuild, bool]]] = {}
     precisions = graphs.with_stand_ins(context.recipe.precisions)
     for precision in precisions:
-        if reason := why_not(precision, target) or graphs.refused.get(precision):
+        if reason := why_not_here(precision, target) or graphs.refused.get(precision):
             judged[precision] = JudgedEngine(make_row(context, target, precision, "skipped", reason))
         elif reason := graphs.failed.get(precision):
             judged[precision] = JudgedEngine(make_row(context, target, precision, "failed", reason))
         else:
             step = engine_step(context, graphs.by_precision[precision], target)
-            pending[precision] = submit_stage(context.workspace, step)
+            pending[precision] = submit_stage(context.workspace, step, context.reporter)
     builds: dict[Precision, EngineBuild] = {}
     states: dict[Precision, str] = {}
     for precision, future in pending.items():
@@ -170,7 +165,7 @@ def score_engine(
     try:
         answers = make_evaluation(context, shared.source, subject, shared.evaluation)
     except EngineryError as error:
-        context.say(f"{build.target.name} {build.precision} cannot be scored here: {error}")
+        context.reporter.say(f"{build.target.name} {build.precision} cannot be scored here: {error}")
         return ()
     return quality_measurements(
         context.recipe.model_task,

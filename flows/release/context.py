@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from prefect.utilities.urls import url_for
@@ -12,9 +11,9 @@ from registry.bundle.signing import Signer, Trust
 from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
-from registry.records import SourceFiles
+from registry.records import FileRecord, SourceFiles
 from tasks.bundle.toolchain import own_code, toolchain
-from tasks.execution.progress import OnProgress
+from tasks.execution.progress import OnProgress, Reporter
 from tasks.execution.steps import Step, run_stage
 from tasks.execution.workspace import Workspace
 from tasks.model_tasks.contract import Encoder
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReleaseContext:
-    """Everything a release needs: stage cache, recipe, progress callback, registry, signing key and trusted keys.
+    """Everything a release needs: stage cache, recipe, progress report, registry, signing key and trusted keys.
 
     `signer` signs what is published. `trust` reads the trusted keys, when it is called: only engines that one of them
     signed are reused.
@@ -32,7 +31,7 @@ class ReleaseContext:
 
     workspace: Workspace
     recipe: Recipe
-    on_progress: OnProgress
+    reporter: Reporter
     store: MlflowStore
     signer: Signer
     trust: Callable[[], Trust]
@@ -41,18 +40,13 @@ class ReleaseContext:
         """Open the encoder of a checkpoint for a graph with these inputs; rows are cut as the recipe says."""
         return self.recipe.model_task.open_encoder(source.directory, input_names, self.recipe.largest)
 
-    def say(self, sentence: str) -> None:
-        """Report a finding that is not a step of the work."""
-        self.on_progress(sentence, 1)
+    def progress_of(self, step: str) -> OnProgress:
+        """Return a progress callback that names the step in front of each phase."""
+        return lambda phase, fraction: self.reporter(f"{step}: {phase}", fraction)
 
-    def progress_of(self, what: str) -> OnProgress:
-        """Return a progress callback that names `what` in front of each phase."""
-        return lambda phase, fraction: self.on_progress(f"{what}: {phase}", fraction)
-
-    def stage(self, kind: str, label: str, key: object, result_type: type[T], make: Callable[[Path], T]) -> T:
-        """Return a stage's result, found under its key or made now, as the Prefect task `kind label`."""
-        result, _ = run_stage(self.workspace, Step(kind, label, key, result_type, make))
-        return result
+    def run(self, step: Step[T]) -> T:
+        """Return a stage's result, found under its key or made now, as a Prefect task."""
+        return run_stage(self.workspace, step, self.reporter)[0]
 
 
 @dataclass(frozen=True)
@@ -70,6 +64,11 @@ def open_workspace() -> Workspace:
     workspace = Workspace(home() / "stages")
     workspace.sweep()
     return workspace
+
+
+def describe_size(files: Sequence[FileRecord]) -> str:
+    """Return the size of some files for a person."""
+    return f"{sum(file.size_bytes for file in files) / 1e6:.1f} MB"
 
 
 def versions(*names: str) -> tuple[tuple[str, str], ...]:

@@ -34,7 +34,7 @@ def engine_step(context: ReleaseContext, onnx: OnnxArtifact, target: GpuTarget) 
             on_progress = context.progress_of(f"build {label}")
             return build_engine(replace(inputs, timing=timing), into=into, on_progress=on_progress)
 
-    return Step("build", label, key, EngineBuild, make)
+    return Step("build", label, key, EngineBuild, make, lambda build: f"{build.size_bytes / 1e6:.1f} MB")
 
 
 def open_timing(
@@ -50,7 +50,7 @@ def open_timing(
     options = (("workspace_mb", str(context.recipe.workspace_mb)), *(REPLAYED if replay_key else ()))
     version = BACKENDS[target.backend].version()
     key = timing_key(read_host().gpu_name, target.compute_capability, version, options)
-    return shared_timing(TimingCaches(context.store), key, replay_key, into.parent, context.say)
+    return shared_timing(TimingCaches(context.store), key, replay_key, into.parent, context.reporter.say)
 
 
 def reuse_published(context: ReleaseContext, published: EngineVersion, into: Path) -> EngineBuild | None:
@@ -65,7 +65,9 @@ def reuse_published(context: ReleaseContext, published: EngineVersion, into: Pat
         try:
             build = verify_placed(bundle, context.trust()).build
         except (SignatureInvalid, BadInput) as error:
-            context.say(f"rebuilding instead of reusing {published.model} version {published.version}: {error}")
+            context.reporter.say(
+                f"rebuilding instead of reusing {published.model} version {published.version}: {error}"
+            )
             return None
         for record in build.files:
             (bundle / record.path).rename(into / record.path)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibration_data.reader import Rows, draw_holdout, read_calibration_inputs
-from flows.release.context import ReleaseContext, versions
+from flows.inputs.recipe import Recipe
+from flows.release.context import ReleaseContext, describe_size, versions
 from registry.errors import BadInput, EngineryError, first_line
 from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
-from tasks.execution.steps import Step, run_stage
+from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
 from tasks.model_tasks.contract import Feed
 from tasks.quantization.autopilot import CHOICE_FILE, Choice
@@ -91,7 +92,7 @@ def make_graphs(
     takes: Takes,
 ) -> Graphs:
     """Make the graphs of `precisions` that at least one target takes, and of what stands in for an int8 that fails."""
-    _read_table(context)  # a table that cannot be read is the recipe's mistake, not one precision's failure
+    read_table_of(context.recipe)  # a table that cannot be read is the recipe's mistake, not one precision's failure
     graphs: dict[Precision, OnnxArtifact] = {}
     failed: dict[Precision, str] = {}
     for precision in precisions:
@@ -150,7 +151,7 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
     rows = (calibration.digest, material.source.digest, context.recipe.largest)
     calibrated = precision in CALIBRATED
     holdout = material.holdout if precision is Precision.INT8 else None
-    table = _read_table(context) if precision is Precision.INT8 else None
+    table = read_table_of(context.recipe) if precision is Precision.INT8 else None
 
     def make(into: Path) -> OnnxArtifact:
         verify_stage(onnx.directory)
@@ -163,7 +164,7 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
                 feeds,
                 calibration_set_digest=calibration.digest if calibrated else None,
                 into=into,
-                on_progress=lambda phase, done: context.on_progress(f"quantize {precision}: {phase}", done),
+                on_progress=context.progress_of(f"quantize {precision}"),
                 plan=Int8Plan(checkpoint=checkpoint, table=table, holdout=holdout),
             )
         except (EngineryError, OSError, MemoryError):
@@ -180,7 +181,7 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
         table,
         versions("onnx", "onnxruntime", "nvidia-modelopt"),
     )
-    return run_stage(context.workspace, Step("quantize", precision, key, OnnxArtifact, make))[0]
+    return context.run(Step("quantize", precision, key, OnnxArtifact, make, lambda graph: describe_size(graph.files)))
 
 
 def passes_holdout(material: Material, graph: OnnxArtifact) -> bool:
@@ -206,13 +207,13 @@ def calibration_feeds(context: ReleaseContext, material: Material) -> list[Feed]
     ]
 
 
-def _read_table(context: ReleaseContext) -> CalibrationTable | None:
+def read_table_of(recipe: Recipe) -> CalibrationTable | None:
     """Read the table that the recipe reuses.
 
     Raises:
         BadInput: it cannot be read, or is not a calibration table.
     """
-    name = context.recipe.data.calibration.table
+    name = recipe.data.calibration.table
     if name is None:
         return None
     try:

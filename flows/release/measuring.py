@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from calibration_data.reader import (
     Rows,
     read_calibration_inputs,
@@ -19,7 +21,7 @@ from registry.records import (
 )
 from tasks.backends import BACKENDS
 from tasks.execution.isolate import run_isolated
-from tasks.execution.steps import Step, run_stage
+from tasks.execution.steps import Step
 from tasks.measurement.evaluate import Evaluation, evaluate_engine
 from tasks.measurement.latency import Benchmark, LatencyPlan, latency_feed, measure_latency
 from tasks.measurement.machine import this_machine
@@ -35,7 +37,6 @@ def make_evaluation(context: ReleaseContext, source: SourceFiles, build: EngineB
     recipe = context.recipe
 
     def make(into: Path) -> Evaluation:
-        tell = context.progress_of(f"evaluate {build.target.name} {build.precision}")
         return run_isolated(
             evaluate_engine,
             build,
@@ -44,14 +45,14 @@ def make_evaluation(context: ReleaseContext, source: SourceFiles, build: EngineB
             recipe.largest,
             evaluation.inputs,
             into,
-            on_progress=tell,
+            on_progress=context.progress_of(f"evaluate {label}"),
             died=MeasurementError,
         )
 
+    label = f"{build.target.name} {build.precision}"
     engine = (build.digest, build.backend, build.backend_version)
     key = (*engine, source.digest, evaluation.digest, recipe.task, recipe.largest, versions())
-    label = f"{build.target.name} {build.precision}"
-    return run_stage(context.workspace, Step("evaluate", label, key, Evaluation, make))[0]
+    return context.run(Step("evaluate", label, key, Evaluation, make, lambda answers: f"{answers.rows} rows"))
 
 
 def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
@@ -88,7 +89,6 @@ def make_benchmark(
     def make(into: Path) -> Benchmark:
         encoder = context.open_encoder(source, baseline.input_names)
         rows = [encoder.encode([row]) for row in read_calibration_inputs(calibration)[:TIMED_ROWS]]
-        tell = context.progress_of(f"measure {baseline.target.name}")
         feed = latency_feed(rows, baseline.inputs, plan)
         return run_isolated(
             measure_latency,
@@ -98,9 +98,13 @@ def make_benchmark(
             plan,
             machine,
             into,
-            on_progress=tell,
+            on_progress=context.progress_of(f"benchmark {baseline.target.name}"),
             died=MeasurementError,
         )
 
+    def describe(benchmark: Benchmark) -> str:
+        medians = {build.precision: 1000 * float(np.median(benchmark.seconds(build.digest))) for build in builds}
+        return "p50 " + ", ".join(f"{precision} {median:.1f} ms" for precision, median in medians.items())
+
     key = ([(build.digest, build.backend_version) for build in builds], plan, machine, source.digest, versions())
-    return run_stage(context.workspace, Step("benchmark", baseline.target.name, key, Benchmark, make))[0]
+    return context.run(Step("benchmark", baseline.target.name, key, Benchmark, make, describe))

@@ -4,6 +4,7 @@ Every step may be repeated after a kill at any line: an engine's run and version
 """
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from registry.mlflow.runs.releases import EngineEntry
 from registry.promotion.promote import nominate
 from registry.records import OnnxArtifact, Precision, Verdict
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
+from tasks.execution.progress import StepEnd
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.table import TABLE_FILE, describe_drift, drift, from_json, read_table
 from tasks.report.rows import EngineRow, add_aliases, pick_winner
@@ -34,15 +36,17 @@ def publish_engines(
     """Publish what no gate failed, nominate each target's winner, and return all rows with their aliases."""
     context, model = release.context, release.context.recipe.model
     drifts = moved_scales(Lineage(release.context.store), model, release.id, shared.graphs)
-    rows = []
+    rows, step, started = [], f"publish {model}", time.monotonic()
     for position, engine in enumerate(judged):
-        context.on_progress("publish", position / len(judged))
+        context.reporter(step, position / len(judged))
         remark = "; ".join(filter(None, [engine.row.remark, drifts.get(engine.row.precision)]))
         rows.append(publish_engine(release, shared, replace(engine, row=replace(engine.row, remark=remark))))
     for target in {row.target for row in rows}:
         best = pick_winner([row for row in rows if row.target == target])
         if best is not None and best.version is not None:
             nominate(context.store, model, target, best.version)
+    versions = f"{sum(row.version is not None for row in rows)} versions"
+    context.reporter.end_step(StepEnd(step, time.monotonic() - started, found=False, figure=versions))
     return add_aliases(rows, context.store.aliases(model))
 
 

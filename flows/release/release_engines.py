@@ -13,8 +13,9 @@ from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.inputs.fleet import Fleet
+from flows.inputs.plan import why_not_here
 from flows.inputs.recipe import Recipe
-from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, count_parallel_builds, why_not
+from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, count_parallel_builds
 from flows.release.context import ReleaseContext, ReleaseRun, make_flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
 from flows.release.publish import draw_release, publish_engines
@@ -25,7 +26,7 @@ from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision
 from registry.repair import repair_unfinished
-from tasks.execution.progress import OnProgress
+from tasks.execution.progress import Reporter
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import ROWS, ReleaseReport
 
@@ -34,15 +35,14 @@ def open_context(
     recipe: Recipe,
     store: MlflowStore,
     workspace: Workspace,
-    on_progress: OnProgress,
-    say: Callable[[str], None],
+    reporter: Reporter,
     clock: Callable[[], datetime.datetime],
 ) -> ReleaseContext:
     """Make the context of a pinned recipe's release. First repairs, and reports, what a crash left half published."""
     signer, trust = local_signer(home()), partial(local_trust, home())
     for repair in repair_unfinished(store.repairs, trust, clock=clock, model=recipe.model):
-        say(f"{repair.outcome}: {repair.model} run {repair.run_id}: {repair.reason}")
-    return ReleaseContext(workspace, recipe, on_progress, store, signer, trust)
+        reporter.say(f"{repair.outcome}: {repair.model} run {repair.run_id}: {repair.reason}")
+    return ReleaseContext(workspace, recipe, reporter, store, signer, trust)
 
 
 # Not "release-engines": that is the deployed flow, which builds on workers.
@@ -103,13 +103,13 @@ def make_task_runner(target: GpuTarget) -> Any:  # Prefect types its own runners
 
 def builds_here(precision: Precision, target: GpuTarget) -> bool:
     """Tell whether this machine can build a precision for a target."""
-    return why_not(precision, target) is None
+    return why_not_here(precision, target) is None
 
 
 def make_shared(context: ReleaseContext, targets: Sequence[GpuTarget], takes: Takes) -> SharedArtifacts:
     """Make the checkpoint, the rows and the graph of each precision that at least one target takes."""
     source = make_source(context)
-    evaluation = evaluation_rows(context, source)
+    evaluation = evaluation_rows(context.recipe, source.source)
     calibration = make_calibration_set(context, evaluation)
     onnx = make_onnx(context, source, evaluation)
     material = gather(context, source, onnx, calibration, evaluation)

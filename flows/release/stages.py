@@ -9,17 +9,19 @@ from calibration_data.reader import (
     load_split,
 )
 from calibration_data.splits import split_revision
-from flows.release.context import ReleaseContext, versions
+from flows.inputs.recipe import HeadSpec, Recipe
+from flows.release.context import ReleaseContext, describe_size, versions
 from flows.release.identity import source_content
 from registry.errors import BadInput
 from registry.records import (
     CalibrationSet,
+    ModelSource,
     OnnxArtifact,
     SourceFiles,
 )
 from tasks.checkpoints.module import from_module
 from tasks.checkpoints.source import from_folder, from_hub, from_package, read_config
-from tasks.execution.steps import Step, run_stage
+from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
 
 # Real rows on which the exported graph is compared with PyTorch.
@@ -29,7 +31,6 @@ CHECKED_ROWS = 32
 def make_source(context: ReleaseContext) -> SourceFiles:
     """Return the checkpoint, with its head where the recipe fits one."""
     spec, name, task = context.recipe.source, context.recipe.model, context.recipe.task
-    context.on_progress(f"source {name}", 0)
 
     def make(into: Path) -> SourceFiles:
         if spec.hub is not None:
@@ -51,7 +52,7 @@ def make_source(context: ReleaseContext) -> SourceFiles:
 
     origin = spec.model_copy(update={"head": None}).model_dump(mode="json")
     key = (origin, source_content(context.recipe), name, task)
-    source, _ = run_stage(context.workspace, Step("source", name, key, SourceFiles, make))
+    source = context.run(Step("source", name, key, SourceFiles, make, lambda made: describe_size(made.files)))
     if spec.head is not None:
         return _with_head(context, source)
     if spec.module is None:
@@ -68,34 +69,46 @@ def _with_head(context: ReleaseContext, encoder: SourceFiles) -> SourceFiles:
         return encoder
 
     def make(into: Path) -> SourceFiles:
-        rows = load_split(ref, recipe.model_task, head.split)
-        if rows.classes is None:
-            raise BadInput(f"{ref.origin} split {head.split!r} does not name its classes: store a ClassLabel column")
-        return fit_head(
-            encoder, rows, seed=head.seed, max_length=data.max_length, into=into, on_progress=context.on_progress
-        )
+        rows = head_rows(recipe, head)
+        tell = context.progress_of(f"head {recipe.model}")
+        return fit_head(encoder, rows, seed=head.seed, max_length=data.max_length, into=into, on_progress=tell)
 
     revision, tools = split_revision(ref, head.split), versions("torch", "transformers")
     key = (encoder.digest, revision, ref.columns, head.seed, data.max_length, tools)
-    return run_stage(context.workspace, Step("head", context.recipe.model, key, SourceFiles, make))[0]
+    return context.run(
+        Step("head", context.recipe.model, key, SourceFiles, make, lambda made: describe_size(made.files))
+    )
 
 
-def evaluation_rows(context: ReleaseContext, source: SourceFiles) -> Rows:
+def head_rows(recipe: Recipe, head: HeadSpec) -> Rows:
+    """Return the rows that a head is fitted on.
+
+    Raises:
+        BadInput: no such split or column, or one that does not name its classes.
+    """
+    rows = load_split(recipe.dataset, recipe.model_task, head.split)
+    if rows.classes is None:
+        origin = recipe.dataset.origin
+        raise BadInput(f"{origin} split {head.split!r} does not name its classes: store a ClassLabel column")
+    return rows
+
+
+def evaluation_rows(recipe: Recipe, source: ModelSource) -> Rows:
     """Return the rows that engines are judged on.
 
     Raises:
         BadInput: too few rows, or targets that are not the model's.
     """
-    spec, task = context.recipe.data.evaluation, context.recipe.model_task
+    spec, task = recipe.data.evaluation, recipe.model_task
     rows = load_split(
-        context.recipe.dataset,
+        recipe.dataset,
         task,
         spec.split,
         samples=spec.samples,
         seed=spec.seed,
         fewest=FEWEST_EVALUATION_ROWS,
     )
-    return task.align_rows(rows, source.source)
+    return task.align_rows(rows, source)
 
 
 def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> CalibrationSet:
@@ -108,7 +121,9 @@ def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> Calibrati
         )
 
     key = (ref.origin, split_revision(ref, spec.split), ref.columns, spec.model_dump(), evaluation.digest)
-    return run_stage(context.workspace, Step("calibration", spec.split, key, CalibrationSet, make))[0]
+    return context.run(
+        Step("calibration", spec.split, key, CalibrationSet, make, lambda drawn: f"{drawn.samples} rows")
+    )
 
 
 def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) -> OnnxArtifact:
@@ -118,7 +133,6 @@ def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) ->
     from tasks.graphs.export import check_export, export_checkpoint, export_module
 
     def make(into: Path) -> OnnxArtifact:
-        context.on_progress("export", 0)
         verify_stage(source.directory)
         module = context.recipe.source.module
         onnx = export_checkpoint(source, into=into) if module is None else export_module(module, into=into)
@@ -128,4 +142,4 @@ def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) ->
         return onnx
 
     key = (source.digest, context.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
-    return run_stage(context.workspace, Step("export", "fp32", key, OnnxArtifact, make))[0]
+    return context.run(Step("export", "fp32", key, OnnxArtifact, make, lambda graph: describe_size(graph.files)))

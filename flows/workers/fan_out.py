@@ -122,7 +122,7 @@ def wait_for_runs(
     """Poll the targets' runs until `results` has an entry for each."""
     while open_runs := {name: run for name, run in runs.items() if name not in results}:
         check_stopped()
-        fan_out.release.context.on_progress(f"wait for {', '.join(open_runs)}", 1 - len(open_runs) / len(runs))
+        fan_out.release.context.reporter(f"wait for {', '.join(open_runs)}", 1 - len(open_runs) / len(runs))
         # Once per round and pool: a release may wait for a hundred runs in the queue of one pool.
         online = cache(partial(is_online, client))
         try:
@@ -203,7 +203,7 @@ def find_accepted(fan_out: FanOut, job: TargetJob) -> list[JudgedEngine] | None:
         ref = BuildResultRef.model_validate_json(accepted)
         engines = fetch_engines(fan_out, job, ref)
     except (ValidationError, EngineryError) as error:
-        context.on_progress(f"rebuilding for {job.target.name}, its earlier result cannot be read: {error}", 0)
+        context.reporter.say(f"rebuilding for {job.target.name}, its earlier result cannot be read: {error}")
         return None
     if any(engine.verdict is Verdict.INCONCLUSIVE for engine in engines):
         # Undecided is not finished: a worker measures again, in a run of its own.

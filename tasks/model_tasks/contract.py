@@ -113,6 +113,13 @@ class ModelTask(Protocol):
             BadInput: it has another head, or none.
         """
 
+    def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
+        """Check by config.json that a checkpoint takes inputs of the `largest` size of each named axis.
+
+        Raises:
+            BadInput: it does not.
+        """
+
     def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> Encoder:
         """Open the encoder of a checkpoint or bundle; inputs are cut at the `largest` size of each named axis.
 

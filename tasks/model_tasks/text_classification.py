@@ -15,7 +15,7 @@ from registry.records import ModelSource
 from registry.triton.python_models import TEXT_CLASSIFICATION as PYTHON_MODEL
 from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import Metric, ShownAnswer
-from tasks.model_tasks.text_inputs import TextEncoder, open_text_encoder
+from tasks.model_tasks.text_inputs import TextEncoder, check_positions, open_text_encoder
 
 ACCURACY = Metric("accuracy", "share")
 # What transformers calls classes that nobody named.
@@ -110,6 +110,10 @@ class TextClassification:
             raise BadInput(f"the checkpoint's problem_type is {str(kind)[:80]!r}: only one label per text is supported")
         if len(config.get("id2label") or (0, 1)) < 2:
             raise BadInput("the checkpoint gives one number per text (regression): only labels are supported")
+
+    def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
+        """Check that the checkpoint has a position for each token of the longest text."""
+        check_positions(config, largest)
 
     def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> TextEncoder:
         """Open the folder's tokenizer.json; texts are cut at the longest sequence."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 FeedDict = dict[str, NDArray[np.int64]]
 # The feed of a BERT-like graph; graphs bind what they have of these by name, in any order.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# Models whose first usable position stands behind the id of the padding.
+BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 # Where no profile says how long a text may be.
 UNLIMITED_TOKENS = 512
 
@@ -67,3 +69,24 @@ def open_text_encoder(checkpoint: Path, input_names: Sequence[str], largest: Map
     pad_id = tokenizer.token_to_id(pad_token)
     tokenizer.enable_padding(pad_id=0 if pad_id is None else pad_id, pad_token=pad_token)
     return TextEncoder(tokenizer, tuple(input_names))
+
+
+def check_positions(config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
+    """Check by config.json that a text encoder has a position for each token of the longest text.
+
+    Relative positions have no end. RoBERTa's table begins behind the padding's id
+    (https://github.com/huggingface/transformers/blob/v4.57.1/src/transformers/models/roberta/modeling_roberta.py).
+
+    Raises:
+        BadInput: the profiles allow longer texts than the checkpoint has positions.
+    """
+    positions, longest = config.get("max_position_embeddings"), largest.get("sequence")
+    if not isinstance(positions, int) or longest is None or config.get("relative_attention"):
+        return
+    if config.get("model_type") in BEHIND_PADDING:
+        positions -= int(config.get("pad_token_id") or 0) + 1
+    if 0 < positions < longest:
+        raise BadInput(
+            f"the profiles allow texts of {longest} tokens, the checkpoint has positions for {positions}: lower "
+            "data.max_length and the sequence's max"
+        )

@@ -72,12 +72,17 @@ class ReleaseReport:
 
     @property
     def failed(self) -> bool:
-        """Whether no engine was published."""
-        return not any(row.version for row in self.rows)
+        """Whether no engine was built; engines that failed their gates are a result."""
+        return not any(row.digest for row in self.rows)
+
+    @property
+    def passed(self) -> bool:
+        """Whether an engine passed all its gates."""
+        return any(row.verdict is Verdict.PASSED for row in self.rows)
 
 
 class ReleaseIncomplete(EngineryError):
-    """The release published no engine, or has no result for some of its targets."""
+    """The release built no engine, or has no result for some of its targets."""
 
     def __init__(self, report: ReleaseReport) -> None:
         self.report = report
@@ -88,7 +93,7 @@ class ReleaseIncomplete(EngineryError):
                 f"`enginery release --resume {report.release}` to build only the missing engines"
             )
         else:
-            sentence = f"{release} published no engine: see the reasons in its report"
+            sentence = f"{release} built no engine: see the reasons in its report"
         super().__init__(sentence)
 
 

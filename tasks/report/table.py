@@ -9,6 +9,8 @@ from registry.names import candidate_alias, production_alias
 from registry.records import Measurement, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
 
+# Notes are cut there, at the end of a clause.
+LONGEST_NOTE = 200
 COLORS = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.UNMEASURED: "dim"}
 
 
@@ -66,37 +68,64 @@ def _format_figure(figure: Measurement | None, spec: str) -> str:
 
 
 def list_notes(report: ReleaseReport) -> list[str]:
-    """List every distinct remark, and every reason why an engine did not pass, once with the engines concerned."""
-    precisions: dict[str, dict[str, list[str]]] = {}
+    """List why engines did not pass, and what was noted of their graphs: in few and short lines.
+
+    Engines with the same reason share a line. `enginery list`, the report and `--json` have every word.
+    """
+    engines: dict[str, dict[str, list[str]]] = {}
     for row in report.rows:
-        sentences = [row.remark] if row.remark else []
-        if row.verdict is not Verdict.PASSED:
-            sentences.append(f"{row.verdict or row.state}: {row.reason}")
-        for sentence in sentences:
-            precisions.setdefault(sentence, {}).setdefault(row.target, []).append(row.precision.value)
-    return [f"{_name_engines(by_target)}: {sentence}" for sentence, by_target in precisions.items()]
+        sentences = [] if row.verdict is Verdict.PASSED else [f"{row.verdict or row.state}: {_explain(row)}"]
+        for sentence in [*sentences, *([row.remark] if row.remark else [])]:
+            engines.setdefault(_shorten(sentence), {}).setdefault(row.target, []).append(row.precision.value)
+    return [f"{_name_engines(by_target)}: {sentence}" for sentence, by_target in engines.items()]
+
+
+def _explain(row: EngineRow) -> str:
+    """Return why an engine did not pass; that it cannot run here is said once, and not with each graph's figures."""
+    if row.verdict is Verdict.UNMEASURED and not any(each.subject == "engine" for each in row.measurements):
+        return "no machine here runs it: release it on workers that have the GPU"
+    return row.reason
+
+
+def _shorten(sentence: str) -> str:
+    """Cut a sentence between two of its clauses, so that it takes a line or two."""
+    if len(sentence) <= LONGEST_NOTE:
+        return sentence
+    ends = [sentence.rfind(mark, 0, LONGEST_NOTE) for mark in (": ", "; ", ", ", " ")]
+    return f"{sentence[: next((end for end in ends if end > LONGEST_NOTE // 2), LONGEST_NOTE)]} …"
 
 
 def _name_engines(precisions: dict[str, list[str]]) -> str:
-    return "; ".join(f"{target} {', '.join(names)}" for target, names in precisions.items())
+    """Name engines by target and precision; targets with the same precisions stand together."""
+    targets: dict[str, list[str]] = {}
+    for target, names in precisions.items():
+        targets.setdefault(", ".join(names), []).append(target)
+    return "; ".join(f"{', '.join(group)} {names}" for names, group in targets.items())
 
 
 def describe_result(report: ReleaseReport) -> str:
     """Say how many engines got which verdict, and the command that comes next."""
-    published = [row for row in report.rows if row.version is not None]
     counts = Counter(row.verdict for row in report.rows)
     verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    if not verdicts:
+        return "No engine was built."
+    head = "" if report.passed else "No engine passed: "
+    return f"{head}{verdicts}. Next: {_name_next_command(report)}"
+
+
+def _name_next_command(report: ReleaseReport) -> str:
+    published = [row for row in report.rows if row.version is not None]
     candidates = [row for row in published if candidate_alias(row.target) in row.aliases]
     waiting = [row.target for row in candidates if production_alias(row.target) not in row.aliases]
     if waiting:
-        command = f"enginery promote {report.model} {' '.join(f'--target {target}' for target in waiting)}"
-    elif candidates:
-        command = f"enginery fetch {report.model}, on a host that serves it"
-    elif published:
-        command = f"enginery promote {report.model} --target {published[0].target}, which names the best engine"
-    else:
-        return "No engine was published."
-    return f"{verdicts if candidates else f'No engine is a candidate: {verdicts}'}. Next: {command}"
+        return f"enginery promote {report.model} {' '.join(f'--target {target}' for target in waiting)}"
+    if candidates:
+        return f"enginery fetch {report.model}, on a host that serves it"
+    if any(row.verdict is Verdict.INCONCLUSIVE for row in report.rows):
+        return "release again, which measures what is undecided again; a quieter machine or a longer latency decides it"
+    if published:
+        return f"enginery promote {report.model} --target {published[0].target}, which names the best engine"
+    return "change the gates, the precisions or the calibration of the recipe"
 
 
 def has_graph_scores(report: ReleaseReport) -> bool:

@@ -21,12 +21,14 @@ from flows.release.graphs import Graphs, Material, gather, make_graph, make_grap
 from registry.errors import BadInput, EngineryError
 from registry.records import GpuTarget, OnnxArtifact, Precision
 from tasks.backends import BACKENDS
+from tasks.execution.progress import Reporter
 from tasks.execution.steps import Step
 from tasks.execution.workspace import Workspace
 from tasks.graphs.layers import Floats
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.holdout import Holdout, MetricGate, Score, run_holdout
 from tasks.quantization.table import TABLE_FILE
+from tests.support.reporters import Told
 from tests.support.tiny import WORDS
 from tests.support.tiny_recipe import RECIPE, TinyRecipe, write_split
 
@@ -45,11 +47,10 @@ def context(
 ) -> ReleaseContext:
     """The tiny recipe with rows to spare for a holdout; stages without Prefect."""
 
-    def stage(workspace: Workspace, step: Step[Any]) -> Any:
+    def stage(workspace: Workspace, step: Step[Any], _reporter: Reporter) -> Any:
         return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
 
-    for module in ("context", "graphs", "stages"):
-        monkeypatch.setattr(f"flows.release.{module}.run_stage", stage, raising=False)
+    monkeypatch.setattr("flows.release.context.run_stage", stage)
     draw, words = random.Random(3), [word for word in WORDS if not word.startswith("##")]  # noqa: S311  # rows
     evaluation = set(tiny_recipe.rows("evaluation"))
     texts = {" ".join(draw.choices(words, k=draw.randint(4, 12))): None for _ in range(SPARE_ROWS + 60)}
@@ -66,13 +67,12 @@ def make_context(
     document["data"] = RECIPE["data"] | {"calibration": {"samples": 16, **more}}  # type: ignore[operator]
     tiny.recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
     nothing: Any = None
-    report: Callable[[str, float], None] = lambda what, _done: reported.append(what)  # noqa: E731
-    return ReleaseContext(Workspace(folder), load_recipe(tiny.recipe), report, nothing, nothing, nothing)
+    return ReleaseContext(Workspace(folder), load_recipe(tiny.recipe), Told(reported.append), nothing, nothing, nothing)
 
 
 def collect(context: ReleaseContext, change: Callable[[Rows], Rows] = lambda rows: rows) -> Material:
     source = stages.make_source(context)
-    evaluation = stages.evaluation_rows(context, source)
+    evaluation = stages.evaluation_rows(context.recipe, source.source)
     calibration = stages.make_calibration_set(context, evaluation)
     return gather(context, source, stages.make_onnx(context, source, evaluation), calibration, change(evaluation))
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from flows.inputs.fleet import load_fleet
+from flows.inputs.plan import list_steps, plan_target, why_not_here
 from flows.inputs.recipe import load_recipe
 from registry.bundle.manifest import verify_bundle
 from registry.bundle.signing import local_trust
@@ -20,6 +21,7 @@ from registry.promotion.rules import Decision
 from registry.records import GateResult, Precision, Verdict
 from registry.serving.fetch import Policy, fetch
 from tasks.bundle.answer import answer
+from tasks.execution.progress import StepEnd
 from tasks.report.rows import ReleaseReport
 from tests.support.tiny_recipe import LABELS, TinyRecipe, copy_home, release_into, write_split
 
@@ -29,10 +31,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 
 @dataclass(frozen=True)
 class Released:
-    """A home and the report of the release in it."""
+    """A home, the report of the release in it, and the steps that ended."""
 
     home: Path
     report: ReleaseReport
+    steps: tuple[StepEnd, ...]
 
     @property
     def store(self) -> MlflowStore:
@@ -65,13 +68,15 @@ def first_release(
     shutil.copy(migrated_database, home / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(recipe_template.folder)
-        return Released(home, release(home, recipe_template))
+        steps: list[StepEnd] = []
+        recipe, fleet = load_recipe(recipe_template.recipe), load_fleet(recipe_template.fleet)
+        return Released(home, release_into(home, recipe, fleet, steps.append), tuple(steps))
 
 
 @pytest.fixture
 def released(first_release: Released, tmp_path: Path) -> Released:
     home = copy_home(first_release.home, tmp_path / "home")
-    return Released(home, first_release.report)
+    return Released(home, first_release.report, first_release.steps)
 
 
 def now() -> datetime.datetime:
@@ -92,6 +97,17 @@ def test_every_engine_of_a_release_is_built_and_published(released: Released) ->
     built = [(row.version, row.digest) for row in rows if row.state == "built"]
     assert [(engine.version, engine.digest) for engine in released.store.versions("tiny")] == built
     assert not released.report.failed
+
+
+def test_a_release_ends_the_planned_steps_and_no_other(released: Released, tiny_recipe: TinyRecipe) -> None:
+    recipe, fleet = load_recipe(tiny_recipe.recipe), load_fleet(tiny_recipe.fleet)
+    plans = [plan_target(recipe, fleet.target(name), why_not_here) for name in recipe.targets]
+    assert {end.name for end in released.steps} == set(list_steps(recipe, plans))
+    figures = {end.name: end.figure for end in released.steps}
+    assert figures["calibration calibration"] == "16 rows"
+    assert figures["publish tiny"] == "5 versions"
+    assert figures["benchmark cpu"].startswith("p50 fp32 ")
+    assert figures["build rtx-4090 fp32"].endswith(" MB")
 
 
 def test_every_published_bundle_verifies_and_carries_its_release(released: Released, tmp_path: Path) -> None:

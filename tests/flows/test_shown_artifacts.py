@@ -8,6 +8,7 @@ from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 
 from flows.prefect_server.pages import show_progress, show_release
+from flows.release.progress import lines_report
 from registry.mlflow.store import MlflowStore
 from registry.records import Backend, Precision, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
@@ -35,7 +36,7 @@ def test_a_release_shows_its_table_its_verdicts_and_its_progress(server_uri: str
 
     @flow
     def job() -> str:
-        report = show_progress(lambda _what, _done: None)
+        report = show_progress(lines_report(lambda _: None))
         report("build cpu fp32: copy", 0.25)
         show_release(ReleaseReport("abc123", "sst2", (ROW,), run_id=parent), store)
         return str(runtime.flow_run.id)

@@ -3,6 +3,7 @@
 import random
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
 from tests.support.tiny import WORDS, tiny_bert
 
@@ -94,11 +96,12 @@ def write_tiny_recipe(folder: Path) -> TinyRecipe:
     return TinyRecipe(folder)
 
 
-def release_into(home: Path, recipe: Any, fleet: Any) -> Any:
+def release_into(home: Path, recipe: Any, fleet: Any, on_step_end: Callable[[Any], None] = lambda _: None) -> Any:
     """What `enginery release` does with a parsed recipe and fleet, less the printing; the report."""
     # Prefect is imported by these, and reads its settings when it is.
     from flows.release.context import ReleaseContext
     from flows.release.identity import find_release
+    from flows.release.progress import Tally, progress_report
     from flows.release.release_engines import release_engines
     from registry.bundle.signing import local_signer, local_trust
     from registry.mlflow.store import embedded_store
@@ -106,11 +109,11 @@ def release_into(home: Path, recipe: Any, fleet: Any) -> Any:
 
     store = embedded_store(home)
     pinned, name, found = find_release(recipe, fleet, store)
-    quiet = lambda _what, _done: None  # noqa: E731
-    context = ReleaseContext(
-        Workspace(home / "stages"), pinned, quiet, store, local_signer(home), partial(local_trust, home)
-    )
-    return found or release_engines(context, fleet, name)
+    trust, tally = partial(local_trust, home), Tally()
+    tally.expect({}, on_step_end)
+    with progress_report(Console(), tally, quiet=True) as reporter:
+        context = ReleaseContext(Workspace(home / "stages"), pinned, reporter, store, local_signer(home), trust)
+        return found or release_engines(context, fleet, name)
 
 
 def copy_home(first: Path, home: Path) -> Path:

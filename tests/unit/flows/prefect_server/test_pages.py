@@ -19,6 +19,7 @@ from flows.refresh.results import Plan, Refreshed, refresh_rows
 from flows.refresh.staleness import Stale
 from registry.records import Backend, Machine, Measurement, Precision, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
+from tests.support.reporters import Told
 
 P50 = Measurement("latency_p50_ms", 1.23456, "ms", 900, "engine", "d" * 64, Machine("x86", 2), 1.2, 1.3)
 GRAPHS = Measurement("accuracy", 0.9, "share", 900, "onnx-graph", "e" * 64, Machine("x86", 2), 0.8, 0.95)
@@ -120,7 +121,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
 
 def test_progress_is_shown_at_most_once_in_a_few_seconds(shown: Shown) -> None:
     said: list[str] = []
-    report = ProgressPage(lambda what, _done: said.append(what), lambda: shown.now)
+    report = ProgressPage(Told(said.append), lambda: shown.now)
     for tenth in range(100):
         shown.now = tenth / 10
         report("build l4 int8: tactics", tenth / 100)
@@ -134,7 +135,7 @@ def test_progress_is_shown_at_most_once_in_a_few_seconds(shown: Shown) -> None:
 
 
 def test_the_last_step_of_a_piece_is_shown_while_the_next_one_works(shown: Shown) -> None:
-    report = ProgressPage(lambda _what, _done: None, lambda: shown.now)
+    report = ProgressPage(Told(lambda _: None), lambda: shown.now)
     report("quantize int8: table", 0.2)
     report("quantize int8: table", 1.0)
     shown.now = 4.0
@@ -143,7 +144,7 @@ def test_the_last_step_of_a_piece_is_shown_while_the_next_one_works(shown: Shown
 
 
 def test_only_calibrations_and_builds_are_shown(shown: Shown) -> None:
-    report = ProgressPage(lambda _what, _done: None, lambda: shown.now)
+    report = ProgressPage(Told(lambda _: None), lambda: shown.now)
     for what in ("source tiny", "export", "rebuilding instead of reusing x", "measure l4: latency", "publish"):
         report(what, 0.5)
     assert shown.calls == []
@@ -157,7 +158,7 @@ def test_a_page_that_fails_is_one_warning_and_the_work_goes_on(
 
     monkeypatch.setattr(pages, "create_progress_artifact", fail)
     said: list[str] = []
-    report = ProgressPage(lambda what, _done: said.append(what), lambda: shown.now)
+    report = ProgressPage(Told(said.append), lambda: shown.now)
     for _ in range(5):
         report("build l4 int8: tactics", 0.5)
     assert len(said) == 5
@@ -165,15 +166,15 @@ def test_a_page_that_fails_is_one_warning_and_the_work_goes_on(
 
 
 def test_an_interrupt_is_not_taken_for_a_failed_page() -> None:
-    def stop(_what: str, _done: float) -> None:
+    def stop(_what: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ProgressPage(stop)("build l4 int8", 0.5)
+        ProgressPage(Told(stop))("build l4 int8", 0.5)
 
 
 def test_outside_of_a_flow_run_nothing_is_shown(shown: Shown) -> None:
-    report = lambda _what, _done: None  # noqa: E731
+    report = Told(lambda _: None)
     assert show_progress(report) is report
     show_release(REPORT, None)  # type: ignore[arg-type]  # not so much as looked at
     assert shown.calls == []

@@ -7,6 +7,7 @@ import pytest
 
 from flows.release.context import ReleaseContext
 from flows.release.engines import reuse_published
+from flows.release.progress import lines_report
 from registry.bundle.signing import Trust
 from registry.digest import file_sha256
 from registry.errors import BadInput
@@ -20,7 +21,7 @@ def _no_key() -> Trust:
 
 def _make_context(store: MlflowStore, publisher: Publisher, trust: Any, sentences: list[str]) -> ReleaseContext:
     unused: Any = None
-    return ReleaseContext(unused, unused, lambda what, _done: sentences.append(what), store, publisher.signer, trust)
+    return ReleaseContext(unused, unused, lines_report(sentences.append), store, publisher.signer, trust)
 
 
 def test_an_engine_signed_by_a_trusted_key_is_reused(

@@ -61,7 +61,7 @@ def test_progress_ends_with_all_rows(encoder: SourceFiles, tmp_path: Path) -> No
         into=tmp_path / "x",
         on_progress=lambda what, done: seen.append((what, done)),
     )
-    assert seen[-1] == ("fit the head", 1)
+    assert seen[-1] == ("encode rows", 1)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_the_winner_is_the_fastest_published_engine_that_passed() -> None:
             ReleaseReport("r1", "sst2", (row(),), missing=("h100",)),
             "no result for h100: .*`enginery release --resume r1`",
         ),
-        (ReleaseReport("r1", "sst2", ()), "release r1 of sst2 published no engine: see the reasons in its report"),
+        (ReleaseReport("r1", "sst2", ()), "release r1 of sst2 built no engine: see the reasons in its report"),
     ],
 )
 def test_an_incomplete_release_says_what_to_do(report: ReleaseReport, words: str) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from registry.records import Backend, Precision, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
-from tasks.report.table import describe_result, list_notes, make_release_table
+from tasks.report.table import LONGEST_NOTE, describe_result, list_notes, make_release_table
 
 BUILT = EngineRow("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "", Verdict.PASSED, version=1)
 MISSING = [
@@ -28,7 +28,24 @@ def test_a_target_skipped_as_a_whole_is_one_line() -> None:
 
 
 def test_a_reason_is_listed_once_for_all_its_engines() -> None:
-    assert list_notes(REPORT) == ["l4 fp32, fp16; h100 fp32, fp16: skipped: needs a GPU"]
+    assert list_notes(REPORT) == ["l4, h100 fp32, fp16: skipped: needs a GPU"]
+
+
+def test_engines_that_cannot_run_here_share_one_note_whatever_their_graphs_scored() -> None:
+    rows = tuple(
+        replace(BUILT, target=target, precision=precision, verdict=Verdict.UNMEASURED, reason=f"loss of {precision}")
+        for target in ("rtx-4090", "rtx-5090")
+        for precision in (Precision.FP32, Precision.INT8)
+    )
+    (note,) = list_notes(ReleaseReport("r1", "sst2", rows))
+    assert note.startswith("rtx-4090, rtx-5090 fp32, int8: unmeasured: no machine here runs it")
+
+
+def test_a_long_reason_is_cut_at_the_end_of_a_clause() -> None:
+    reason = f"too slow: {'measured, ' * 40}and more"
+    (note,) = list_notes(ReleaseReport("r1", "sst2", (replace(BUILT, verdict=Verdict.FAILED, reason=reason),)))
+    assert len(note) <= LONGEST_NOTE + len("cpu fp32: ") + 2
+    assert note.endswith("measured …")
 
 
 FAILED = replace(BUILT, precision=Precision.INT8, verdict=Verdict.FAILED, version=None)
@@ -46,11 +63,22 @@ CANDIDATE = replace(BUILT, aliases=("candidate-cpu",))
         (
             [replace(BUILT, target="l4", verdict=Verdict.UNMEASURED), FAILED],
             (
-                "No engine is a candidate: 1 failed, 1 unmeasured. Next: enginery promote sst2 --target l4, which "
+                "No engine passed: 1 failed, 1 unmeasured. Next: enginery promote sst2 --target l4, which "
                 "names the best engine"
             ),
         ),
-        ([FAILED], "No engine was published."),
+        (
+            [replace(BUILT, verdict=Verdict.INCONCLUSIVE)],
+            (
+                "No engine passed: 1 inconclusive. Next: release again, which measures what is undecided again; a "
+                "quieter machine or a longer latency decides it"
+            ),
+        ),
+        (
+            [FAILED],
+            "No engine passed: 1 failed. Next: change the gates, the precisions or the calibration of the recipe",
+        ),
+        ([replace(BUILT, verdict=None, state="failed")], "No engine was built."),
     ],
 )
 def test_the_result_names_the_next_command(rows: list[EngineRow], sentence: str) -> None:

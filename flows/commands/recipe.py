@@ -1,0 +1,114 @@
+"""Before a release: `check` says what a recipe will build, how long that takes, and what is wrong with it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from flows.commands.console import FleetFile, Json, need_pipeline, out, print_json
+from flows.inputs.default_paths import FLEET
+from registry.errors import BadInput
+from registry.host.home import home
+
+if TYPE_CHECKING:
+    from flows.release.check import RecipeCheck
+    from tasks.execution.step_times import StepTimes
+
+Recipe = Annotated[Path, typer.Argument(help="Path of the recipe, such as recipes/quickstart.yaml.")]
+
+
+def check(
+    recipe: Recipe,
+    fleet: FleetFile = FLEET,
+    on_workers: Annotated[
+        bool, typer.Option("--on-workers", help="Plan the engines that workers build, not those of this machine.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a recipe in seconds: nothing is built, and Prefect is not started.
+
+    Reads recipe, fleet, checkpoint, tokenizer, rows and labels; says which engines will be built and how long that
+    takes on this machine. Exits with 2 where a release would fail. `enginery release` does the same first.
+
+    Example: enginery check recipes/quickstart.yaml
+    """
+    need_pipeline("check")
+    from flows.inputs.fleet import load_fleet
+    from flows.inputs.plan import why_not_here, why_not_supported
+    from flows.inputs.recipe import load_recipe
+    from flows.release.check import check_recipe
+
+    loaded = load_recipe(recipe)
+    why_not = why_not_supported if on_workers else why_not_here
+    result = check_recipe(loaded, load_fleet(fleet), why_not, home(), step_times(loaded.model))
+    if as_json:
+        print_json(_to_json(result))
+    else:
+        _print_check(result, f"enginery release {recipe}{' --on-workers' if on_workers else ''}")
+    if result.problems:
+        raise typer.Exit(BadInput.exit_code)
+
+
+def step_times(model: str) -> "StepTimes":
+    """Open the record of how long the steps of a model's releases took on this machine."""
+    from tasks.execution.step_times import StepTimes
+
+    return StepTimes(home() / "stages" / "step_seconds.jsonl", model)
+
+
+def describe_plan(check: "RecipeCheck") -> str:
+    """Say how many engines a release builds in how many steps, and how long that takes."""
+    minutes = sum(check.step_seconds.values()) / 60
+    duration = f"about {minutes:.0f} min" if minutes >= 1.5 else "a minute or two"
+    steps = len(check.step_seconds)
+    if check.timed_steps == steps:
+        source = "as last time on this machine, less what is finished"
+    elif check.timed_steps:
+        source = f"{check.timed_steps} steps as last time on this machine, the others by the sample model's on 2 cores"
+    else:
+        source = "by the sample model's on 2 cores"
+    return f"{check.engine_count} engines of {check.recipe.model} in {steps} steps, {duration} ({source})"
+
+
+def _print_check(check: "RecipeCheck", command: str) -> None:
+    for each in check.checks:
+        color, mark = ("red", "fix") if each.problem else ("yellow", "note") if each.warning else ("green", "ok")
+        _print_line(color, mark, f"{each.what}: {each.problem or each.warning or each.found}")
+    unbuilt: dict[str, list[str]] = {}
+    for plan in check.plans:
+        if plan.precisions:
+            where = "measured here" if plan.why_not_measured is None else "not measured here"
+            _print_line("green", "ok", f"target {plan.target.name}: {', '.join(plan.precisions)}; {where}")
+        for precision, reason in plan.skipped:
+            unbuilt.setdefault(reason, []).append(f"{plan.target.name} {precision}")
+    for reason, engines in unbuilt.items():
+        _print_line("yellow", "no", f"{', '.join(engines)}: {reason}")
+    if not check.problems:
+        out.print(f"{describe_plan(check)}. Next: {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_line(color: str, mark: str, text: str) -> None:
+    out.print(f"[{color}]{mark:4}[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _to_json(check: "RecipeCheck") -> dict[str, Any]:
+    return {
+        "model": check.recipe.model,
+        "problems": list(check.problems),
+        "checks": [
+            {"what": each.what, "found": each.found, "problem": each.problem, "warning": each.warning}
+            for each in check.checks
+        ],
+        "targets": [
+            {
+                "target": plan.target.name,
+                "precisions": [precision.value for precision in plan.precisions],
+                "skipped": {precision.value: reason for precision, reason in plan.skipped},
+                "why_not_measured": plan.why_not_measured,
+            }
+            for plan in check.plans
+        ],
+        "step_seconds": check.step_seconds,
+        "timed_steps": check.timed_steps,
+    }

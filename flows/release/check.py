@@ -1,0 +1,259 @@
+"""Check a recipe before its release: what is wrong is told in seconds, all of it at once, and nothing is built.
+
+`check_recipe` reads what a release would read first: config.json, the tokenizer, the rows and their labels.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calibration_data.reader import FEWEST_CALIBRATION_ROWS, Rows, load_split, refuse_overlap
+from flows.inputs.fleet import Fleet
+from flows.inputs.plan import TargetPlan, WhyNot, list_steps, plan_target
+from flows.inputs.recipe import Recipe, SourceSpec
+from flows.release.graphs import read_table_of
+from flows.release.stages import evaluation_rows, head_rows
+from registry.errors import BadInput, EngineryError
+from registry.records import ModelSource
+from tasks.checkpoints.module import check_tokenizer
+from tasks.checkpoints.source import download_texts, list_checkpoint, locate_package, read_classes, read_config
+from tasks.execution.step_times import StepTimes
+from tasks.quantization.holdout import rows_to_prove
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked; `problem` says in a sentence why a release would fail, `warning` what to know."""
+
+    what: str
+    found: str = ""
+    problem: str = ""
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class RecipeCheck:
+    """What a check found, the engines and steps that a release will have, and its seconds on this machine.
+
+    `timed_steps` of the steps were timed here before; the time of the others is the sample model's, by size.
+    """
+
+    recipe: Recipe
+    checks: tuple[Check, ...]
+    plans: tuple[TargetPlan, ...]
+    step_seconds: dict[str, float] = field(default_factory=dict)
+    timed_steps: int = 0
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What a release would fail on."""
+        return tuple(check.problem for check in self.checks if check.problem)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before a release that will work."""
+        return tuple(f"{check.what}: {check.warning}" for check in self.checks if check.warning)
+
+    @property
+    def engine_count(self) -> int:
+        """How many engines will be built."""
+        return sum(len(plan.precisions) for plan in self.plans)
+
+    def require(self) -> None:
+        """Raise where a release would fail.
+
+        Raises:
+            BadInput: all problems in one sentence.
+        """
+        if self.problems:
+            raise BadInput("; ".join(self.problems))
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What a checkpoint's small files tell; `weights_bytes` is 0 for a module."""
+
+    config: dict[str, Any]
+    folder: Path
+    weights_bytes: int
+
+
+def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path, times: StepTimes) -> RecipeCheck:
+    """Check a recipe, and plan its release; `why_not` says which engines will not be built, and why.
+
+    A recipe of a hub's model downloads its small files. Rows of a hub's dataset are not read: that is a download of
+    its own, which the release does.
+    """
+    checks = _Checks()
+    plans = checks.run("targets", lambda: _plan_targets(recipe, fleet, why_not)) or ()
+    with _open_checkpoint(checks, recipe) as checkpoint:
+        weights_bytes = checkpoint.weights_bytes if checkpoint else 0
+        classes = checks.run("labels", lambda: _read_class_names(recipe, checkpoint)) if checkpoint else None
+        _check_rows(checks, recipe, classes)
+    checks.run("table", lambda: read_table_of(recipe))
+    steps = list_steps(recipe, plans)
+    seconds = {step: times.estimate(step, weights_bytes) for step in steps}
+    if plans and weights_bytes:
+        checks.add(_check_disk(home, weights_bytes, plans))
+        checks.add(_check_memory(weights_bytes))
+    return RecipeCheck(recipe, tuple(checks.done), plans, seconds, sum(map(times.is_known, steps)))
+
+
+@dataclass
+class _Checks:
+    """Collects checks, and goes on behind one that found a problem."""
+
+    done: list[Check] = field(default_factory=list)
+
+    def add(self, check: Check) -> None:
+        self.done.append(check)
+
+    def run(self, what: str, check: Callable[[], Any]) -> Any:
+        """Return what a check returns; where it raises, note the problem and return None."""
+        try:
+            return check()
+        except EngineryError as error:
+            self.add(Check(what, problem=str(error)))
+            return None
+
+
+def _plan_targets(recipe: Recipe, fleet: Fleet, why_not: WhyNot) -> tuple[TargetPlan, ...]:
+    plans = tuple(plan_target(recipe, fleet.target(name), why_not) for name in recipe.targets)
+    if not any(plan.precisions for plan in plans):
+        reasons = "; ".join(dict.fromkeys(reason for plan in plans for _, reason in plan.skipped))
+        raise BadInput(f"no engine of {recipe.model} can be built here: {reasons}")
+    return plans
+
+
+@contextmanager
+def _open_checkpoint(checks: _Checks, recipe: Recipe) -> Iterator[_Checkpoint | None]:
+    """Yield what the checkpoint's small files tell; None where it cannot be used."""
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint: _Checkpoint | None = checks.run("source", lambda: _read_checkpoint(recipe.source, Path(scratch)))
+        if checkpoint is not None and (found := checks.run("source", lambda: _fit_task(recipe, checkpoint))):
+            checks.add(Check("source", found))
+        yield checkpoint
+
+
+def _read_checkpoint(spec: SourceSpec, scratch: Path) -> _Checkpoint:
+    if spec.module is not None:
+        folder = Path(str(spec.tokenizer))
+        check_tokenizer(folder)
+        return _Checkpoint({}, folder, 0)
+    if spec.hub is not None:
+        _, weights = download_texts(spec.hub, str(spec.revision), into=scratch)
+        return _Checkpoint(read_config(scratch), scratch, sum(file.size_bytes or 0 for file in weights.values()))
+    if spec.package is not None:
+        folder = locate_package(spec.package, str(spec.version), str(spec.folder))
+    else:
+        folder = Path(str(spec.path))
+    weights_bytes = sum(
+        (folder / name).stat().st_size for name in list_checkpoint(folder) if name.endswith(".safetensors")
+    )
+    return _Checkpoint(read_config(folder), folder, weights_bytes)
+
+
+def _fit_task(recipe: Recipe, checkpoint: _Checkpoint) -> str:
+    """Check that a checkpoint is one of the recipe's task and takes its shapes; return what it is."""
+    task, source = recipe.model_task, recipe.source
+    task.open_encoder(checkpoint.folder, (), recipe.largest)
+    if source.module is not None:
+        return f"module {source.module}"
+    if source.head is None:
+        task.check_checkpoint(checkpoint.config)
+    task.check_shapes(checkpoint.config, recipe.largest)
+    kind = next(iter(checkpoint.config.get("architectures") or ()), str(checkpoint.config.get("model_type", "model")))
+    head = ", and a head that is fitted once" if source.head else ""
+    origin = source.hub or source.package or source.path
+    return f"{origin}: {kind}, {checkpoint.weights_bytes / 1e6:.1f} MB of weights{head}"
+
+
+def _read_class_names(recipe: Recipe, checkpoint: _Checkpoint) -> tuple[str, ...]:
+    if recipe.source.labels is not None:
+        return recipe.source.labels
+    if recipe.source.head is not None:
+        if recipe.dataset.is_hub:
+            return ()
+        return head_rows(recipe, recipe.source.head).classes or ()
+    return read_classes(checkpoint.config)
+
+
+def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None) -> None:
+    """Read the rows as a release will; without known classes their labels are not compared."""
+    if recipe.dataset.is_hub:
+        checks.add(Check("data", f"{recipe.dataset.origin}, whose rows are read when the release starts"))
+        return
+    spec = recipe.data.calibration
+    source = ModelSource(recipe.model, "", "", recipe.task, classes or ())
+
+    def read_evaluation() -> Rows:
+        if classes:
+            return evaluation_rows(recipe, source)
+        return load_split(recipe.dataset, recipe.model_task, recipe.data.evaluation.split)
+
+    evaluation: Rows | None = checks.run("evaluation rows", read_evaluation)
+    calibration: Rows | None = checks.run(
+        "calibration rows",
+        lambda: load_split(recipe.dataset, recipe.model_task, spec.split, fewest=FEWEST_CALIBRATION_ROWS),
+    )
+    if evaluation is not None:
+        named = f", {len(classes)} classes" if classes else ""
+        checks.add(Check("evaluation rows", f"{len(evaluation.inputs)} of {recipe.data.evaluation.split}{named}"))
+    if calibration is None or evaluation is None:
+        return
+    drawn = load_split(recipe.dataset, recipe.model_task, spec.split, samples=spec.samples, seed=spec.seed)
+    checks.run("calibration rows", lambda: refuse_overlap(recipe.model_task, drawn.inputs, evaluation.inputs))
+    checks.add(_describe_calibration(recipe, len(drawn.inputs), len(calibration.inputs)))
+
+
+def _describe_calibration(recipe: Recipe, drawn: int, there: int) -> Check:
+    spec, limit = recipe.data.calibration, recipe.gates.loss_max
+    left, needed = min(there - drawn, spec.holdout), rows_to_prove(limit)
+    warning = ""
+    if spec.holdout and left < needed:
+        warning = (
+            f"{left} further rows can be held out, {needed} could prove a loss of at most {limit:.2%}: int8 is built "
+            "without that proof"
+        )
+    return Check("calibration rows", f"{drawn} of the {there} of {spec.split}", warning=warning)
+
+
+def _check_disk(home: Path, weights_bytes: int, plans: Sequence[TargetPlan]) -> Check:
+    """Compare the free disk with what a release keeps at most.
+
+    Those are the checkpoint, its head's and its export; a graph per precision; each engine as a stage and as an
+    artifact. The sample release keeps 2.0 GB where this says 2.8.
+    """
+    graphs = len({precision for plan in plans for precision in plan.precisions})
+    engines = sum(len(plan.precisions) for plan in plans)
+    needed = weights_bytes * (3 + graphs + 2 * engines)
+    existing = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    found = f"at most {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
+    fix = f"{found}: free some, or set ENGINERY_HOME to a folder on another disk"
+    return Check("disk", found, warning=fix if free < needed else "")
+
+
+def _check_memory(weights_bytes: int) -> Check:
+    """Compare the free memory with what a release takes at its peak, all processes together.
+
+    The sample release (91 MB of weights) takes 2.6 GB, most of it libraries; an export holds the weights four times.
+    """
+    needed = 2.2e9 + 4 * weights_bytes
+    free = _read_free_memory()
+    found = f"about {needed / 1e9:.1f} GB needed" + ("" if free is None else f", {free / 1e9:.1f} GB free")
+    short = free is not None and free < needed
+    return Check("memory", found, warning=f"{found}: close other programs, or release elsewhere" if short else "")
+
+
+def _read_free_memory() -> int | None:
+    """Return MemAvailable of /proc/meminfo in bytes (man 5 proc_meminfo), or None where there is no such file."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

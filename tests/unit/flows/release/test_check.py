@@ -1,0 +1,154 @@
+"""A recipe's mistakes are found before anything is built, all of them at once, and a good recipe is planned."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.inputs.fleet import load_fleet
+from flows.inputs.plan import why_not_here
+from flows.inputs.recipe import load_recipe
+from flows.release import check as check_module
+from flows.release.check import RecipeCheck, check_recipe
+from registry.errors import BadInput
+from tasks.execution.progress import StepEnd
+from tasks.execution.step_times import StepTimes
+from tests.support.tiny_recipe import RECIPE, TinyRecipe, write_tiny_recipe
+
+Change = Callable[[TinyRecipe], None]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> TinyRecipe:
+    return write_tiny_recipe(tmp_path_factory.mktemp("checked") / "recipe")
+
+
+@pytest.fixture
+def tiny(template: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRecipe:
+    shutil.copytree(template.folder, tmp_path / "recipe")
+    monkeypatch.chdir(tmp_path / "recipe")
+    return TinyRecipe(tmp_path / "recipe")
+
+
+def check(tiny: TinyRecipe, **changes: Any) -> RecipeCheck:
+    tiny.recipe.write_text(yaml.safe_dump(RECIPE | changes), encoding="utf-8")
+    recipe = load_recipe(tiny.recipe)
+    times = StepTimes(tiny.folder / "home" / "stages" / "step_seconds.jsonl", recipe.model)
+    return check_recipe(recipe, load_fleet(tiny.fleet), why_not_here, tiny.folder / "home", times)
+
+
+def edit_config(**changes: Any) -> Change:
+    def edit(tiny: TinyRecipe) -> None:
+        file = tiny.folder / "checkpoint" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes), encoding="utf-8")
+
+    return edit
+
+
+def remove(path: str) -> Change:
+    return lambda tiny: (tiny.folder / path).unlink()
+
+
+def repeat_rows(tiny: TinyRecipe) -> None:
+    shutil.copy(tiny.folder / "rows" / "evaluation.parquet", tiny.folder / "rows" / "calibration.parquet")
+
+
+def test_a_good_recipe_has_no_problem_and_its_engines_and_steps_are_planned(tiny: TinyRecipe) -> None:
+    result = check(tiny, targets=["cpu"])
+    assert result.problems == ()
+    (plan,) = result.plans
+    assert [precision.value for precision in plan.precisions] == ["fp32", "int8-dynamic", "int8"]
+    assert list(result.step_seconds) == [
+        "source tiny",
+        "calibration calibration",
+        "export fp32",
+        "quantize int8-dynamic",
+        "quantize int8",
+        "build cpu fp32",
+        "build cpu int8-dynamic",
+        "build cpu int8",
+        "benchmark cpu",
+        "evaluate onnx-graph fp32",
+        "evaluate cpu fp32",
+        "evaluate cpu int8-dynamic",
+        "evaluate cpu int8",
+        "publish tiny",
+    ]
+    result.require()
+
+
+def test_nothing_is_written_by_a_check(tiny: TinyRecipe) -> None:
+    before = sorted(tiny.folder.rglob("*"))
+    check(tiny)
+    assert sorted(tiny.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (remove("checkpoint/model.safetensors"), "no weights"),
+        (remove("checkpoint/tokenizer.json"), "has no tokenizer.json"),
+        (edit_config(architectures=["BertModel"]), "BertModel, which has no head"),
+        (edit_config(max_position_embeddings=8), "texts of 16 tokens, the checkpoint has positions for 8"),
+        (edit_config(id2label={"0": "cat", "1": "dog"}), "not among the classes of tiny"),
+        (edit_config(auto_map={}), "auto_map"),
+        (remove("rows/evaluation.parquet"), "no split 'evaluation'"),
+        (remove("rows/calibration.parquet"), "no split 'calibration'"),
+        (repeat_rows, "also stand in"),
+    ],
+    ids=["weights", "tokenizer", "head", "positions", "labels", "code", "evaluation", "calibration", "overlap"],
+)
+def test_what_a_release_would_fail_on_is_found_without_building(spoil: Change, words: str, tiny: TinyRecipe) -> None:
+    spoil(tiny)
+    result = check(tiny)
+    assert any(words in problem for problem in result.problems), result.problems
+    with pytest.raises(BadInput, match=words):
+        result.require()
+
+
+def test_several_mistakes_are_told_together(tiny: TinyRecipe) -> None:
+    shutil.rmtree(tiny.folder / "checkpoint")
+    remove("rows/evaluation.parquet")(tiny)
+    problems = "; ".join(check(tiny, targets=["nobody"]).problems)
+    for words in ("no target 'nobody'", "checkpoint is not a folder", "no split 'evaluation'"):
+        assert words in problems
+
+
+def test_relative_positions_have_no_end(tiny: TinyRecipe) -> None:
+    edit_config(max_position_embeddings=8, relative_attention=True)(tiny)
+    assert check(tiny).problems == ()
+
+
+def test_the_positions_of_roberta_begin_behind_its_padding(tiny: TinyRecipe) -> None:
+    edit_config(model_type="roberta", max_position_embeddings=17, pad_token_id=1)(tiny)
+    assert "positions for 15" in check(tiny).problems[0]
+    edit_config(max_position_embeddings=18)(tiny)
+    assert check(tiny).problems == ()
+
+
+def test_too_few_rows_to_prove_int8_are_a_note_and_no_problem(tiny: TinyRecipe) -> None:
+    result = check(tiny, gates={"loss_max": 0.01})
+    assert result.problems == ()
+    assert any("8 further rows can be held out" in warning for warning in result.warnings)
+
+
+def test_a_full_disk_and_memory_are_told_before_they_stop_a_release(
+    tiny: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(check_module, "_read_free_memory", lambda: 10**8)
+    result = check(tiny)
+    assert result.problems == ()
+    assert [warning.split(":")[0] for warning in result.warnings if "needed" in warning] == ["disk", "memory"]
+
+
+def test_the_time_is_that_of_this_machine_once_it_is_known(tiny: TinyRecipe) -> None:
+    assert check(tiny).timed_steps == 0
+    times = StepTimes(tiny.folder / "home" / "stages" / "step_seconds.jsonl", "tiny")
+    times.record(StepEnd("export fp32", 123.0, found=False))
+    result = check(tiny)
+    assert (result.timed_steps, result.step_seconds["export fp32"]) == (1, 123.0)
