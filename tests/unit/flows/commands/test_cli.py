@@ -103,7 +103,9 @@ def assert_one_sentence(ran: Ran, *words: str, code: int = 2) -> None:
     ("text", "words"),
     [
         ("model: [", ("recipe.yaml", "YAML")),
-        (RECIPE + "colour: red\n", ("colour", "spelling")),
+        (RECIPE + "colour: red\n", ("colour", "choose from")),
+        (RECIPE.replace("[fp32]", "[fp32, int9]"), ("`int9`", "did you mean int8?")),
+        ("model: tiny", ("the recipe lacks source, data, precisions, targets and profiles",)),
         (RECIPE.replace("max_length: 16", "max_length: .nan"), ("max_length",)),
         (RECIPE.replace("[fp32]", "[fp31]"), ("precisions",)),
         (RECIPE.replace("model: tiny", "model: ../tiny"), ("model",)),
