@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import FleetFile, err, need_pipeline, out
+from flows.commands.console import TeamFleetFile, err, need_pipeline, out
 from flows.inputs.default_paths import FLEET
 from registry.errors import EngineryError
 from registry.host.home import home
@@ -21,7 +21,7 @@ def deployments(
     pools: Annotated[
         bool, typer.Option("--pools", help="Also create the work pools and automations on the Prefect server.")
     ] = False,
-    fleet: FleetFile = FLEET,
+    fleet: TeamFleetFile = FLEET,
 ) -> None:
     """Check that prefect.yaml has a deployment for each recipe and each work pool of the fleet.
 
@@ -65,7 +65,7 @@ Artifacts = Annotated[
 
 
 def up(
-    fleet: FleetFile = FLEET,
+    fleet: TeamFleetFile = FLEET,
     mlflow_port: MlflowPort = None,
     prefect_port: PrefectPort = None,
     artifacts: Artifacts = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import FleetFile, err, need_pipeline
+from flows.commands.console import TeamFleetFile, err, need_pipeline
 from flows.inputs.default_paths import FLEET
 from registry.host.clock import now
 from registry.host.home import writable_home
@@ -14,7 +14,7 @@ from registry.host.home import writable_home
 
 def worker(
     target: Annotated[str, typer.Option(help="Any target of the work pool to build for, such as l4.")],
-    fleet: FleetFile = FLEET,
+    fleet: TeamFleetFile = FLEET,
 ) -> None:
     """Run the build jobs of a target's work pool on this machine, one at a time.
 
