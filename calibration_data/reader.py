@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from calibration_data.splits import DatasetRef, split_file
 from registry.digest import digest_of, record_tree
-from registry.errors import BadInput
+from registry.errors import BadInput, first_line
 from registry.records import CalibrationSet
 
 if TYPE_CHECKING:
@@ -160,11 +160,7 @@ def _quietly(read: Callable[[], "Dataset"]) -> "Dataset":
     try:
         return read()
     except Exception as error:
-        raise BadInput(f"the dataset cannot be read: {error.__class__.__name__}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
+        raise BadInput(f"the dataset cannot be read: {error.__class__.__name__}: {first_line(error)}") from error
 
 
 def refuse_overlap(reader: RowReader, calibration: Sequence[Any], evaluation: Sequence[Any]) -> None:

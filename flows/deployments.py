@@ -8,7 +8,7 @@ from typing import Any
 from prefect import State, flow, get_run_logger, runtime
 from prefect.states import Completed, Failed
 
-from flows.inputs.choices import RecipeChoice, TargetChoice, TargetOrAll
+from flows.inputs.choices import PrecisionChoice, RecipeChoice, TargetChoice, TargetOrAll
 from flows.inputs.default_paths import FLEET
 from flows.prefect_server.pages import show_progress
 from flows.promotion import decisions
@@ -43,27 +43,27 @@ from tasks.report.rows import ReleaseReport
 @flow(name="release-engines", flow_run_name="{recipe}", persist_result=False)
 def release_engines(
     recipe: RecipeChoice,
+    targets: tuple[TargetChoice, ...] = (),
+    precisions: tuple[PrecisionChoice, ...] = (),
+    resume: str = "",
     fleet: str = str(FLEET),
-    targets: list[TargetChoice] | None = None,
-    precisions: list[Precision] | None = None,
-    resume: str | None = None,
 ) -> ReleaseReport:
     """Release a recipe on the fleet: each target's engines are built by the workers of its pool.
 
     Args:
         recipe: path of the recipe in the checkout.
+        targets: only these of the recipe's targets; none selected: all of them.
+        precisions: only these of the recipe's precisions, and fp32; none selected: all of them.
+        resume: id of an earlier release: its own recipe is used, and only what it lacks is built; empty: a new release.
         fleet: path of the fleet file in the checkout.
-        targets: only these of the recipe's targets.
-        precisions: only these of the recipe's precisions, and fp32.
-        resume: id of an earlier release: its own recipe is used, and only what it lacks is built.
     """
     log = get_run_logger()
     request = ReleaseRequest(
         Path(recipe),
         Path(fleet),
-        tuple(targets) if targets else None,
-        tuple(precisions) if precisions else None,
-        resume,
+        targets or None,
+        tuple(map(Precision, precisions)) or None,
+        resume or None,
     )
     store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
     return release_on_workers(request, store, show_progress(lines_report(log.info)))
@@ -95,21 +95,33 @@ def _send_result(request: BuildRequest, judged: Sequence[JudgedEngine], transfer
     return write_result(result, transfer, request.run_id, folder)
 
 
-@flow(name="promote-engine", flow_run_name="{model} on {targets}", persist_result=False)
+def _name_move() -> str:
+    parameters = runtime.flow_run.parameters
+    return f"{parameters['model']} on {', '.join(parameters['targets'])}"
+
+
+@flow(name="promote-engine", flow_run_name=_name_move, persist_result=False)
 def promote_engine(
     model: str,
-    targets: list[TargetOrAll],
+    targets: tuple[TargetOrAll, ...],
     why: str,
     who: str,
     version: int | None = None,
-    waiver: str | None = None,
+    waiver: str = "",
     fleet: str = str(FLEET),
 ) -> State[Any]:
     """Move production to a version that passed its gates, by default the candidate.
 
-    Several targets, or `all`, move together.
-
     A refused promotion ends Failed, with the one sentence that says why.
+
+    Args:
+        model: its name in the registry.
+        targets: they move together, or none does; all: every target that has a candidate.
+        why: the reason, for the history.
+        who: the name of who decides, for the history.
+        version: of one target alone; None: each target's candidate.
+        waiver: the reason to promote although a gate was inconclusive or not measured; empty: none.
+        fleet: path of the fleet file in the checkout.
     """
     try:
         store = open_store()
@@ -121,19 +133,28 @@ def promote_engine(
     return _complete_with(events)
 
 
-@flow(name="rollback-engine", flow_run_name="{model} on {targets}", persist_result=False)
-def rollback_engine(model: str, targets: list[TargetOrAll], why: str, who: str, fleet: str = str(FLEET)) -> State[Any]:
-    """Move production back to the version before. Several targets, or `all`, move together."""
+@flow(name="rollback-engine", flow_run_name=_name_move, persist_result=False)
+def rollback_engine(
+    model: str, targets: tuple[TargetOrAll, ...], why: str, who: str, fleet: str = str(FLEET)
+) -> State[Any]:
+    """Move production back to the version before.
+
+    Args:
+        model: its name in the registry.
+        targets: they move together, or none does; all: every target that is in production.
+        why: the reason, for the history.
+        who: the name of who decides, for the history.
+        fleet: path of the fleet file in the checkout.
+    """
     try:
-        decision = _make_decision(who, why, None)
+        decision = _make_decision(who, why)
         events = decisions.roll_back_targets(open_store(), model, targets, decision, Path(fleet))
     except EngineryError as error:
         return Failed(message=str(error))
     return _complete_with(events)
 
 
-def _make_decision(who: str, why: str, waiver: str | None) -> Decision:
-    # Prefect's form sends an empty text for an empty field.
+def _make_decision(who: str, why: str, waiver: str = "") -> Decision:
     return Decision(who, why, now(), waiver or None, str(runtime.flow_run.id))
 
 
@@ -146,20 +167,20 @@ def _complete_with(events: Sequence[PromotionEvent]) -> State[Any]:
 
 @flow(name="refresh-engines", persist_result=False)
 def refresh_engines(
-    recipes: list[RecipeChoice] | None = None,
-    fleet: str = "recipes/fleet.yaml",
+    recipes: tuple[RecipeChoice, ...] = (),
     dry_run: bool = False,
     full: bool = False,
+    fleet: str = str(FLEET),
 ) -> list[Refreshed]:
     """Release again, through their deployments, the recipes that have stale engines.
 
     Args:
-        recipes: paths of recipes in the checkout; by default all beside the fleet file.
-        fleet: path of the fleet file in the checkout.
+        recipes: only these; none selected: all beside the fleet file.
         dry_run: only report what is stale and why.
         full: release everything, stale or not; finished stages are reused.
+        fleet: path of the fleet file in the checkout.
     """
-    request = RefreshRequest(tuple(map(Path, recipes)) if recipes else None, Path(fleet), dry_run, full)
+    request = RefreshRequest(tuple(map(Path, recipes)) or None, Path(fleet), dry_run, full)
     store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
     results = refresh_recipes(request, store, pool_toolchains(), lambda plans: release_deployed(plans, fleet))
     show_refresh(results)

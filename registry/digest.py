@@ -74,10 +74,10 @@ def read_canonical(
     try:
         value: T = _type_adapter(kind).validate_json(upgrade(raw), strict=True)  # type: ignore[arg-type]  # types are hashable
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        # Not pydantic's own words, which speak of its types.
+        place = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"])
         where = f"{name}: {place}" if place else name
-        raise BadInput(f"{where}: {first['msg']}; {advice}") from error
+        raise BadInput(f"{where} is not what Enginery writes: {advice}") from error
     try:
         canonical = write(value)
     except ValueError as error:  # NaN or infinity, which pydantic reads

@@ -1,5 +1,9 @@
 """The error hierarchy: each message says what is wrong, where, and what to do about it."""
 
+import re
+
+_TERMINAL_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
 
 class EngineryError(Exception):
     """Base of every error that users see; the command line prints its one sentence."""
@@ -58,6 +62,6 @@ class MeasurementError(EngineryError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type's name when it has none."""
-    lines = str(error).strip().splitlines()
+    """Return the first line of an error's message without colors, or its type's name when it has none."""
+    lines = _TERMINAL_CODE.sub("", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__

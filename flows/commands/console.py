@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from flows.inputs.default_paths import BUILT_IN_FLEET
 from registry.errors import BadInput
 
 # A pipe or a log file has no width, and rich's default of 80 columns would wrap the tables beyond reading.
@@ -16,7 +18,35 @@ out = Console(width=None if sys.stdout.isatty() else 150)
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
-FleetFile = Annotated[Path, typer.Option("--fleet", help="The fleet file, which lists the targets.")]
+
+
+def _find_fleet(context: typer.Context, option: typer.CallbackParam, file: Path) -> Path:
+    """Return the built-in fleet file where nobody named one and the current folder has none."""
+    source = context.get_parameter_source(str(option.name))
+    is_default = source is not None and source.name == "DEFAULT"
+    return BUILT_IN_FLEET if is_default and not file.exists() else file
+
+
+def _find_rules(context: typer.Context, option: typer.CallbackParam, file: Path) -> Path:
+    """Return the fleet file as `_find_fleet`, but never the built-in one for a registry that others may share.
+
+    Only a team's own file says which targets are protected.
+    """
+    found = _find_fleet(context, option, file)
+    if found is not file and "MLFLOW_TRACKING_URI" in os.environ:
+        raise BadInput(
+            f"the registry at MLFLOW_TRACKING_URI may be shared, and there is no {file} here to say which of its "
+            "targets are protected: run this in the team's checkout, or pass its fleet file with --fleet"
+        )
+    return found
+
+
+_FLEET_HELP = "The fleet file, which lists the targets"
+_OR_BUILT_IN = f"{_FLEET_HELP}; where it does not exist, a built-in one."
+FleetFile = Annotated[Path, typer.Option("--fleet", callback=_find_fleet, help=_OR_BUILT_IN)]
+RulesFile = Annotated[Path, typer.Option("--fleet", callback=_find_rules, help=_OR_BUILT_IN)]
+# A team's commands run in its checkout: without its fleet file they are in the wrong folder.
+TeamFleetFile = Annotated[Path, typer.Option("--fleet", help=f"{_FLEET_HELP}.")]
 
 
 def need_pipeline(what: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import FleetFile, err, need_pipeline, out
+from flows.commands.console import TeamFleetFile, err, need_pipeline, out
 from flows.inputs.default_paths import FLEET
 from registry.errors import EngineryError
 from registry.host.clock import now
@@ -16,7 +16,7 @@ from registry.host.home import home, writable_home
 
 def worker(
     target: Annotated[str, typer.Option(help="Any target of the work pool to build for, such as l4.")],
-    fleet: FleetFile = FLEET,
+    fleet: TeamFleetFile = FLEET,
 ) -> None:
     """Run the build jobs of a target's work pool on this machine, one at a time.
 
@@ -61,7 +61,7 @@ def deployments(
     pools: Annotated[
         bool, typer.Option("--pools", help="Also create the work pools and automations on the Prefect server.")
     ] = False,
-    fleet: FleetFile = FLEET,
+    fleet: TeamFleetFile = FLEET,
 ) -> None:
     """Check that prefect.yaml has a deployment for each recipe and each work pool of the fleet.
 
@@ -105,7 +105,7 @@ Artifacts = Annotated[
 
 
 def up(
-    fleet: FleetFile = FLEET,
+    fleet: TeamFleetFile = FLEET,
     mlflow_port: MlflowPort = None,
     prefect_port: PrefectPort = None,
     artifacts: Artifacts = None,

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.console import FleetFile, Json, need_pipeline, out, plain, print_json
-from flows.inputs.default_paths import FLEET
+from flows.inputs.default_paths import BUILT_IN_FLEET, FLEET
 from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.connect import open_store
@@ -61,6 +61,8 @@ class TargetRow:
 def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
     """Show the fleet's targets, and which of them this machine can build and measure.
 
+    The fleet is that of recipes/fleet.yaml, or the built-in one where there is no such file.
+
     With PREFECT_API_URL set it also shows whether a worker of each target's pool is online, and what it reported.
 
     Example: enginery targets --fleet recipes/fleet.yaml
@@ -75,6 +77,13 @@ def targets(fleet: FleetFile = FLEET, as_json: Json = False) -> None:
         print_json([row.to_json() for row in rows])
     else:
         out.print(_make_table(rows))
+        if fleet == BUILT_IN_FLEET:
+            out.print(
+                f"This is the built-in fleet: there is no {FLEET} here. To have other targets, write one as "
+                "docs/recipes.md says, or pass --fleet.",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _examine_targets(fleet: "Fleet") -> list[TargetRow]:

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.console import FleetFile, Json, err, out, plain, print_json, who_decides
+from flows.commands.console import Json, RulesFile, err, out, plain, print_json, who_decides
 from flows.inputs.default_paths import FLEET
 from registry.host.clock import now
 from registry.mlflow.connect import open_store
@@ -90,7 +90,7 @@ def promote(
         str | None,
         typer.Option("--waiver", help="The reason to promote although a gate was inconclusive or not measured."),
     ] = None,
-    fleet: FleetFile = FLEET,
+    fleet: RulesFile = FLEET,
     as_json: Json = False,
 ) -> None:
     """Move production-TARGET to a version whose gates passed; several targets move together or not at all.
@@ -113,7 +113,7 @@ def rollback(
     target: Targets,
     why: Why = "rolled back from the command line",
     who: Who = "",
-    fleet: FleetFile = FLEET,
+    fleet: RulesFile = FLEET,
     as_json: Json = False,
 ) -> None:
     """Move production-TARGET back to the previous version; several targets move together or not at all.

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.console import FleetFile, Json, need_pipeline, out, print_json
+from flows.commands.console import Json, TeamFleetFile, need_pipeline, out, print_json
 from flows.inputs.default_paths import FLEET
 from registry.errors import EngineryError
 from registry.host.home import home
@@ -24,7 +24,7 @@ def refresh(
     recipe: Annotated[
         list[Path] | None, typer.Argument(help="Recipes to refresh (default: all beside the fleet file).")
     ] = None,
-    fleet: FleetFile = FLEET,
+    fleet: TeamFleetFile = FLEET,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is stale, and why.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Release every recipe, stale or not.")] = False,
     as_json: Json = False,

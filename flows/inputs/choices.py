@@ -1,7 +1,9 @@
-"""The recipes and targets that a form in Prefect's UI offers: those of the checkout that was deployed.
+"""The recipes, targets and precisions that a form in Prefect's UI offers: those of the checkout that was deployed.
 
-A deployment keeps the schema of its parameters. An `enum` in it becomes a menu in Prefect's UI, and Prefect refuses any
-other value when a run is created. In Python the choices are plain strings, so a fleet file elsewhere works too.
+A deployment keeps the schema of its parameters. An `enum` in it becomes a menu in Prefect's UI, a list of them a menu
+of several choices, and Prefect refuses any other value when a run is created. A list that may also be None gets no menu
+before its type is chosen: there, an empty list stands for all. In Python the choices are plain strings, so a fleet file
+elsewhere works too.
 """
 
 import os
@@ -13,6 +15,7 @@ from pydantic import Field
 from flows.inputs.default_paths import FLEET
 from flows.inputs.fleet import load_fleet
 from registry.errors import BadInput
+from registry.records import Precision
 
 ALL = "all"
 
@@ -43,5 +46,6 @@ _TARGETS = list(load_fleet(FLEET).targets) if FLEET.exists() else []
 
 RecipeChoice = Annotated[str, Field(json_schema_extra=_make_menu(_RECIPES))]
 TargetChoice = Annotated[str, Field(json_schema_extra=_make_menu(_TARGETS))]
+PrecisionChoice = Annotated[str, Field(json_schema_extra=_make_menu(list(Precision)))]
 # `all` stands for every target that has a candidate, or an engine in production.
 TargetOrAll = Annotated[str, Field(json_schema_extra=_make_menu([*_TARGETS, ALL] if _TARGETS else []))]

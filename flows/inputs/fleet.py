@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from flows.inputs.strict_yaml import Name, Part, parse_yaml
 from registry.errors import BadInput
@@ -17,15 +17,27 @@ from registry.records import Backend, GpuTarget
 RELEASES_POOL = "releases"
 
 
+_Capability = Annotated[
+    str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$", description="a compute capability in quotes", examples=["8.9"])
+]
+_Version = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]{1,5}([.][0-9]{1,5}){0,4}$", description="a version, or its first parts, in quotes",
+        examples=["10.13"],
+    ),
+]  # fmt: skip
+
+
 class TargetSpec(Part):
     """One target of the fleet file."""
 
-    backend: Backend
-    compute_capability: Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")] | None = None
-    gpu_name: str | None = None
+    backend: Backend = Field(examples=["onnxruntime"])
+    compute_capability: _Capability | None = None
+    gpu_name: str | None = Field(default=None, examples=["NVIDIA L4"])
     work_pool: Name = "default"
     # Rules of promotion: the backend's version (or its first parts) on the serving hosts, and whether two must approve.
-    serving: Annotated[str, Field(pattern=r"^[0-9]{1,5}([.][0-9]{1,5}){0,4}$")] | None = None
+    serving: _Version | None = None
     protected: bool = False
     # How long a release on workers waits for one of the pool to come online; for a busy one it waits without limit.
     patience_seconds: Annotated[int, Field(ge=1, le=604_800)] = 1800
@@ -44,7 +56,9 @@ class TargetSpec(Part):
 class Fleet(Part):
     """The team's targets, by name."""
 
-    targets: Annotated[dict[Name, TargetSpec], Field(min_length=1)]
+    model_config = ConfigDict(title="fleet file")
+
+    targets: dict[Name, TargetSpec] = Field(min_length=1, examples=[{"cpu": {"backend": "onnxruntime"}}])
 
     def target(self, name: str) -> GpuTarget:
         """Return the target of that name.

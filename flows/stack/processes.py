@@ -213,7 +213,7 @@ def _read_state(file: Path) -> State:
     except FileNotFoundError:
         return State(mark=secrets.token_hex(16), options={}, services={})
     except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+        reason = error.strerror if isinstance(error, OSError) else "it is not what `enginery up` writes"
         raise BadInput(f"{file} cannot be read: {reason}; stop the stack's processes by hand and remove it") from error
 
 

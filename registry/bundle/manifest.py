@@ -101,7 +101,7 @@ def _check_format_version(raw: bytes) -> None:
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"manifest.json is not JSON ({error}): fetch it again") from error
+        raise BadInput("manifest.json is not JSON: fetch it again") from error
     if not isinstance(document, dict):
         raise BadInput("manifest.json is not a JSON object: fetch it again")
     # Check the version before the fields: a later format may have other fields, and the reader must see the version.

@@ -61,8 +61,7 @@ def bundled_rows(bundle: Path, manifest: EngineManifest) -> tuple[WarmupRow, ...
             return tuple(WarmupRow(row.text, row.tokens) for row in _ROWS_1.validate_json(raw, strict=True))
         return _ROWS.validate_json(raw, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"{bundle / ROWS_FILE} holds no rows ({first['msg']}): publish the engine again") from error
+        raise BadInput(f"{bundle / ROWS_FILE} holds no rows of text and tokens: publish the engine again") from error
 
 
 def warmup_entries(model: TritonModel) -> list[WarmupEntry]:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from registry.errors import BadInput, BuildError, EngineryError, Incompatible
+from registry.errors import BadInput, BuildError, EngineryError, Incompatible, first_line
 from registry.records import GpuTarget, Precision
 from tasks.backends.contract import Array, BuildInputs, BuiltEngine, check_feed, read_verified
 from tasks.backends.precisions import why_unsupported
@@ -40,7 +40,7 @@ class OrtSession:
         try:
             return list(self.session.run(self.output_names, dict(feed)))
         except _list_ort_errors() as error:
-            raise BadInput(f"ONNX Runtime refused the feed: {error}") from error
+            raise BadInput(f"ONNX Runtime refused the feed: {first_line(error)}") from error
 
 
 def version() -> str:
@@ -134,7 +134,7 @@ def _load_graph(graph: bytes, where: str, *, threads: int, refusal: type[Enginer
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except _list_ort_errors() as error:
-        raise refusal(f"{where}: ONNX Runtime {version()} cannot load it: {error}") from error
+        raise refusal(f"{where}: ONNX Runtime {version()} cannot load it: {first_line(error)}") from error
     names = tuple(tuple(value.name for value in values) for values in (session.get_inputs(), session.get_outputs()))
     return OrtSession(session, *names)
 

@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from registry.digest import digest_of, file_sha256, record_tree
-from registry.errors import BadInput, DigestMismatch
+from registry.errors import BadInput, DigestMismatch, first_line
 from registry.names import check_name
 from registry.records import ModelSource, SourceFiles
 from tasks.checkpoints.hub import HubFile, download_files, list_commit
@@ -250,7 +250,9 @@ def _check_safetensors(file: Path) -> None:
         with safe_open(file, framework="numpy") as tensors:
             count = len(tensors.keys())
     except (SafetensorError, OSError) as error:
-        raise BadInput(f"{file} is not a safetensors file ({error}): download it again, or use another model") from None
+        raise BadInput(
+            f"{file} is not a safetensors file ({first_line(error)}): download it again, or use another model"
+        ) from None
     if not count:
         raise BadInput(f"{file} holds no tensors: use another model")
 
@@ -259,7 +261,7 @@ def _read_json_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{file} cannot be read as JSON ({error}): repair or download it again") from None
+        raise BadInput(f"{file} cannot be read as JSON ({first_line(error)}): repair or download it again") from None
     if not isinstance(content, dict):
         raise BadInput(f"{file} is not a JSON object: repair or download it again")
     return content

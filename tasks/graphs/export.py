@@ -6,6 +6,7 @@ Checkpoints go through Optimum (TorchScript route), plain modules through torch.
 import contextlib
 import io
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from registry.errors import BadInput, EngineryError
+from registry.errors import BadInput, EngineryError, first_line
 from registry.records import OnnxArtifact, Precision, SourceFiles
 from tasks.checkpoints.module import load_module
 from tasks.graphs.files import GRAPH_FILE, make_artifact, write_graph
@@ -26,7 +27,15 @@ from tasks.model_tasks.text_inputs import TEXT_INPUTS
 CHECKPOINT_OPSET, MODULE_OPSET = 18, 20
 # A share of the largest magnitude in an output: fp32 sums in another order differ by about 1e-6 of it.
 TOLERANCE = 1e-4
-NOISY_LOGGERS = ("transformers", "optimum", "torch.onnx", "onnxscript", "onnx_ir", "torch.export")
+# By what PyTorch's own error says.
+EXPORT_ADVICE = {
+    "data-dependent": "forward() decides by the values of a tensor, which a graph cannot: use torch.where, or decide "
+    "outside of the module",
+    "missing a required argument": "forward() has an argument that the sample inputs lack: name them as forward() does",
+    "unexpected keyword argument": "the sample inputs have a name that forward() lacks: name them as forward() does",
+}
+_CODE_SITE = re.compile(r'File "([^"]+)", line (\d+), in forward')
+NOISY_LOGGERS = ("transformers", "optimum", "torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.fx")
 
 
 def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
@@ -56,7 +65,10 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
                     do_validation=False,  # check_export compares on real rows
                 )
             except (ValueError, KeyError, NotImplementedError) as error:
-                raise BadInput(f"{source.source.name} cannot be exported for {source.source.task}: {error}") from error
+                raise BadInput(
+                    f"{source.source.name} cannot be exported for {source.source.task} ({first_line(error)[:300]}): "
+                    "use a checkpoint of another architecture, or give its network as source.module"
+                ) from error
             return _save_graph_alone(Path(scratch), into)
 
 
@@ -78,7 +90,11 @@ def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
         name: sample.repeat(2, *[1] * (sample.dim() - 1)) if sample.shape[0] == 1 else sample
         for name, sample in samples.items()
     }
-    with _silence_exporters(), tempfile.TemporaryDirectory(prefix="export-") as scratch:
+    with (
+        _silence_exporters(),
+        contextlib.redirect_stderr(io.StringIO()),  # torch.export prints the graph of a module that it refuses
+        tempfile.TemporaryDirectory(prefix="export-") as scratch,
+    ):
         try:
             torch.onnx.export(
                 module,
@@ -93,9 +109,20 @@ def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
                 verbose=False,
             )
         except (RuntimeError, ValueError, TypeError, torch.onnx.OnnxExporterError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise BadInput(f"{callable_path} cannot be exported to ONNX opset {MODULE_OPSET}: {first}") from error
+            raise BadInput(f"{callable_path} cannot be exported to ONNX: {_explain_refusal(error)}") from error
         return _save_graph_alone(Path(scratch), into)
+
+
+def _explain_refusal(error: BaseException) -> str:
+    """Say why a module was refused, where in its code as far as PyTorch names it, and what to do."""
+    text, cause = str(error), error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    sites = _CODE_SITE.findall(text)
+    site = f"{Path(sites[-1][0]).name}, line {sites[-1][1]}: " if sites else ""
+    known = (advice for phrase, advice in EXPORT_ADVICE.items() if phrase in str(cause))
+    unknown = f"{type(cause).__name__}: {first_line(cause)[:300]}; try torch.export.export on it with the same samples"
+    return site + next(known, unknown)
 
 
 def check_export(
@@ -142,7 +169,9 @@ def _load_checkpoint(source: SourceFiles) -> torch.nn.Module:
         try:
             auto = TasksManager.get_model_class_for_task(source.source.task, framework="pt", library="transformers")
         except (KeyError, ValueError) as error:
-            raise BadInput(f"Optimum does not know the task {source.source.task!r}: {error}") from error
+            raise BadInput(
+                f"Optimum cannot export for the task {source.source.task!r}: correct task in the recipe"
+            ) from error
         module, loading = auto.from_pretrained(
             source.directory, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )

@@ -225,7 +225,7 @@ def test_the_flow_shows_its_plan_and_fails_where_a_release_does(world: World, mo
     world.change(profiles=[{**RECIPE["profiles"][0], "batch": {"min": 1, "opt": 1, "max": 4}}])  # type: ignore[index]
     version = BACKENDS[Backend.ONNXRUNTIME].version()
     write_report(WorkerReport("default", "ada", ("cpu",), Backend.ONNXRUNTIME, version, "c" * 64, "2026-11-24T00:00"))
-    (result,) = refresh_engines(["recipe.yaml"], "fleet.yaml", dry_run=True)
+    (result,) = refresh_engines(("recipe.yaml",), fleet="fleet.yaml", dry_run=True)
     assert (result.state, result.plan and result.plan.targets) == ("planned", ("cpu",))
     with get_client(sync_client=True) as client:
         shown = client.request("GET", "/artifacts/{key}/latest", path_params={"key": "refresh"}).json()
@@ -233,7 +233,7 @@ def test_the_flow_shows_its_plan_and_fails_where_a_release_does(world: World, mo
     assert [(row["target"], row["precision"], row["why"]) for row in rows] == [
         (target, precision, "the recipe has other optimization profiles") for target, precision in ALL
     ]
-    state = refresh_engines(["recipe.yaml"], "fleet.yaml", return_state=True)
+    state = refresh_engines(("recipe.yaml",), fleet="fleet.yaml", return_state=True)
     assert state.is_failed()
     assert "Prefect has no deployment release-engines/recipe" in str(state.message)
 

@@ -16,7 +16,7 @@ from registry.store import Store
 from tests.support.publisher import Publisher
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("flows", "tasks", "registry", "calibration_data")
+PACKAGES = ("flows", "tasks", "registry", "calibration_data", "recipes/fleet.yaml")
 Enginery = Callable[..., str]
 
 
@@ -52,7 +52,8 @@ def test_the_wheel_has_every_module_and_data_file(wheel: Path) -> None:
     tracked = subprocess.run(
         ["git", "ls-files", *PACKAGES], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split()
-    expected = {name for name in tracked if name.endswith((".py", ".json", ".parquet")) and (ROOT / name).exists()}
+    kinds = (".py", ".json", ".parquet", ".yaml")
+    expected = {name for name in tracked if name.endswith(kinds) and (ROOT / name).exists()}
     assert expected - set(ZipFile(wheel).namelist()) == set()
 
 

@@ -1,4 +1,4 @@
-"""An error's first line is never empty, whatever the message."""
+"""An error's first line is never empty and never colored, whatever the message."""
 
 import pytest
 
@@ -6,7 +6,15 @@ from registry.errors import first_line
 
 
 @pytest.mark.parametrize(
-    ("message", "line"), [("lost\nand more", "lost"), ("\n\nlost", "lost"), ("", "ValueError"), (" \n", "ValueError")]
+    ("message", "line"),
+    [
+        ("lost\nand more", "lost"),
+        ("\n\nlost", "lost"),
+        ("\x1b[96mlost\x1b[0m at sea", "lost at sea"),
+        ("", "ValueError"),
+        (" \n", "ValueError"),
+        ("\x1b[0m", "ValueError"),
+    ],
 )
-def test_first_line_is_never_empty(message: str, line: str) -> None:
+def test_first_line_is_never_empty_and_has_no_colors(message: str, line: str) -> None:
     assert first_line(ValueError(message)) == line

@@ -15,6 +15,7 @@ import pytest
 
 from flows.cli import app, run_command
 from flows.doctor import Finding, UnfinishedFinding
+from flows.inputs.fleet import load_fleet
 from registry.errors import BadInput
 from registry.records import Verdict
 from registry.store import Store
@@ -103,7 +104,9 @@ def assert_one_sentence(ran: Ran, *words: str, code: int = 2) -> None:
     ("text", "words"),
     [
         ("model: [", ("recipe.yaml", "YAML")),
-        (RECIPE + "colour: red\n", ("colour", "spelling")),
+        (RECIPE + "colour: red\n", ("colour", "choose from")),
+        (RECIPE.replace("[fp32]", "[fp32, int9]"), ("`int9`", "did you mean int8?")),
+        ("model: tiny", ("the recipe lacks source, data, precisions, targets and profiles",)),
         (RECIPE.replace("max_length: 16", "max_length: .nan"), ("max_length",)),
         (RECIPE.replace("[fp32]", "[fp31]"), ("precisions",)),
         (RECIPE.replace("model: tiny", "model: ../tiny"), ("model",)),
@@ -358,8 +361,45 @@ def test_targets_names_the_extra_to_install(enginery: Enginery) -> None:
     assert "enginery[trt]" in enginery("targets", "--fleet", FLEET).out
 
 
-def test_a_fleet_that_is_not_there_is_one_sentence(enginery: Enginery, tmp_path: Path) -> None:
-    assert_one_sentence(enginery("targets", "--fleet", tmp_path / "none.yaml"), "none.yaml")
+def test_a_named_fleet_that_is_not_there_is_one_sentence(
+    enginery: Enginery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("none.yaml", "recipes/fleet.yaml"):  # the default too, where somebody names it
+        assert_one_sentence(enginery("targets", "--fleet", name), name, "cannot be read")
+
+
+def test_a_folder_without_a_fleet_gets_the_built_in_one(
+    enginery: Enginery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "This is the built-in fleet" in enginery("targets").out
+    assert [row["target"] for row in enginery("targets", "--json").json] == list(load_fleet(FLEET).targets)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "fleet.yaml").write_text("targets: {mine: {backend: onnxruntime}}", encoding="utf-8")
+    assert [row["target"] for row in enginery("targets", "--json").json] == ["mine"]
+    assert "built-in" not in enginery("targets").out
+
+
+def test_a_promotion_needs_no_fleet_file_unless_the_registry_is_shared(
+    published: Store, enginery: Enginery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert enginery("promote", "sst2", "--target", "l4", "--version", 1).code == 0
+    assert published.aliases("sst2") == {"production-l4": 1}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/home/mlflow.db")
+    for command in ("promote", "rollback"):
+        refused = enginery(command, "sst2", "--target", "l4")
+        assert_one_sentence(refused, "no recipes/fleet.yaml here to say which of its targets are protected", "--fleet")
+    assert published.aliases("sst2") == {"production-l4": 1}
+
+
+@pytest.mark.parametrize("command", [("worker", "--target", "cpu"), ("refresh",), ("deployments",)], ids=" ".join)
+def test_a_teams_commands_need_its_fleet_file(
+    command: tuple[str, ...], enginery: Enginery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_sentence(enginery(*command), "recipes/fleet.yaml cannot be read")
 
 
 def test_doctor_json_says_what_to_fix(empty: Store, enginery: Enginery) -> None:

@@ -88,6 +88,17 @@ def test_every_run_beats_and_a_second_trigger_waits(checkout: Checkout) -> None:
             assert entry["concurrency_limit"] == limit, name
 
 
+def test_every_deployment_is_tagged_with_its_use(checkout: Checkout) -> None:
+    uses = {
+        "release_engines": "release", "build_target": "internal", "refresh_engines": "refresh",
+        "promote_engine": "promote", "rollback_engine": "promote",
+    }  # fmt: skip
+    for name, entry in checkout.deployments().items():
+        assert entry["tags"] == ["enginery", uses[name.rpartition(":")[2].partition("/")[0]]], name
+        assert entry["description"], name
+        assert ("not by hand" in entry["description"]) is ("internal" in entry["tags"]), name
+
+
 def test_a_new_recipe_and_a_new_pool_are_missing_until_they_are_written(checkout: Checkout) -> None:
     shutil.copy(checkout.fleet_file.parent / "quickstart.yaml", checkout.fleet_file.parent / "mine.yaml")
     text = checkout.fleet_file.read_text(encoding="utf-8")

@@ -81,11 +81,17 @@ def test_prefect_takes_a_request_by_the_schema_that_its_deployment_enforces() ->
     assert build_target.validate_parameters(carried) == {"request": request()}
 
 
-def test_the_form_of_a_release_offers_the_precisions() -> None:
+def test_the_form_of_a_release_offers_the_targets_and_precisions() -> None:
     schema = parameter_schema(release_engines.fn).model_dump_for_openapi()
     chosen = {"recipe": "recipes/quickstart.yaml", "targets": ["cpu"], "precisions": ["int8"]}
     validate(chosen, schema, raise_on_error=True)
-    assert schema["definitions"]["Precision"]["enum"] == [precision.value for precision in Precision]
+    fleet = load_fleet(ROOT / "recipes" / "fleet.yaml")
+    menus = {"targets": list(fleet.targets), "precisions": [precision.value for precision in Precision]}
+    for field, menu in menus.items():
+        # A list of an enum, and nothing else: with None as a second type, Prefect's form hides the menu.
+        assert schema["properties"][field]["type"] == "array"
+        assert schema["properties"][field]["items"]["enum"] == menu
+        assert schema["properties"][field]["default"] == []
 
 
 @pytest.mark.parametrize(

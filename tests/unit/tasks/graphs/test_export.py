@@ -38,6 +38,21 @@ class TwoLayers(torch.nn.Module):
         return self.last(torch.relu(self.hidden(pixels)))  # type: ignore[no-any-return]
 
 
+class Branching(torch.nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if pixels.sum() > 0:
+            return pixels
+        return -pixels
+
+
+def branching() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    return Branching(), {"pixels": torch.ones(2, 6)}
+
+
+def misnamed() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    return TwoLayers(), {"image": torch.ones(2, 6)}
+
+
 def not_a_module() -> str:
     return "module"
 
@@ -143,6 +158,22 @@ def test_module_exports_with_a_dynamic_batch(tmp_path: Path) -> None:
         expected = module(torch.from_numpy(pixels)).detach().numpy()
         assert np.abs(run_graph(graph, {"pixels": pixels}) - expected).max() < 1e-5
         check_export(module, graph, {"pixels": pixels})
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        ("branching", r"test_export\.py, line \d+: forward\(\) decides by the values of a tensor.*: use torch\.where"),
+        ("misnamed", r"forward\(\) has an argument that the sample inputs lack: name them as forward\(\) does$"),
+    ],
+)
+def test_a_module_that_cannot_be_exported_is_refused_in_our_words(
+    make: str, sentence: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BadInput, match=sentence) as caught:
+        export_module(f"tests.unit.tasks.graphs.test_export:{make}", into=tmp_path / "onnx")
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
