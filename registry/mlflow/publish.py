@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, write_manifest
 from registry.digest import record_file, verify_tree
@@ -27,7 +28,9 @@ from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord
 from registry.store import row_of
 
-OWNER, KIND, SEQUENCE = "enginery.owner", "enginery.kind", "enginery.sequence"
+# Tags of runs, and of a model's experiment: the highest sequence number that was given.
+OWNER, KIND, RELEASE, BUILD_KEY = "enginery.owner", "enginery.kind", "enginery.release", "enginery.build_key"
+VERSION, SEQUENCE = "enginery.version", "enginery.sequence"
 UPLOADING, TORN = "uploading", "torn"
 _PAGE = 1000
 # Columns of the row that MLflow stores itself, or that would go stale in a tag.
@@ -167,9 +170,8 @@ class Publications:
         tags = {
             KIND: "engine",
             OWNER: this_process(),
-            "release": manifest.release,
-            "verdict": str(manifest.verdict),
-            "reason": manifest.reason[:LONGEST],
+            RELEASE: manifest.release,
+            MLFLOW_RUN_NOTE: f"{manifest.verdict}: {manifest.reason}",
         }
         return self.client.create_run(self.experiment_of(manifest.model), tags=tags, run_name=name)
 

@@ -1,7 +1,7 @@
 """Find, download, finish or mark torn what a killed publish left in MLflow, as registry/repair.py decides."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
 from registry.errors import BadInput, DigestMismatch, TornBundle
 from registry.mlflow.errors import read_pages
-from registry.mlflow.publish import KIND, OWNER, UPLOADING, Publications, copy_files, translate_publish_errors
+from registry.mlflow.publish import KIND, OWNER, UPLOADING, VERSION, Publications, copy_files, translate_publish_errors
 from registry.mlflow.rows import COMPLETE, LONGEST, PIN, STATE
 from registry.names import check_name
 from registry.records import EngineManifest
@@ -82,14 +82,14 @@ class Repairs:
     def end_run(self, unfinished: Unfinished) -> None:
         """See `Repairable.end_run`."""
         with translate_publish_errors(f"end {unfinished.model} run {unfinished.run_id}"):
-            self._terminate_run(unfinished.run_id, "FINISHED", version=str(unfinished.version))
+            self._terminate_run(unfinished.run_id, "FINISHED", {VERSION: str(unfinished.version)})
 
     def mark_torn(self, unfinished: Unfinished, reason: str) -> None:
         """See `Repairable.mark_torn`."""
         with translate_publish_errors(f"mark {unfinished.model} run {unfinished.run_id}"):
             if unfinished.version is not None:
                 self.publications.mark_torn(unfinished.model, unfinished.version, reason)
-            self._terminate_run(unfinished.run_id, "KILLED", torn=reason[:LONGEST])
+            self._terminate_run(unfinished.run_id, "KILLED", {"enginery.torn": reason[:LONGEST]})
 
     def _from_run(self, run: Any, model: str) -> Unfinished:
         unfinished = Unfinished(
@@ -119,7 +119,7 @@ class Repairs:
             read_pages(lambda token: client.search_runs([experiment], query, max_results=_PAGE, page_token=token))
         )
 
-    def _terminate_run(self, run_id: str, status: str, **tags: str) -> None:
+    def _terminate_run(self, run_id: str, status: str, tags: Mapping[str, str]) -> None:
         client = self.publications.client
         if client.get_run(run_id).info.lifecycle_stage == "deleted":
             if status != "FINISHED":

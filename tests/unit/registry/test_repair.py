@@ -95,7 +95,7 @@ def test_whole_upload_without_a_version_becomes_one(
     assert mlflow_store.manifest("sst2", 1) == manifest
     assert mlflow_store.publish(manifest, folder).version == 1
     run = mlflow_store.client.get_run(repaired.run_id)
-    assert (run.info.status, run.data.tags["version"]) == ("FINISHED", "1")
+    assert (run.info.status, run.data.tags["enginery.version"]) == ("FINISHED", "1")
 
 
 def test_engine_published_again_meanwhile_stays_one_version(
