@@ -53,9 +53,10 @@ COPIES = [
            current_stage, source, md5('run' || n), run_link, status, status_message, storage_location, workspace
        FROM model_versions, generate_series({first}, {last}) n WHERE name = '{model}' AND version = 1""",
     """INSERT INTO model_version_tags (name, version, workspace, key, value)
-       SELECT name, n, workspace, key, CASE key WHEN 'sequence' THEN n::text
-           WHEN 'build_key' THEN md5('key' || n) || md5('more' || n)
-           WHEN 'digest' THEN md5('engine' || n) || md5('bytes' || n) ELSE value END
+       SELECT name, n, workspace, key, CASE key WHEN 'version.sequence' THEN n::text
+           WHEN 'version.build_key' THEN md5('key' || n) || md5('more' || n)
+           WHEN 'version.record' THEN jsonb_set(value::jsonb, '{{digest}}',
+               to_jsonb(md5('engine' || n) || md5('bytes' || n)))::text ELSE value END
        FROM model_version_tags, generate_series({first}, {last}) n WHERE name = '{model}' AND version = 1""",
 ]
 PAST_EVENTS = [

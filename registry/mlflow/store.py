@@ -24,7 +24,7 @@ from registry.mlflow.artifacts import open_files
 from registry.mlflow.errors import check_id, ignore_existing, read_pages, translate_errors
 from registry.mlflow.history import History
 from registry.mlflow.publish import Publications
-from registry.mlflow.rows import COMPLETE, STATE, bundle_of, read_manifest_bytes, row_from
+from registry.mlflow.rows import COMPLETE, STATE, VERSION_BUILD_KEY, bundle_of, read_manifest_bytes, row_from
 from registry.mlflow.unfinished import Repairs
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
@@ -120,7 +120,7 @@ class MlflowStore:
         """See `Store.builds`."""
         # `publish_state` is filtered here, as in `versions`.
         with translate_errors(f"versions of build {check_id(build_key)}"):
-            versions = self._publications.search_versions(f"tags.build_key = '{build_key}'")
+            versions = self._publications.search_versions(f"tags.`{VERSION_BUILD_KEY}` = '{build_key}'")
         complete = [version for version in versions if version.tags.get(STATE) == COMPLETE]
         oldest_first = sorted(complete, key=lambda version: (version.creation_timestamp, int(version.version)))
         return self._rows_from(oldest_first)

@@ -7,11 +7,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
+from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest
 from registry.errors import BadInput, DigestMismatch, TornBundle
 from registry.mlflow.errors import read_pages
 from registry.mlflow.publish import KIND, OWNER, UPLOADING, VERSION, Publications, copy_files, translate_publish_errors
-from registry.mlflow.rows import COMPLETE, LONGEST, PIN, STATE
+from registry.mlflow.rows import COMPLETE, LONGEST, PIN, PUBLISHER, STATE, read_record
 from registry.names import check_name
 from registry.records import EngineManifest
 from registry.store import Unfinished, row_of
@@ -29,7 +29,7 @@ class Repairs:
         """See `Repairable.unfinished`."""
         with translate_publish_errors("unfinished publishing"):
             named = f"name = '{check_name(model, what='model')}' and " if model else ""
-            uploading = self.publications.search_versions(f"{named}tags.{STATE} = '{UPLOADING}'")
+            uploading = self.publications.search_versions(f"{named}tags.`{STATE}` = '{UPLOADING}'")
             # The lowest of a run's versions represents the run: the others repeat it.
             newest_first = sorted(uploading, key=lambda version: -int(version.version))
             versions = {(version.name, version.run_id): _from_version(version) for version in newest_first}
@@ -65,7 +65,7 @@ class Repairs:
 
     def finish(self, unfinished: Unfinished, manifest: EngineManifest) -> int:
         """See `Repairable.finish`."""
-        row, pin = row_of(manifest, 0), sha256(write_manifest(manifest)).hexdigest()
+        row = row_of(manifest, 0)
         if row.model != unfinished.model:
             raise DigestMismatch(f"its manifest is that of {row.model}: somebody put it there")
         with translate_publish_errors(f"finish {unfinished.model} run {unfinished.run_id}"):
@@ -73,9 +73,9 @@ class Repairs:
             if published not in (None, unfinished.version):
                 raise TornBundle(f"the same engine of the same release is version {published} already")
             if unfinished.version is None:
-                number = self.publications.register_version(row, unfinished.uri, unfinished.run_id, pin)
+                number = self.publications.register_version(manifest, unfinished.uri, unfinished.run_id)
             else:
-                number = self.publications.complete_first(row, pin)
+                number = self.publications.complete_first(manifest)
         self.end_run(replace(unfinished, version=number))
         return number
 
@@ -139,8 +139,8 @@ def _from_version(version: Any) -> Unfinished:
         complete=False,
         uri=version.source,
         since_seconds=version.creation_timestamp / 1000,
-        owner=version.tags.get(OWNER),
-        pin=version.tags.get(PIN, ""),
+        owner=read_record(version).get(PUBLISHER),
+        pin=read_record(version).get(PIN, ""),
     )
 
 

@@ -63,7 +63,7 @@ def test_whole_store_answers_what_quick_store_cannot(server_uri: str, whole: Mlf
     assert quick.aliases("none") == {}
     with pytest.raises(NotFound):
         quick.version(model, 9)
-    whole.client.set_model_version_tag(model, "1", "publish_state", "uploading")
+    whole.client.set_model_version_tag(model, "1", "version.publish_state", "uploading")
     for ask in (quick.version, quick.open_bundle):
         with pytest.raises(TornBundle):
             ask(model, 1)
