@@ -1,11 +1,12 @@
-"""Translate a model version of MLflow into an `EngineVersion` and a `Bundle`; imports no mlflow, as a fetch does not.
+"""Translate MLflow's rows: a version into an `EngineVersion` and a `Bundle`, a run of the history into an event.
 
-A version here is what MLflow's client returns: it has a name, a version, tags and aliases.
+Imports no mlflow, as a fetch does not. A version here is what MLflow's client returns: it has a name, a version, tags
+and aliases.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any
 
@@ -13,7 +14,8 @@ from pydantic import TypeAdapter
 
 from registry.bundle.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE
 from registry.errors import BadInput, DigestMismatch, NotFound
-from registry.records import EngineVersion
+from registry.names import check_name
+from registry.records import EngineVersion, PromotionEvent
 from registry.store import Bundle, BundleFiles
 
 # Three tags of a version are for people. MLflow's page of a version sorts tags by name: the others come behind them.
@@ -29,7 +31,14 @@ _NOT_RECORDED = (*_FOR_PEOPLE, "model", "version", "aliases", "complete", "build
 # The longest text that is written to a parameter or a tag; MLflow's own limit is higher.
 LONGEST = 5000
 
-_ROW = TypeAdapter(EngineVersion)
+# Tags of a run of the history: the event's id, by which runs are sorted and found, and what they are filtered by.
+EVENT_ID, EVENT_ALIAS, EVENT_OUTCOME = "enginery.event", "enginery.alias", "enginery.outcome"
+# The whole event as JSON.
+EVENT_RECORD = "enginery.record"
+# Ids are in the order of the promotions, and so is their text; clocks of two hosts need not be.
+NEWEST_EVENT_FIRST = f"tags.`{EVENT_ID}` DESC"
+
+_ROW, _EVENT = TypeAdapter(EngineVersion), TypeAdapter(PromotionEvent)
 
 
 def row_from(version: Any, aliases: Mapping[str, int] | None = None) -> EngineVersion:
@@ -107,6 +116,31 @@ def bundle_of(version: Any, files: BundleFiles) -> Bundle:
         return Bundle(raw, _read_whole(files, SIGNATURE_FILE), files)
     except NotFound:
         return Bundle(raw, None, files)
+
+
+def history_experiment(model: str) -> str:
+    """Return the name of the experiment that holds a model's history; no model's name has a '/'."""
+    return f"{check_name(model, what='model')}/history"
+
+
+def events_query(alias: str | None, outcome: str | None) -> str:
+    """Return the search for events of one alias, of one outcome, or of any."""
+    conditions = [f"tags.`{EVENT_ID}` != ''"]
+    conditions += [f"tags.`{EVENT_ALIAS}` = '{check_name(alias, what='alias')}'"] if alias else []
+    conditions += [f"tags.`{EVENT_OUTCOME}` = '{check_name(outcome, what='outcome')}'"] if outcome else []
+    return " and ".join(conditions)
+
+
+def event_from(tags: Mapping[str, str]) -> PromotionEvent:
+    """Return the event that a run of the history records.
+
+    Raises:
+        BadInput: its tags were edited.
+    """
+    try:
+        return replace(_EVENT.validate_json(tags.get(EVENT_RECORD, "")), outcome=tags.get(EVENT_OUTCOME, ""))
+    except ValueError as error:
+        raise BadInput(f"the history's event {tags.get(EVENT_ID)} has tags that were edited: {error}") from error
 
 
 def _read_whole(files: BundleFiles, path: str) -> bytes:
