@@ -22,6 +22,7 @@ from typing import Any
 from flows.commands.promotion import NEWEST
 from registry.digest import record_tree
 from registry.mlflow.connect import open_store
+from registry.mlflow.rows import history_experiment
 from registry.mlflow.store import MlflowStore
 from registry.promotion.promote import promote, rollback
 from registry.promotion.rules import Decision
@@ -53,20 +54,22 @@ COPIES = [
            current_stage, source, md5('run' || n), run_link, status, status_message, storage_location, workspace
        FROM model_versions, generate_series({first}, {last}) n WHERE name = '{model}' AND version = 1""",
     """INSERT INTO model_version_tags (name, version, workspace, key, value)
-       SELECT name, n, workspace, key, CASE key WHEN 'sequence' THEN n::text
-           WHEN 'build_key' THEN md5('key' || n) || md5('more' || n)
-           WHEN 'digest' THEN md5('engine' || n) || md5('bytes' || n) ELSE value END
+       SELECT name, n, workspace, key, CASE key WHEN 'version.sequence' THEN n::text
+           WHEN 'version.build_key' THEN md5('key' || n) || md5('more' || n)
+           WHEN 'version.record' THEN jsonb_set(value::jsonb, '{{digest}}',
+               to_jsonb(md5('engine' || n) || md5('bytes' || n)))::text ELSE value END
        FROM model_version_tags, generate_series({first}, {last}) n WHERE name = '{model}' AND version = 1""",
 ]
 PAST_EVENTS = [
     """INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time,
            end_time, source_version, lifecycle_stage, artifact_uri, experiment_id)
-       SELECT md5('event' || n), lpad(n::text, 12, '0') || '-000-past', source_type, source_name, entry_point_name,
+       SELECT md5('event' || n), name, source_type, source_name, entry_point_name,
            user_id, status, start_time - {past} + n, end_time - {past} + n, source_version, lifecycle_stage,
            artifact_uri, experiment_id
        FROM runs, generate_series(1, {past}) n WHERE run_uuid = '{event}'""",
     """INSERT INTO tags (key, value, run_uuid)
-       SELECT key, CASE key WHEN 'enginery.alias' THEN 'production-other' ELSE value END, md5('event' || n)
+       SELECT key, CASE key WHEN 'enginery.alias' THEN 'production-other'
+           WHEN 'enginery.event' THEN lpad(n::text, 12, '0') || '-000-past' ELSE value END, md5('event' || n)
        FROM tags, generate_series(1, {past}) n WHERE run_uuid = '{event}'""",
 ]
 
@@ -102,7 +105,7 @@ def fill(store: MlflowStore, server: Postgres, folder: Path, total: int) -> None
         (bundle / "engine.plan").write_bytes(b"plan %d" % sequence)
         store.publish(make_manifest(record_tree(bundle), model=MODEL, sequence=sequence), bundle)
     promote(store, MODEL, {TARGET: 1}, DECISION, {})
-    (event,) = store.client.search_runs([store.experiment(MODEL)], "tags.`enginery.event` = 'promote'")
+    (event,) = store.client.search_runs([store.named_experiment(history_experiment(MODEL))])
     values = {"first": PROMOTED + 1, "last": total, "model": MODEL, "past": PAST, "event": event.info.run_id}
     for statement in (*COPIES, *PAST_EVENTS, "ANALYZE"):
         server.sql(statement.format(**values), database="test0")

@@ -73,24 +73,20 @@ def read_engines(store: MlflowStore, facts: Facts) -> tuple[Engine, ...]:
 
 
 def _make_engine(target: str, run: EngineRun, formats: Mapping[int, int]) -> Engine:
-    parameters = run.parameters
+    made_from = run.identity
     return Engine(
         target=target,
         precision=Precision(run.precision),
         version=run.version,
-        source_revision=parameters.get("source_revision", ""),
-        calibration_set=_parse_optional(parameters.get("calibration_set")),
-        evaluation_set=parameters.get("evaluation_set", ""),
-        profiles=parameters.get("profiles", ""),
-        backend_version=parameters.get("backend_version", ""),
-        driver=_parse_optional(parameters.get("driver")),
+        source_revision=made_from.get("source_revision", ""),
+        calibration_set=made_from.get("calibration_set"),
+        evaluation_set=made_from.get("evaluation_set", ""),
+        profiles=json.dumps(made_from.get("profiles")),
+        backend_version=made_from.get("backend_version", ""),
+        driver=made_from.get("driver"),
         format_version=formats.get(run.version) if run.version else None,
         in_registry=run.version is None or run.version in formats,
     )
-
-
-def _parse_optional(text: str | None) -> str | None:
-    return None if text in (None, "", "none") else text
 
 
 def read_tried(store: MlflowStore, model: str, missing: Iterable[Combination]) -> frozenset[Combination]:

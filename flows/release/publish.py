@@ -12,15 +12,17 @@ from pathlib import Path
 from prefect import runtime
 
 from calibration_data.reader import read_calibration_inputs
+from flows.inputs.recipe import Recipe
 from flows.release.build_target import JudgedEngine, SharedArtifacts
 from flows.release.context import ReleaseRun, make_flow_run_links
 from flows.release.graphs import Graphs, read_choice
 from flows.release.identity import source_revision
+from registry.bundle.description import describe_next
 from registry.bundle.manifest import FORMAT_VERSION
 from registry.errors import EngineryError
 from registry.host.clock import now
+from registry.mlflow.runs.entries import EngineEntry, UsedRows
 from registry.mlflow.runs.lineage import Lineage
-from registry.mlflow.runs.releases import EngineEntry
 from registry.promotion.promote import nominate
 from registry.records import OnnxArtifact, Precision, Verdict
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
@@ -55,19 +57,18 @@ def publish_engine(release: ReleaseRun, shared: SharedArtifacts, judged: JudgedE
 
     However often it is called, that happens once.
     """
-    row = judged.row
+    row, model = judged.row, release.context.recipe.model
     if judged.build is None:
         return row
-    run_id, is_finished = release.log.engine_run(
-        release.context.recipe.model, release.id, release.run_id, judged.build, judged.verdict
-    )
+    run_id, is_finished = release.log.engine_run(model, release.id, release.run_id, judged.build, judged.verdict)
     version = find_version(release, judged)
     is_due = version is None and row.verdict is not Verdict.FAILED
     if is_due or not is_finished:
         log_engine(release, run_id, shared, judged)
         if is_due:
             version = publish_version(release, run_id, shared, judged)
-        release.log.finish_engine(run_id, version)
+        advice = describe_next(model, row.target, judged.verdict, version)
+        release.log.finish_engine(run_id, version, advice)
     return replace(row, version=version)
 
 
@@ -92,18 +93,30 @@ def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged
         entry = EngineEntry(
             build,
             row.measurements,
+            judged.gates,
             judged.verdict,
-            row.reason,
-            calibration_set=calibration.digest if calibration else None,
-            evaluation_set=shared.evaluation.digest,
+            evaluation=name_evaluation_rows(release.context.recipe, shared),
+            calibration=name_calibration_rows(shared) if calibration else None,
             source_revision=source_revision(release.context.recipe),
             figures=draw_engine(judged, graph, Path(scratch)),
-            calibration=tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file()),
+            tables=tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file()),
             int8_share=choice.int8_share if choice else None,
             remark=row.remark,
             links=make_flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
         )
-        release.log.log_engine(run_id, entry)
+        release.log.log_engine(release.context.recipe.model, run_id, entry)
+
+
+def name_evaluation_rows(recipe: Recipe, shared: SharedArtifacts) -> UsedRows:
+    """Name the rows that engines are judged on by their dataset and split."""
+    rows, split = shared.evaluation, recipe.data.evaluation.split
+    return UsedRows(f"{Path(recipe.dataset.origin).name} {split}", rows.digest, len(rows.inputs), "evaluation")
+
+
+def name_calibration_rows(shared: SharedArtifacts) -> UsedRows:
+    """Name the rows that quantizers saw by their dataset and split."""
+    drawn = shared.calibration
+    return UsedRows(f"{Path(drawn.dataset).name} {drawn.split}", drawn.digest, drawn.samples, "calibration")
 
 
 def publish_version(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged: JudgedEngine) -> int:

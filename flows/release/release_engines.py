@@ -18,7 +18,7 @@ from flows.inputs.recipe import Recipe
 from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, count_parallel_builds
 from flows.release.context import ReleaseContext, ReleaseRun, make_flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
-from flows.release.publish import draw_release, publish_engines
+from flows.release.publish import draw_release, name_calibration_rows, name_evaluation_rows, publish_engines
 from flows.release.stages import evaluation_rows, make_calibration_set, make_onnx, make_source
 from registry.bundle.signing import local_signer, local_trust
 from registry.host.home import home
@@ -29,6 +29,7 @@ from registry.repair import repair_unfinished
 from tasks.execution.progress import Reporter
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import ROWS, ReleaseReport
+from tasks.report.summary import release_metrics, release_note
 
 
 def open_context(
@@ -90,6 +91,10 @@ def publish_release(
     """Publish the judged engines and close the release's run; `missing` are the targets without a result."""
     rows = publish_engines(release, shared, judged)
     report = ReleaseReport(release.id, release.context.recipe.model, rows, run_id=release.run_id, missing=missing)
+    used = name_evaluation_rows(release.context.recipe, shared), name_calibration_rows(shared)
+    release.log.summarize(
+        release.run_id, release_metrics(report, release.context.recipe.model_task.metric), release_note(report), *used
+    )
     with tempfile.TemporaryDirectory() as scratch:
         figures = draw_release(rows, Path(scratch))
         release.log.finish(release.run_id, ROWS.dump_json(rows).decode(), figures, state=report.state)

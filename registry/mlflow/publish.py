@@ -6,32 +6,43 @@ if the first one succeeded. So the winner is decided afterwards, by the sequence
 same one, the lowest version number counts.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from registry.bundle.description import describe_model, describe_version
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, write_manifest
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, EngineryError, first_line
 from registry.host.process import this_process
 from registry.mlflow.artifacts import upload
 from registry.mlflow.errors import check_id, explain_refusal, ignore_existing, read_pages, translate_errors
-from registry.mlflow.rows import COMPLETE, LONGEST, PIN, STATE
+from registry.mlflow.rows import (
+    COMPLETE,
+    LONGEST,
+    PIN,
+    PUBLISHER,
+    STATE,
+    VERSION_BUILD_KEY,
+    VERSION_SEQUENCE,
+    read_record,
+    tags_of,
+)
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord
 from registry.store import row_of
 
-OWNER, KIND, SEQUENCE = "enginery.owner", "enginery.kind", "enginery.sequence"
+# Tags of runs, and of a model's experiment: the highest sequence number that was given.
+OWNER, KIND, RELEASE, BUILD_KEY = "enginery.owner", "enginery.kind", "enginery.release", "enginery.build_key"
+VERSION, SEQUENCE = "enginery.version", "enginery.sequence"
 UPLOADING, TORN = "uploading", "torn"
 _PAGE = 1000
-# Columns of the row that MLflow stores itself, or that would go stale in a tag.
-_NOT_TAGS = ("model", "version", "aliases", "complete")
 # How many of the newest versions are compared with the model's counter, in case its tag was edited.
 _RECENT = 20
 
@@ -49,14 +60,14 @@ class Publications:
     def publish(self, manifest: EngineManifest, directory: Path, run_id: str | None) -> int:
         """Publish a bundle and return its version number; see `Store.publish`."""
         raw = write_manifest(manifest)
-        row, pin = row_of(manifest, 0), sha256(raw).hexdigest()
+        row, pin = row_of(manifest, 0), _pin(manifest)
         verify_tree(directory, (*manifest.files, *_record_seal(directory, raw)))
         with translate_publish_errors(f"publish {manifest.model}"):
             if (published := self.find_published(row)) is not None:
                 return published
-            if any(version.tags.get(PIN) == pin for version in self._search_sequence(row)):
+            if any(read_record(version).get(PIN) == pin for version in self._search_sequence(row)):
                 # A version is created after its files were read back: only the answer or the last step is missing.
-                return self.complete_first(row, pin)
+                return self.complete_first(manifest)
             if run_id and self.search_versions(f"run_id = '{check_id(run_id)}'"):
                 # Its files belong to a published version: writing there would change that version.
                 raise BadInput(f"run {run_id} already holds a published engine: publish from a run of its own")
@@ -65,7 +76,7 @@ class Publications:
                 self.client.set_tag(run_id, OWNER, this_process())
             uri = f"{run.info.artifact_uri}/bundle"
             self._upload(manifest, directory, raw, uri)
-            number = self.register_version(row, uri, run.info.run_id, pin)
+            number = self.register_version(manifest, uri, run.info.run_id)
             if run_id is None:
                 self.client.set_terminated(run.info.run_id)
             return number
@@ -79,7 +90,7 @@ class Publications:
             counter = self.client.get_experiment(experiment).tags.get(SEQUENCE)
             recent = self.client.search_model_versions(f"name = '{name}'", _RECENT, order_by=["version_number DESC"])
             # The versions too: one tag is edited more easily than all of them.
-            texts = (counter, *(version.tags.get("sequence") for version in recent))
+            texts = (counter, *(version.tags.get(VERSION_SEQUENCE) for version in recent))
             sequence = 1 + max(_parse_sequence(name, text) for text in texts)
             self.client.set_experiment_tag(experiment, SEQUENCE, str(sequence))
             return sequence
@@ -87,16 +98,15 @@ class Publications:
     def find_published(self, row: EngineVersion) -> int | None:
         """Return the complete version of the same engine, target, release and verdict, if there is one."""
         # A build key matches few versions, however many the model has.
-        query = f"name = '{row.model}' and tags.build_key = '{row.build_key}'"
+        versions = self.search_versions(f"name = '{row.model}' and tags.`{VERSION_BUILD_KEY}` = '{row.build_key}'")
         # The verdict too: an engine whose measurement decided nothing is measured, and published, again.
         same = {"digest": row.digest, "release": row.release, "target": row.target, "verdict": row.verdict.value}
         same[STATE] = COMPLETE
-        versions = self.search_versions(query)
-        numbers = [int(v.version) for v in versions if {name: v.tags.get(name) for name in same} == same]
-        return min(numbers, default=None)
+        found = ((int(version.version), read_record(version) | version.tags) for version in versions)
+        return min((number for number, tags in found if {name: tags.get(name) for name in same} == same), default=None)
 
     def _search_sequence(self, row: EngineVersion) -> list[Any]:
-        versions = self.search_versions(f"name = '{row.model}' and tags.sequence = '{row.sequence}'")
+        versions = self.search_versions(f"name = '{row.model}' and tags.`{VERSION_SEQUENCE}` = '{row.sequence}'")
         return sorted((v for v in versions if v.tags.get(STATE) != TORN), key=lambda v: int(v.version))
 
     def _upload(self, manifest: EngineManifest, directory: Path, raw: bytes, uri: str) -> None:
@@ -119,42 +129,45 @@ class Publications:
             copy_files(repository, [record.path for record in records], scratch)
             verify_tree(scratch, records)
 
-    def register_version(self, row: EngineVersion, uri: str, run_id: str, pin: str) -> int:
+    def register_version(self, manifest: EngineManifest, uri: str, run_id: str) -> int:
         """Create a version of the files at `uri`, mark it complete and return its number."""
+        row, model = row_of(manifest, 0), manifest.model
         # Not simply created: if the model exists, MLflow reads every version of it before it says so.
-        if not self.client.search_registered_models(f"name = '{row.model}'", max_results=1):
+        if not self.client.search_registered_models(f"name = '{model}'", max_results=1):
             with ignore_existing():
-                self.client.create_registered_model(row.model)
-        columns = {name: value for name, value in asdict(row).items() if name not in _NOT_TAGS and value is not None}
-        tags = {name: json.dumps(value) if name == "metrics" else str(value) for name, value in columns.items()}
-        state = {PIN: pin, STATE: UPLOADING, OWNER: this_process()}
-        self.client.create_model_version(row.model, uri, run_id=run_id, tags={**tags, **state})
-        return self.complete_first(row, pin)
+                self.client.create_registered_model(model, description=describe_model(model, manifest.source))
+        tags = tags_of(row, **{PIN: _pin(manifest), PUBLISHER: this_process()}) | {STATE: UPLOADING}
+        self.client.create_model_version(model, uri, run_id=run_id, tags=tags)
+        return self.complete_first(manifest)
 
-    def complete_first(self, row: EngineVersion, pin: str) -> int:
-        """Mark the first version with the row's sequence number complete, and later ones of this bundle torn.
+    def complete_first(self, manifest: EngineManifest) -> int:
+        """Mark the first version with the manifest's sequence number complete, and later ones of its bundle torn.
 
         Raises:
             EngineryError: the number went to another engine.
         """
+        row, pin = row_of(manifest, 0), _pin(manifest)
         candidates = self._search_sequence(row)
         for version in candidates[1:]:
-            if version.tags.get(PIN) == pin:
+            if read_record(version).get(PIN) == pin:
                 self.mark_torn(row.model, int(version.version), f"repeats version {candidates[0].version}")
-        if not candidates or candidates[0].tags.get(PIN) != pin:
+        if not candidates or read_record(candidates[0]).get(PIN) != pin:
             fate = f"was given to version {candidates[0].version}" if candidates else "was marked torn"
             raise EngineryError(
                 f"sequence {row.sequence} of {row.model} {fate} at the same time: publish the engine again, with a "
                 "new sequence number"
             )
-        first = candidates[0]
+        number = int(candidates[0].version)
+        # Not through the public client, as in `_set_tag`.
+        registry: Any = self.client._get_registry_client()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        registry.update_model_version(row.model, str(number), description=describe_version(manifest, number))
         # The last step: what a killed publish leaves behind is not `complete`, and therefore invisible.
-        self._set_tag(row.model, first.version, STATE, COMPLETE)
-        return int(first.version)
+        self._set_tag(row.model, str(number), STATE, COMPLETE)
+        return number
 
     def mark_torn(self, model: str, version: int, reason: str) -> None:
         """Set a version aside for good, with the reason on its page."""
-        self._set_tag(model, str(version), "torn", reason[:LONGEST])
+        self._set_tag(model, str(version), "version.torn", reason[:LONGEST])
         self._set_tag(model, str(version), STATE, TORN)
 
     def _set_tag(self, model: str, version: str, name: str, value: str) -> None:
@@ -167,9 +180,8 @@ class Publications:
         tags = {
             KIND: "engine",
             OWNER: this_process(),
-            "release": manifest.release,
-            "verdict": str(manifest.verdict),
-            "reason": manifest.reason[:LONGEST],
+            RELEASE: manifest.release,
+            MLFLOW_RUN_NOTE: f"{manifest.verdict}: {manifest.reason}",
         }
         return self.client.create_run(self.experiment_of(manifest.model), tags=tags, run_name=name)
 
@@ -183,6 +195,10 @@ def copy_files(repository: Any, paths: list[str], into: Path) -> None:
     for path in paths:
         (into / path).parent.mkdir(parents=True, exist_ok=True)
         repository.download_artifacts(path, str(into))
+
+
+def _pin(manifest: EngineManifest) -> str:
+    return sha256(write_manifest(manifest)).hexdigest()
 
 
 def _record_seal(directory: Path, raw: bytes) -> Iterator[FileRecord]:

@@ -1,8 +1,9 @@
 """Why this exists: `enginery fetch` with everything in place takes 0.4 s, and importing mlflow alone takes 2 to 3 s.
 
-So this one command reads aliases, versions and files through the MLflow server's REST interface, without mlflow, from
-a server that needs no credentials and stores the files itself. Everything else, and whatever the server does not answer
-here, is left to `MlflowStore`, which is opened only then. Why and what was measured: docs/adr/0015-fetch.md.
+So this one command reads aliases, versions, history and files through the MLflow server's REST interface, without
+mlflow, from a server that needs no credentials and stores the files itself. Everything else, and whatever the server
+does not answer here, is left to `MlflowStore`, which is opened only then. Why and what was measured:
+docs/adr/0015-fetch.md.
 """
 
 import json
@@ -13,10 +14,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from registry.bundle.manifest import MANIFEST_FILE
-from registry.mlflow.rows import COMPLETE, STATE, bundle_of, row_from
+from registry.mlflow.rows import (
+    COMPLETE,
+    NEWEST_EVENT_FIRST,
+    STATE,
+    bundle_of,
+    event_from,
+    events_query,
+    history_experiment,
+    row_from,
+)
 from registry.names import check_name
 from registry.records import EngineVersion, PromotionEvent
 from registry.store import Bundle, ServingStore, no_alias
@@ -27,6 +37,8 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 10.0
 # Between two chunks of a file, as long as mlflow's client waits.
 _CHUNK_TIMEOUT_SECONDS = 120.0
+# Events per request.
+_PAGE = 1000
 _TRIES, _TRANSIENT = 3, (408, 429, 500, 502, 503, 504)
 # Settings with which mlflow's client would send other requests than this module.
 _SETTINGS = ("MLFLOW_TRACKING_", "MLFLOW_HTTP_", "MLFLOW_WORKSPACE", "MLFLOW_ENABLE_PROXY_")
@@ -87,7 +99,22 @@ class QuickStore:
         self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
     ) -> tuple[PromotionEvent, ...]:
         """See `ServingStore.events`."""
-        return self._whole.events(model, alias=alias, outcome=outcome, newest=newest)
+        runs = self._search_runs(history_experiment(model), events_query(alias, outcome), newest)
+        if runs is None:
+            return self._whole.events(model, alias=alias, outcome=outcome, newest=newest)
+        tags = ({tag["key"]: tag["value"] for tag in run["data"].get("tags", [])} for run in reversed(runs))
+        return tuple(event_from(each) for each in tags)
+
+    def _search_runs(self, experiment: str, query: str, newest: int | None) -> list[Any] | None:
+        if (answer := self._get("experiments/get-by-name", {"experiment_name": experiment})) is None:
+            return None
+        body: dict[str, Any] = {"experiment_ids": [answer["experiment"]["experiment_id"]], "filter": query}
+        body |= {"order_by": [NEWEST_EVENT_FIRST], "max_results": newest or _PAGE}
+        found = _get_json(f"{self._server}/api/2.0/mlflow/runs/search", body)
+        # A fetch asks for a few: whoever reads a long history leaves the rest to the whole store.
+        if found is None or (newest is None and "next_page_token" in found):
+            return None
+        return list(found.get("runs", []))
 
     def _get_complete(self, model: str, version: int) -> _ModelVersion | None:
         query = {"name": check_name(model, what="model"), "version": str(version)}
@@ -124,9 +151,11 @@ def _get_server_info(server: str) -> dict[str, Any] | None:
     return _get_json(f"{server}/api/3.0/mlflow/server-info")
 
 
-def _get_json(address: str) -> dict[str, Any] | None:
+def _get_json(address: str, body: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(address, data, {"Content-Type": "application/json"})  # noqa: S310  # `is_plain` admits http(s) only
     try:
-        with urlopen(address, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310  # `is_plain` lets only http(s) in
+        with urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310
             document = json.load(answer)
     except (OSError, ValueError):
         return None

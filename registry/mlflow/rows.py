@@ -1,10 +1,12 @@
-"""Translate a model version of MLflow into an `EngineVersion` and a `Bundle`; imports no mlflow, as a fetch does not.
+"""Translate MLflow's rows: a version into an `EngineVersion` and a `Bundle`, a run of the history into an event.
 
-A version here is what MLflow's client returns: it has a name, a version, tags and aliases.
+Imports no mlflow, as a fetch does not. A version here is what MLflow's client returns: it has a name, a version, tags
+and aliases.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any
 
@@ -12,15 +14,31 @@ from pydantic import TypeAdapter
 
 from registry.bundle.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE
 from registry.errors import BadInput, DigestMismatch, NotFound
-from registry.records import EngineVersion
+from registry.names import check_name
+from registry.records import EngineVersion, PromotionEvent
 from registry.store import Bundle, BundleFiles
 
-# Tags of a version: how far its publishing came, and the sha256 of its manifest.
-STATE, COMPLETE, PIN = "publish_state", "complete", "manifest_sha256"
-# MLflow's own limit on the length of a parameter and of a version's tag.
+# Three tags of a version are for people. MLflow's page of a version sorts tags by name: the others come behind them.
+_FOR_PEOPLE = ("target", "precision", "verdict")
+# Tags of their own only because a search of MLflow's needs them: `MlflowStore.builds` and `Publications.find_published`
+# (build_key), `Publications.complete_first` (sequence), `Repairs.unfinished` (publish_state).
+VERSION_BUILD_KEY, VERSION_SEQUENCE, STATE = "version.build_key", "version.sequence", "version.publish_state"
+COMPLETE = "complete"
+# All the rest of the row, with the sha256 of its manifest and the process that published it, as JSON.
+RECORD, PIN, PUBLISHER = "version.record", "manifest_sha256", "publisher"
+# Columns of the row that MLflow stores itself, or that would go stale in a tag.
+_NOT_RECORDED = (*_FOR_PEOPLE, "model", "version", "aliases", "complete", "build_key", "sequence")
+# The longest text that is written to a parameter or a tag; MLflow's own limit is higher.
 LONGEST = 5000
 
-_ROW = TypeAdapter(EngineVersion)
+# Tags of a run of the history: the event's id, by which runs are sorted and found, and what they are filtered by.
+EVENT_ID, EVENT_ALIAS, EVENT_OUTCOME = "enginery.event", "enginery.alias", "enginery.outcome"
+# The whole event as JSON.
+EVENT_RECORD = "enginery.record"
+# Ids are in the order of the promotions, and so is their text; clocks of two hosts need not be.
+NEWEST_EVENT_FIRST = f"tags.`{EVENT_ID}` DESC"
+
+_ROW, _EVENT = TypeAdapter(EngineVersion), TypeAdapter(PromotionEvent)
 
 
 def row_from(version: Any, aliases: Mapping[str, int] | None = None) -> EngineVersion:
@@ -32,13 +50,13 @@ def row_from(version: Any, aliases: Mapping[str, int] | None = None) -> EngineVe
         BadInput: its tags were edited.
     """
     number = int(version.version)
-    tags = {name: value for name, value in version.tags.items() if name in EngineVersion.__dataclass_fields__}
     own = version.aliases if aliases is None else [alias for alias, at in aliases.items() if at == number]
+    columns = EngineVersion.__dataclass_fields__
     fields = {
-        "compute_capability": None,
-        "minimum_driver": None,
-        **tags,
-        "metrics": json.loads(tags.get("metrics", "[]")),
+        **{name: value for name, value in read_record(version).items() if name in columns},
+        **{name: version.tags.get(name) for name in _FOR_PEOPLE},
+        "build_key": version.tags.get(VERSION_BUILD_KEY),
+        "sequence": version.tags.get(VERSION_SEQUENCE),
         "model": version.name,
         "version": number,
         "aliases": tuple(sorted(own)),
@@ -48,6 +66,26 @@ def row_from(version: Any, aliases: Mapping[str, int] | None = None) -> EngineVe
         return _ROW.validate_python(fields)
     except ValueError as error:
         raise BadInput(f"{version.name} version {number} has tags that were edited: {error}") from error
+
+
+def tags_of(row: EngineVersion, **recorded: str) -> dict[str, str]:
+    """Return the tags of a new version: those for people first; `recorded` is kept beside the rest of the row."""
+    record = {name: value for name, value in asdict(row).items() if name not in _NOT_RECORDED}
+    return {
+        **{name: str(getattr(row, name)) for name in _FOR_PEOPLE},
+        VERSION_BUILD_KEY: row.build_key,
+        VERSION_SEQUENCE: str(row.sequence),
+        RECORD: json.dumps(record | recorded),
+    }
+
+
+def read_record(version: Any) -> dict[str, Any]:
+    """Return what the tag `version.record` holds; nothing where it was edited into something else."""
+    try:
+        record = json.loads(version.tags.get(RECORD, ""))
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def read_manifest_bytes(version: Any, files: BundleFiles) -> bytes:
@@ -60,7 +98,7 @@ def read_manifest_bytes(version: Any, files: BundleFiles) -> bytes:
     """
     raw = _read_whole(files, MANIFEST_FILE)
     # MLflow lets anyone overwrite a version's files; the row's tag says which manifest was published.
-    if sha256(raw).hexdigest() != version.tags.get(PIN):
+    if sha256(raw).hexdigest() != read_record(version).get(PIN):
         raise DigestMismatch(
             f"{version.name} version {version.version}: its manifest was changed since: do not trust it"
         )
@@ -78,6 +116,31 @@ def bundle_of(version: Any, files: BundleFiles) -> Bundle:
         return Bundle(raw, _read_whole(files, SIGNATURE_FILE), files)
     except NotFound:
         return Bundle(raw, None, files)
+
+
+def history_experiment(model: str) -> str:
+    """Return the name of the experiment that holds a model's history; no model's name has a '/'."""
+    return f"{check_name(model, what='model')}/history"
+
+
+def events_query(alias: str | None, outcome: str | None) -> str:
+    """Return the search for events of one alias, of one outcome, or of any."""
+    conditions = [f"tags.`{EVENT_ID}` != ''"]
+    conditions += [f"tags.`{EVENT_ALIAS}` = '{check_name(alias, what='alias')}'"] if alias else []
+    conditions += [f"tags.`{EVENT_OUTCOME}` = '{check_name(outcome, what='outcome')}'"] if outcome else []
+    return " and ".join(conditions)
+
+
+def event_from(tags: Mapping[str, str]) -> PromotionEvent:
+    """Return the event that a run of the history records.
+
+    Raises:
+        BadInput: its tags were edited.
+    """
+    try:
+        return replace(_EVENT.validate_json(tags.get(EVENT_RECORD, "")), outcome=tags.get(EVENT_OUTCOME, ""))
+    except ValueError as error:
+        raise BadInput(f"the history's event {tags.get(EVENT_ID)} has tags that were edited: {error}") from error
 
 
 def _read_whole(files: BundleFiles, path: str) -> bytes:

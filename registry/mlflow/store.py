@@ -1,7 +1,7 @@
 """The registry on MLflow: versions, bundles, aliases and history; publishing is in registry/mlflow/publish.py.
 
-A model name has one registered model and one experiment. An engine is a version whose source is its run's artifact
-folder `bundle`, and whose tags are its row.
+A model name has one registered model, one experiment, and one for its history. An engine is a version whose source is
+its run's artifact folder `bundle`, and whose tags are its row.
 """
 
 import logging
@@ -24,11 +24,14 @@ from registry.mlflow.artifacts import open_files
 from registry.mlflow.errors import check_id, ignore_existing, read_pages, translate_errors
 from registry.mlflow.history import History
 from registry.mlflow.publish import Publications
-from registry.mlflow.rows import COMPLETE, STATE, bundle_of, read_manifest_bytes, row_from
+from registry.mlflow.rows import COMPLETE, STATE, VERSION_BUILD_KEY, bundle_of, read_manifest_bytes, row_from
 from registry.mlflow.unfinished import Repairs
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 from registry.store import Bundle, BundleFiles, Lease, Leases, no_alias
+
+# Without it MLflow 3 opens an experiment as GenAI, with traces and without runs.
+_MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def embedded_store(home: Path) -> "MlflowStore":
@@ -66,7 +69,7 @@ class MlflowStore:
             self.client = MlflowClient(tracking_uri, tracking_uri)
         self._state = state_directory
         self._artifact_root = artifact_root
-        self._history = History(self.client, self.experiment)
+        self._history = History(self.client, self.named_experiment)
         self._lease_database = lease_database
         self._publications = Publications(
             self.client, self._open_repository, self.experiment, self._scratch, lambda model: self.leases.hold(model)
@@ -120,7 +123,7 @@ class MlflowStore:
         """See `Store.builds`."""
         # `publish_state` is filtered here, as in `versions`.
         with translate_errors(f"versions of build {check_id(build_key)}"):
-            versions = self._publications.search_versions(f"tags.build_key = '{build_key}'")
+            versions = self._publications.search_versions(f"tags.`{VERSION_BUILD_KEY}` = '{build_key}'")
         complete = [version for version in versions if version.tags.get(STATE) == COMPLETE]
         oldest_first = sorted(complete, key=lambda version: (version.creation_timestamp, int(version.version)))
         return self._rows_from(oldest_first)
@@ -227,7 +230,7 @@ class MlflowStore:
         if (experiment := self.client.get_experiment_by_name(name)) is None:
             location = (self._artifact_root.absolute() / name).as_uri() if self._artifact_root else None
             with ignore_existing():
-                return str(self.client.create_experiment(name, artifact_location=location))
+                return str(self.client.create_experiment(name, artifact_location=location, tags=_MODEL_TRAINING))
             experiment = self.client.get_experiment_by_name(name)
         if experiment.lifecycle_stage != "active":
             raise BadInput(f"the MLflow experiment {name} was deleted: restore it, its history is in it")

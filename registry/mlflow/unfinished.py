@@ -1,17 +1,17 @@
 """Find, download, finish or mark torn what a killed publish left in MLflow, as registry/repair.py decides."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest, write_manifest
+from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest
 from registry.errors import BadInput, DigestMismatch, TornBundle
 from registry.mlflow.errors import read_pages
-from registry.mlflow.publish import KIND, OWNER, UPLOADING, Publications, copy_files, translate_publish_errors
-from registry.mlflow.rows import COMPLETE, LONGEST, PIN, STATE
+from registry.mlflow.publish import KIND, OWNER, UPLOADING, VERSION, Publications, copy_files, translate_publish_errors
+from registry.mlflow.rows import COMPLETE, LONGEST, PIN, PUBLISHER, STATE, read_record
 from registry.names import check_name
 from registry.records import EngineManifest
 from registry.store import Unfinished, row_of
@@ -29,7 +29,7 @@ class Repairs:
         """See `Repairable.unfinished`."""
         with translate_publish_errors("unfinished publishing"):
             named = f"name = '{check_name(model, what='model')}' and " if model else ""
-            uploading = self.publications.search_versions(f"{named}tags.{STATE} = '{UPLOADING}'")
+            uploading = self.publications.search_versions(f"{named}tags.`{STATE}` = '{UPLOADING}'")
             # The lowest of a run's versions represents the run: the others repeat it.
             newest_first = sorted(uploading, key=lambda version: -int(version.version))
             versions = {(version.name, version.run_id): _from_version(version) for version in newest_first}
@@ -65,7 +65,7 @@ class Repairs:
 
     def finish(self, unfinished: Unfinished, manifest: EngineManifest) -> int:
         """See `Repairable.finish`."""
-        row, pin = row_of(manifest, 0), sha256(write_manifest(manifest)).hexdigest()
+        row = row_of(manifest, 0)
         if row.model != unfinished.model:
             raise DigestMismatch(f"its manifest is that of {row.model}: somebody put it there")
         with translate_publish_errors(f"finish {unfinished.model} run {unfinished.run_id}"):
@@ -73,23 +73,23 @@ class Repairs:
             if published not in (None, unfinished.version):
                 raise TornBundle(f"the same engine of the same release is version {published} already")
             if unfinished.version is None:
-                number = self.publications.register_version(row, unfinished.uri, unfinished.run_id, pin)
+                number = self.publications.register_version(manifest, unfinished.uri, unfinished.run_id)
             else:
-                number = self.publications.complete_first(row, pin)
+                number = self.publications.complete_first(manifest)
         self.end_run(replace(unfinished, version=number))
         return number
 
     def end_run(self, unfinished: Unfinished) -> None:
         """See `Repairable.end_run`."""
         with translate_publish_errors(f"end {unfinished.model} run {unfinished.run_id}"):
-            self._terminate_run(unfinished.run_id, "FINISHED", version=str(unfinished.version))
+            self._terminate_run(unfinished.run_id, "FINISHED", {VERSION: str(unfinished.version)})
 
     def mark_torn(self, unfinished: Unfinished, reason: str) -> None:
         """See `Repairable.mark_torn`."""
         with translate_publish_errors(f"mark {unfinished.model} run {unfinished.run_id}"):
             if unfinished.version is not None:
                 self.publications.mark_torn(unfinished.model, unfinished.version, reason)
-            self._terminate_run(unfinished.run_id, "KILLED", torn=reason[:LONGEST])
+            self._terminate_run(unfinished.run_id, "KILLED", {"enginery.torn": reason[:LONGEST]})
 
     def _from_run(self, run: Any, model: str) -> Unfinished:
         unfinished = Unfinished(
@@ -119,7 +119,7 @@ class Repairs:
             read_pages(lambda token: client.search_runs([experiment], query, max_results=_PAGE, page_token=token))
         )
 
-    def _terminate_run(self, run_id: str, status: str, **tags: str) -> None:
+    def _terminate_run(self, run_id: str, status: str, tags: Mapping[str, str]) -> None:
         client = self.publications.client
         if client.get_run(run_id).info.lifecycle_stage == "deleted":
             if status != "FINISHED":
@@ -139,8 +139,8 @@ def _from_version(version: Any) -> Unfinished:
         complete=False,
         uri=version.source,
         since_seconds=version.creation_timestamp / 1000,
-        owner=version.tags.get(OWNER),
-        pin=version.tags.get(PIN, ""),
+        owner=read_record(version).get(PUBLISHER),
+        pin=read_record(version).get(PIN, ""),
     )
 
 

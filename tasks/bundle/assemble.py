@@ -1,5 +1,6 @@
 """A bundle folder and its manifest, ready for a store."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from registry.records import (
     GateResult,
     Measurement,
     SourceFiles,
+    Tensor,
     largest_axes,
 )
 from registry.triton.model import WarmupRow
@@ -25,9 +27,12 @@ from tasks.bundle.toolchain import toolchain
 from tasks.model_tasks import model_task
 from tasks.verdicts.gates import overall
 
+# MLflow looks for it under this name among a version's files.
+MODEL_FILE = "MLmodel"
+
 
 def assemble_bundle(build: EngineBuild, source: SourceFiles, into: Path) -> None:
-    """Copy the engine and the files that serving needs into `into`.
+    """Copy the engine and the files that serving needs into `into`, and write MLmodel.
 
     Raises:
         DigestMismatch: a copy is not what its record says; the original changed since it was made.
@@ -39,6 +44,26 @@ def assemble_bundle(build: EngineBuild, source: SourceFiles, into: Path) -> None
         if record.path in model_task(source.source.task).serving_files:
             shutil.copyfile(source.directory / record.path, into / record.path)
             check_record(into, record)
+    (into / MODEL_FILE).write_bytes(write_signature(build))
+
+
+def write_signature(build: EngineBuild) -> bytes:
+    """Write an engine's inputs and outputs as MLflow's MLmodel file; its page of a version shows them.
+
+    Without a flavor MLflow can load nothing from it: an engine is loaded by what verified it.
+    """
+    signature = {
+        "inputs": json.dumps([_describe_tensor(tensor) for tensor in build.inputs]),
+        "outputs": json.dumps([_describe_tensor(tensor) for tensor in build.outputs]),
+        "params": None,
+    }
+    # MLmodel is YAML, and JSON is YAML.
+    return json.dumps({"flavors": {}, "signature": signature}, indent=1).encode()
+
+
+def _describe_tensor(tensor: Tensor) -> dict[str, object]:
+    shape = [size if isinstance(size, int) else -1 for size in tensor.shape]
+    return {"name": tensor.name, "type": "tensor", "tensor-spec": {"dtype": tensor.dtype, "shape": shape}}
 
 
 def add_warmup(build: EngineBuild, source: SourceFiles, inputs: Sequence[Any], into: Path) -> None:

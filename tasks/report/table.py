@@ -46,24 +46,26 @@ def _format_cells(row: EngineRow) -> tuple[str, ...]:
         row.precision.value,
         "" if row.size_bytes is None else f"{row.size_bytes / 1e6:.1f}",
         f"{built} [dim]found[/]" if row.state == "found" else built,
-        _format_quality(row.quality),
-        _format_figure(row.figure("latency_p50_ms"), ".1f"),
-        _format_figure(row.figure("latency_p99_ms"), ".1f"),
-        _format_figure(row.figure("speedup"), ".2f"),
+        format_quality(row.quality),
+        format_figure(row.figure("latency_p50_ms"), ".1f"),
+        format_figure(row.figure("latency_p99_ms"), ".1f"),
+        format_figure(row.figure("speedup"), ".2f"),
         verdict,
         "" if row.version is None else str(row.version),
         ", ".join(row.aliases),
     )
 
 
-def _format_quality(quality: Measurement | None) -> str:
+def format_quality(quality: Measurement | None) -> str:
+    """Return a metric as a percentage with its interval; * marks that of the ONNX graph."""
     if quality is None or quality.low is None or quality.high is None:
         return ""
     mark = "" if quality.subject == "engine" else "*"
     return f"{100 * quality.value:.1f} ({100 * quality.low:.1f}-{100 * quality.high:.1f}){mark}"
 
 
-def _format_figure(figure: Measurement | None, spec: str) -> str:
+def format_figure(figure: Measurement | None, spec: str) -> str:
+    """Return a figure as text, or nothing where it is missing."""
     return "" if figure is None else format(figure.value, spec)
 
 

@@ -248,7 +248,7 @@ def test_damaged_unfinished_bundle_is_torn_and_the_next_run_publishes_again(
     home = new_home("home")
     store = embedded_store(home)
     publish_as_a_release_does(store, home, tmp_path / "bundle")
-    store.client.set_model_version_tag("sst2", "1", "publish_state", "uploading")
+    store.client.set_model_version_tag("sst2", "1", "version.publish_state", "uploading")
     damage(published_folder(home))
     monkeypatch.setattr("registry.repair.has_ended", lambda _: True)
     (repaired,) = repair_unfinished(store.repairs, lambda: local_trust(home), clock=now)

@@ -106,7 +106,7 @@ class Publisher:
 
     def states(self) -> list[str]:
         versions = self.past.client.search_model_versions(f"name = '{self.model}'")
-        return [v.tags["publish_state"] for v in sorted(versions, key=lambda v: int(v.version))]
+        return [v.tags["version.publish_state"] for v in sorted(versions, key=lambda v: int(v.version))]
 
 
 @pytest.fixture

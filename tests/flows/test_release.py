@@ -141,7 +141,7 @@ def test_the_calibration_table_the_choice_and_their_figures_lie_beside_calibrate
     client, expected = released.store.client, set(files)
     runs = client.search_runs([released.store.experiment("tiny")], "tags.`enginery.kind` = 'engine'")
     logged = {
-        run.data.tags["target"] + " " + run.data.tags["precision"]: _files(client, run.info.run_id) for run in runs
+        run.data.params["target"] + " " + run.data.params["precision"]: _files(client, run.info.run_id) for run in runs
     }
     calibrated = {name for name, files in logged.items() if expected <= files}
     assert calibrated == {"cpu int8", "rtx-4090 int8"}

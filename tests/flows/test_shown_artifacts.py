@@ -31,8 +31,9 @@ def test_a_release_shows_its_table_its_verdicts_and_its_progress(server_uri: str
     store = MlflowStore(server_uri, tmp_path)
     experiment = store.experiment("sst2")
     parent = store.client.create_run(experiment).info.run_id
-    tags = {"mlflow.parentRunId": parent, "target": "cpu", "precision": "fp32"}
-    engine = store.client.create_run(experiment, tags=tags).info.run_id
+    engine = store.client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
+    for name, value in {"target": "cpu", "precision": "fp32"}.items():
+        store.client.log_param(engine, name, value)
 
     @flow
     def job() -> str:

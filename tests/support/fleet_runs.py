@@ -17,7 +17,7 @@ def engines(fleet: Fleet, model: str) -> list[tuple[str, str, int]]:
 def flow_run_of(fleet: Fleet, model: str, target: str) -> set[str]:
     """Return the Prefect runs that built the engines of a target, as their MLflow runs say."""
     store = fleet.store()
-    query = f"tags.`enginery.kind` = 'engine' and tags.target = '{target}'"
+    query = f"tags.`enginery.kind` = 'engine' and tags.`enginery.target` = '{target}'"
     return {run.data.tags["prefect_flow_run"] for run in store.client.search_runs([store.experiment(model)], query)}
 
 
@@ -37,7 +37,7 @@ def is_running(fleet: Fleet, release: str, target: str) -> bool:
 
 def release_of(fleet: Fleet, model: str) -> str:
     """Return the id of a model's only release, once it has started."""
-    return str(until(lambda: fleet.release_runs(model))[0].data.tags["release"])
+    return str(until(lambda: fleet.release_runs(model))[0].data.tags["enginery.release"])
 
 
 def precisions(fleet: Fleet, model: str, into: Path) -> list[str]:

@@ -3,6 +3,7 @@
 Read to decide what is stale, what moved since the last release, and how a version was calibrated.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from registry.mlflow.errors import check_id, read_pages, translate_errors
-from registry.mlflow.publish import KIND
-from registry.mlflow.runs.releases import CALIBRATION, RELEASE, STATE, read_report
+from registry.mlflow.publish import KIND, RELEASE, VERSION
+from registry.mlflow.runs.entries import IDENTITY
+from registry.mlflow.runs.releases import CALIBRATION, PARENT, STATE, TARGET, read_report
 from registry.mlflow.store import MlflowStore
 from registry.names import check_name
 from registry.records import Precision
@@ -24,11 +26,14 @@ _FINISHED_ENGINE = f"tags.`{KIND}` = 'engine' and attributes.status = 'FINISHED'
 
 @dataclass(frozen=True)
 class EngineRun:
-    """One finished run of an engine; `version` is the version that holds the engine, None if it failed its gates."""
+    """One finished run of an engine; `version` is the version that holds the engine, None if it failed its gates.
+
+    `identity` is what the engine was made from (registry/mlflow/runs/entries.py); empty where its run has no such file.
+    """
 
     precision: str
     version: int | None
-    parameters: Mapping[str, str]
+    identity: Mapping[str, Any]
 
 
 class Lineage:
@@ -39,13 +44,15 @@ class Lineage:
 
     def engine_runs(self, model: str, target: str) -> tuple[EngineRun, ...]:
         """Return the newest finished run of each precision of a target."""
-        query = f"{_FINISHED_ENGINE} and tags.target = '{check_name(target, what='target')}'"
-        newest: dict[str, EngineRun] = {}
+        query = f"{_FINISHED_ENGINE} and tags.`{TARGET}` = '{check_name(target, what='target')}'"
+        newest: dict[str, Any] = {}
         for run in self._find_newest_first(model, query):
-            tags = run.data.tags
-            version = int(tags["version"]) if tags.get("version", "").isdecimal() else None
-            newest.setdefault(tags.get("precision", ""), EngineRun(tags.get("precision", ""), version, run.data.params))
-        return tuple(newest.values())
+            newest.setdefault(run.data.params.get("precision", ""), run)
+        return tuple(self._read_engine_run(precision, run) for precision, run in newest.items())
+
+    def _read_engine_run(self, precision: str, run: Any) -> EngineRun:
+        version, raw = run.data.tags.get(VERSION, ""), self._read_file(str(run.info.run_id), IDENTITY)
+        return EngineRun(precision, int(version) if version.isdecimal() else None, json.loads(raw) if raw else {})
 
     def reports(self, model: str, *, newest: int) -> Iterator[str]:
         """Yield the reports (JSON) of the newest finished releases, newest first, read one by one."""
@@ -55,9 +62,9 @@ class Lineage:
 
     def run_ids(self, model: str, parent: str) -> dict[tuple[str, str], str]:
         """Return the newest engine run below a release's run for each target and precision."""
-        runs = self._find_newest_first(model, f"tags.`mlflow.parentRunId` = '{check_id(parent)}'")
-        pairs = [(run.data.tags, str(run.info.run_id)) for run in reversed(runs)]
-        return {(tags.get("target", ""), tags.get("precision", "")): run_id for tags, run_id in pairs}
+        runs = self._find_newest_first(model, f"tags.`{PARENT}` = '{check_id(parent)}'")
+        pairs = [(run.data.params, str(run.info.run_id)) for run in reversed(runs)]
+        return {(params.get("target", ""), params.get("precision", "")): run_id for params, run_id in pairs}
 
     def calibration_file(self, model: str, name: str, *, version: int) -> bytes | None:
         """Return a file that records how a version's graph was quantized; None if its run has no such file.
@@ -65,7 +72,7 @@ class Lineage:
         Raises:
             EngineryError: it exists, but cannot be read.
         """
-        return self._read_calibration_file(model, name, f"tags.version = '{version}'")
+        return self._read_calibration_file(model, name, f"tags.`{VERSION}` = '{version}'")
 
     def last_calibration_file(self, model: str, name: str, precision: Precision, *, apart_from: str) -> bytes | None:
         """Return that file of the newest finished engine of a precision, in any release except `apart_from`.
@@ -74,16 +81,21 @@ class Lineage:
             EngineryError: it exists, but cannot be read.
         """
         return self._read_calibration_file(
-            model, name, f"tags.precision = '{precision}' and tags.{RELEASE} != '{check_id(apart_from)}'"
+            model, name, f"params.precision = '{precision}' and tags.`{RELEASE}` != '{check_id(apart_from)}'"
         )
 
     def _read_calibration_file(self, model: str, name: str, query: str) -> bytes | None:
-        path = f"{CALIBRATION}/{name}"
-        with translate_errors(f"{path} of {model}"), tempfile.TemporaryDirectory() as scratch:
-            for run in self._find_newest_first(model, f"{_FINISHED_ENGINE} and {query}"):
-                if any(file.path == path for file in self._client.list_artifacts(run.info.run_id, CALIBRATION)):
-                    return Path(self._client.download_artifacts(run.info.run_id, path, scratch)).read_bytes()
+        for run in self._find_newest_first(model, f"{_FINISHED_ENGINE} and {query}"):
+            if (content := self._read_file(str(run.info.run_id), f"{CALIBRATION}/{name}")) is not None:
+                return content
         return None
+
+    def _read_file(self, run_id: str, path: str) -> bytes | None:
+        folder = path.rpartition("/")[0] or None
+        with translate_errors(f"{path} of run {run_id}"), tempfile.TemporaryDirectory() as scratch:
+            if all(file.path != path for file in self._client.list_artifacts(run_id, folder)):
+                return None
+            return Path(self._client.download_artifacts(run_id, path, scratch)).read_bytes()
 
     def _find_newest_first(self, model: str, query: str) -> list[Any]:
         with translate_errors(f"runs of {model}"):

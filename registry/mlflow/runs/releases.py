@@ -1,48 +1,41 @@
 """Releases as MLflow runs: one parent run per release, one nested run per engine, also for engines that failed."""
 
+import getpass
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
+from mlflow.utils.credentials import read_mlflow_creds
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from registry.errors import NotFound
 from registry.host.process import this_process
 from registry.mlflow.artifacts import upload_to_run
 from registry.mlflow.errors import check_id, read_pages, translate_errors
-from registry.mlflow.publish import KIND, OWNER
-from registry.mlflow.rows import LONGEST
+from registry.mlflow.publish import BUILD_KEY, KIND, OWNER, RELEASE, VERSION
+from registry.mlflow.runs.entries import (
+    IDENTITY,
+    EngineEntry,
+    UsedRows,
+    compared,
+    dataset_inputs,
+    describe_entry,
+    engine_metrics,
+    identity,
+    make_params,
+    make_tags,
+)
 from registry.mlflow.store import MlflowStore
-from registry.records import EngineBuild, Measurement, Verdict
+from registry.records import EngineBuild, Verdict
 
-RELEASE, STATE, PARENT = "release", "enginery.state", "mlflow.parentRunId"
+# Tags by which runs are searched; what a person compares is in parameters and metrics.
+STATE, TARGET, PARENT = "enginery.state", "enginery.target", "mlflow.parentRunId"
 REPORT, RECIPE, CALIBRATION = "release.json", "recipe.json", "calibration"
-
-
-@dataclass(frozen=True)
-class EngineEntry:
-    """What an engine's run records.
-
-    `calibration` are files that record how its graph was quantized, `links` tags that lead to its Prefect run.
-    """
-
-    build: EngineBuild
-    measurements: tuple[Measurement, ...]
-    verdict: Verdict
-    reason: str
-    calibration_set: str | None
-    evaluation_set: str
-    source_revision: str
-    figures: Mapping[str, Path] = field(default_factory=dict)
-    calibration: tuple[Path, ...] = ()
-    int8_share: float | None = None
-    remark: str = ""
-    links: Mapping[str, str] = field(default_factory=dict)
 
 
 class ReleaseLog:
@@ -68,11 +61,13 @@ class ReleaseLog:
             self._client.update_run(run_id, "RUNNING")
         else:
             run = self._client.create_run(
-                self._experiment_of(model), run_name=f"release-{release}", tags={RELEASE: release, KIND: "release"}
+                self._experiment_of(model),
+                run_name=f"release-{release}",
+                tags={RELEASE: release, KIND: "release", **_describe_source()},
             )
             run_id = str(run.info.run_id)
-            self._client.log_batch(run_id, params=_params(parameters))
-        self._client.log_batch(run_id, tags=_tags(tags))
+            self._client.log_batch(run_id, params=make_params(parameters))
+        self._client.log_batch(run_id, tags=make_tags(tags))
         return run_id
 
     @translate_errors("runs of releases")
@@ -83,10 +78,11 @@ class ReleaseLog:
 
         A finished run with another verdict stays as it is: its engine was measured again, in a run of its own.
         """
-        query = f"tags.`{KIND}` = 'engine' and tags.{RELEASE} = '{release}' and tags.build_key = '{build.build_key}'"
-        for run in self._find_runs(model, f"{query} and tags.target = '{build.target.name}'"):
+        query = f"tags.`{KIND}` = 'engine' and tags.`{RELEASE}` = '{release}'"
+        query += f" and tags.`{BUILD_KEY}` = '{build.build_key}' and tags.`{TARGET}` = '{build.target.name}'"
+        for run in self._find_runs(model, query):
             if run.info.status == "FINISHED":
-                if run.data.tags.get("verdict") == verdict.value:
+                if run.data.params.get("verdict") == verdict.value:
                     return str(run.info.run_id), True
                 continue
             self._client.set_terminated(run.info.run_id, "KILLED")
@@ -95,43 +91,45 @@ class ReleaseLog:
             RELEASE: release,
             KIND: "engine",
             PARENT: parent,
-            "build_key": build.build_key,
-            "target": build.target.name,
-            "precision": build.precision.value,
-            "backend": build.backend.value,
+            BUILD_KEY: build.build_key,
+            TARGET: build.target.name,
             OWNER: this_process(),
+            **_describe_source(),
         }
         name = f"{build.target.name}-{build.precision}"
         run = self._client.create_run(self._experiment_of(model), run_name=name, tags=tags)
         return str(run.info.run_id), False
 
     @translate_errors("runs of releases")
-    def log_engine(self, run_id: str, entry: EngineEntry) -> None:
-        """Write an engine's parameters, metrics (the ONNX graph's under its name), dataset, tags and files."""
-        words = {"verdict": entry.verdict.value, "reason": entry.reason[:LONGEST], "remark": entry.remark[:LONGEST]}
+    def log_engine(self, model: str, run_id: str, entry: EngineEntry) -> None:
+        """Write an engine's parameters, metrics, datasets, note and files."""
         self._client.log_batch(
             run_id,
-            metrics=list(_engine_metrics(entry)),
-            params=_params(_engine_parameters(entry)),
-            tags=_tags(words | dict(entry.links)),
+            metrics=list(engine_metrics(entry)),
+            params=make_params(compared(entry)),
+            tags=make_tags({MLFLOW_RUN_NOTE: describe_entry(model, entry), **entry.links}),
         )
-        dataset = Dataset(
-            name="evaluation",
-            digest=entry.evaluation_set[:36],
-            source_type="enginery",
-            source=json.dumps({"sha256": entry.evaluation_set}),
-        )
-        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])])
+        self._client.log_inputs(run_id, dataset_inputs(entry.evaluation, entry.calibration))
+        self._log_text(run_id, IDENTITY, json.dumps(identity(entry), indent=1))
         self._log_figures(run_id, entry.figures)
-        for file in entry.calibration:
+        for file in entry.tables:
             upload_to_run(self._client, run_id, file, CALIBRATION)
 
     @translate_errors("runs of releases")
-    def finish_engine(self, run_id: str, version: int | None) -> None:
-        """End an engine's run, with the version it became."""
-        if version is not None:
-            self._client.set_tag(run_id, "version", str(version))
+    def finish_engine(self, run_id: str, version: int | None, advice: str) -> None:
+        """End an engine's run, with the version it became; `advice` is added to its note."""
+        note = self._client.get_run(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+        tags = {MLFLOW_RUN_NOTE: f"{note}\n\n{advice}"} | ({} if version is None else {VERSION: str(version)})
+        self._client.log_batch(run_id, tags=make_tags(tags))
         self._client.set_terminated(run_id)
+
+    @translate_errors("runs of releases")
+    def summarize(self, run_id: str, metrics: Mapping[str, float], note: str, *used: UsedRows) -> None:
+        """Write what a release's run shows in MLflow's lists and charts: figures, a note in Markdown, its rows."""
+        now = int(time.time() * 1000)
+        figures = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        self._client.log_batch(run_id, metrics=figures, tags=make_tags({MLFLOW_RUN_NOTE: note}))
+        self._client.log_inputs(run_id, dataset_inputs(*used))
 
     @translate_errors("runs of releases")
     def finish(self, run_id: str, report: str, figures: Mapping[str, Path], *, state: str) -> None:
@@ -192,41 +190,13 @@ def read_report(client: MlflowClient, run_id: str) -> str | None:
             return None
 
 
-def _engine_parameters(entry: EngineEntry) -> dict[str, str]:
-    build = entry.build
-    return {
-        "onnx": build.onnx_digest,
-        "digest": build.digest,
-        "backend_version": build.backend_version,
-        "compute_capability": build.target.compute_capability or "none",
-        "profiles": json.dumps([asdict(profile) for profile in build.profiles]),
-        "calibration_set": entry.calibration_set or "none",
-        "evaluation_set": entry.evaluation_set,
-        "source_revision": entry.source_revision,
-        "driver": next((m.measured_on.driver for m in entry.measurements if m.subject == "engine"), None) or "none",
-    }
-
-
-def _engine_metrics(entry: EngineEntry) -> Iterator[Metric]:
-    now = int(time.time() * 1000)
-    yield Metric("size_mb", entry.build.size_bytes / 1e6, now, 0)
-    yield Metric("build_seconds", entry.build.build_seconds, now, 0)
-    if entry.int8_share is not None:
-        yield Metric("int8_macs_share", entry.int8_share, now, 0)
-    for measurement in entry.measurements:
-        subject = measurement.subject
-        name = measurement.metric if subject == "engine" else f"{subject}.{measurement.metric}"
-        bounds = {"": measurement.value, "_low": measurement.low, "_high": measurement.high}
-        yield from (Metric(f"{name}{end}", value, now, 0) for end, value in bounds.items() if value is not None)
-
-
-def _params(parameters: Mapping[str, str]) -> list[Param]:
-    return [Param(key, value[:LONGEST]) for key, value in parameters.items()]
-
-
-def _tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(key, value) for key, value in tags.items()]
-
-
 def _release_query(release: str) -> str:
-    return f"tags.`{KIND}` = 'release' and tags.{RELEASE} = '{release}'"
+    return f"tags.`{KIND}` = 'release' and tags.`{RELEASE}` = '{release}'"
+
+
+def _describe_source() -> dict[str, str]:
+    try:
+        user = read_mlflow_creds().username or getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"  # a container's user may have no name
+    return {MLFLOW_SOURCE_NAME: "enginery release", MLFLOW_SOURCE_TYPE: "LOCAL", MLFLOW_USER: user}

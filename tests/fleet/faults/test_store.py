@@ -74,8 +74,8 @@ def test_two_releases_of_one_model_at_once_are_both_whole_and_published_one_afte
     runs = store.client.search_runs([store.experiment("shared")], "tags.`enginery.kind` = 'engine'")
     spans = [
         (
-            min(run.info.start_time for run in runs if run.data.tags["release"] == report["release"]),
-            max(run.info.end_time for run in runs if run.data.tags["release"] == report["release"]),
+            min(run.info.start_time for run in runs if run.data.tags["enginery.release"] == report["release"]),
+            max(run.info.end_time for run in runs if run.data.tags["enginery.release"] == report["release"]),
         )
         for _, report in ends
     ]

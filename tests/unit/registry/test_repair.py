@@ -1,6 +1,7 @@
 """What a crash left unfinished is finished or torn, and a publish that is still running is left alone."""
 
 import datetime
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from registry.bundle.manifest import MANIFEST_FILE, write_manifest
 from registry.bundle.signing import Trust, local_signer, local_trust, sign_bundle
 from registry.errors import BadInput, EngineryError
 from registry.host.process import has_ended, this_process
+from registry.mlflow.rows import PUBLISHER, RECORD
 from registry.mlflow.store import MlflowStore
 from registry.records import EngineManifest
 from registry.repair import PATIENCE_SECONDS, RepairOutcome, RepairResult, repair_unfinished
@@ -53,8 +55,9 @@ def repair(
 
 def reopen(store: MlflowStore, owner: str = "elsewhere 1 1") -> None:
     """Undo the last step of a publish by another host."""
-    store.client.set_model_version_tag("sst2", "1", "publish_state", "uploading")
-    store.client.set_model_version_tag("sst2", "1", "enginery.owner", owner)
+    store.client.set_model_version_tag("sst2", "1", "version.publish_state", "uploading")
+    record = json.loads(store.client.get_model_version("sst2", "1").tags[RECORD]) | {PUBLISHER: owner}
+    store.client.set_model_version_tag("sst2", "1", RECORD, json.dumps(record))
 
 
 def test_whole_bundle_is_finished_once(
@@ -95,7 +98,7 @@ def test_whole_upload_without_a_version_becomes_one(
     assert mlflow_store.manifest("sst2", 1) == manifest
     assert mlflow_store.publish(manifest, folder).version == 1
     run = mlflow_store.client.get_run(repaired.run_id)
-    assert (run.info.status, run.data.tags["version"]) == ("FINISHED", "1")
+    assert (run.info.status, run.data.tags["enginery.version"]) == ("FINISHED", "1")
 
 
 def test_engine_published_again_meanwhile_stays_one_version(
@@ -170,7 +173,7 @@ def test_bundle_moved_to_another_model_is_torn(
     version = client.get_model_version("sst2", "1")
     client.create_registered_model("other")
     client.create_model_version(
-        "other", str(version.source), str(version.run_id), tags={**version.tags, "publish_state": "uploading"}
+        "other", str(version.source), str(version.run_id), tags={**version.tags, "version.publish_state": "uploading"}
     )
     (repaired,) = repair(mlflow_store, key_home, much_later)
     assert (repaired.model, repaired.outcome) == ("other", RepairOutcome.TORN)
@@ -227,7 +230,7 @@ def test_version_marked_torn_during_a_publish_is_not_completed(
 
     def create_torn(*arguments: Any, **named: Any) -> Any:
         version = create(*arguments, **named)
-        mlflow_store.client.set_model_version_tag("sst2", version.version, "publish_state", "torn")
+        mlflow_store.client.set_model_version_tag("sst2", version.version, "version.publish_state", "torn")
         return version
 
     monkeypatch.setattr(mlflow_store.client, "create_model_version", create_torn)

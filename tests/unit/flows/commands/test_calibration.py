@@ -14,12 +14,13 @@ from flows.release.graphs import Graphs
 from flows.release.publish import moved_scales
 from registry.errors import BadInput, NotFound
 from registry.mlflow.runs.lineage import Lineage
-from registry.mlflow.runs.releases import EngineEntry, ReleaseLog
+from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
 from registry.records import EngineManifest, OnnxArtifact, Precision, Verdict
 from tasks.calibration.ranges import INT8_MAX, Method
 from tasks.calibration.statistics import Outlier
 from tasks.quantization.table import TABLE_FILE, CalibrationTable, TensorRange, read_table, to_json
+from tests.support.mlflow_runs import make_entry
 
 ManifestFactory = Callable[..., tuple[EngineManifest, Path]]
 
@@ -43,8 +44,8 @@ def log_engine(log: ReleaseLog, manifest: EngineManifest, release: str, file: Pa
     build = replace(manifest.build, precision=Precision.INT8)
     parent = log.start("sst2", release, {}, {})
     run_id, _ = log.engine_run("sst2", release, parent, build, Verdict.PASSED)
-    log.log_engine(run_id, EngineEntry(build, (), Verdict.PASSED, "", None, "e" * 64, "f" * 40, calibration=(file,)))
-    log.finish_engine(run_id, version)
+    log.log_engine("sst2", run_id, replace(make_entry(manifest), build=build, tables=(file,)))
+    log.finish_engine(run_id, version, "")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def client(store: MlflowStore) -> Any:
 
 def test_publish_that_died_before_its_last_tag_is_invisible(mlflow_store: MlflowStore, manifest_factory: Any) -> None:
     mlflow_store.publish(*manifest_factory())
-    client(mlflow_store).set_model_version_tag("sst2", "1", "publish_state", "uploading")
+    client(mlflow_store).set_model_version_tag("sst2", "1", "version.publish_state", "uploading")
     assert mlflow_store.versions("sst2") == ()
     assert mlflow_store.find_build(manifest_factory()[0].build.build_key) is None
     for read in (mlflow_store.version, mlflow_store.manifest, lambda m, v: mlflow_store.set_alias(m, "a", v)):
@@ -75,6 +75,38 @@ def test_edited_tag_is_named(mlflow_store: MlflowStore, manifest_factory: Any) -
     client(mlflow_store).set_model_version_tag("sst2", "1", "verdict", "splendid")
     with pytest.raises(BadInput, match="tags that were edited"):
         mlflow_store.version("sst2", 1)
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", "[" * 50_000])
+def test_edited_record_is_named(record: str, mlflow_store: MlflowStore, manifest_factory: Any) -> None:
+    mlflow_store.publish(*manifest_factory())
+    client(mlflow_store).set_model_version_tag("sst2", "1", "version.record", record)
+    with pytest.raises(BadInput, match="tags that were edited"):
+        mlflow_store.version("sst2", 1)
+    with pytest.raises(DigestMismatch):
+        mlflow_store.manifest("sst2", 1)
+
+
+def test_tags_for_people_stand_first_and_the_rest_is_what_a_search_needs(
+    mlflow_store: MlflowStore, manifest_factory: Any
+) -> None:
+    mlflow_store.publish(*manifest_factory())
+    tags = client(mlflow_store).get_model_version("sst2", "1").tags
+    people, searched = ["precision", "target", "verdict"], ["build_key", "publish_state", "record", "sequence"]
+    # MLflow's page of a version sorts them by name; its list of versions shows them as they were written.
+    assert sorted(tags) == [*people, *(f"version.{name}" for name in searched)]
+    assert list(tags)[:3] == ["target", "precision", "verdict"]
+    assert {name: tags[name] for name in people} == {"target": "l4", "precision": "fp16", "verdict": "passed"}
+
+
+def test_model_and_version_are_described_in_words(mlflow_store: MlflowStore, manifest_factory: Any) -> None:
+    mlflow_store.publish(*manifest_factory())
+    mlflow_store.publish(*manifest_factory(b"second", sequence=2))
+    api = client(mlflow_store)
+    for number in ("1", "2"):
+        words = api.get_model_version("sst2", number).description
+        assert f"`enginery promote sst2 --target l4 --version {number}`" in words
+    assert "`enginery fetch sst2`" in api.get_registered_model("sst2").description
 
 
 def test_server_error_is_one_sentence() -> None:

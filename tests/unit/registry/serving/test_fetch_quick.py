@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,6 +12,8 @@ import pytest
 from registry.errors import BadName, DigestMismatch, NotFound, TornBundle
 from registry.mlflow.rest import QuickStore, is_plain
 from registry.mlflow.store import MlflowStore
+from registry.promotion.promote import promote
+from registry.promotion.rules import Decision
 from registry.store import ServingStore
 from tests.support.publisher import Publisher
 
@@ -39,7 +42,7 @@ def whole(server_uri: str, tmp_path: Path) -> MlflowStore:
 def model(whole: MlflowStore, manifest_factory: Any, publisher: Publisher) -> str:
     name = f"quick-{uuid4().hex[:8]}"
     publisher.publish(whole, manifest_factory(model=name))
-    whole.set_alias(name, "production-l4", 1)
+    promote(whole, name, {"l4": 1}, Decision("ana", "first", datetime(2026, 11, 26, tzinfo=UTC)), {})
     return name
 
 
@@ -57,13 +60,20 @@ def test_rows_and_aliases_are_those_of_the_whole_store(server_uri: str, whole: M
         quick.version("../x", 1)
 
 
+def test_events_are_those_of_the_whole_store(server_uri: str, whole: MlflowStore, model: str) -> None:
+    quick = QuickStore(server_uri, refuses)
+    (event,) = quick.events(model, alias="production-l4", newest=50)
+    assert (event,) == whole.events(model) == quick.events(model) == quick.events(model, outcome="done")
+    assert quick.events(model, alias="production-other") == quick.events(model, outcome="pending") == ()
+
+
 def test_whole_store_answers_what_quick_store_cannot(server_uri: str, whole: MlflowStore, model: str) -> None:
     quick = QuickStore(server_uri, lambda: whole)
-    assert quick.events(model) == whole.events(model)
+    assert quick.events("none") == whole.events("none") == ()
     assert quick.aliases("none") == {}
     with pytest.raises(NotFound):
         quick.version(model, 9)
-    whole.client.set_model_version_tag(model, "1", "publish_state", "uploading")
+    whole.client.set_model_version_tag(model, "1", "version.publish_state", "uploading")
     for ask in (quick.version, quick.open_bundle):
         with pytest.raises(TornBundle):
             ask(model, 1)
