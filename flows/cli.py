@@ -25,6 +25,7 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 STOPPED = 130
 
 # `--help` lists commands in this order. First what one person needs, on one machine:
+app.command("init")(recipe.init)
 app.command("check")(recipe.check)
 app.command("release")(release.release)
 app.command("list")(promotion.list_engines)

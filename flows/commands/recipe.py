@@ -1,4 +1,4 @@
-"""Before a release: `check` says what a recipe will build, how long that takes, and what is wrong with it."""
+"""Before a release: `init` writes a recipe, `check` says what it will build, how long that takes, and what is wrong."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +12,63 @@ from registry.errors import BadInput
 from registry.host.home import home
 
 if TYPE_CHECKING:
+    from flows.inputs.fleet import Fleet
     from flows.release.check import RecipeCheck
     from tasks.execution.step_times import StepTimes
 
 Recipe = Annotated[Path, typer.Argument(help="Path of the recipe, such as recipes/quickstart.yaml.")]
+
+
+def init(
+    checkpoint: Annotated[str, typer.Argument(help="The checkpoint's folder, or its id on the hub, such as org/name.")],
+    data: Annotated[
+        str, typer.Option("--data", help="A folder with <split>.parquet files, or a dataset's id on the hub.")
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The file to write (default: NAME.yaml, in recipes/ where there is one)."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The model's name in the registry (default: the checkpoint's).")
+    ] = None,
+    fleet: FleetFile = FLEET,
+) -> None:
+    """Write a recipe for a checkpoint and a dataset, and check it.
+
+    Finds the task, the splits and columns, how long the texts are, the targets that this machine can build and measure,
+    and a gate that the rows can prove. The comments in the file say what else can be set.
+
+    Example: enginery init checkpoints/mine --data rows
+    """
+    need_pipeline("init")
+    from flows.inputs.fleet import load_fleet
+    from flows.inputs.new_recipe import draft_recipe, find_origin
+
+    targets = _list_own_targets(load_fleet(fleet))
+    model, text = draft_recipe(find_origin(checkpoint, "checkpoint"), find_origin(data, "dataset"), targets, name)
+    file = to or (Path("recipes") if Path("recipes").is_dir() else Path()) / f"{model}.yaml"
+    try:
+        with file.open("x", encoding="utf-8") as recipe:
+            recipe.write(text)
+    except FileExistsError:
+        raise BadInput(f"{file} exists already: name another file with --to, or remove it") from None
+    except OSError as error:
+        raise BadInput(f"{file} cannot be written: {error.strerror}; name another file with --to") from error
+    out.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
+    check(file, fleet)
+
+
+def _list_own_targets(fleet: "Fleet") -> list[str]:
+    """List the targets whose engines this machine builds and measures."""
+    from tasks.backends import BACKENDS
+
+    targets = [fleet.target(name) for name in fleet.targets]
+    able = [
+        target.name
+        for target in targets
+        if BACKENDS[target.backend].can_build(target) is None and BACKENDS[target.backend].can_run(target) is None
+    ]
+    return able or ["cpu"]
 
 
 def check(

@@ -1,7 +1,8 @@
 """On a serving host: `fetch`, `verify`, `run`. Only `run` needs more than the base install."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +11,10 @@ import typer
 from rich.markup import escape
 
 from flows.commands.console import Json, need, out, plain, print_json
+from registry.errors import BadInput
 from registry.host.home import home
 from registry.mlflow.connect import open_store
-from registry.names import production_alias
+from registry.names import check_name, production_alias
 
 if TYPE_CHECKING:
     from registry.host.compatibility import Host
@@ -98,16 +100,33 @@ def open_fetch(model: str, into: Path, selection: Selection) -> "Callable[[], Fe
 
     host = read_host(selection.tensorrt)
     accepted_host = None if selection.any_host else host
-    policy = Policy(local_trust(home()), accepted_host, older=selection.older, rehash=selection.rehash)
+    with _name_unknown_model(model):
+        policy = Policy(local_trust(home()), accepted_host, older=selection.older, rehash=selection.rehash)
     store = _open_serving_store()
 
     def fetch_selected() -> "Fetched":
         alias = selection.alias
-        if alias is None and selection.version is None:
-            alias = _find_production_alias(store, model, selection.target, host)
-        return fetch_bundle(store, model, into=into, policy=policy, alias=alias, version=selection.version)
+        with _name_unknown_model(model):
+            if alias is None and selection.version is None:
+                alias = _find_production_alias(store, model, selection.target, host)
+            return fetch_bundle(store, model, into=into, policy=policy, alias=alias, version=selection.version)
 
     return fetch_selected
+
+
+@contextmanager
+def _name_unknown_model(model: str) -> Iterator[None]:
+    """Say of a model without engines which models there are, whatever else is wrong: nothing helps before that.
+
+    The registry is asked only where something is wrong, so a fetch that works costs no request more.
+    """
+    try:
+        yield
+    except BadInput:
+        from registry.store import require_engines
+
+        require_engines(open_store(), check_name(model, what="model"))
+        raise
 
 
 def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle's folder.")], as_json: Json = False) -> None:

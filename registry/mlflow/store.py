@@ -225,6 +225,12 @@ class MlflowStore:
         with translate_errors(f"experiment of {model}"):
             return self.named_experiment(check_name(model, what="model"))
 
+    def find_experiment(self, name: str) -> str | None:
+        """Return the id of an experiment, or None: looking for runs leaves no empty experiment behind."""
+        with translate_errors(f"experiment {check_name(name, what='experiment')}"):
+            experiment = self.client.get_experiment_by_name(name)
+        return None if experiment is None else str(experiment.experiment_id)
+
     def named_experiment(self, name: str) -> str:
         """Return the id of any experiment, created if missing."""
         if (experiment := self.client.get_experiment_by_name(name)) is None:

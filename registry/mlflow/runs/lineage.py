@@ -40,7 +40,7 @@ class Lineage:
     """Reads the runs of engines and releases."""
 
     def __init__(self, store: MlflowStore) -> None:
-        self._client, self._experiment_of = store.client, store.experiment
+        self._client, self._find_experiment = store.client, store.find_experiment
 
     def engine_runs(self, model: str, target: str) -> tuple[EngineRun, ...]:
         """Return the newest finished run of each precision of a target."""
@@ -98,11 +98,12 @@ class Lineage:
             return Path(self._client.download_artifacts(run_id, path, scratch)).read_bytes()
 
     def _find_newest_first(self, model: str, query: str) -> list[Any]:
+        if (experiment := self._find_experiment(model)) is None:
+            return []
         with translate_errors(f"runs of {model}"):
-            experiment = [self._experiment_of(model)]
             runs = read_pages(
                 lambda token: self._client.search_runs(
-                    experiment, query, max_results=_NEWEST, order_by=["attributes.start_time DESC"], page_token=token
+                    [experiment], query, max_results=_NEWEST, order_by=["attributes.start_time DESC"], page_token=token
                 )
             )
             return list(islice(runs, _NEWEST))

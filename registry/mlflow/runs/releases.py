@@ -43,7 +43,7 @@ class ReleaseLog:
 
     def __init__(self, store: MlflowStore) -> None:
         self._client: MlflowClient = store.client
-        self._experiment_of = store.experiment
+        self._experiment_of, self._find_experiment = store.experiment, store.find_experiment
 
     @translate_errors("runs of releases")
     def finished(self, model: str, release: str) -> tuple[str, str] | None:
@@ -177,7 +177,9 @@ class ReleaseLog:
             upload_to_run(self._client, run_id, file, "figures")
 
     def _find_runs(self, model: str, query: str) -> Sequence[Any]:
-        runs: Sequence[Any] = self._client.search_runs([self._experiment_of(model)], query, max_results=100)
+        if (experiment := self._find_experiment(model)) is None:
+            return []
+        runs: Sequence[Any] = self._client.search_runs([experiment], query, max_results=100)
         return runs
 
 

@@ -90,7 +90,7 @@ class OutcomeLog:
 
     def __init__(self, store: MlflowStore) -> None:
         self._client: MlflowClient = store.client
-        self._experiment_of = store.experiment
+        self._find_experiment = store.find_experiment
 
     @translate_errors("runs of releases")
     def accept(self, run_id: str, target: str, key: str, outcome: str) -> None:
@@ -102,7 +102,8 @@ class OutcomeLog:
         """Return the newest outcome that any release of the model accepted for that target and key, or None."""
         tag = f"{OUTCOME}{target}"
         query = f"tags.`{KIND}` = 'release' and tags.`{tag}` LIKE '{check_id(key)} %'"
-        runs = self._client.search_runs([self._experiment_of(model)], query, max_results=1)
+        experiment = self._find_experiment(model)
+        runs = self._client.search_runs([experiment], query, max_results=1) if experiment else []
         return str(runs[0].data.tags[tag]).partition(" ")[2] if runs else None
 
     @translate_errors("runs of releases")

@@ -39,6 +39,7 @@ class TimingCaches:
     def __init__(self, store: MlflowStore, *, largest_bytes: int = LARGEST_BYTES) -> None:
         self._client = store.client
         self._experiment = partial(store.named_experiment, EXPERIMENT)
+        self._find_experiment = partial(store.find_experiment, EXPERIMENT)
         self.largest_bytes = largest_bytes
 
     def read(self, key: str, say: Callable[[str], None]) -> tuple[KeptCache, ...]:
@@ -95,11 +96,12 @@ class TimingCaches:
     def _find_runs(self, key: str) -> list[Any]:
         query = f"tags.`{_KEY}` = '{check_id(key)}' and attributes.status = 'FINISHED'"
         newest_first = ["attributes.start_time DESC"]
+        if (experiment := self._find_experiment()) is None:
+            return []
         with translate_errors("timing caches"):
-            experiment = [self._experiment()]
             runs = read_pages(
                 lambda token: self._client.search_runs(
-                    experiment, query, max_results=_MOST, order_by=newest_first, page_token=token
+                    [experiment], query, max_results=_MOST, order_by=newest_first, page_token=token
                 )
             )
             return list(islice(runs, _MOST))

@@ -5,20 +5,20 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pynvml
 import pytest
 
-from flows.cli import app, run_command
+from flows.cli import run_command
 from flows.doctor import Finding, UnfinishedFinding
 from flows.inputs.fleet import load_fleet
 from registry.errors import BadInput
-from registry.records import Verdict
+from registry.records import Backend, Precision, Verdict
 from registry.store import Store
+from tasks.report.rows import EngineRow, ReleaseReport
+from tests.support.commands import Enginery, Ran
 from tests.support.manifests import ManifestFactory
 from tests.support.publisher import Publisher
 
@@ -35,43 +35,6 @@ VERSION_FIELDS = {
     *("model", "version", "target", "precision", "backend", "verdict", "reason", "aliases", "digest", "size_bytes"),
     *("metrics", "measured_on"),
 }
-
-
-@dataclass(frozen=True)
-class Ran:
-    """The exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-Enginery = Callable[..., Ran]
-
-
-@pytest.fixture
-def enginery(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], publisher: Publisher
-) -> Enginery:
-    """Run `enginery(*arguments)` as main() does, in a home of the test's own."""
-    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ENGINERY_DEBUG", "")  # set and not deleted, so that what --debug sets is undone
-    for name in ("HOME", "LOGGING_LEVEL", "SERVER_ANALYTICS_ENABLED", "SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"):
-        monkeypatch.setenv(f"PREFECT_{name}", "unused")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("ENGINERY_VERIFY_KEY", str(publisher.trust.public_key))
-
-    def run(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = run_command(lambda: app([str(argument) for argument in arguments], standalone_mode=False))
-        return Ran(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -170,6 +133,60 @@ def test_an_unknown_model_is_one_sentence_and_exit_2(
 ) -> None:
     to = ("--to", tmp_path / "models") if command[0] == "fetch" else ()
     assert_one_sentence(enginery(*command, *to), "nosuch")
+
+
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENGINERY_VERIFY_KEY")
+
+
+@pytest.mark.parametrize(
+    "command", [("fetch", "nosuch"), ("fetch", "nosuch", "--target", "l4"), ("run", "nosuch", "a text")], ids=" ".join
+)
+@pytest.mark.parametrize("spoil", [None, no_key], ids=["key", "no key"])
+def test_an_unknown_model_is_told_first_with_those_that_exist(
+    command: tuple[str, ...], spoil: Any, published: Store, enginery: Enginery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if spoil:
+        spoil(monkeypatch)
+    assert_one_sentence(enginery(*command), "no engine of 'nosuch'", "it has sst2")
+
+
+def test_an_unknown_target_is_told_with_the_aliases_that_exist(published: Store, enginery: Enginery) -> None:
+    published.set_alias("sst2", "production-l4", 2)
+    assert_one_sentence(enginery("fetch", "sst2", "--target", "nobody"), "production-nobody", "production-l4")
+
+
+def report(*verdicts: Verdict, found: bool = False) -> ReleaseReport:
+    rows = [
+        EngineRow("tiny", "cpu", precision, Backend.ONNXRUNTIME, "built", "", verdict, "d" * 64, version=number)
+        for number, (precision, verdict) in enumerate(zip(Precision, verdicts, strict=False), start=1)
+    ]
+    return ReleaseReport("abc123", "tiny", tuple(rows), found=found)
+
+
+@pytest.mark.parametrize(
+    ("released", "code"),
+    [
+        (report(Verdict.PASSED, Verdict.FAILED), 0),
+        (report(Verdict.FAILED, Verdict.INCONCLUSIVE), 3),
+        (report(Verdict.UNMEASURED), 3),
+        (report(Verdict.FAILED, found=True), 0),
+        (report(), 1),
+    ],
+    ids=["one passed", "none passed", "unmeasured", "found", "none built"],
+)
+@pytest.mark.parametrize("option", [(), ("--json",)], ids=["text", "json"])
+def test_the_exit_code_of_a_release_tells_whether_an_engine_passed(
+    released: ReleaseReport,
+    code: int,
+    option: tuple[str, ...],
+    enginery: Enginery,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.commands.release.release_here", lambda *_, **__: released)
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    assert enginery("release", tmp_path / "recipe.yaml", "--fleet", FLEET, *option).code == code
 
 
 @pytest.mark.parametrize("name", ["../escape", "[red]sst2", "a b", ""])

@@ -1,0 +1,229 @@
+"""A first recipe for a checkpoint and a dataset: what can be read from them is filled in, and comments teach the rest.
+
+`draft_recipe` reads config.json, the tokenizer and the Parquet files of a folder; it downloads only a hub model's small
+files, and no hub dataset.
+"""
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration_data.columns import Column, read_columns
+from flows.inputs.places import write_flow
+from registry.errors import BadInput
+from registry.names import check_name
+from tasks.checkpoints.source import download_texts, list_checkpoint, read_config
+from tasks.model_tasks import MODEL_TASKS, ModelTask
+from tasks.model_tasks.text_inputs import UNLIMITED_TOKENS
+from tasks.quantization.holdout import rows_to_prove
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+EVALUATION_SPLITS = ("evaluation", "validation", "test", "dev", "eval")
+CALIBRATION_SPLITS = ("calibration", "train", "training", "fit")
+TEXT_COLUMNS = ("text", "sentence", "content", "review", "document", "question", "title")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "sentiment")
+# Limits on the loss of quality, the strictest first: a recipe gets the first that its evaluation rows can prove.
+LOSS_LIMITS = (0.01, 0.02, 0.05)
+# Enough texts to know how long they are.
+MEASURED_TEXTS = 1000
+LONGEST_SHARE = 0.99
+DEFAULT_LENGTHS = (32, 128)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint or a dataset as a person named it: a folder, or an id of the hub."""
+
+    name: str
+    is_hub: bool
+
+    @property
+    def key(self) -> str:
+        """The keys of a recipe that name it."""
+        name = write_flow(self.name)
+        return f"hub: {name}\n  revision: main   # resolved to a commit" if self.is_hub else f"path: {name}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe says of a dataset; `rows` are its evaluation rows, 0 where they were not read."""
+
+    origin: Origin
+    text: str = "text"
+    label: str = "label"
+    calibration: str = "calibration"
+    evaluation: str = "evaluation"
+    rows: int = 0
+    texts: tuple[str, ...] = ()
+
+
+def find_origin(name: str, what: str) -> Origin:
+    """Tell a folder from a hub's id.
+
+    Raises:
+        BadInput: it is neither; `what` is what it should be.
+    """
+    if Path(name).is_dir():
+        return Origin(name, is_hub=False)
+    if HUB_ID.fullmatch(name) and not name.startswith("."):
+        return Origin(name, is_hub=True)
+    raise BadInput(f"{name[:100]} is no folder, and no id of the hub such as org/name: name the {what}")
+
+
+def draft_recipe(checkpoint: Origin, data: Origin, targets: Sequence[str], name: str | None = None) -> tuple[str, str]:
+    """Return a model's name, and the YAML of a recipe for it on `targets`.
+
+    Raises:
+        BadInput: the checkpoint is of no task that there is, or the data has no splits or columns to use.
+        EngineryError: the hub does not answer.
+    """
+    model = check_name(name or _make_name(checkpoint.name), what="model name")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if checkpoint.is_hub else Path(checkpoint.name)
+        if checkpoint.is_hub:
+            download_texts(checkpoint.name, "main", into=folder)
+        else:
+            list_checkpoint(folder)
+        config = read_config(folder)
+        task, needs_head = _find_task(config)
+        described = Data(data) if data.is_hub else _describe_data(data)
+        usual, longest = _measure_lengths(task, folder, config, described.texts)
+    return model, _write_recipe(model, checkpoint, described, targets, _Shape(task, usual, longest, needs_head))
+
+
+def _make_name(origin: str) -> str:
+    """Make a model's name of the last part of a folder or hub id."""
+    last = Path(origin).name or Path(origin).resolve().name
+    return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")
+
+
+def _find_task(config: Mapping[str, Any]) -> tuple[ModelTask, bool]:
+    """Return the task of a checkpoint, and whether it needs a head to be fitted first.
+
+    Raises:
+        BadInput: it is of no task that there is.
+    """
+    refusals = []
+    for task in MODEL_TASKS.values():
+        try:
+            task.check_checkpoint(config)
+        except BadInput as error:
+            refusals.append(str(error))
+        else:
+            return task, False
+    if [str(kind) for kind in config.get("architectures") or ()] == ["BertModel"]:
+        return next(iter(MODEL_TASKS.values())), True
+    raise BadInput("; ".join(refusals))
+
+
+def _describe_data(origin: Origin) -> Data:
+    """Find splits and columns in a folder of Parquet files."""
+    splits = {file.stem: file for file in sorted(Path(origin.name).glob("*.parquet"))}
+    evaluation = next((split for split in EVALUATION_SPLITS if split in splits), None)
+    calibration = next((split for split in CALIBRATION_SPLITS if split in splits), None)
+    if evaluation is None or calibration is None:
+        there = ", ".join(splits) or "no Parquet files"
+        raise BadInput(
+            f"{origin.name} needs a split to calibrate on ({' or '.join(CALIBRATION_SPLITS)}) and one to judge on "
+            f"({' or '.join(EVALUATION_SPLITS)}), each a Parquet file of that name: it has {there}"
+        )
+    columns = read_columns(splits[evaluation], MEASURED_TEXTS)
+    text, label = _find_text(columns, origin), _find_label(columns, origin)
+    rows, texts = columns[0].rows, tuple(value for value in text.values if isinstance(value, str))
+    return Data(origin, text.name, label.name, calibration, evaluation, rows, texts)
+
+
+def _find_text(columns: Sequence[Column], origin: Origin) -> Column:
+    """Return the column of texts: by its name, else the one with the longest."""
+    texts = [column for column in columns if column.is_text and column.name.lower() not in LABEL_COLUMNS]
+    if not texts:
+        raise BadInput(f"{origin.name} has no column of texts: it has {', '.join(column.name for column in columns)}")
+    named = [column for name in TEXT_COLUMNS for column in texts if column.name.lower() == name]
+    return named[0] if named else max(texts, key=lambda column: column.mean_length)
+
+
+def _find_label(columns: Sequence[Column], origin: Origin) -> Column:
+    named = [column for name in LABEL_COLUMNS for column in columns if column.name.lower() == name]
+    if not named:
+        raise BadInput(
+            f"{origin.name} has no column named {' or '.join(LABEL_COLUMNS)}, but "
+            f"{', '.join(column.name for column in columns)}: rename the one with the labels, or write the recipe as "
+            "docs/recipes.md shows"
+        )
+    return named[0]
+
+
+def _measure_lengths(task: ModelTask, folder: Path, config: Mapping[str, Any], texts: Sequence[str]) -> tuple[int, int]:
+    """Return how many tokens the texts usually have, and how many nearly all have at most: multiples of 8 and 16."""
+    if not texts:
+        return DEFAULT_LENGTHS
+    encoder = task.open_encoder(folder, ("input_ids",), {"sequence": UNLIMITED_TOKENS})
+    lengths = [encoder.encode([text])["input_ids"].shape[1] for text in texts]
+    longest = _round_up(float(np.quantile(lengths, LONGEST_SHARE)), 16)
+    while longest > 16:
+        try:
+            task.check_shapes(config, {"sequence": longest})
+        except BadInput:
+            longest -= 16
+        else:
+            break
+    return min(_round_up(float(np.median(lengths)), 8), longest), longest
+
+
+def _round_up(value: float, step: int) -> int:
+    return -int(-value // step) * step
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The task of a checkpoint, and the lengths in tokens of what it reads."""
+
+    task: ModelTask
+    usual: int
+    longest: int
+    needs_head: bool
+
+
+def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[str], shape: _Shape) -> str:
+    limit = next((limit for limit in LOSS_LIMITS if rows_to_prove(limit) <= data.rows), LOSS_LIMITS[-1])
+    if data.rows:
+        proof = f"{rows_to_prove(limit)} rows can prove that, {data.evaluation} has {data.rows}"
+    else:
+        limit, proof = LOSS_LIMITS[0], f"{rows_to_prove(LOSS_LIMITS[0])} rows can prove that"
+    read = "" if data.rows else "   # not read: correct the names of columns and splits\n"
+    head = "\n  head: {split: fit}   # it has no head: one is fitted on this split first" if shape.needs_head else ""
+    quantized = "[fp32, int8, int8-dynamic]" if list(targets) == ["cpu"] else "[fp32, fp16, int8, int8-dynamic]"
+    return f"""\
+# Check it with `enginery check`, release it with `enginery release`. docs/recipes.md explains every key.
+model: {write_flow(model)}   # the name in the registry
+task: {shape.task.name}
+
+source:
+  {checkpoint.key}{head}
+
+data:
+{read}  {data.origin.key}
+  text: {write_flow(data.text)}
+  label: {write_flow(data.label)}
+  max_length: {shape.longest}   # texts are cut there; 99 % of the measured ones fit
+  calibration: {{split: {write_flow(data.calibration)}, samples: 256}}   # int8 finds its scales on these rows
+  evaluation: {{split: {write_flow(data.evaluation)}}}   # every engine is judged on these
+
+# fp32 is the reference. On a CPU int8-dynamic is the fastest; int8 is for GPUs.
+precisions: {quantized}
+targets: {write_flow(list(targets))}   # `enginery targets` shows all
+
+profiles:   # what an engine must take: it is tuned for opt, and latency is measured there
+  - batch: {{min: 1, opt: 8, max: 32}}
+    sequence: {{min: 4, opt: {shape.usual}, max: {shape.longest}}}
+
+gates:   # what an engine must hold, or it is not published
+  loss_max: {limit}   # at most {100 * limit:g} points of {shape.task.metric.name} below fp32; {proof}
+  speedup_min: 1.0   # no slower than fp32
+  # latency_p99_ms_max: 20   # a limit of your own, on the machine that measures
+"""
