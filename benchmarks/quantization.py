@@ -178,6 +178,7 @@ def export_quickstart(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list
     """
     from calibration_data.reader import load_split
     from flows.inputs.recipe import load_recipe
+    from flows.inputs.rows import evaluation_rows
     from flows.release import context as context_module
     from flows.release import stages
     from flows.release.context import ReleaseContext
@@ -192,7 +193,7 @@ def export_quickstart(workspace: Path) -> tuple[Path, Any, tuple[str, ...], list
     nothing: Any = None  # no registry and no signer: nothing is built or published here
     context = ReleaseContext(Workspace(workspace), recipe, lines_report(lambda _: None), nothing, nothing, nothing)
     source = stages.make_source(context)
-    evaluation = stages.evaluation_rows(recipe, source.source)
+    evaluation = evaluation_rows(recipe, source.source)
     graph = stages.make_onnx(context, source, evaluation)
     encoder = context.open_encoder(source, graph.input_names)
     calibration = load_split(recipe.dataset, recipe.model_task, recipe.data.calibration.split)

@@ -15,8 +15,7 @@ from calibration_data.reader import FEWEST_CALIBRATION_ROWS, Rows, load_split, r
 from flows.inputs.fleet import Fleet
 from flows.inputs.plan import TargetPlan, WhyNot, list_steps, plan_target
 from flows.inputs.recipe import Recipe, SourceSpec
-from flows.release.graphs import read_table_of
-from flows.release.stages import evaluation_rows, head_rows
+from flows.inputs.rows import evaluation_rows, head_rows, read_table_of
 from registry.errors import BadInput, EngineryError
 from registry.records import ModelSource
 from tasks.checkpoints.module import check_tokenizer

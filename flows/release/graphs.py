@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibration_data.reader import Rows, draw_holdout, read_calibration_inputs
-from flows.inputs.recipe import Recipe
+from flows.inputs.rows import read_table_of
 from flows.release.context import ReleaseContext, describe_size, versions
 from registry.errors import BadInput, EngineryError, first_line
 from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
@@ -18,7 +18,6 @@ from tasks.quantization.autopilot import from_json as choice_from_json
 from tasks.quantization.holdout import Holdout, MetricGate, rows_to_prove, run_holdout
 from tasks.quantization.quantize import CALIBRATED, quantize
 from tasks.quantization.request import Int8Plan
-from tasks.quantization.table import CalibrationTable, read_table
 
 log = logging.getLogger(__name__)
 
@@ -205,18 +204,3 @@ def calibration_feeds(context: ReleaseContext, material: Material) -> list[Feed]
     return [
         encoder.encode(inputs) for _, inputs in encoder.batches(read_calibration_inputs(material.calibration), BATCH)
     ]
-
-
-def read_table_of(recipe: Recipe) -> CalibrationTable | None:
-    """Read the table that the recipe reuses.
-
-    Raises:
-        BadInput: it cannot be read, or is not a calibration table.
-    """
-    name = recipe.data.calibration.table
-    if name is None:
-        return None
-    try:
-        return read_table(Path(name))
-    except OSError as error:
-        raise BadInput(f"data.calibration.table: {name} cannot be read: {error.strerror}; check the path") from error

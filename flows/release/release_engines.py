@@ -15,11 +15,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.inputs.fleet import Fleet
 from flows.inputs.plan import why_not_here
 from flows.inputs.recipe import Recipe
+from flows.inputs.rows import evaluation_rows
 from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, count_parallel_builds
 from flows.release.context import ReleaseContext, ReleaseRun, make_flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
 from flows.release.publish import draw_release, name_calibration_rows, name_evaluation_rows, publish_engines
-from flows.release.stages import evaluation_rows, make_calibration_set, make_onnx, make_source
+from flows.release.stages import make_calibration_set, make_onnx, make_source
 from registry.bundle.signing import local_signer, local_trust
 from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog

@@ -3,19 +3,15 @@
 from pathlib import Path
 
 from calibration_data.reader import (
-    FEWEST_EVALUATION_ROWS,
     Rows,
     draw_calibration_set,
-    load_split,
 )
 from calibration_data.splits import split_revision
-from flows.inputs.recipe import HeadSpec, Recipe
+from flows.inputs.rows import head_rows
 from flows.release.context import ReleaseContext, describe_size, versions
 from flows.release.identity import source_content
-from registry.errors import BadInput
 from registry.records import (
     CalibrationSet,
-    ModelSource,
     OnnxArtifact,
     SourceFiles,
 )
@@ -78,37 +74,6 @@ def _with_head(context: ReleaseContext, encoder: SourceFiles) -> SourceFiles:
     return context.run(
         Step("head", context.recipe.model, key, SourceFiles, make, lambda made: describe_size(made.files))
     )
-
-
-def head_rows(recipe: Recipe, head: HeadSpec) -> Rows:
-    """Return the rows that a head is fitted on.
-
-    Raises:
-        BadInput: no such split or column, or one that does not name its classes.
-    """
-    rows = load_split(recipe.dataset, recipe.model_task, head.split)
-    if rows.classes is None:
-        origin = recipe.dataset.origin
-        raise BadInput(f"{origin} split {head.split!r} does not name its classes: store a ClassLabel column")
-    return rows
-
-
-def evaluation_rows(recipe: Recipe, source: ModelSource) -> Rows:
-    """Return the rows that engines are judged on.
-
-    Raises:
-        BadInput: too few rows, or targets that are not the model's.
-    """
-    spec, task = recipe.data.evaluation, recipe.model_task
-    rows = load_split(
-        recipe.dataset,
-        task,
-        spec.split,
-        samples=spec.samples,
-        seed=spec.seed,
-        fewest=FEWEST_EVALUATION_ROWS,
-    )
-    return task.align_rows(rows, source)
 
 
 def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> CalibrationSet:

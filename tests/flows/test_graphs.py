@@ -15,6 +15,7 @@ import yaml
 from calibration_data.reader import Rows, read_calibration_inputs
 from flows.inputs.fleet import load_fleet
 from flows.inputs.recipe import ProfileSpec, load_recipe
+from flows.inputs.rows import evaluation_rows
 from flows.release import stages
 from flows.release.context import ReleaseContext
 from flows.release.graphs import Graphs, Material, gather, make_graph, make_graphs
@@ -72,7 +73,7 @@ def make_context(
 
 def collect(context: ReleaseContext, change: Callable[[Rows], Rows] = lambda rows: rows) -> Material:
     source = stages.make_source(context)
-    evaluation = stages.evaluation_rows(context.recipe, source.source)
+    evaluation = evaluation_rows(context.recipe, source.source)
     calibration = stages.make_calibration_set(context, evaluation)
     return gather(context, source, stages.make_onnx(context, source, evaluation), calibration, change(evaluation))
 

@@ -239,6 +239,11 @@ def test_a_release_that_is_found_complete_never_waits_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+def test_a_check_never_waits_for_prefect_or_torch() -> None:
+    code = "import sys, flows.release.check; print(sys.modules.keys() & {'prefect', 'torch', 'mlflow'})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def test_help_lists_what_one_person_needs_before_what_a_team_needs(enginery: Enginery) -> None:
     ran = enginery("--help")
     assert ran.code == 0

@@ -1,0 +1,55 @@
+"""What a recipe names beside its checkpoint: rows to judge on, rows to fit a head on, and a calibration table."""
+
+from pathlib import Path
+
+from calibration_data.reader import FEWEST_EVALUATION_ROWS, Rows, load_split
+from flows.inputs.recipe import HeadSpec, Recipe
+from registry.errors import BadInput
+from registry.records import ModelSource
+from tasks.quantization.table import CalibrationTable, read_table
+
+
+def head_rows(recipe: Recipe, head: HeadSpec) -> Rows:
+    """Return the rows that a head is fitted on.
+
+    Raises:
+        BadInput: no such split or column, or one that does not name its classes.
+    """
+    rows = load_split(recipe.dataset, recipe.model_task, head.split)
+    if rows.classes is None:
+        origin = recipe.dataset.origin
+        raise BadInput(f"{origin} split {head.split!r} does not name its classes: store a ClassLabel column")
+    return rows
+
+
+def evaluation_rows(recipe: Recipe, source: ModelSource) -> Rows:
+    """Return the rows that engines are judged on.
+
+    Raises:
+        BadInput: too few rows, or targets that are not the model's.
+    """
+    spec, task = recipe.data.evaluation, recipe.model_task
+    rows = load_split(
+        recipe.dataset,
+        task,
+        spec.split,
+        samples=spec.samples,
+        seed=spec.seed,
+        fewest=FEWEST_EVALUATION_ROWS,
+    )
+    return task.align_rows(rows, source)
+
+
+def read_table_of(recipe: Recipe) -> CalibrationTable | None:
+    """Read the table that the recipe reuses.
+
+    Raises:
+        BadInput: it cannot be read, or is not a calibration table.
+    """
+    name = recipe.data.calibration.table
+    if name is None:
+        return None
+    try:
+        return read_table(Path(name))
+    except OSError as error:
+        raise BadInput(f"data.calibration.table: {name} cannot be read: {error.strerror}; check the path") from error
