@@ -14,10 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from registry.digest import record_tree
 from registry.mlflow.store import MlflowStore
+from registry.promotion.promote import promote
+from registry.promotion.rules import Decision
 from tests.support.manifests import make_manifest
 from tests.support.publisher import Publisher, make_publisher
 from tests.support.servers import mlflow_server
@@ -64,7 +67,7 @@ def _make_bundle(folder: Path, megabytes: int) -> Path:
 def _publish(uri: str, home: Path, bundle: Path, publisher: Publisher) -> str:
     store = MlflowStore(uri, home / "state")
     publisher.publish(store, (make_manifest(record_tree(bundle)), bundle))
-    store.set_alias("sst2", "production-l4", 1)
+    promote(store, "sst2", {"l4": 1}, Decision("ana", "the benchmark", datetime.now(UTC)), {})
     return str(store.client.get_model_version("sst2", "1").source)
 
 

@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,8 @@ from registry.bundle.signing import local_trust
 from registry.errors import EngineryError
 from registry.host.gpu import read_gpu
 from registry.mlflow.store import MlflowStore
+from registry.promotion.unrecorded import find_moved_past
+from registry.records import EngineVersion
 from registry.repair import RepairOutcome, publisher_is_gone, repair_unfinished
 
 Clock = Callable[[], datetime]
@@ -49,8 +51,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class UnfinishedFinding(Finding):
-    """A check for publications that a crash interrupted: nothing is missing, and no command is stopped by them."""
+class RegistryFinding(Finding):
+    """A check of what stands in the registry: nothing is missing here, and not every command is stopped by it."""
 
     _mark_not_needed: ClassVar[str] = "fix"
 
@@ -73,7 +75,7 @@ def repair_registry(store: MlflowStore, home: Path, clock: Clock) -> list[Findin
         EngineryError: the registry does not answer.
     """
     return [
-        UnfinishedFinding(
+        RegistryFinding(
             f"repair of {repair.model} {_name_publication(repair.version, repair.run_id)}",
             f"{repair.outcome}: {repair.reason}",
             repair.outcome is not RepairOutcome.LEFT,
@@ -134,8 +136,8 @@ def _check_disk(home: Path) -> Finding:
 def _check_registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list[Finding]:
     try:
         store = open_store()
-        engines, unfinished = len(store.versions()), store.repairs.unfinished()
-        promotion = _check_promotion(shared=store.leases.shared)
+        engines, unfinished = store.versions(), store.repairs.unfinished()
+        promotion = [_check_promotion(shared=store.leases.shared), *_check_aliases(store, engines)]
     except (EngineryError, OSError) as error:
         advice = "check MLFLOW_TRACKING_URI, and that its server runs"
         return [Finding("registry", str(error), False, needed=True, advice=advice)]
@@ -144,9 +146,18 @@ def _check_registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list
     found = f"{len(unfinished) - interrupted} in progress, {interrupted} interrupted by a crash"
     advice = "finish or set aside what was interrupted: enginery doctor --repair" if interrupted else ""
     return [
-        Finding("registry", f"{engines} published engines", True, needed=True),
-        UnfinishedFinding("publishing", found, not interrupted, advice=advice),
-        promotion,
+        Finding("registry", f"{len(engines)} published engines", True, needed=True),
+        RegistryFinding("publishing", found, not interrupted, advice=advice),
+        *promotion,
+    ]
+
+
+def _check_aliases(store: MlflowStore, engines: Sequence[EngineVersion]) -> list[Finding]:
+    advice = "find out who moved it; then roll it back, or promote what it points at: enginery rollback, promote"
+    return [
+        RegistryFinding(f"alias of {model}", problem, False, advice=advice)
+        for model in dict.fromkeys(engine.model for engine in engines if engine.aliases)
+        for problem in find_moved_past(store, model)
     ]
 
 

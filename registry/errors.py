@@ -45,6 +45,10 @@ class Replayed(EngineryError):
     """A release older than one this host has served, without a rollback to it in the history."""
 
 
+class Unrecorded(EngineryError):
+    """A production alias that points at a version to which no promotion in the history moved it."""
+
+
 class PromotionRefused(EngineryError):
     """A promotion that its rules refuse; the message holds the gate's own reason."""
 

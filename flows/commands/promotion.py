@@ -129,13 +129,19 @@ def rollback(
 
 
 def history(model: Model, limit: Limit = NEWEST, as_json: Json = False) -> None:
-    """Show who promoted what, when, why and on which evidence, the newest last."""
+    """Show who promoted what, when, why and on which evidence, the newest last.
+
+    A production alias that MLflow's own pages moved, past every gate, is reported on stderr.
+    """
     from registry.promotion.promote import read_history
+    from registry.promotion.unrecorded import find_moved_past
     from registry.store import require_engines
 
     store = open_store()
     require_engines(store, model)
     events = read_history(store, model, newest=limit or None)
+    for problem in find_moved_past(store, model):
+        err.print(f"enginery: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         print_json([plain(event) for event in events])
         return

@@ -1,6 +1,5 @@
 """Building engines: `release`, on this machine or on the fleet's workers."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -151,18 +150,20 @@ def _show_report(report: "ReleaseReport", *, as_json: bool) -> None:
                 "* scored by the exact ONNX graph on this machine's CPU; the engine itself has not run.", soft_wrap=True
             )
         out.print(escape(describe_result(report)), highlight=False, soft_wrap=True)
-        _print_ui_address()
+        _print_ui_address(report)
     if report.state != "complete":
         raise ReleaseIncomplete(report)
     if not (report.passed or report.found):
         raise typer.Exit(NOTHING_PASSED)
 
 
-def _print_ui_address() -> None:
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        out.print(f"Compare the engines in the MLflow UI at {uri}", highlight=False, soft_wrap=True)
-        return
-    out.print(
-        "Compare the engines in the MLflow UI: run the next line, then open http://127.0.0.1:5000", highlight=False
-    )
-    out.print(f"  mlflow ui --backend-store-uri sqlite:///{home()}/mlflow.db", highlight=False, soft_wrap=True)
+def _print_ui_address(report: "ReleaseReport") -> None:
+    from registry.mlflow.runs.addresses import LOCAL_UI, compare_address, model_address
+
+    store = open_store()
+    compare = compare_address(store, report.model, report.run_id)
+    if compare.startswith(LOCAL_UI):
+        out.print("To see the engines in MLflow, run the next line:", highlight=False)
+        out.print(f"  mlflow ui --backend-store-uri {store.client.tracking_uri}", highlight=False, soft_wrap=True)
+    for what, address in (("compare them", compare), ("all versions", model_address(store, report.model))):
+        out.print(f"{what}: {address}", highlight=False, markup=False, soft_wrap=True)

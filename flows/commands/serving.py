@@ -41,6 +41,10 @@ Older = Annotated[
     str | None,
     typer.Option("--allow-older", help="The reason to accept an older release than this host has served; recorded."),
 ]
+Unrecorded = Annotated[
+    bool,
+    typer.Option("--allow-unrecorded", help="Accept a production alias that was moved without `enginery promote`."),
+]
 Rehash = Annotated[bool, typer.Option("--rehash", help="Hash every byte of a bundle that is in place already.")]
 
 
@@ -54,6 +58,7 @@ class Selection:
     any_host: bool = False
     tensorrt: str | None = None
     older: str | None = None
+    unrecorded: bool = False
     rehash: bool = False
 
 
@@ -66,20 +71,21 @@ def fetch(
     any_host: AnyHost = False,
     tensorrt: TensorRT = None,
     older: Older = None,
+    unrecorded: Unrecorded = False,
     rehash: Rehash = False,
     as_json: Json = False,
 ) -> None:
     """Download an engine, verify its signature and every byte, and place it in one rename.
 
-    An engine that does not load on this host is refused before the download, and so is an older release than this
-    host has served. A download that was interrupted resumes. A bundle that is in place and intact is kept, so that
-    the command can run at each start of a server.
+    An engine that does not load on this host is refused before the download. So are an older release than this host
+    has served, and a production alias that was moved without `enginery promote`. A download that was interrupted
+    resumes. A bundle that is in place and intact is kept, so that the command can run at each start of a server.
 
     For example, `enginery fetch sst2 --to /srv/models` places /srv/models/sst2/7.
 
     See also `enginery watch`, which follows the alias, and `enginery triton fetch`, which feeds a Triton server.
     """
-    fetched = open_fetch(model, to, Selection(target, alias, version, any_host, tensorrt, older, rehash))()
+    fetched = open_fetch(model, to, Selection(target, alias, version, any_host, tensorrt, older, unrecorded, rehash))()
     if as_json:
         print_json(plain(fetched) | {"path": str(fetched.path)})
         return
@@ -101,7 +107,10 @@ def open_fetch(model: str, into: Path, selection: Selection) -> "Callable[[], Fe
     host = read_host(selection.tensorrt)
     accepted_host = None if selection.any_host else host
     with _name_unknown_model(model):
-        policy = Policy(local_trust(home()), accepted_host, older=selection.older, rehash=selection.rehash)
+        trust = local_trust(home())
+    policy = Policy(
+        trust, accepted_host, older=selection.older, unrecorded=selection.unrecorded, rehash=selection.rehash
+    )
     store = _open_serving_store()
 
     def fetch_selected() -> "Fetched":

@@ -21,6 +21,7 @@ from flows.commands.serving import (
     Rehash,
     Selection,
     Target,
+    Unrecorded,
     Version,
     open_fetch,
 )
@@ -85,6 +86,7 @@ def fetch(
     any_host: AnyHost = False,
     tensorrt: TensorRT = None,
     older: Older = None,
+    unrecorded: Unrecorded = False,
     rehash: Rehash = False,
     python_backend: PythonBackend = False,
     container: Container = None,
@@ -100,7 +102,7 @@ def fetch(
     For example, `enginery triton fetch sst2 --to /srv/enginery --container 26.08 --server localhost:8001`.
     """
     selection = Selection(
-        target, alias, version, any_host, tensorrt or find_container_tensorrt(container), older, rehash
+        target, alias, version, any_host, tensorrt or find_container_tensorrt(container), older, unrecorded, rehash
     )
     bundles, repository = triton_folders(to)
     fetched = open_fetch(model, bundles, selection)()
@@ -116,6 +118,7 @@ def watch(
     to: To = Path("models"),
     any_host: AnyHost = False,
     tensorrt: TensorRT = None,
+    unrecorded: Unrecorded = False,
     interval: Interval = 30.0,
     health: Health = "",
     python_backend: PythonBackend = False,
@@ -135,7 +138,8 @@ def watch(
     bundles, repository = triton_folders(to)
     hook = place_command(repository, TritonOptions(python_backend, container, server, keep))
     options = Watch(interval, keep, hook, split_command(health, "--health"))
-    selection = Selection(target, alias, any_host=any_host, tensorrt=tensorrt or find_container_tensorrt(container))
+    tensorrt = tensorrt or find_container_tensorrt(container)
+    selection = Selection(target, alias, any_host=any_host, tensorrt=tensorrt, unrecorded=unrecorded)
     follow_alias(open_fetch(model, bundles, selection), bundles / model, options)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.commands.console import err
-from flows.commands.serving import Alias, AnyHost, Model, Selection, Target, TensorRT, To, open_fetch
+from flows.commands.serving import Alias, AnyHost, Model, Selection, Target, TensorRT, To, Unrecorded, open_fetch
 from registry.errors import BadInput
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def watch(
     to: To = Path("models"),
     any_host: AnyHost = False,
     tensorrt: TensorRT = None,
+    unrecorded: Unrecorded = False,
     interval: Interval = 30.0,
     keep: Keep = 3,
     hook: Annotated[
@@ -47,7 +48,8 @@ def watch(
     from registry.serving.watch import Watch
 
     options = Watch(interval, keep, split_command(hook, "--hook"), split_command(health, "--health"))
-    fetch_selected = open_fetch(model, to, Selection(target, alias, any_host=any_host, tensorrt=tensorrt))
+    selection = Selection(target, alias, any_host=any_host, tensorrt=tensorrt, unrecorded=unrecorded)
+    fetch_selected = open_fetch(model, to, selection)
     follow_alias(fetch_selected, to / model, options)
 
 

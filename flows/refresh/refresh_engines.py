@@ -30,6 +30,7 @@ from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.store import MlflowStore
 from registry.promotion.rules import Decision
+from registry.promotion.unrecorded import find_moved_past
 from tasks.execution.interrupt import check_stopped
 
 POLL_SECONDS = 5.0
@@ -94,6 +95,7 @@ def make_plan(path: Path, fleet: Fleet, store: MlflowStore, toolchains: ReadTool
         stale,
         tuple(name for name in targets if name in installed),
         tuple(name for name in targets if name not in installed),
+        find_moved_past(store, recipe.model),
     )
 
 

@@ -35,7 +35,8 @@ class RefreshRequest:
 class Plan:
     """A recipe's stale engines, and the targets to release for them; `unbuilt` are targets that no machine builds.
 
-    `pinned` is the recipe with the revisions that the plan is about.
+    `pinned` is the recipe with the revisions that the plan is about. `moved_past` says which production aliases were
+    moved past Enginery.
     """
 
     recipe: Path
@@ -43,6 +44,7 @@ class Plan:
     stale: tuple[Stale, ...]
     targets: tuple[str, ...]
     unbuilt: tuple[str, ...] = ()
+    moved_past: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def refresh_json(results: Sequence[Refreshed]) -> list[dict[str, object]]:
             "reason": result.reason,
             "targets": list(result.plan.targets) if result.plan else [],
             "unbuilt": list(result.plan.unbuilt) if result.plan else [],
+            "moved_past": list(result.plan.moved_past) if result.plan else [],
             "stale": [_stale_json(engine) for engine in result.plan.stale] if result.plan else [],
             "promotions": [vars(promotion) for promotion in result.promotions],
         }
@@ -91,7 +94,8 @@ def refresh_rows(results: Sequence[Refreshed]) -> list[dict[str, object]]:
     """Make one row per stale engine and promotion, and one for each recipe without any."""
     table: list[dict[str, object]] = []
     for result in results:
-        recipe = {"recipe": str(result.recipe), "state": result.state, "said": result.reason}
+        said = "; ".join(filter(None, [result.reason, *(result.plan.moved_past if result.plan else ())]))
+        recipe = {"recipe": str(result.recipe), "state": result.state, "said": said}
         stale = result.plan.stale if result.plan else ()
         for engine in stale:
             where = {"target": engine.target, "precision": engine.precision.value, "version": engine.version or ""}
@@ -114,6 +118,7 @@ def describe_refresh(result: Refreshed) -> str:
     for promotion in result.promotions:
         engine = f"{promotion.target} version {promotion.version}"
         parts.append(f"{engine} {_describe_outcome(promotion)}: {promotion.reason}")
+    parts += plan.moved_past if plan else ()
     return "; ".join([*parts, *filter(None, [result.reason])])
 
 

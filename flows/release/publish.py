@@ -98,7 +98,7 @@ def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged
             evaluation=name_evaluation_rows(release.context.recipe, shared),
             calibration=name_calibration_rows(shared) if calibration else None,
             source_revision=source_revision(release.context.recipe),
-            figures=draw_engine(judged, graph, Path(scratch)),
+            figures=draw_engine(judged, graph, Path(scratch), release.context.recipe.gates.latency_p99_ms_max),
             tables=tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file()),
             int8_share=choice.int8_share if choice else None,
             remark=row.remark,
@@ -143,14 +143,16 @@ def publish_version(release: ReleaseRun, run_id: str, shared: SharedArtifacts, j
         return context.store.publish(sealed, bundle, run_id=run_id).version
 
 
-def draw_engine(judged: JudgedEngine, graph: OnnxArtifact, into: Path) -> dict[str, Path]:
+def draw_engine(judged: JudgedEngine, graph: OnnxArtifact, into: Path, p99_limit_ms: float | None) -> dict[str, Path]:
     """Draw the latencies of an engine that ran, beside its baseline's; an int8 graph's worst tensors and mixes."""
     # Importing matplotlib takes half a second: only the process that publishes draws, so workers do not pay for it.
     from tasks.report.figures import draw_int8_trade_off, draw_latency_histogram, draw_worst_tensors
 
     figures, table = {}, graph.directory / TABLE_FILE
     if judged.call_seconds:
-        figures["latency"] = draw_latency_histogram(dict(judged.call_seconds), into / "latency.png")
+        figures["latency"] = draw_latency_histogram(
+            judged.call_seconds, into / "latency.png", p99_limit_ms=p99_limit_ms
+        )
     if table.is_file():
         figures["calibration"] = draw_worst_tensors(read_table(table), into / "calibration.png")
     if (choice := read_choice(graph)) is not None:
@@ -158,18 +160,21 @@ def draw_engine(judged: JudgedEngine, graph: OnnxArtifact, into: Path) -> dict[s
     return figures
 
 
-def draw_release(rows: Sequence[EngineRow], into: Path) -> dict[str, Path]:
+def draw_release(rows: Sequence[EngineRow], into: Path, loss_max: float) -> dict[str, Path]:
     """Draw quality against latency of every engine that ran."""
-    from tasks.report.figures import draw_quality_against_latency
+    from tasks.report.figures import EnginePoint, draw_quality_against_latency
 
     points = []
     for row in rows:
         quality, p50 = row.quality, row.figure("latency_p50_ms")
         if quality and p50 and quality.low is not None and quality.high is not None:
-            name = f"{row.target} {row.precision}"
-            points.append((name, p50.value, quality.value, quality.low, quality.high))
+            points.append(EnginePoint(row.target, row.precision, p50.value, quality.value, quality.low, quality.high))
             metric = quality.metric
-    return {"trade-off": draw_quality_against_latency(metric, points, into / f"{metric}_latency.png")} if points else {}
+    if not points:
+        return {}
+    return {
+        "trade-off": draw_quality_against_latency(metric, points, into / f"{metric}_latency.png", loss_max=loss_max)
+    }
 
 
 def moved_scales(lineage: Lineage, model: str, release: str, graphs: Graphs) -> dict[Precision, str]:

@@ -97,7 +97,7 @@ def publish_release(
         release.run_id, release_metrics(report, release.context.recipe.model_task.metric), release_note(report), *used
     )
     with tempfile.TemporaryDirectory() as scratch:
-        figures = draw_release(rows, Path(scratch))
+        figures = draw_release(rows, Path(scratch), release.context.recipe.gates.loss_max)
         release.log.finish(release.run_id, ROWS.dump_json(rows).decode(), figures, state=report.state)
     return report
 

@@ -54,6 +54,7 @@ class Publications:
     client: MlflowClient
     open_repository: Callable[[str], Any]
     experiment_of: Callable[[str], str]
+    history_of: Callable[[str], str]
     open_scratch: Callable[[], AbstractContextManager[Path]]
     lock: Callable[[str], AbstractContextManager[object]]
 
@@ -136,6 +137,8 @@ class Publications:
         if not self.client.search_registered_models(f"name = '{model}'", max_results=1):
             with ignore_existing():
                 self.client.create_registered_model(model, description=describe_model(model, manifest.source))
+            # MLflow's basic auth gives both to the user who creates them: whoever moves aliases can write history too.
+            self.history_of(model)
         tags = tags_of(row, **{PIN: _pin(manifest), PUBLISHER: this_process()}) | {STATE: UPLOADING}
         self.client.create_model_version(model, uri, run_id=run_id, tags=tags)
         return self.complete_first(manifest)

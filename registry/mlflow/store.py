@@ -24,7 +24,15 @@ from registry.mlflow.artifacts import open_files
 from registry.mlflow.errors import check_id, ignore_existing, read_pages, translate_errors
 from registry.mlflow.history import History
 from registry.mlflow.publish import Publications
-from registry.mlflow.rows import COMPLETE, STATE, VERSION_BUILD_KEY, bundle_of, read_manifest_bytes, row_from
+from registry.mlflow.rows import (
+    COMPLETE,
+    STATE,
+    VERSION_BUILD_KEY,
+    bundle_of,
+    history_experiment,
+    read_manifest_bytes,
+    row_from,
+)
 from registry.mlflow.unfinished import Repairs
 from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
@@ -72,7 +80,12 @@ class MlflowStore:
         self._history = History(self.client, self.named_experiment)
         self._lease_database = lease_database
         self._publications = Publications(
-            self.client, self._open_repository, self.experiment, self._scratch, lambda model: self.leases.hold(model)
+            self.client,
+            self._open_repository,
+            self.experiment,
+            lambda model: self.named_experiment(history_experiment(model)),
+            self._scratch,
+            lambda model: self.leases.hold(model),
         )
         self.repairs = Repairs(self._publications)
 

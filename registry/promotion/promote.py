@@ -34,6 +34,7 @@ from registry.promotion.rules import (
     check_serving_version,
     check_verdict,
     find_other_approver,
+    find_recorded_version,
     find_version_before,
 )
 from registry.records import EngineVersion, PromotionEvent, Verdict
@@ -156,7 +157,11 @@ def _plan_promotion(
 ) -> _Move:
     current_version = current.version if current else None
     if engine.version == current_version:
-        return _Move(engine, PROMOTE, current_version)
+        # Where somebody moved the alias by hand, what it points at is judged and recorded now.
+        events = store.events(engine.model, alias=production_alias(engine.target))
+        current_version = find_recorded_version(events)
+        if current_version == engine.version:
+            return _Move(engine, PROMOTE, current_version)
     check_verdict(engine, decision.waiver)
     check_serving_version(engine, rules)
     if current is not None:

@@ -160,6 +160,34 @@ def find_version_before(events: Sequence[PromotionEvent], current: int | None) -
     return None
 
 
+def find_recorded_version(events: Sequence[PromotionEvent]) -> int | None:
+    """Return the version that an alias was last moved to; None where it never was.
+
+    Args:
+        events: the alias's, oldest first.
+    """
+    moves = (event.to_version for event in reversed(events) if event.outcome == DONE and event.action != APPROVE)
+    return next(moves, None)
+
+
+def describe_moved_past(alias: str, version: int, events: Sequence[PromotionEvent]) -> str | None:
+    """Say that an alias was moved past Enginery; None where the history knows the version that it points at.
+
+    A pending move counts as known: its record is written before its alias moves.
+
+    Args:
+        alias: a production alias.
+        version: the version that it points at.
+        events: the alias's, oldest first.
+    """
+    recorded = find_recorded_version(events)
+    pending = {event.to_version for event in events if event.outcome == PENDING and event.action != APPROVE}
+    if version == recorded or version in pending:
+        return None
+    known = "the history has no move of it" if recorded is None else f"the history's last move is to {recorded}"
+    return f"{alias} points at version {version}, but {known}: moved past Enginery"
+
+
 def check_served_before(engine: EngineVersion, events: Sequence[PromotionEvent]) -> None:
     """Check rule 7: the engine may serve again.
 

@@ -2,7 +2,8 @@
 
 A fetch follows these rules, in this order:
 
-1. Either an alias or a version names the engine in the registry, never both.
+1. Either an alias or a version names the engine in the registry, never both. A production alias that the history does
+   not know to point there was moved past every gate, and is refused unless the operator accepts it.
 2. An engine that does not load on the host is refused before anything is downloaded: for example one that was built
    for another GPU, TensorRT or driver.
 3. One fetch of a model runs at a time per host. Whatever it leaves unfinished lies beside the destination, on its file
@@ -45,8 +46,9 @@ from registry.errors import (
 )
 from registry.host.compatibility import Host, check_compatible, find_incompatibility, production_engines
 from registry.host.durable import sync
-from registry.names import check_name, production_alias
+from registry.names import PRODUCTION, check_name, production_alias
 from registry.promotion.rules import APPROVE, DONE, PENDING, RESTORE, ROLLBACK, UNDONE
+from registry.promotion.unrecorded import RECENT_EVENTS, resolve_recorded
 from registry.records import EngineManifest, EngineVersion
 from registry.serving.download import DEFAULT_PLAN, DownloadPlan, download, write_seal
 from registry.serving.placed import (
@@ -63,8 +65,6 @@ from registry.store import ServingStore, row_of
 _PARTIAL = ".partial-"
 _INCOMING = ".incoming-"
 _REPLACED = ".replaced-"
-# Enough events to include the last move among approvals and refusals.
-_RECENT_EVENTS = 50
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -73,13 +73,15 @@ class Policy:
     """What a host accepts, and how it downloads.
 
     `trust` holds the accepted signatures. `host` is the machine on which the engine must load; None fetches for
-    another machine. `older` is the reason to accept an older release than this host has served. `rehash` reads every
-    byte of a bundle in place. `plan` sets the sizes and retries of the download.
+    another machine. `older` is the reason to accept an older release than this host has served. `unrecorded` accepts
+    a production alias that was moved past Enginery. `rehash` reads every byte of a bundle in place. `plan` sets the
+    sizes and retries of the download.
     """
 
     trust: Trust
     host: Host | None
     older: str | None = None
+    unrecorded: bool = False
     rehash: bool = False
     plan: DownloadPlan = DEFAULT_PLAN
 
@@ -103,6 +105,7 @@ def fetch(
     Raises:
         BadInput: not exactly one of `alias` and `version`, or `read_manifest` refuses the manifest.
         NotFound: the registry has no such model, alias or version.
+        Unrecorded: the history does not know the version that the production alias points at.
         Incompatible: the engine does not load on the policy's host; nothing was downloaded.
         SignatureInvalid: the signature of a trusted publisher is missing.
         Replayed: this host has served a newer release, and nothing shows that going back is intended.
@@ -110,7 +113,7 @@ def fetch(
         Interrupted: the registry failed; nothing is placed, and the next fetch resumes.
         EngineryError: this host cannot write the bundle (disk full, permissions); nothing is placed.
     """
-    engine = _resolve_engine(store, model, alias, version)
+    engine = _resolve_engine(store, model, alias, version, policy)
     if policy.host is not None and find_incompatibility(engine, policy.host):
         check_compatible(engine, policy.host, production_engines(store, model))
     model_folder = into / model
@@ -164,10 +167,13 @@ def clear_stale(model_folder: Path) -> None:
             _remove(path)
 
 
-def _resolve_engine(store: ServingStore, model: str, alias: str | None, version: int | None) -> EngineVersion:
+def _resolve_engine(
+    store: ServingStore, model: str, alias: str | None, version: int | None, policy: Policy
+) -> EngineVersion:
     check_name(model, what="model")
     if alias is not None and version is None:
-        return store.resolve(model, check_name(alias, what="alias"))
+        is_checked = check_name(alias, what="alias").startswith(PRODUCTION) and not policy.unrecorded
+        return resolve_recorded(store, model, alias) if is_checked else store.resolve(model, alias)
     if version is not None and alias is None:
         return store.version(model, version)
     raise BadInput("name the engine to fetch by either an alias or a version, and not both")
@@ -185,7 +191,7 @@ def _check_order(store: ServingStore, engine: EngineVersion, record: HostRecord,
 
 
 def _was_rolled_back_to(store: ServingStore, engine: EngineVersion) -> bool:
-    recent = store.events(engine.model, alias=production_alias(engine.target), newest=_RECENT_EVENTS)
+    recent = store.events(engine.model, alias=production_alias(engine.target), newest=RECENT_EVENTS)
     moves = [event for event in recent if event.action != APPROVE and event.outcome in (DONE, PENDING, UNDONE)]
     if not moves:
         return False

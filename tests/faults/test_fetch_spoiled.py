@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,13 @@ def test_extra_files_and_shared_links_in_the_registry_do_not_reach_a_host(
 def test_replayed_release_is_refused_whatever_the_clock_says(
     registry: MlflowStore, publisher: Publisher, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    policy = replace(publisher.policy, unrecorded=True)
     registry.set_alias("sst2", "production-l4", 2)
-    fetch(registry, "sst2", alias="production-l4", into=models, policy=publisher.policy)
+    fetch(registry, "sst2", alias="production-l4", into=models, policy=policy)
     registry.set_alias("sst2", "production-l4", 1)
     monkeypatch.setattr("time.time", lambda: 0.0)
     with pytest.raises(Replayed):
-        fetch(registry, "sst2", alias="production-l4", into=models, policy=publisher.policy)
+        fetch(registry, "sst2", alias="production-l4", into=models, policy=policy)
     assert list_visible(models) == ["2"]
 
 

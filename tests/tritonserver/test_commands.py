@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from flows.commands.triton import HEADER_VARIABLE, TritonOptions, place_and_load
 from registry.bundle.manifest import MANIFEST_FILE, read_manifest
 from registry.bundle.signing import local_signer, sign_bundle
 from registry.errors import BadInput, SignatureInvalid, TornBundle
+from registry.promotion.promote import promote
 from registry.serving.fetch import Fetched
 from registry.serving.watch import Followed, Watch, follow
+from tests.support.deciding import ANA
 from tests.support.memory_store import MemoryStore
 from tests.support.triton_bundles import write_bundle
 from tests.support.triton_server import SECRET, Running
@@ -91,7 +94,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     store = MemoryStore()
     bundle = signed(tmp_path, 1).path
     store.publish(read_manifest((bundle / MANIFEST_FILE).read_bytes()), bundle)
-    store.set_alias("opinions", "production-cpu", 1)
+    promote(store, "opinions", {"cpu": 1}, replace(ANA, waiver="a test"), {})
     monkeypatch.setattr(serving, "open_store", lambda: store)
     return store
 

@@ -13,6 +13,7 @@ import pytest
 
 from registry.bundle.manifest import verify_bundle
 from registry.store import Store
+from tests.support.deciding import promote
 from tests.support.publisher import Publisher
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ def test_a_base_install_lists_fetches_and_verifies(
     enginery: Enginery, mlflow_store: Store, manifest_factory: Any, publisher: Publisher, tmp_path: Path
 ) -> None:
     publisher.publish(mlflow_store, manifest_factory(b"plan"))
-    mlflow_store.set_alias("sst2", "production-l4", 1)
+    promote(mlflow_store, "l4", 1)
     host = {"ENGINERY_HOME": str(tmp_path / "home"), "ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
     assert "fetch" in enginery("--help")
     assert "sst2" in enginery("list", **host)

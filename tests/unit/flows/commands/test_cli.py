@@ -12,13 +12,14 @@ import pynvml
 import pytest
 
 from flows.cli import run_command
-from flows.doctor import Finding, UnfinishedFinding
+from flows.doctor import Finding, RegistryFinding
 from flows.inputs.fleet import load_fleet
 from registry.errors import BadInput
 from registry.records import Backend, Precision, Verdict
 from registry.store import Store
 from tasks.report.rows import EngineRow, ReleaseReport
 from tests.support.commands import Enginery, Ran
+from tests.support.deciding import promote
 from tests.support.manifests import ManifestFactory
 from tests.support.publisher import Publisher
 
@@ -161,7 +162,7 @@ def report(*verdicts: Verdict, found: bool = False) -> ReleaseReport:
         EngineRow("tiny", "cpu", precision, Backend.ONNXRUNTIME, "built", "", verdict, "d" * 64, version=number)
         for number, (precision, verdict) in enumerate(zip(Precision, verdicts, strict=False), start=1)
     ]
-    return ReleaseReport("abc123", "tiny", tuple(rows), found=found)
+    return ReleaseReport("abc123", "tiny", tuple(rows), found=found, run_id="abc123")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def test_the_table_shows_each_engine(published: Store, enginery: Enginery) -> No
 
 
 def test_fetch_json_names_a_folder_that_verifies(published: Store, enginery: Enginery, tmp_path: Path) -> None:
-    published.set_alias("sst2", "production-l4", 2)
+    promote(published, "l4", 2)
     asked = ("fetch", "sst2", "--target", "l4", "--any-host", "--to", tmp_path / "models", "--json")
     fetched = enginery(*asked).json
     assert fetched["version"] == 2
@@ -313,9 +314,27 @@ def test_what_fetch_will_not_do_is_said_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("registry.host.gpu.pynvml.nvmlInit", no_driver)
-    published.set_alias("sst2", "production-l4", 2)
+    promote(published, "l4", 2)
     assert_one_sentence(enginery("fetch", "sst2", *options, "--to", tmp_path / "models"), word)
     assert not (tmp_path / "models" / "sst2").exists()
+
+
+def test_alias_moved_past_enginery_is_reported_and_not_fetched(
+    published: Store, enginery: Enginery, tmp_path: Path
+) -> None:
+    promote(published, "l4", 1)
+    published.set_alias("sst2", "production-l4", 3)  # as MLflow's own button does; version 3 passed no gate
+    sentence = "production-l4 points at version 3, but the history's last move is to 1: moved past Enginery"
+    history = enginery("history", "sst2", "--json")
+    assert sentence in history.err
+    assert [event["to_version"] for event in history.json] == [1]
+    (finding,) = [each for each in enginery("doctor", "--json").json if each["what"] == "alias of sst2"]
+    assert (finding["found"], finding["ok"], finding["needed"]) == (sentence, False, False)
+    options = ("--target", "l4", "--any-host", "--to", tmp_path / "models")
+    for command in (("fetch", "sst2"), ("fetch", "sst2", "--alias", "production-l4")):
+        assert_one_sentence(enginery(*command, *options), sentence, code=1)
+    assert not (tmp_path / "models").exists()
+    assert enginery("fetch", "sst2", *options, "--allow-unrecorded", "--json").json["version"] == 3
 
 
 def test_a_watch_refuses_a_hook_with_an_open_quote(published: Store, enginery: Enginery, tmp_path: Path) -> None:
@@ -442,7 +461,7 @@ def test_doctor_json_says_what_to_fix(empty: Store, enginery: Enginery) -> None:
         (Finding("python", "3.11", True, needed=True), "ok"),
         (Finding("python", "3.9", False, needed=True), "fix"),
         (Finding("GPU", "none found", False), "missing (optional)"),
-        (UnfinishedFinding("publishing", "0 in progress, 1 interrupted by a crash", False), "fix"),
+        (RegistryFinding("publishing", "0 in progress, 1 interrupted by a crash", False), "fix"),
     ],
 )
 def test_doctor_marks_what_to_fix_and_what_is_optional(finding: Finding, mark: str) -> None:

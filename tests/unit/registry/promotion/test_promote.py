@@ -9,6 +9,7 @@ from registry.errors import BadInput, BadName, DigestMismatch, NotFound, Promoti
 from registry.promotion import promote as promotion
 from registry.promotion.promote import nominate, read_history
 from registry.promotion.rules import TargetRules
+from registry.promotion.unrecorded import find_moved_past
 from registry.records import Verdict
 from registry.store import Store
 from tests.support.deciding import ANA, AT, BEN, GUARDED, outcomes, promote, rollback
@@ -122,6 +123,38 @@ def test_rollback_of_one_target_leaves_the_other(registry: MemoryStore, manifest
         promote(registry, target, number)
     rollback(registry, "l4")
     assert registry.aliases("sst2") == {"production-l4": 1, "production-h100": 5}
+
+
+def test_version_that_was_set_by_hand_is_judged_and_recorded_when_it_is_promoted(registry: MemoryStore) -> None:
+    promote(registry, "l4", 1)
+    registry.set_alias("sst2", "production-l4", 3)
+    assert find_moved_past(registry, "sst2") == (
+        "production-l4 points at version 3, but the history's last move is to 1: moved past Enginery",
+    )
+    event = promote(registry, "l4", 3)
+    assert (event.from_version, event.to_version, event.outcome) == (1, 3, "done")
+    assert find_moved_past(registry, "sst2") == ()
+    assert rollback(registry, "l4").to_version == 1
+
+
+def test_unproven_version_that_was_set_by_hand_is_not_recorded(
+    memory_store: MemoryStore, manifest_factory: Any
+) -> None:
+    memory_store.publish(*manifest_factory(verdict=Verdict.UNMEASURED, reason="no GPU here"))
+    memory_store.set_alias("sst2", "production-l4", 1)
+    with pytest.raises(PromotionRefused, match="no GPU here"):
+        promote(memory_store, "l4", 1)
+    assert find_moved_past(memory_store, "sst2") == (
+        "production-l4 points at version 1, but the history has no move of it: moved past Enginery",
+    )
+
+
+def test_candidates_and_approvals_are_no_moves(registry: MemoryStore) -> None:
+    nominate(registry, "sst2", "l4", 2)
+    promote(registry, "l4", 1)
+    promote(registry, "l4", 2, GUARDED)
+    assert outcomes(registry)[-1] == ("approve", 1, 2, "done")
+    assert find_moved_past(registry, "sst2") == find_moved_past(registry, "unknown") == ()
 
 
 def test_rollback_undoes_an_alias_moved_by_hand(registry: MemoryStore) -> None:

@@ -21,10 +21,11 @@ from registry.errors import (
     Replayed,
     SignatureInvalid,
     TornBundle,
+    Unrecorded,
 )
 from registry.promotion.promote import promote, rollback
 from registry.promotion.rules import Decision
-from registry.records import PromotionEvent
+from registry.records import EngineVersion, PromotionEvent
 from registry.serving.fetch import Policy, fetch, verify_placed
 from registry.serving.placed import RECORD_FILE, HostRecord, read_record
 from registry.store import Bundle, Store
@@ -37,7 +38,7 @@ WHOLE = [f"sst2/1/{name}" for name in ("engine.plan", "manifest.json", "model.si
 @pytest.fixture
 def registry(memory_store: MemoryStore, manifest_factory: Any, publisher: Publisher) -> MemoryStore:
     publisher.publish(memory_store, manifest_factory())
-    memory_store.set_alias("sst2", "production-l4", 1)
+    promote(memory_store, "sst2", {"l4": 1}, decision("first"), {})
     return memory_store
 
 
@@ -57,7 +58,7 @@ def test_fetched_bundle_is_what_was_published(
 ) -> None:
     manifest, directory = manifest_factory()
     publisher.publish(store, (manifest, directory))
-    store.set_alias("sst2", "production-l4", 1)
+    promote(store, "sst2", {"l4": 1}, decision("first"), {})
     into = tmp_path / "models"
     fetched = fetch(store, "sst2", alias="production-l4", into=into, policy=publisher.policy)
     assert (fetched.version, fetched.digest, fetched.reused) == (1, manifest.build.digest, False)
@@ -300,7 +301,62 @@ def decision(why: str) -> Decision:
 
 
 def take(store: MemoryStore, into: Path, policy: Policy) -> int:
+    """Fetch what production serves, also where somebody moved the alias by hand."""
+    accepting = replace(policy, unrecorded=True)
+    return fetch(store, "sst2", alias="production-l4", into=into, policy=accepting).version
+
+
+def take_recorded(store: MemoryStore, into: Path, policy: Policy) -> int:
     return fetch(store, "sst2", alias="production-l4", into=into, policy=policy).version
+
+
+def test_alias_moved_past_enginery_is_refused_until_the_history_knows_it(
+    two: MemoryStore, policy: Policy, tmp_path: Path
+) -> None:
+    assert take_recorded(two, tmp_path, policy) == 2
+    two.set_alias("sst2", "production-l4", 1)
+    with pytest.raises(Unrecorded, match=r"points at version 1, but the history's last move is to 2: moved past"):
+        take_recorded(two, tmp_path, policy)
+    rollback(two, "sst2", ["l4"], decision("put it back"), {})
+    assert take_recorded(two, tmp_path, policy) == 2
+
+
+def test_production_alias_without_a_history_is_refused_and_other_aliases_and_versions_are_not(
+    counting: CountingStore, policy: Policy, tmp_path: Path
+) -> None:
+    for alias in ("production-l4", "candidate-l4", "ours"):
+        counting.set_alias("sst2", alias, 1)
+    with pytest.raises(Unrecorded, match="the history has no move of it"):
+        fetch(counting, "sst2", alias="production-l4", into=tmp_path, policy=policy)
+    assert counting.opened == 0
+    for alias in ("candidate-l4", "ours"):
+        assert fetch(counting, "sst2", alias=alias, into=tmp_path, policy=policy).version == 1
+    assert fetch(counting, "sst2", version=1, into=tmp_path, policy=policy).version == 1
+    assert take(counting, tmp_path, policy) == 1
+
+
+def test_promotion_that_is_running_or_was_killed_is_followed(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+    pending = replace(two.events("sst2")[-1], event="9-pending", to_version=1, action="rollback", outcome="pending")
+    two.append_event(pending)
+    assert take_recorded(two, tmp_path, policy) == 2  # its record is written, its alias has not moved
+    two.set_alias("sst2", "production-l4", 1)
+    assert take_recorded(two, tmp_path, policy) == 1  # its alias has moved, and it is not finished
+
+
+def test_promotion_between_the_reads_of_alias_and_history_is_followed(
+    two: MemoryStore, publisher: Publisher, manifest_factory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.publish(two, manifest_factory(b"3", sequence=3))
+    resolve = two.resolve
+
+    def resolve_late(model: str, alias: str) -> EngineVersion:
+        engine = resolve(model, alias)
+        monkeypatch.undo()
+        promote(two, "sst2", {"l4": 3}, decision("just now"), {})
+        return engine
+
+    monkeypatch.setattr(two, "resolve", resolve_late)
+    assert take_recorded(two, tmp_path, publisher.policy) == 3
 
 
 def test_replayed_release_is_refused_even_when_still_in_place(two: MemoryStore, policy: Policy, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound
 from registry.mlflow.artifacts import CopiedFiles, FolderFiles, open_files
 from registry.mlflow.http_files import HttpFiles
 from registry.mlflow.store import MlflowStore
+from registry.promotion.promote import promote
 from registry.serving.download import DownloadPlan
 from registry.serving.fetch import fetch, verify_placed
+from tests.support.deciding import ANA
 from tests.support.publisher import Publisher
 from tests.support.servers import BUCKET, free_port
 
@@ -88,7 +90,7 @@ def test_bundle_is_fetched_verified_and_reused(
 ) -> None:
     manifest, directory = manifest_factory(ENGINE, model=model)
     publisher.publish(place.store, (manifest, directory))
-    place.store.set_alias(model, "production-l4", 1)
+    promote(place.store, model, {"l4": 1}, ANA, {})
     fetched = fetch(place.store, model, alias="production-l4", into=tmp_path / "models", policy=publisher.policy)
     assert verify_placed(fetched.path, publisher.trust) == manifest
     assert (fetched.path / "engine.plan").read_bytes() == ENGINE

@@ -16,6 +16,7 @@ from registry.errors import EngineryError, Interrupted
 from registry.serving.fetch import Fetched, fetch, verify_placed
 from registry.serving.watch import Followed, Watch, current_version, follow, watch
 from registry.store import Store
+from tests.support.deciding import promote
 from tests.support.memory_store import MemoryStore
 from tests.support.publisher import Publisher
 
@@ -38,7 +39,7 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def look(registry: MemoryStore, publisher: Publisher, models: Path) -> Callable[[int], Fetched]:
     def to(version: int) -> Fetched:
-        registry.set_alias("sst2", ALIAS, version)
+        promote(registry, "l4", version)
         return fetch(registry, "sst2", alias=ALIAS, into=models, policy=publisher.policy)
 
     return to
@@ -173,7 +174,7 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
 ) -> None:
     for number in (1, 2):
         publisher.publish(mlflow_store, manifest_factory(bytes([number]), sequence=number))
-    mlflow_store.set_alias("sst2", ALIAS, 1)
+    promote(mlflow_store, "l4", 1)
     environment = {"ENGINERY_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
     environment |= {"ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
     command = [sys.executable, "-c", "from flows.cli import main; main()", "watch", "sst2", "--any-host"]
@@ -198,7 +199,7 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
     ) as process:
         try:
             until(lambda: current_version(model_folder) == 1, process)
-            mlflow_store.set_alias("sst2", ALIAS, 2)
+            promote(mlflow_store, "l4", 2)
             until(lambda: current_version(model_folder) == 2, process)
             process.send_signal(sent)
             _, errors = process.communicate(timeout=60)

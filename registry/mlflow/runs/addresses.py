@@ -1,0 +1,35 @@
+"""The addresses of MLflow's pages about a release, as MLflow 3.17 routes them."""
+
+import json
+from collections.abc import Sequence
+from urllib.parse import quote, urlsplit
+
+from registry.mlflow.runs.lineage import Lineage
+from registry.mlflow.store import MlflowStore
+
+# Where `mlflow ui` listens, for a registry without a server.
+LOCAL_UI = "http://127.0.0.1:5000"
+
+
+def compare_address(store: MlflowStore, model: str, run_id: str) -> str:
+    """Return the page that compares the engines below a release's run."""
+    runs = _encode([*Lineage(store).run_ids(model, run_id).values()])
+    return f"{_root(store)}/#/compare-runs?runs={runs}&experiments={_encode([store.experiment(model)])}"
+
+
+def model_address(store: MlflowStore, model: str) -> str:
+    """Return the page of a registered model, with all its versions."""
+    return f"{_root(store)}/#/models/{quote(model)}"
+
+
+def _root(store: MlflowStore) -> str:
+    parts = urlsplit(store.client.tracking_uri)
+    if parts.scheme not in ("http", "https"):
+        return LOCAL_UI
+    host = parts.netloc.rpartition("@")[2]  # no password on a terminal
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+
+
+def _encode(ids: Sequence[str]) -> str:
+    # Encoded, because a terminal ends a link at the first quote.
+    return quote(json.dumps(ids, separators=(",", ":")))
