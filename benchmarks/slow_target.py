@@ -34,7 +34,7 @@ def build_target(request: BuildRequest, build_seconds: float) -> State:
 def release_engines(recipe: str, fleet: str, targets: list[str]) -> ReleaseReport:
     """Run the deployed flow, and write what `record_fan_out` saw beside the recipe as a `.clock` file."""
     record_fan_out(str(Path(recipe).with_suffix(".clock")))
-    report: ReleaseReport = deployments.release_engines.fn(recipe, fleet, targets)
+    report: ReleaseReport = deployments.release_engines.fn(recipe, tuple(targets), fleet=fleet)
     return report
 
 
