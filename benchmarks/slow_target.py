@@ -31,10 +31,10 @@ def build_target(request: BuildRequest, build_seconds: float) -> State:
 
 
 @flow(name="release-engines", flow_run_name="{recipe}", persist_result=False)
-def release_engines(recipe: str, fleet: str, targets: tuple[str, ...]) -> ReleaseReport:
+def release_engines(recipe: str, fleet: str, targets: list[str]) -> ReleaseReport:
     """Run the deployed flow, and write what `record_fan_out` saw beside the recipe as a `.clock` file."""
     record_fan_out(str(Path(recipe).with_suffix(".clock")))
-    report: ReleaseReport = deployments.release_engines.fn(recipe, targets, fleet=fleet)
+    report: ReleaseReport = deployments.release_engines.fn(recipe, tuple(targets), fleet=fleet)
     return report
 
 

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from prefect.states import Completed, Failed
 
 from flows.inputs.choices import PrecisionChoice, RecipeChoice, TargetChoice, TargetOrAll
 from flows.inputs.default_paths import FLEET
-from flows.prefect_server.pages import show_progress
+from flows.prefect_server.progress_page import BUILD_STAGES, RELEASE_STAGES, show_progress
 from flows.promotion import decisions
 from flows.refresh.refresh_engines import pool_toolchains, refresh_recipes, release_deployed
 from flows.refresh.results import Refreshed, RefreshIncomplete, RefreshRequest, show_refresh
@@ -66,7 +67,8 @@ def release_engines(
         resume or None,
     )
     store = open_store(patience_seconds=JOB_PATIENCE_SECONDS)
-    return release_on_workers(request, store, show_progress(lines_report(log.info)))
+    with show_progress(lines_report(log.info), RELEASE_STAGES) as reporter:
+        return release_on_workers(request, store, reporter)
 
 
 @flow(name="build-target", flow_run_name="{request.name} of {request.release}", persist_result=False)
@@ -77,13 +79,14 @@ def build_target(request: BuildRequest) -> State:
     """
     check_request(request)
     store, workspace = open_store(patience_seconds=JOB_PATIENCE_SECONDS), open_workspace()
-    reporter = show_progress(lines_report(get_run_logger().info))
-    # Workers hold no signing key: the publisher signs.
-    context = ReleaseContext(workspace, request.recipe, reporter, store, Signer(Path()), lambda: local_trust(home()))
+    trust = partial(local_trust, home())
     transfer = StageTransfer(RunFiles(store), workspace)
-    shared = receive_shared(request, transfer)
     build = build_engines.with_options(task_runner=make_task_runner(request.target))
-    ref = _send_result(request, build(context, request.target, shared), transfer)
+    with show_progress(lines_report(get_run_logger().info), BUILD_STAGES) as reporter:
+        # Workers hold no signing key: the publisher signs.
+        context = ReleaseContext(workspace, request.recipe, reporter, store, Signer(Path()), trust)
+        judged = build(context, request.target, receive_shared(request, transfer))
+        ref = _send_result(request, judged, transfer)
     return Completed(message=ref.model_dump_json())
 
 

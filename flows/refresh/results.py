@@ -8,7 +8,7 @@ from prefect import runtime
 from prefect.artifacts import create_table_artifact
 
 from flows.inputs.recipe import Recipe
-from flows.prefect_server.pages import warn_on_failure
+from flows.prefect_server.artifacts import warn_on_failure
 from flows.promotion.auto_promote import Promotion
 from flows.refresh.staleness import Stale
 from registry.errors import EngineryError

@@ -11,7 +11,7 @@ from calibration_data.reader import Rows
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.plan import why_not_supported
 from flows.inputs.recipe import Recipe, load_recipe
-from flows.prefect_server.pages import show_release
+from flows.prefect_server.pages import plan_engines, show_plan, show_release
 from flows.release.build_target import SharedArtifacts
 from flows.release.context import ReleaseContext, ReleaseRun, open_workspace
 from flows.release.identity import find_finished_release, identify_release, pin_recipe
@@ -56,16 +56,18 @@ def release_on_workers(request: ReleaseRequest, store: MlflowStore, reporter: Re
     workspace, fleet = open_workspace(), load_fleet(request.fleet)
     recipe, release_id = resolve_request(request, fleet, store)
     if (finished := find_finished_release(recipe.model, release_id, store)) is not None:
+        show_release(finished, store)
         return finished
+    targets = [fleet.target(name) for name in recipe.targets]
+    engines = plan_engines(targets, recipe.precisions)
+    reporter = show_plan((recipe.model, release_id), engines, store, reporter)
     context = open_context(recipe, store, workspace, reporter, now)
     release = start_on_fleet(context, release_id)
     with abandon_on_error(release):
-        shared = make_shared(context, [fleet.target(name) for name in recipe.targets], is_supported)
+        shared = make_shared(context, targets, is_supported)
         fan_out = FanOut(release, StageTransfer(RunFiles(store), workspace), shared)
         results = build_on_workers(fan_out, make_jobs(fan_out, fleet))
         report = publish_on_fleet(release, shared, results)
-    if report.found:
-        return report
     show_release(report, store)
     if report.state != "complete":
         raise ReleaseIncomplete(report)

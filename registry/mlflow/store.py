@@ -240,7 +240,7 @@ class MlflowStore:
 
     def find_experiment(self, name: str) -> str | None:
         """Return the id of an experiment, or None: looking for runs leaves no empty experiment behind."""
-        with translate_errors(f"experiment {check_name(name, what='experiment')}"):
+        with translate_errors(f"experiment {check_name(name, what='model')}"):
             experiment = self.client.get_experiment_by_name(name)
         return None if experiment is None else str(experiment.experiment_id)
 

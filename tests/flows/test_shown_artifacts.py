@@ -7,10 +7,11 @@ import pytest
 from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 
-from flows.prefect_server.pages import show_progress, show_release
+from flows.prefect_server.pages import plan_engines, show_plan, show_release
+from flows.prefect_server.progress_page import RELEASE_STAGES, show_progress
 from flows.release.progress import lines_report
 from registry.mlflow.store import MlflowStore
-from registry.records import Backend, Precision, Verdict
+from registry.records import Backend, GpuTarget, Precision, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
@@ -35,15 +36,32 @@ def test_a_release_shows_its_table_its_verdicts_and_its_progress(server_uri: str
     for name, value in {"target": "cpu", "precision": "fp32"}.items():
         store.client.log_param(engine, name, value)
 
+    seen: list[dict[str, Any]] = []
+
     @flow
     def job() -> str:
-        report = show_progress(lines_report(lambda _: None))
-        report("build cpu fp32: copy", 0.25)
-        show_release(ReleaseReport("abc123", "sst2", (ROW,), run_id=parent), store)
-        return str(runtime.flow_run.id)
+        flow_run = str(runtime.flow_run.id)
+        engines = plan_engines([GpuTarget("cpu", Backend.ONNXRUNTIME, None, None, "cpu")], [Precision.FP32])
+        with show_progress(lines_report(lambda _: None), RELEASE_STAGES) as reporter:
+            report = show_plan(("sst2", "abc123"), engines, store, reporter)
+            seen.append(shown(flow_run))
+            report("wait for cpu", 0.0)
+            seen.append(shown(flow_run))
+            report("build cpu fp32: copy", 0.25)
+            show_release(ReleaseReport("abc123", "sst2", (ROW,), run_id=parent), store)
+        return flow_run
 
     found = shown(job())
-    assert found.keys() == {"release-sst2", "verdicts-sst2", "progress-build-cpu-fp32"}
+    first, waiting = seen
+    assert first.keys() == {"progress-job", "release-sst2", "verdicts-sst2"}  # before any work
+    assert f"]({server_uri}/#/experiments/{experiment})" in first["verdicts-sst2"]["data"]
+    assert "builds 1 engine for cpu" in first["verdicts-sst2"]["data"]
+    assert '"state": "planned"' in first["release-sst2"]["data"]
+    assert '"state": "in pool cpu"' in waiting["release-sst2"]["data"]
+    assert waiting["progress-job"]["description"] == "stage 6 of 7: wait for cpu"
+    assert (found["progress-job"]["data"], found["progress-job"]["description"]) == (100.0, "done")
+    assert found.keys() == {"release-sst2", "verdicts-sst2", "progress-build-cpu-fp32", "progress-job"}
+    assert {key: found[key]["id"] for key in first} == {key: first[key]["id"] for key in first}  # replaced, not added
     assert '"precision": "fp32"' in found["release-sst2"]["data"]
     assert f"[cpu fp32]({server_uri}/#/experiments/{experiment}/runs/{engine})" in found["verdicts-sst2"]["data"]
     assert found["progress-build-cpu-fp32"]["data"] == 25.0

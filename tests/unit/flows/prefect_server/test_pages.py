@@ -1,23 +1,29 @@
 """The artifacts on Prefect's pages, as values; tests/flows/test_shown_artifacts.py shows them on a real Prefect."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flows.prefect_server import pages
 from flows.prefect_server.pages import (
     Pages,
-    ProgressPage,
+    PlannedEngine,
+    PlanPage,
+    advance_engines,
+    describe_plan,
     describe_verdicts,
+    make_plan_rows,
     make_release_rows,
-    show_progress,
+    plan_engines,
+    show_plan,
     show_release,
 )
 from flows.promotion.auto_promote import Promotion
 from flows.refresh.results import Plan, Refreshed, refresh_rows
 from flows.refresh.staleness import Stale
-from registry.records import Backend, Machine, Measurement, Precision, Verdict
+from registry.records import Backend, GpuTarget, Machine, Measurement, Precision, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
 from tests.support.reporters import Told
 
@@ -40,6 +46,8 @@ BUILT = EngineRow(
     ("candidate-l4",),
 )
 SKIPPED = EngineRow("sst2", "cpu", Precision.FP16, Backend.ONNXRUNTIME, "skipped", "no such kernels")
+CPU = GpuTarget("cpu", Backend.ONNXRUNTIME, None, None, "p")
+L4 = GpuTarget("l4", Backend.TENSORRT, "8.9", None, "gpu-l4")
 REPORT = ReleaseReport("abc123", "sst2", (BUILT, SKIPPED), run_id="r0")
 PAGES = Pages("http://mlflow:5000/", "7", "r0", {("l4", "int8"): "r1"})
 
@@ -97,84 +105,71 @@ def test_a_refresh_is_a_row_for_each_stale_engine_promotion_and_quiet_recipe() -
     assert rows[2]["said"] == "no such file"
 
 
-class Shown:
-    """Prefect's artifact functions, noting what they are called with; and a clock that is set by hand."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls: list[tuple[str, object, float]] = []
-        self.now = 0.0
-        monkeypatch.setattr(pages, "create_progress_artifact", self.create)
-        monkeypatch.setattr(pages, "update_progress_artifact", self.update)
-
-    def create(self, progress: float, key: str, description: str) -> str:
-        self.calls.append((key, description, progress))
-        return key
-
-    def update(self, artifact: str, progress: float, description: str) -> None:
-        self.calls.append((artifact, description, progress))
+PLANNED = plan_engines([CPU, L4], [Precision.FP32, Precision.FP16, Precision.INT8])
 
 
-@pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
-    return Shown(monkeypatch)
+def states(engines: Sequence[PlannedEngine]) -> list[str]:
+    return [f"{row['target']} {row['precision']}: {row['state']}" for row in make_plan_rows(engines)]
 
 
-def test_progress_is_shown_at_most_once_in_a_few_seconds(shown: Shown) -> None:
-    said: list[str] = []
-    report = ProgressPage(Told(said.append), lambda: shown.now)
-    for tenth in range(100):
-        shown.now = tenth / 10
-        report("build l4 int8: tactics", tenth / 100)
-    assert len(said) == 100
-    assert shown.calls == [
-        ("progress-build-l4-int8", "build l4 int8: tactics", 0.0),
-        ("progress-build-l4-int8", "build l4 int8: tactics", 30.0),
-        ("progress-build-l4-int8", "build l4 int8: tactics", 60.0),
-        ("progress-build-l4-int8", "build l4 int8: tactics", 90.0),
+def test_the_plan_has_an_engine_for_each_target_and_precision() -> None:
+    assert states(PLANNED) == [
+        "cpu fp32: planned",
+        "cpu fp16: skipped",
+        "cpu int8: planned",
+        "l4 fp32: planned",
+        "l4 fp16: planned",
+        "l4 int8: planned",
     ]
+    text = describe_plan("sst2", "abc123", PLANNED, PAGES)
+    assert "This run builds 5 engines for cpu, l4." in text
+    assert "[All releases of sst2 in MLflow](http://mlflow:5000/#/experiments/7)" in text
+    assert "](" not in describe_plan("sst2", "abc123", PLANNED, replace(PAGES, uri="sqlite:////tmp/mlflow.db"))
 
 
-def test_the_last_step_of_a_piece_is_shown_while_the_next_one_works(shown: Shown) -> None:
-    report = ProgressPage(Told(lambda _: None), lambda: shown.now)
-    report("quantize int8: table", 0.2)
-    report("quantize int8: table", 1.0)
-    shown.now = 4.0
-    report("publish", 0.0)
-    assert shown.calls[-1] == ("progress-quantize-int8", "quantize int8: table", 100.0)
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (
+            ["source tiny", "head tiny", "export fp32"],
+            ["planned", "skipped", "planned", "planned", "planned", "planned"],
+        ),
+        (["quantize int8"], ["planned", "skipped", "quantizing", "planned", "planned", "quantizing"]),
+        (
+            ["quantize int8", "quantize fp16"],
+            ["planned", "skipped", "graph ready", "planned", "quantizing", "graph ready"],
+        ),
+        (["quantize int8", "wait for cpu, l4"], ["in pool p", "skipped", "in pool p", *["in pool gpu-l4"] * 3]),
+        (["wait for l4"], ["has left pool p", "skipped", "has left pool p", *["in pool gpu-l4"] * 3]),
+        (["wait for the publishing lock", "publish"], ["publishing", "skipped", *["publishing"] * 4]),
+    ],
+)
+def test_the_plan_follows_the_steps_of_the_release(steps: list[str], expected: list[str]) -> None:
+    engines = PLANNED
+    for step in steps:
+        engines = advance_engines(engines, step)
+    assert [engine.state for engine in engines] == expected
 
 
-def test_only_calibrations_and_builds_are_shown(shown: Shown) -> None:
-    report = ProgressPage(Told(lambda _: None), lambda: shown.now)
-    for what in ("source tiny", "export", "rebuilding instead of reusing x", "measure l4: latency", "publish"):
-        report(what, 0.5)
-    assert shown.calls == []
+def test_the_plan_is_shown_once_a_step_and_no_more_after_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    shown: list[str] = []
 
+    def show(_engines: Sequence[PlannedEngine], step: str) -> None:
+        shown.append(step)
+        if step == "publish":
+            raise ConnectionError("no route")
 
-def test_a_page_that_fails_is_one_warning_and_the_work_goes_on(
-    shown: Shown, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(*_args: object, **_keys: object) -> None:
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(pages, "create_progress_artifact", fail)
     said: list[str] = []
-    report = ProgressPage(Told(said.append), lambda: shown.now)
-    for _ in range(5):
-        report("build l4 int8: tactics", 0.5)
-    assert len(said) == 5
-    assert [record.message for record in caplog.records] == ["could not show progress in Prefect: no route"]
+    page = PlanPage(show, PLANNED, Told(said.append))
+    for what in ("quantize int8: table", "quantize int8: scales", "publish", "wait for l4"):
+        page(what, 0.5)
+    assert shown == ["quantize int8", "publish"]
+    assert len(said) == 4
+    assert [record.message for record in caplog.records] == ["could not show the plan in Prefect: no route"]
 
 
-def test_an_interrupt_is_not_taken_for_a_failed_page() -> None:
-    def stop(_what: str) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ProgressPage(Told(stop))("build l4 int8", 0.5)
-
-
-def test_outside_of_a_flow_run_nothing_is_shown(shown: Shown) -> None:
+def test_outside_of_a_flow_run_nothing_is_shown() -> None:
     report = Told(lambda _: None)
-    assert show_progress(report) is report
-    show_release(REPORT, None)  # type: ignore[arg-type]  # not so much as looked at
-    assert shown.calls == []
+    nothing: Any = None  # not so much as looked at
+    assert show_plan(("sst2", "abc123"), PLANNED, nothing, report) is report
+    show_release(REPORT, nothing)
