@@ -66,6 +66,9 @@ class MeasurementError(EngineryError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message without colors, or its type's name when it has none."""
-    lines = _TERMINAL_CODE.sub("", str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """Return the first line of an error's message without colors, or its type's name when it has none.
+
+    A first line that announces the second ("…:") is joined with it.
+    """
+    lines = _TERMINAL_CODE.sub("", str(error)).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])

@@ -9,12 +9,13 @@ import importlib
 import importlib.metadata
 import re
 import shutil
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.digest import digest_of, file_sha256, record_tree
-from registry.errors import BadInput
+from registry.errors import BadInput, first_line
 from registry.names import check_name
 from registry.records import ModelSource, SourceFiles
 
@@ -39,9 +40,14 @@ def load_module(callable_path: str) -> "tuple[torch.nn.Module, dict[str, torch.T
         factory = getattr(importlib.import_module(parts[1]), parts[2], None)
     except ImportError as error:
         raise BadInput(f"{callable_path}: {error}; install it, or put its folder on PYTHONPATH") from error
+    except Exception as error:  # the user's own code
+        raise BadInput(f"{callable_path}: importing it failed with {_describe_failure(error)}: correct it") from error
     if not callable(factory):
         raise BadInput(f"{parts[1]} has no callable named {parts[2]}: correct {callable_path}")
-    pair = factory()
+    try:
+        pair = factory()
+    except Exception as error:  # the user's own code
+        raise BadInput(f"{callable_path}: calling it failed with {_describe_failure(error)}: correct it") from error
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], torch.nn.Module)):
         raise BadInput(f"{callable_path} must return (torch.nn.Module, sample inputs), not {type(pair).__name__}")
     module, samples = pair
@@ -54,6 +60,12 @@ def load_module(callable_path: str) -> "tuple[torch.nn.Module, dict[str, torch.T
     ):
         raise BadInput(f"{callable_path} must return its sample inputs as named tensors with a batch axis")
     return module.eval(), dict(samples)
+
+
+def _describe_failure(error: Exception) -> str:
+    """Name an error of the user's code and the line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} ({first_line(error)[:300]}) at {Path(frame.filename).name}, line {frame.lineno}"
 
 
 def module_digest(callable_path: str) -> str:

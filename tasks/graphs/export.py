@@ -44,7 +44,8 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
     Inputs are int64 [batch_size, sequence_length], outputs are float32; the artifact names their axes.
 
     Raises:
-        BadInput: weights that the task needs are missing, or Optimum does not know the task or architecture.
+        BadInput: weights that the task needs are missing or do not fit their config.json, or the task or architecture
+            is unknown.
     """
     with _silence_exporters():
         from optimum.exporters.onnx import main_export
@@ -64,7 +65,9 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
                     local_files_only=True,
                     do_validation=False,  # check_export compares on real rows
                 )
-            except (ValueError, KeyError, NotImplementedError) as error:
+            except (MemoryError, OSError):
+                raise
+            except Exception as error:  # what an exporter raises depends on the architecture
                 raise BadInput(
                     f"{source.source.name} cannot be exported for {source.source.task} ({first_line(error)[:300]}): "
                     "use a checkpoint of another architecture, or give its network as source.module"
@@ -172,9 +175,17 @@ def _load_checkpoint(source: SourceFiles) -> torch.nn.Module:
             raise BadInput(
                 f"Optimum cannot export for the task {source.source.task!r}: correct task in the recipe"
             ) from error
-        module, loading = auto.from_pretrained(
-            source.directory, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        try:
+            module, loading = auto.from_pretrained(
+                source.directory, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # transformers raises whatever its config.json leads to
+            raise BadInput(
+                f"{source.source.name} cannot be loaded ({type(error).__name__}: {first_line(error)[:300]}): its "
+                "config.json must describe its weights, with an architecture that this transformers has"
+            ) from error
     if missing := sorted(loading["missing_keys"]):
         raise BadInput(
             f"{source.source.name} has no weights for {', '.join(missing[:3])}, which {source.source.task} needs: "

@@ -10,6 +10,8 @@ from registry.errors import first_line
     [
         ("lost\nand more", "lost"),
         ("\n\nlost", "lost"),
+        ("not loaded:\n\tsize mismatch\nand more", "not loaded: size mismatch"),
+        ("not loaded:", "not loaded:"),
         ("\x1b[96mlost\x1b[0m at sea", "lost at sea"),
         ("", "ValueError"),
         (" \n", "ValueError"),

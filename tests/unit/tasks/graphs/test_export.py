@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -51,6 +52,10 @@ def branching() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
 
 def misnamed() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     return TwoLayers(), {"image": torch.ones(2, 6)}
+
+
+def failing() -> None:
+    raise ZeroDivisionError("by zero")
 
 
 def not_a_module() -> str:
@@ -134,6 +139,29 @@ def test_a_checkpoint_without_the_head_is_refused(tmp_path: Path) -> None:
         export_checkpoint(source, into=tmp_path / "onnx")
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"hidden_size": 64},
+            r"cannot be loaded \(RuntimeError: Error\(s\) in .*: size mismatch.*config\.json must describe",
+        ),
+        ({"model_type": "newbert"}, r"model type `newbert`.*an architecture that this transformers has$"),
+        ({"hidden_act": "nope"}, r"cannot be loaded \(KeyError: 'nope'\): its config\.json must describe"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_its_config_is_refused(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    folder = tiny_bert(tmp_path / "made")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    source = from_folder(folder, name="tiny", task="text-classification", into=tmp_path / "taken")
+    with pytest.raises(BadInput, match=sentence) as caught:
+        export_checkpoint(source, into=tmp_path / "onnx")
+    assert str(caught.value).isprintable()
+
+
 def test_an_unknown_task_is_refused(source: SourceFiles, tmp_path: Path) -> None:
     wrong = replace(source, source=replace(source.source, task="levitation"))
     with pytest.raises(BadInput, match="levitation"):
@@ -189,6 +217,10 @@ def test_a_module_that_cannot_be_exported_is_refused_in_our_words(
         ("tests.unit.tasks.graphs.test_export:TEXTS", "no callable named TEXTS"),
         ("tests.unit.tasks.graphs.test_export:not_a_module", "must return (torch.nn.Module"),
         ("tests.unit.tasks.graphs.test_export:without_samples", "named tensors"),
+        (
+            "tests.unit.tasks.graphs.test_export:failing",
+            "failed with ZeroDivisionError (by zero) at test_export.py, line",
+        ),
     ],
 )
 def test_a_wrong_callable_is_refused(path: str, sentence: str) -> None:
