@@ -86,7 +86,9 @@ def _signature(name: str, dtype: str, dims: Sequence[int]) -> dict[str, Any]:
 
 def _described(model: TritonModel, tensor: Tensor) -> dict[str, Any]:
     dims = _dims(tensor, batched=largest_batch(model) > 0)
-    return {"name": tensor.name, "data_type": _dtype(tensor), "dims": dims}
+    described = {"name": tensor.name, "data_type": _dtype(tensor), "dims": dims}
+    # Triton refuses a tensor without dims: one number per row is [1] outside, and reshaped for the engine.
+    return described if dims else described | {"dims": [1], "reshape": {"shape": []}}
 
 
 def _dtype(tensor: Tensor) -> str:

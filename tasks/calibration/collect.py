@@ -67,7 +67,7 @@ def collect_statistics(
         for batch in make_canonical_batches(rows, most_rows=probe.most_rows):
             if state.skip_counted(batch.key):
                 continue
-            captured = probe.run(batch.to_feed())
+            captured = probe.run_batch(batch)
             if pending is not None:
                 pending.result()
                 state.save_if_due()
@@ -106,7 +106,7 @@ def _count_batch(probe: Probe, calibration: Calibration, batch: Batch, captured:
     tokens = None if captured is None else _select_tokens(probe, batch, captured)
     if tokens is None and len(batch.rows) > 1:
         for single in batch.split():
-            _count_batch(probe, calibration, single, probe.run(single.to_feed()))
+            _count_batch(probe, calibration, single, probe.run_batch(single))
         return
     calibration.rows += len(batch.rows)
     if tokens is None:
@@ -120,11 +120,13 @@ def _count_batch(probe: Probe, calibration: Calibration, batch: Batch, captured:
 
 
 def _select_tokens(probe: Probe, batch: Batch, captured: dict[str, Floats]) -> dict[str, Tokens] | None:
-    """Return every tensor's real tokens; None when any of them is not finite."""
+    """Return the real tokens of every tensor that has some; None when any of them is not finite."""
     mask = batch.to_feed().get("attention_mask")
     tokens: dict[str, Tokens] = {}
     for tensor in probe.tensors:
-        selected = Tokens.select(probe.reshape_tokens(tensor, captured[tensor]), mask)
+        if not captured[tensor].size:
+            continue
+        selected = Tokens.select(probe.reshape_tokens(tensor, captured[tensor], len(batch.rows)), mask)
         if selected is None:
             return None
         tokens[tensor] = selected

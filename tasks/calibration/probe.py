@@ -10,7 +10,7 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from registry.errors import BadInput
-from tasks.calibration.rows import BATCH_ROWS, Feed
+from tasks.calibration.rows import BATCH_ROWS, Batch, Feed
 from tasks.graphs.files import has_external_data
 from tasks.graphs.layers import Floats, Graph, group_by_input
 from tasks.graphs.session import choose_providers, exact_options
@@ -42,11 +42,18 @@ class Probe:
         external = has_external_data(graph.proto)
         del graph
         self._session = open_session(graph_file, hidden, external=external)
+        # Whether every tensor's first axis is the rows; None until two rows of several tokens were compared with one.
+        self._rows_first: bool | None = None
         self._outputs = [name for name in self.tensors if name not in inputs]
 
     def run(self, feed: Feed) -> dict[str, Floats] | None:
-        """Return each layer's input for rows of one length; None when the rows are not finite or are refused."""
-        if not all(column.size and np.isfinite(column).all() for column in feed.values()):
+        """Return each layer's input for rows of one length; None when the rows are not finite or are refused.
+
+        A row may have empty inputs, such as a past of length 0, but not all of them, and it has a token.
+        """
+        columns = feed.values()
+        has_token = any(column.size for column in columns) and feed.get("attention_mask", np.ones(1)).size
+        if not has_token or not all(np.isfinite(column).all() for column in columns):
             return None
         try:
             values: list[Floats] = self._session.run(self._outputs, feed)
@@ -55,11 +62,35 @@ class Probe:
         # With no output named, ONNX Runtime returns the graph's own: the zip drops those.
         return dict(zip(self._outputs, values, strict=False)) | {name: feed[name] for name in self._fed}
 
-    def reshape_tokens(self, tensor: str, value: Floats) -> Floats:
-        """Return a tensor as [rows, T, K]: K channels of every token, or of every position of an image."""
+    def run_batch(self, batch: Batch) -> dict[str, Floats] | None:
+        """Return each layer's input for a batch whose rows can be told apart in it; None where it must be split.
+
+        They cannot where a graph lays the tokens of all rows in one axis, or puts another axis first: then a value of
+        several rows does not say which row it is of, and the rows run one by one.
+        """
+        if len(batch.rows) > 1 and self._rows_first is False:
+            return None
+        captured = self.run(batch.to_feed())
+        if captured is None or len(batch.rows) == 1 or self._rows_first:
+            return captured
+        single = self.run(Batch(batch.rows[:1]).to_feed())
+        if single is None:
+            return None
+        rows = len(batch.rows)
+        rows_first = all(
+            value.shape == (rows, *single[name].shape[1:]) and len(single[name]) == 1
+            for name, value in captured.items()
+        )
+        # One token a row: [rows · tokens, K] looks the same, and is.
+        if not rows_first or batch.rows[0].tokens > 1:
+            self._rows_first = rows_first
+        return captured if rows_first else None
+
+    def reshape_tokens(self, tensor: str, value: Floats, rows: int) -> Floats:
+        """Return a tensor of `rows` rows as [rows, T, K]: K channels of every token, or position of an image."""
         if tensor in self.images:
             value = np.moveaxis(value, 1, -1)
-        return value.reshape(len(value), -1, value.shape[-1])
+        return value.reshape(rows, -1, value.shape[-1])
 
 
 def open_session(graph_file: Path, tensors: list[str], *, external: bool) -> ort.InferenceSession:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from tasks.calibration.histogram import Histogram
 
 INT8_MAX = 127
+# A scale below this is denormal, which runtimes flush to 0 and divide by.
+LEAST_CLIP = 1e-30
 PERCENTILE = 0.9999
 # Levels of |x| in int8, the fewest linear bins a range may have, and the step between ranges that are tried.
 _LEVELS, _STRIDE = 128, 16
@@ -48,6 +50,8 @@ def clip_entropy(histogram: Histogram, amax: float) -> float:
     if not amax:
         return 0.0
     without_zeros = Histogram(np.where(np.arange(len(histogram.counts)) == 0, 0, histogram.counts))
+    if not without_zeros.counts.any():
+        return 0.0
     counts = without_zeros.to_linear_bins(amax)
     widths = range(_LEVELS, len(counts) + 1, _STRIDE)
     best = min(widths, key=lambda width: (kl_divergence(counts, width), -width))
@@ -104,5 +108,6 @@ METHODS: Mapping[Method, Callable[[Histogram, float], float]] = MappingProxyType
 
 
 def find_clips(histogram: Histogram, amax: float, methods: Iterable[Method] = METHODS) -> dict[Method, float]:
-    """Return each method's clip, always positive; a tensor that is always 0 gets 1, which keeps its zeros."""
-    return {method: METHODS[method](histogram, amax) or 1.0 for method in methods}
+    """Return each method's clip; a tensor that is always 0, or as good as that, gets 1, which keeps its zeros."""
+    clips = {method: METHODS[method](histogram, amax) for method in methods}
+    return {method: clip if clip > LEAST_CLIP else 1.0 for method, clip in clips.items()}

@@ -113,7 +113,25 @@ def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
             )
         except (RuntimeError, ValueError, TypeError, torch.onnx.OnnxExporterError) as error:
             raise BadInput(f"{callable_path} cannot be exported to ONNX: {_explain_refusal(error)}") from error
-        return _save_graph_alone(Path(scratch), into)
+        onnx = _save_graph_alone(Path(scratch), into)
+        _check_axes(callable_path, onnx)
+        return onnx
+
+
+def _check_axes(callable_path: str, onnx: OnnxArtifact) -> None:
+    """Check that the axes which rows differ in are dynamic.
+
+    Raises:
+        BadInput: the module's own code has fixed one.
+    """
+    for tensor in onnx.inputs:
+        names = ("batch", "sequence") if tensor.name in TEXT_INPUTS else ("batch",)
+        for name, size in zip(names, tensor.shape, strict=False):
+            if not isinstance(size, str):
+                raise BadInput(
+                    f"{callable_path}: the {name} axis of input {tensor.name} is fixed at {size}: its code uses that "
+                    "size as a Python number; use tensor.shape, or -1 in views, so that any size works"
+                )
 
 
 def _explain_refusal(error: BaseException) -> str:
@@ -140,8 +158,11 @@ def check_export(
     names = [tensor.name for tensor in onnx.outputs]
     expected = _run_module(module, names, {name: torch.from_numpy(values) for name, values in feed.items()})
     for name, exact, actual in zip(names, expected, _run_graph(onnx, names, feed), strict=True):
-        bound = TOLERANCE * float(np.abs(exact).max())
-        difference = float(np.abs(exact - actual).max()) if exact.shape == actual.shape else float("inf")
+        # As float64, because booleans and whole numbers are outputs too.
+        values = exact.astype(np.float64)
+        bound = TOLERANCE * float(np.abs(values).max(initial=0.0))
+        alike = exact.shape == actual.shape
+        difference = float(np.abs(values - actual).max(initial=0.0)) if alike else float("inf")
         if not difference <= bound:  # NaN is never within
             raise EngineryError(
                 f"{onnx.path}: output {name} differs from PyTorch by {difference:.3g} on {len(exact)} rows, "

@@ -48,6 +48,7 @@ class Graph:
     constants: dict[str, onnx.TensorProto] = field(init=False)
     producers: dict[str, onnx.NodeProto] = field(init=False)
     consumers: dict[str, list[onnx.NodeProto]] = field(init=False)
+    _names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.constants = {tensor.name: tensor for tensor in self.proto.graph.initializer}
@@ -58,6 +59,16 @@ class Graph:
                 self.consumers.setdefault(name, []).append(node)
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = node.attribute[0].t
+        inputs = (value.name for value in self.proto.graph.input)
+        self._names = {*self.constants, *self.producers, *self.consumers, *inputs}
+
+    def make_name(self, wanted: str) -> str:
+        """Return a name that no tensor of the graph has, as wanted or with a number behind it."""
+        name, number = wanted, 1
+        while name in self._names:
+            name, number = f"{wanted}_{number}", number + 1
+        self._names.add(name)
+        return name
 
     @property
     def output_names(self) -> set[str]:
@@ -88,9 +99,9 @@ class Graph:
 
     def list_linears(self) -> tuple[Linear, ...]:
         """List the layers with a constant float32 weight, in graph order."""
-        return tuple(self._walk_linears())
+        return tuple(layer for layer, _ in self._walk_linears())
 
-    def _walk_linears(self) -> Iterator[Linear]:
+    def _walk_linears(self) -> Iterator[tuple[Linear, onnx.NodeProto]]:
         index = 0
         for node in self.proto.graph.node:
             if node.op_type not in ("MatMul", "Gemm", "Conv"):
@@ -99,16 +110,15 @@ class Graph:
             weight = self.constants.get(node.input[1])
             if weight is None or weight.data_type != onnx.TensorProto.FLOAT or _read_attribute(node, "transA"):
                 continue
-            if node.op_type != "Conv" and len(weight.dims) != 2:
+            if (node.op_type != "Conv" and len(weight.dims) != 2) or 0 in weight.dims:
                 continue
             columns = 0 if node.op_type == "Conv" or _read_attribute(node, "transB") else 1
-            yield Linear(node.name, node.op_type, index, node.input[0], node.input[1], columns)
+            yield Linear(node.name, node.op_type, index, node.input[0], node.input[1], columns), node
             index += 1
 
     def find_linear_nodes(self) -> dict[Linear, onnx.NodeProto]:
         """Return each layer with its node, which callers edit in place."""
-        by_io = {(node.op_type, *node.input[:2], node.name): node for node in self.proto.graph.node}
-        return {layer: by_io[layer.op, layer.input, layer.weight, layer.node] for layer in self.list_linears()}
+        return dict(self._walk_linears())
 
     def find_residual_adds(self, tensor: str) -> list[tuple[onnx.NodeProto, int]]:
         """Return the Adds, each with its input's position, that take a tensor around the Conv that reads it.

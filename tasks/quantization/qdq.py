@@ -21,12 +21,14 @@ from tasks.graphs.files import read_opset
 from tasks.graphs.layers import Floats, Graph, Linear
 
 INT4_MAX, FP8_MAX = 7, 448
+# Smaller weights are 0: their scale would be denormal, which runtimes flush to 0 and divide by.
+LEAST_WEIGHT = 1e-30
 # Weights along K per int4 scale. 128 is usual; smaller blocks fit narrow layers. TensorRT for RTX builds with all.
 INT4_BLOCKS = (128, 64, 32, 16)
 # Shares of a block's largest |w| that are tried as its clip.
 INT4_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
-# The lowest opsets with the type: float8 in QuantizeLinear, int4 and blocks in DequantizeLinear.
-FP8_OPSET, INT4_OPSET = 19, 21
+# The lowest opsets with scales per channel, with float8 in QuantizeLinear, with int4 and blocks in DequantizeLinear.
+CHANNEL_OPSET, FP8_OPSET, INT4_OPSET = 13, 19, 21
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def store_int8_weight(
 
 def round_fp8_weight(_layer: Linear, weight: Floats, name: str) -> StoredWeight:
     """Round a weight to float8 E4M3, one scale per tensor: TensorRT's FP8 MatMul needs that of both operands."""
-    scale = np.float32(max(float(np.abs(weight).max()), 1e-12) / FP8_MAX)
+    scale = np.float32(max(float(np.abs(weight).max()), LEAST_WEIGHT) / FP8_MAX)
     values = make_fp8_tensor(weight / scale, name)
     return StoredWeight(values, np.asarray(scale, dtype=np.float32), {})
 
@@ -95,15 +97,15 @@ def quantize_weights(graph: Graph, weight_format: WeightFormat, *, keep: Abstrac
     for layer, node in graph.find_linear_nodes().items():
         if layer.index in keep:
             continue
-        name = f"{layer.name}/weight"
+        name = graph.make_name(f"{layer.name}/weight")
         stored = weight_format(layer, graph.read_weight(layer), name)
-        inputs = [name, f"{name}/scale"]
+        inputs = [name, graph.make_name(f"{name}/scale")]
         graph.proto.graph.initializer.append(stored.values)
         graph.proto.graph.initializer.append(numpy_helper.from_array(stored.scale, inputs[1]))
         if stored.zero_point is not None:
             graph.proto.graph.initializer.append(stored.zero_point)
             inputs.append(stored.zero_point.name)
-        output = f"{name}/dequantized"
+        output = graph.make_name(f"{name}/dequantized")
         dequantize = helper.make_node("DequantizeLinear", inputs, [output], name=output, **stored.attributes)
         graph.proto.graph.node.insert(0, dequantize)
         node.input[1] = output
@@ -122,12 +124,13 @@ def quantize_activations(
     nodes = {layer: node for layer, node in graph.find_linear_nodes().items() if layer.index not in keep}
     graph.proto.graph.initializer.append(zero_point)
     for tensor in dict.fromkeys(layer.input for layer in nodes):
-        prefix = f"{tensor}/quantized"
-        step = numpy_helper.from_array(np.asarray(scales[tensor], dtype=np.float32), f"{prefix}/scale")
+        prefix = graph.make_name(f"{tensor}/quantized")
+        scale_name = graph.make_name(f"{prefix}/scale")
+        step = numpy_helper.from_array(np.asarray(scales[tensor], dtype=np.float32), scale_name)
         graph.proto.graph.initializer.append(step)
         parameters = [step.name, zero_point.name]
         quantize = helper.make_node("QuantizeLinear", [tensor, *parameters], [prefix], name=prefix)
-        output = f"{prefix}/dequantized"
+        output = graph.make_name(f"{prefix}/dequantized")
         dequantize = helper.make_node("DequantizeLinear", [prefix, *parameters], [output], name=output)
         graph.insert_before_consumers(tensor, [quantize, dequantize])
         for add, position in graph.find_residual_adds(tensor):
@@ -164,13 +167,13 @@ def convert_to_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def compute_column_scales(matrix: Floats, steps: int) -> Floats:
     """Compute a scale for each column of [K, N], float32 [N]: `steps` of it reach the largest |w|; never 0."""
-    scale: Floats = np.maximum(np.abs(matrix).max(axis=0), 1e-12).astype(np.float32) / np.float32(steps)
+    scale: Floats = np.maximum(np.abs(matrix).max(axis=0), LEAST_WEIGHT).astype(np.float32) / np.float32(steps)
     return scale
 
 
 def _search_block_scales(blocks: Floats) -> Floats:
     """Search the scales [blocks, 1, N] of least squared error for weights [blocks, block, N]."""
-    full = np.maximum(np.abs(blocks).max(axis=1, keepdims=True), 1e-12) / np.float32(INT4_MAX)
+    full = np.maximum(np.abs(blocks).max(axis=1, keepdims=True), LEAST_WEIGHT) / np.float32(INT4_MAX)
     best, least = full, np.full(full.shape, np.inf)
     for clip in INT4_CLIPS:
         scale = (full * np.float32(clip)).astype(np.float32)

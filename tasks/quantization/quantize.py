@@ -8,11 +8,11 @@ from pathlib import Path
 
 import onnx
 
-from registry.errors import BadInput
+from registry.errors import BadInput, first_line
 from registry.records import OnnxArtifact, Precision
 from tasks.calibration.rows import Feed
 from tasks.execution.progress import OnProgress, ignore_progress
-from tasks.graphs.files import GRAPH_FILE, make_artifact, save_graph
+from tasks.graphs.files import GRAPH_FILE, make_artifact, read_opset, save_graph
 from tasks.graphs.layers import Graph
 from tasks.quantization import autopilot, qdq
 from tasks.quantization.autopilot import CHOICE_FILE
@@ -46,8 +46,9 @@ def quantize(
         raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
     if into.exists() and any(into.iterdir()):
         raise BadInput(f"{into} is not empty: the digest covers every file in it; give the graph its own folder")
-    request = QuantizationRequest(artifact.path, artifact.digest, rows, on_progress, plan or Int8Plan())
-    quantized = METHODS[precision](request)
+    with prepare_graph(artifact.path) as graph_file:
+        request = QuantizationRequest(graph_file, artifact.digest, rows, on_progress, plan or Int8Plan())
+        quantized = METHODS[precision](request)
     into.mkdir(parents=True, exist_ok=True)
     on_progress("write", 0.0)
     save_graph(quantized.graph, into)
@@ -59,6 +60,33 @@ def quantize(
         (into / CHOICE_FILE).write_bytes(autopilot.to_json(quantized.choice))
     on_progress("write", 1.0)
     return written
+
+
+@contextmanager
+def prepare_graph(file: Path) -> Iterator[Path]:
+    """Yield the file of a graph that can be quantized: of an opset with scales per channel, its constants no inputs.
+
+    Raises:
+        BadInput: its opset is older and cannot be converted.
+    """
+    header = onnx.load(file, load_external_data=False)
+    constants = {tensor.name for tensor in header.graph.initializer}
+    if read_opset(header) >= qdq.CHANNEL_OPSET and not any(value.name in constants for value in header.graph.input):
+        yield file
+        return
+    model = onnx.load(file)
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    try:
+        converted = qdq.convert_to_opset(model, qdq.CHANNEL_OPSET)
+        with tempfile.TemporaryDirectory() as folder:
+            yield save_graph(converted, Path(folder))
+    except (RuntimeError, onnx.checker.ValidationError) as error:
+        raise BadInput(
+            f"the graph of opset {read_opset(header)} cannot be converted to {qdq.CHANNEL_OPSET} "
+            f"({first_line(error)[:200]}): export it with opset {qdq.CHANNEL_OPSET} or later"
+        ) from error
 
 
 def keep_fp32(request: QuantizationRequest) -> QuantizedGraph:
@@ -190,9 +218,13 @@ def quantize_int8_dynamic(request: QuantizationRequest) -> QuantizedGraph:
         # ONNX Runtime sorts by the inputs of a node alone, not by what the branches of an If read: sorted again.
         model = onnx_ir.load(file)
         TopologicalSortPass()(model)
+        if not any(node.op_type in DYNAMIC_OPERATORS for node in model.graph.all_nodes()):
+            raise BadInput("the graph has no MatMul with a constant weight that int8-dynamic could quantize")
         return QuantizedGraph(onnx_ir.to_proto(model))
 
 
+# What ONNX Runtime's dynamic quantization makes of a layer.
+DYNAMIC_OPERATORS = ("MatMulInteger", "DynamicQuantizeMatMul")
 METHODS: dict[Precision, Callable[[QuantizationRequest], QuantizedGraph]] = {
     Precision.FP32: keep_fp32,
     Precision.FP16: cast_to_fp16,

@@ -3,8 +3,8 @@
 A strength is SmoothQuant's alpha (arXiv 2211.10438), searched per tensor; clips come from tasks/calibration/ranges.py.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,10 @@ SEARCH_TOKENS, SEARCH_COLUMNS = 256, 512
 # A clip replaces min-max only if its error is below this share of min-max's. Clipping errors have one sign and fall on
 # few tokens, so small gains on the sample were losses of the whole graph (docs/adr/0017-calibration.md).
 CLIP_ERROR_MOST = 0.8
+# A sample that is more than one in so many of all tokens made the maxima that it would judge.
+UNBIASED_SHARE = 4
+# Of such a tensor, smoothing has to leave less than this share of the error on rows that did not make its factors.
+SMOOTHING_ERROR_MOST = 0.9
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,44 @@ def _choose_scale(
     if any(layer.op == "Conv" for layer in members):
         return choose_by_histogram(statistics, method or Method.MSE)
     weight = np.concatenate([layer.to_matrix(graph.read_weight(layer)) for layer in members], axis=1)
-    return ScaleSearch(statistics, weight).find_best(method, alphas)
+    return choose_by_layers(statistics, weight, method, alphas)
+
+
+def choose_by_layers(
+    statistics: ActivationStatistics, weight: Floats, method: Method | None, alphas: Sequence[float]
+) -> ActivationScale:
+    """Choose the strength with min-max, then the clip at that strength, by the error of the layers that read a tensor.
+
+    `weight` is that of all those layers, side by side: float32 [K, N]. Min-max stays unless a clip is better. Where
+    the sample is most of what made the maxima, as in a layer that sees one vector a row, it says nothing about other
+    rows: then each half of it judges what the other half chose, and nothing is smoothed that gains little so.
+    """
+    sample = statistics.sample.values()
+    whole = ScaleSearch(statistics.channel_amax, sample, sample, weight)
+    tokens_seen = int(statistics.histogram.counts.sum()) // max(1, sample.shape[1])
+    is_biased = len(sample) >= 2 and tokens_seen < UNBIASED_SHARE * len(sample)
+    judges = [whole]
+    if is_biased:
+        halves = sample[::2], sample[1::2]
+        judges = [
+            ScaleSearch(np.abs(chosen_on).max(axis=0), chosen_on, judged_on, weight)
+            for chosen_on, judged_on in (halves, halves[::-1])
+        ]
+
+    def measure(alpha: float | None, method: Method) -> float:
+        return sum(judge.try_clip(alpha, method).error for judge in judges) / len(judges)
+
+    alpha: float | None = None
+    if alphas:
+        errors = {tried: measure(tried, Method.MIN_MAX) for tried in (None, *alphas)}
+        alpha = min(errors, key=lambda tried: errors[tried])
+        if is_biased and errors[alpha] > SMOOTHING_ERROR_MOST * errors[None]:
+            alpha = None
+    by_method = {tried: measure(alpha, tried) for tried in (METHODS if method is None else (method,))}
+    best = min(by_method, key=lambda tried: by_method[tried])
+    in_range = Method.MIN_MAX if Method.MIN_MAX in by_method else best
+    chosen = best if by_method[best] < CLIP_ERROR_MOST * by_method[in_range] else in_range
+    return replace(whole.try_clip(alpha, chosen), error=by_method[chosen])
 
 
 def choose_by_histogram(statistics: ActivationStatistics, method: Method) -> ActivationScale:
@@ -79,49 +120,38 @@ def choose_by_histogram(statistics: ActivationStatistics, method: Method) -> Act
 
 
 class ScaleSearch:
-    """A search of strengths and clips on a sample of a tensor and on columns of the layers that read it."""
+    """Tries strengths and clips on tokens of a tensor and on columns of the layers that read it.
 
-    def __init__(self, statistics: ActivationStatistics, weight: Floats) -> None:
-        """Take the statistics of X and the weights of all layers that read it, side by side: float32 [K, N]."""
-        self._channel_amax = statistics.channel_amax
-        self._sample = statistics.sample.values()
-        self._tokens = self._sample[:: -(-len(self._sample) // SEARCH_TOKENS)]
-        self._all_columns = weight
+    `channel_amax` [K] and `chosen_on` [T, K] make the scales, `judged_on` [T, K] are what errors are measured on.
+    """
+
+    def __init__(self, channel_amax: Floats, chosen_on: Floats, judged_on: Floats, weight: Floats) -> None:
+        """Take the weights of all layers that read the tensor, side by side: float32 [K, N]."""
+        self._channel_amax, self._chosen_on, self._all_columns = channel_amax, chosen_on, weight
+        self._tokens = judged_on[:: -(-len(judged_on) // SEARCH_TOKENS)]
         self._weight = np.ascontiguousarray(weight[:, :: -(-weight.shape[1] // SEARCH_COLUMNS)])
         self._exact = self._tokens @ self._weight
         self._power = float(np.square(self._exact).sum()) or 1.0
+        self._smoothed: dict[float | None, tuple[Floats, Floats]] = {}
 
-    def find_best(self, method: Method | None, alphas: Sequence[float]) -> ActivationScale:
-        """Search the strength with min-max, then the clip at that strength; keep min-max unless a clip is better."""
-        ones = np.ones_like(self._channel_amax)
-        candidates: list[tuple[float | None, Floats]] = [(None, ones)]
-        candidates += [(alpha, compute_smoothing(self._channel_amax, self._all_columns, alpha)) for alpha in alphas]
-        alpha, factor = candidates[0]
-        if len(candidates) > 1:
-            alpha, factor = min(candidates, key=lambda candidate: self._min_max_error(*candidate))
-        histogram = Histogram()
-        histogram.add(self._sample / factor)
-        clips = find_clips(histogram, self._smoothed_amax(factor), METHODS if method is None else (method,))
-        scales = self._try_clips(alpha, factor, clips)
-        best = min(scales, key=lambda scale: scale.error)
-        in_range = next((scale for scale in scales if scale.method is Method.MIN_MAX), best)
-        return best if best.error < CLIP_ERROR_MOST * in_range.error else in_range
+    def try_clip(self, alpha: float | None, method: Method) -> ActivationScale:
+        """Return the scale of a strength and a method, with its relative squared error on the judging tokens."""
+        factor, weight = self._smooth(alpha)
+        amax, histogram = float((self._channel_amax / factor).max()) or 1.0, Histogram()
+        if method is not Method.MIN_MAX:
+            histogram.add(self._chosen_on / factor)
+        scale = find_clips(histogram, amax, (method,))[method] / INT8_MAX
+        made = fake_quantize(self._tokens / factor, scale) @ weight
+        error = float(np.square(made - self._exact).sum()) / self._power
+        return ActivationScale(scale, method, None if alpha is None else factor, alpha, error)
 
-    def _smoothed_amax(self, factor: Floats) -> float:
-        return float((self._channel_amax / factor).max()) or 1.0
-
-    def _min_max_error(self, alpha: float | None, factor: Floats) -> float:
-        return self._try_clips(alpha, factor, {Method.MIN_MAX: self._smoothed_amax(factor)})[0].error
-
-    def _try_clips(self, alpha: float | None, factor: Floats, clips: Mapping[Method, float]) -> list[ActivationScale]:
-        weight = round_per_column(self._weight * factor[:, None])
-        smoothed = self._tokens / factor
-        scales = []
-        for method, clip in clips.items():
-            scale = clip / INT8_MAX
-            error = float(np.square(fake_quantize(smoothed, scale) @ weight - self._exact).sum()) / self._power
-            scales.append(ActivationScale(scale, method, None if alpha is None else factor, alpha, error))
-        return scales
+    def _smooth(self, alpha: float | None) -> tuple[Floats, Floats]:
+        """Return a strength's factors [K], and the smoothed weight, rounded."""
+        if alpha not in self._smoothed:
+            amax = self._channel_amax
+            factor = np.ones_like(amax) if alpha is None else compute_smoothing(amax, self._all_columns, alpha)
+            self._smoothed[alpha] = factor, round_per_column(self._weight * factor[:, None])
+        return self._smoothed[alpha]
 
 
 def fake_quantize(values: Floats, scale: float) -> Floats:

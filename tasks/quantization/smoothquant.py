@@ -44,9 +44,10 @@ def _smooth_tensor(graph: Graph, tensor: str, smoothing: Floats) -> Graph:
         for node, position in constants:
             _replace_constant(graph, node, position, graph.read_constant(node.input[position]) * inverse)
     else:
-        source = f"{tensor}/smoothed"
-        graph.proto.graph.initializer.append(numpy_helper.from_array(inverse, f"{source}/factor"))
-        multiply = helper.make_node("Mul", [tensor, f"{source}/factor"], [source], name=source)
+        source = graph.make_name(f"{tensor}/smoothed")
+        factor = graph.make_name(f"{source}/factor")
+        graph.proto.graph.initializer.append(numpy_helper.from_array(inverse, factor))
+        multiply = helper.make_node("Mul", [tensor, factor], [source], name=source)
         graph.insert_before_consumers(tensor, [multiply])
     for layer, node in members.items():
         weight = graph.read_weight(layer)
@@ -62,14 +63,15 @@ def _find_foldable(graph: Graph, tensor: str) -> list[tuple[onnx.NodeProto, int]
     if node is None:
         return []
     constant = [position for position, name in enumerate(node.input) if _is_vector(graph, name)]
-    if node.op_type == "LayerNormalization":
+    if node.op_type == "LayerNormalization" and node.output[0] == tensor:  # the others are its mean and deviation
         parameters = [*range(1, len(node.input))]
         return [(node, position) for position in parameters] if constant == parameters else []
     if node.op_type == "Mul" and len(constant) == 1:
         return [(node, constant[0])]
     if node.op_type == "Add" and len(constant) == 1:
         other = node.input[1 - constant[0]]
-        inner = _find_foldable(graph, other) if len(graph.consumers[other]) == 1 else []
+        only_reader = len(graph.consumers[other]) == 1 and other not in graph.output_names
+        inner = _find_foldable(graph, other) if only_reader else []
         return [*inner, (node, constant[0])] if inner else []
     return []
 
@@ -81,6 +83,6 @@ def _is_vector(graph: Graph, name: str) -> bool:
 
 def _replace_constant(graph: Graph, node: onnx.NodeProto, position: int, values: Floats) -> None:
     """Give one input of one node new values; the old constant may be shared, so it stays."""
-    name = f"{node.input[position]}/{node.output[0]}/smoothed"
+    name = graph.make_name(f"{node.input[position]}/{node.output[0]}/smoothed")
     graph.proto.graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype=np.float32), name))
     node.input[position] = name

@@ -1,0 +1,59 @@
+"""Compare a rewritten graph with the graph before it, output by output, on real rows: the net under every rewrite."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from registry.errors import BadInput
+from tasks.graphs.session import choose_providers, exact_options
+
+# Smoothing and folding change nothing but rounding.
+FLOAT_BUDGET = 0.01
+# A quantized graph is some percent away. Half of an output is a wrong graph, whatever a gate on labels says of it.
+QUANTIZED_BUDGET = 0.5
+
+
+def check_rewrite(
+    exact: Path, made: Path, feeds: Sequence[Mapping[str, NDArray[Any]]], *, budget: float, what: str
+) -> None:
+    """Check that no output of a rewritten graph is further from the graph before it than `budget`.
+
+    Nothing is checked where ONNX Runtime has no kernels for the rewritten graph on this machine.
+
+    Raises:
+        BadInput: an output is further away, not finite or of another shape; `what` names the rewrite.
+    """
+    try:
+        session = ort.InferenceSession(str(made), exact_options(), providers=choose_providers())
+    except (ort_errors.NotImplemented, ort_errors.InvalidGraph, ort_errors.Fail, ort_errors.RuntimeException):
+        return
+    distances = measure_distances(exact, session, feeds)
+    worst = max(distances, key=lambda name: distances[name], default=None)
+    if worst is not None and not distances[worst] <= budget:  # NaN is never within
+        raise BadInput(
+            f"{what}: output {worst} is {distances[worst]:.0%} away from the fp32 graph's on real rows, at most "
+            f"{budget:.0%} is accepted: this graph is not rewritten right; leave the precision out of the recipe"
+        )
+
+
+def measure_distances(
+    exact: Path, made: ort.InferenceSession, feeds: Sequence[Mapping[str, NDArray[Any]]]
+) -> dict[str, float]:
+    """Measure the relative distance of each output, |made - exact| / |exact| over all rows; infinite where unlike."""
+    session = ort.InferenceSession(str(exact), exact_options(), providers=choose_providers())
+    names = [output.name for output in session.get_outputs()]
+    errors, powers = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for feed in feeds:
+        for name, before, after in zip(names, session.run(names, dict(feed)), made.run(names, dict(feed)), strict=True):
+            if not isinstance(before, np.ndarray) or before.dtype.kind not in "fiub":
+                continue  # sequences and texts have no distance
+            values = before.astype(np.float64)
+            unlike = before.shape != after.shape
+            errors[name] += float("inf") if unlike else float(np.square(after.astype(np.float64) - values).sum())
+            powers[name] += float(np.square(values).sum())
+    return {name: float(np.sqrt(errors[name] / powers[name])) if powers[name] else errors[name] for name in names}
