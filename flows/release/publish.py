@@ -104,7 +104,7 @@ def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged
             remark=row.remark,
             links=make_flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
         )
-        release.log.log_engine(release.context.recipe.model, run_id, entry)
+        release.log.log_engine(run_id, entry)
 
 
 def name_evaluation_rows(recipe: Recipe, shared: SharedArtifacts) -> UsedRows:

@@ -1,8 +1,12 @@
 """Describe an engine, and a model of engines, in Markdown, for MLflow's pages of runs, versions and models."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
-from registry.records import EngineBuild, EngineManifest, GateResult, Measurement, ModelSource, Tensor, Verdict
+from registry.records import EngineBuild, EngineManifest, GateResult, Measurement, ModelSource, Verdict
+
+_DIGEST = re.compile(r"\b[0-9a-f]{40,64}\b")
+_UNITS = {"ratio": "times", "probability": ""}
 
 PAST_EVERY_GATE = (
     "MLflow's own *Promote model* button and its alias editor pass no gate and leave no history: `enginery doctor` "
@@ -13,7 +17,8 @@ PAST_EVERY_GATE = (
 def describe_model(model: str, source: ModelSource) -> str:
     """Describe what the versions of a registered model are, and how one gets into production."""
     what = (
-        f"Engines of {source.origin} ({source.task}). Each version is one engine: for one target, in one precision, "
+        f"Engines of {_DIGEST.sub(_cut, source.origin)} ({source.task}). Each version is one engine: for one target, "
+        "in one precision, "
         "with one verdict. `candidate-TARGET` is the engine that a release proposes, `production-TARGET` the one that "
         "serves."
     )
@@ -25,42 +30,33 @@ def describe_model(model: str, source: ModelSource) -> str:
 
 
 def describe_version(manifest: EngineManifest, version: int) -> str:
-    """Describe a published engine: what it is, its verdict, its figures, inputs and outputs, and the next command."""
+    """Describe a published engine: what it is, its verdict, its figures, and the next command."""
     build = manifest.build
+    what = describe_engine(build, manifest.measurements, manifest.gates, manifest.verdict)
     return "\n\n".join(
-        [
-            describe_engine(manifest.model, build, manifest.measurements, manifest.gates, manifest.verdict),
-            describe_next(manifest.model, build.target.name, manifest.verdict, version),
-            PAST_EVERY_GATE,
-            _make_table(
-                ("", "name", "type", "shape"),
-                [
-                    *(("input", *_describe_tensor(tensor)) for tensor in build.inputs),
-                    *(("output", *_describe_tensor(tensor)) for tensor in build.outputs),
-                ],
-            ),
-        ]
+        [what, describe_next(manifest.model, build.target.name, manifest.verdict, version), PAST_EVERY_GATE]
     )
 
 
 def describe_engine(
-    model: str,
     build: EngineBuild,
     measurements: Sequence[Measurement],
     gates: Sequence[GateResult],
     verdict: Verdict,
 ) -> str:
-    """Describe an engine with its gates and its figures."""
-    backend = f"{build.backend} {build.backend_version}"
+    """Describe an engine with its gates and its figures; the first line is without markup, for lists that show it."""
     machine = next((figure.measured_on.label for figure in measurements if figure.subject == "engine"), None)
+    headline = "".join(f", {name} {_format_value(figure)}" for name, figure in _find_headline(measurements))
     parts = [
-        f"**{model}** in **{build.precision}** for **{build.target.name}**, built with {backend}: **{verdict}**.",
+        f"{build.precision} for {build.target.name}: {verdict}{headline}",
+        f"Built with {build.backend} {build.backend_version}. "
+        + (f"Measured on {machine}." if machine else "The engine itself has not run."),
+        "**Gates**",
         _make_table(("gate", "verdict", "measured, and the limit"), [(g.gate, g.verdict, g.reason) for g in gates]),
     ]
     if measurements:
         rows = [(figure.name, _format_value(figure), _format_interval(figure)) for figure in measurements]
-        parts.append(_make_table(("figure", "value", "95 % interval"), rows))
-    parts.append(f"Measured on {machine}." if machine else "The engine itself has not run.")
+        parts += ["**Figures**", _make_table(("figure", "value", "95 % interval"), rows)]
     return "\n\n".join(parts)
 
 
@@ -75,8 +71,16 @@ def describe_next(model: str, target: str, verdict: Verdict, version: int | None
     )
 
 
-def _describe_tensor(tensor: Tensor) -> tuple[str, str, str]:
-    return tensor.name, tensor.dtype, " x ".join(map(str, tensor.shape))
+def _find_headline(measurements: Sequence[Measurement]) -> Iterator[tuple[str, Measurement]]:
+    # The task's metric is the one whose loss is measured too.
+    own = {figure.metric: figure for figure in measurements if figure.subject == "engine"}
+    yield from ((name, figure) for name, figure in own.items() if f"{name}_loss" in own)
+    if "latency_p50_ms" in own:
+        yield "p50", own["latency_p50_ms"]
+
+
+def _cut(digest: re.Match[str]) -> str:
+    return digest[0][:12]
 
 
 def _make_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -97,4 +101,4 @@ def _format_interval(figure: Measurement) -> str:
 def _format_number(value: float, unit: str) -> str:
     if unit == "share":
         return f"{100 * value:.2f} %"
-    return f"{value:.4g} {unit}"
+    return f"{value:.4g} {_UNITS.get(unit, unit)}".rstrip()

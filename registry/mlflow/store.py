@@ -38,7 +38,7 @@ from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 from registry.store import Bundle, BundleFiles, Lease, Leases, no_alias
 
-# Without it MLflow 3 opens an experiment as GenAI, with traces and without runs.
+# Without it MLflow 3 guesses from its runs and traces whether an experiment is GenAI.
 _MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 
 

@@ -121,7 +121,9 @@ def test_a_new_calibration_set_makes_only_int8_stale(world: World) -> None:
 
 def test_an_engine_of_an_older_manifest_format_is_published_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     (old,) = (engine for engine in world.store.versions("tiny") if engine.precision is Precision.FP32)
-    world.store.client.set_model_version_tag("tiny", str(old.version), "format_version", str(old.format_version - 1))
+    row = world.store.client.get_model_version("tiny", str(old.version))
+    record = json.loads(row.tags["version.record"]) | {"format_version": old.format_version - 1}
+    world.store.client.set_model_version_tag("tiny", str(old.version), "version.record", json.dumps(record))
     monkeypatch.setattr("flows.release.identity.own_code", lambda: "a later one")  # which writes the later format
     assert world.stale() == [("cpu", "fp32")]
     assert world.refresh().state == "released"

@@ -9,17 +9,19 @@ from registry.mlflow.store import MlflowStore
 
 # Where `mlflow ui` listens, for a registry without a server.
 LOCAL_UI = "http://127.0.0.1:5000"
+# Otherwise a browser that opens MLflow 3 for the first time hides models and training runs behind "GenAI".
+_MODE = "workflowType=machine_learning"
 
 
 def compare_address(store: MlflowStore, model: str, run_id: str) -> str:
     """Return the page that compares the engines below a release's run."""
     runs = _encode([*Lineage(store).run_ids(model, run_id).values()])
-    return f"{_root(store)}/#/compare-runs?runs={runs}&experiments={_encode([store.experiment(model)])}"
+    return f"{_root(store)}/#/compare-runs?runs={runs}&experiments={_encode([store.experiment(model)])}&{_MODE}"
 
 
 def model_address(store: MlflowStore, model: str) -> str:
     """Return the page of a registered model, with all its versions."""
-    return f"{_root(store)}/#/models/{quote(model)}"
+    return f"{_root(store)}/#/models/{quote(model)}?{_MODE}"
 
 
 def _root(store: MlflowStore) -> str:

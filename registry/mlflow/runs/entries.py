@@ -50,9 +50,9 @@ class EngineEntry:
     links: Mapping[str, str] = field(default_factory=dict)
 
 
-def describe_entry(model: str, entry: EngineEntry) -> str:
+def describe_entry(entry: EngineEntry) -> str:
     """Return the note of an engine's run, in Markdown."""
-    note = describe_engine(model, entry.build, entry.measurements, entry.gates, entry.verdict)
+    note = describe_engine(entry.build, entry.measurements, entry.gates, entry.verdict)
     return f"{note}\n\n{entry.remark}" if entry.remark else note
 
 

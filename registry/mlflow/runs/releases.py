@@ -101,13 +101,13 @@ class ReleaseLog:
         return str(run.info.run_id), False
 
     @translate_errors("runs of releases")
-    def log_engine(self, model: str, run_id: str, entry: EngineEntry) -> None:
+    def log_engine(self, run_id: str, entry: EngineEntry) -> None:
         """Write an engine's parameters, metrics, datasets, note and files."""
         self._client.log_batch(
             run_id,
             metrics=list(engine_metrics(entry)),
             params=make_params(compared(entry)),
-            tags=make_tags({MLFLOW_RUN_NOTE: describe_entry(model, entry), **entry.links}),
+            tags=make_tags({MLFLOW_RUN_NOTE: describe_entry(entry), **entry.links}),
         )
         self._client.log_inputs(run_id, dataset_inputs(entry.evaluation, entry.calibration))
         self._log_text(run_id, IDENTITY, json.dumps(identity(entry), indent=1))

@@ -44,7 +44,7 @@ def log_engine(log: ReleaseLog, manifest: EngineManifest, release: str, file: Pa
     build = replace(manifest.build, precision=Precision.INT8)
     parent = log.start("sst2", release, {}, {})
     run_id, _ = log.engine_run("sst2", release, parent, build, Verdict.PASSED)
-    log.log_engine("sst2", run_id, replace(make_entry(manifest), build=build, tables=(file,)))
+    log.log_engine(run_id, replace(make_entry(manifest), build=build, tables=(file,)))
     log.finish_engine(run_id, version, "")
 
 

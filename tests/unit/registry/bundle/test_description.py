@@ -1,5 +1,6 @@
 """What MLflow's pages say about engines, in words."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,13 +11,13 @@ from registry.records import Verdict
 
 def test_version_says_what_it_is_what_was_measured_and_what_to_do(manifest_factory: Any) -> None:
     words = describe_version(manifest_factory()[0], 7)
-    assert words.startswith("**sst2** in **fp16** for **l4**, built with tensorrt 11.0: **passed**.")
+    # The list of versions shows the first line as it is, with its markup.
+    assert words.startswith("fp16 for l4: passed, p50 1.25 ms\n")
+    assert "Built with tensorrt 11.0." in words
     assert "| latency_p50_ms | 1.25 ms | 1.2 ms to 1.3 ms |" in words
     assert "Measured on NVIDIA L4." in words
     assert "`enginery promote sst2 --target l4 --version 7`" in words
     assert "`enginery fetch sst2 --target l4`" in words
-    assert "| input | input_ids | int64 | batch x sequence |" in words
-    assert "| output | logits | float32 | batch x 2 |" in words
     assert "MLflow's own *Promote model* button and its alias editor pass no gate" in words
 
 
@@ -38,7 +39,8 @@ def test_text_with_a_bar_stays_in_its_cell(manifest_factory: Any) -> None:
 
 
 def test_model_says_where_it_came_from_and_how_it_is_promoted(manifest_factory: Any) -> None:
-    words = describe_model("sst2", manifest_factory()[0].source)
-    assert "Engines of distilbert/sst2 (text-classification)." in words
+    source = replace(manifest_factory()[0].source, origin=f"distilbert/sst2 + head fitted on {'a1' * 32}")
+    words = describe_model("sst2", source)
+    assert "Engines of distilbert/sst2 + head fitted on a1a1a1a1a1a1 (text-classification)." in words
     assert "`enginery promote sst2 --target TARGET`" in words
     assert "pass no gate" in words

@@ -20,12 +20,14 @@ def test_compare_page_is_about_the_engines_of_this_release(mlflow_store: MlflowS
         for target in ("l4", "h100"):
             manifest, _ = manifest_factory(target=target)
             run_id, _ = log.engine_run("sst2", release, parent, manifest.build, manifest.verdict)
-            log.log_engine("sst2", run_id, make_entry(manifest))
+            log.log_engine(run_id, make_entry(manifest))
             expected.setdefault(parent, set()).add(run_id)
     for parent, runs in expected.items():
         address = urlsplit(compare_address(mlflow_store, "sst2", parent))
         route, _, query = address.fragment.partition("?")
-        asked = {name: json.loads(value) for name, (value,) in parse_qs(query).items()}
+        answers = {name: value for name, (value,) in parse_qs(query).items()}
+        assert answers.pop("workflowType") == "machine_learning"
+        asked = {name: json.loads(value) for name, value in answers.items()}
         assert (address.netloc, route) == ("127.0.0.1:5000", "/compare-runs")
         assert set(asked["runs"]) == runs
         assert asked["experiments"] == [mlflow_store.experiment("sst2")]
@@ -45,4 +47,4 @@ def test_address_is_that_of_the_server_without_a_password(uri: str, root: str) -
         class client:  # noqa: N801
             tracking_uri = uri
 
-    assert model_address(cast("MlflowStore", Store), "sst2") == f"{root}/#/models/sst2"
+    assert model_address(cast("MlflowStore", Store), "sst2") == f"{root}/#/models/sst2?workflowType=machine_learning"
