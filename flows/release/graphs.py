@@ -1,7 +1,8 @@
 """The graph of every precision; int8 held against its gate on a holdout, and what takes its place where none passes."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from registry.errors import BadInput, EngineryError, first_line
 from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
 from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
+from tasks.graphs.compare import QUANTIZED_BUDGET, check_rewrite
 from tasks.model_tasks.contract import Feed
 from tasks.quantization.autopilot import CHOICE_FILE, Choice
 from tasks.quantization.autopilot import from_json as choice_from_json
@@ -156,8 +158,8 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
         verify_stage(onnx.directory)
         checkpoint = context.workspace.partial("calibration", (onnx.digest, rows, versions("onnxruntime")))
         feeds = calibration_feeds(context, material) if calibrated and table is None else None
-        try:
-            return quantize(
+        with _name_unforeseen(precision):
+            made = quantize(
                 onnx,
                 precision,
                 feeds,
@@ -166,11 +168,9 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
                 on_progress=context.progress_of(f"quantize {precision}"),
                 plan=Int8Plan(checkpoint=checkpoint, table=table, holdout=holdout),
             )
-        except (EngineryError, OSError, MemoryError):
-            raise
-        except Exception as error:  # a quantizer's library may raise anything on a graph that is new to it
-            log.debug("the %s graph cannot be made", precision, exc_info=True)
-            raise BadInput(f"its graph cannot be made ({type(error).__name__}: {first_line(error)[:300]})") from error
+            checked = calibration_feeds(context, material)[:1]
+            check_rewrite(onnx.path, made.path, checked, budget=QUANTIZED_BUDGET, what=f"quantize {precision}")
+        return made
 
     key = (
         onnx.digest,
@@ -181,6 +181,22 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
         versions("onnx", "onnxruntime", "nvidia-modelopt"),
     )
     return context.run(Step("quantize", precision, key, OnnxArtifact, make, lambda graph: describe_size(graph.files)))
+
+
+@contextmanager
+def _name_unforeseen(precision: Precision) -> Iterator[None]:
+    """Turn what a quantizer's library raises on a graph that is new to it into a sentence.
+
+    Raises:
+        BadInput: in place of the library's exception.
+    """
+    try:
+        yield
+    except (EngineryError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        log.debug("the %s graph cannot be made", precision, exc_info=True)
+        raise BadInput(f"its graph cannot be made ({type(error).__name__}: {first_line(error)[:300]})") from error
 
 
 def passes_holdout(material: Material, graph: OnnxArtifact) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from registry.errors import BadInput, first_line
 from registry.records import OnnxArtifact, Precision
 from tasks.calibration.rows import Feed
 from tasks.execution.progress import OnProgress, ignore_progress
-from tasks.graphs.files import GRAPH_FILE, make_artifact, read_opset, save_graph
+from tasks.graphs.compare import FLOAT_BUDGET, check_rewrite
+from tasks.graphs.files import GRAPH_FILE, make_artifact, read_opset, save_graph, write_graph
 from tasks.graphs.layers import Graph
 from tasks.quantization import autopilot, qdq
 from tasks.quantization.autopilot import CHOICE_FILE
@@ -20,6 +21,7 @@ from tasks.quantization.gptq import make_compensating_format
 from tasks.quantization.int8 import make_int8_graph
 from tasks.quantization.request import Int8Plan, QuantizationRequest, QuantizedGraph
 from tasks.quantization.scales import ALPHAS, ActivationScale, choose_scales
+from tasks.quantization.smoothquant import smooth_graph
 from tasks.quantization.table import TABLE_FILE, CalibrationTable, make_table, reuse_scales, to_json
 
 
@@ -148,11 +150,28 @@ def quantize_int8(request: QuantizationRequest) -> QuantizedGraph:
     request.on_progress("search scales", 0.0)
     scales = choose_scales(graph, calibration, method=plan.method, alphas=ALPHAS if plan.smooth else ())
     request.on_progress("search scales", 1.0)
-    compensated = make_compensating_format(graph.list_linears(), scales, calibration)
+    linears = graph.list_linears()
+    del graph  # its weights are not held beside those that are compared and written
+    _check_smoothing(request, scales)
+    compensated = make_compensating_format(linears, scales, calibration)
     roundings = {autopilot.NEAREST: qdq.round_int8_weight, autopilot.COMPENSATED: compensated}
     if plan.compensate:
         del roundings[autopilot.NEAREST]
     return _make_int8(request, scales, make_table(request.onnx_digest, calibration, scales), roundings)
+
+
+def _check_smoothing(request: QuantizationRequest, scales: Mapping[str, ActivationScale]) -> None:
+    """Check on a few rows that smoothing alone changes nothing but rounding.
+
+    Raises:
+        BadInput: an output changed: a scale was folded where something else reads the tensor.
+    """
+    factors = {tensor: scale.smoothing for tensor, scale in scales.items() if scale.smoothing is not None}
+    if not factors or not isinstance(request.rows, Sequence):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_graph(smooth_graph(Graph(request.load()), factors).proto, Path(folder))
+        check_rewrite(request.graph_file, file, request.rows[:1], budget=FLOAT_BUDGET, what="smoothing")
 
 
 def _make_int8(

@@ -10,11 +10,12 @@ import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from registry.bundle.manifest import read_manifest, write_manifest
+from registry.bundle.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from registry.digest import record_file
 from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible, TornBundle
-from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile, SourceFiles
-from registry.triton.model import WarmupRow
+from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile, SourceFiles, Tensor
+from registry.triton.config import config_text
+from registry.triton.model import TritonModel, WarmupRow
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, PlacedModel, place_triton, prune, restore
 from registry.triton.warmup import ROWS_FILE
 from tasks.bundle.assemble import add_warmup
@@ -41,6 +42,19 @@ def place_plan(tmp_path: Path, *profiles: ShapeProfile, rows: tuple[WarmupRow, .
 
 def snapshot(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_one_number_a_row_is_reshaped_because_triton_refuses_a_tensor_without_dims(tmp_path: Path) -> None:
+    manifest = read_manifest((write_bundle(tmp_path / "bundle", L4, engine=b"plan") / MANIFEST_FILE).read_bytes())
+    length, count = Tensor("length", "int64", ("batch",)), Tensor("count", "float32", ("batch",))
+    inputs, outputs = (*manifest.build.inputs, length), (*manifest.build.outputs, count)
+    speech = replace(manifest, build=replace(manifest.build, inputs=inputs, outputs=outputs))
+    config = text_format.Parse(config_text(TritonModel((speech,), 1)), ModelConfig())
+    for described in (config.input[-1], config.output[-1]):
+        assert list(described.dims) == [1]
+        assert described.HasField("reshape")
+        assert list(described.reshape.shape) == []
+    assert not config.input[0].HasField("reshape")
 
 
 def test_a_tensorrt_model_says_what_the_manifest_says(tmp_path: Path) -> None:

@@ -50,6 +50,29 @@ def branching() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     return Branching(), {"pixels": torch.ones(2, 6)}
 
 
+class FixedBatch(torch.nn.Module):
+    """Takes the batch as a Python number."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.reshape(int(pixels.shape[0]), 2, 3).sum(2) + torch.zeros(int(pixels.shape[0]), 2)
+
+
+def fixed_batch() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    return FixedBatch(), {"pixels": torch.ones(2, 6)}
+
+
+class Decided(torch.nn.Module):
+    """Also returns a truth value and a whole number per row."""
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = pixels[:, :2] - pixels[:, 2:4]
+        return logits, logits > 0, logits.argmax(1)
+
+
+def decided() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    return Decided(), {"pixels": torch.ones(2, 6)}
+
+
 def misnamed() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     return TwoLayers(), {"image": torch.ones(2, 6)}
 
@@ -192,6 +215,7 @@ def test_module_exports_with_a_dynamic_batch(tmp_path: Path) -> None:
     ("make", "sentence"),
     [
         ("branching", r"test_export\.py, line \d+: forward\(\) decides by the values of a tensor.*: use torch\.where"),
+        ("fixed_batch", r"the batch axis of input pixels is fixed at 2: its code uses that size as a Python number"),
         ("misnamed", r"forward\(\) has an argument that the sample inputs lack: name them as forward\(\) does$"),
     ],
 )
@@ -202,6 +226,21 @@ def test_a_module_that_cannot_be_exported_is_refused_in_our_words(
         export_module(f"tests.unit.tasks.graphs.test_export:{make}", into=tmp_path / "onnx")
     assert str(caught.value).isprintable()
     assert capfd.readouterr() == ("", "")
+
+
+def test_outputs_that_are_no_floats_are_compared_too(tmp_path: Path) -> None:
+    graph = export_module("tests.unit.tasks.graphs.test_export:decided", into=tmp_path / "onnx")
+    assert [tensor.dtype for tensor in graph.outputs] == ["float32", "bool", "int64"]
+    pixels = np.random.default_rng(5).standard_normal((9, 6)).astype(np.float32)
+    check_export(Decided(), graph, {"pixels": pixels})
+
+    class Opposite(Decided):
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            logits, positive, best = super().forward(pixels)
+            return logits, ~positive, best
+
+    with pytest.raises(EngineryError, match="differs from PyTorch by 1 "):
+        check_export(Opposite(), graph, {"pixels": pixels})
 
 
 @pytest.mark.parametrize(
