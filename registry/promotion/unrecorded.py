@@ -32,18 +32,26 @@ def resolve_recorded(store: ServingStore, model: str, alias: str) -> EngineVersi
 
 
 def find_moved_past(store: ServingStore, model: str) -> tuple[str, ...]:
-    """Return a sentence for each production alias of a model that was moved past Enginery."""
+    """Return a sentence for each production alias of a model that was moved past Enginery, whatever it points at."""
+
+    def look(alias: str) -> str | None:
+        version = store.aliases(model).get(alias)
+        return None if version is None else _explain(store, model, alias, version)
+
     aliases = sorted(alias for alias in store.aliases(model) if alias.startswith(PRODUCTION))
-    return tuple(problem for alias in aliases if (problem := _look_at(store, model, alias)[1]) is not None)
+    # Twice, as in `_look_at`.
+    return tuple(problem for alias in aliases if look(alias) and (problem := look(alias)))
 
 
 def _look_at(store: ServingStore, model: str, alias: str) -> tuple[EngineVersion, str | None]:
-    engine, problem = _look_once(store, model, alias)
-    # A promotion may have moved the alias between the two reads: then a second look finds alias and history agreed.
-    return (engine, None) if problem is None else _look_once(store, model, alias)
-
-
-def _look_once(store: ServingStore, model: str, alias: str) -> tuple[EngineVersion, str | None]:
     engine = store.resolve(model, alias)
-    events = store.events(model, alias=alias, newest=RECENT_EVENTS)
-    return engine, describe_moved_past(alias, engine.version, events)
+    problem = _explain(store, model, alias, engine.version)
+    if problem is None:
+        return engine, None
+    # A promotion may have moved the alias between the two reads: then a second look finds alias and history agreed.
+    engine = store.resolve(model, alias)
+    return engine, _explain(store, model, alias, engine.version)
+
+
+def _explain(store: ServingStore, model: str, alias: str, version: int) -> str | None:
+    return describe_moved_past(alias, version, store.events(model, alias=alias, newest=RECENT_EVENTS))

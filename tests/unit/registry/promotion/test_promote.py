@@ -149,6 +149,14 @@ def test_unproven_version_that_was_set_by_hand_is_not_recorded(
     )
 
 
+def test_an_alias_that_was_set_to_what_cannot_be_read_is_noticed_too(registry: MemoryStore) -> None:
+    promote(registry, "l4", 1)
+    registry._aliases["sst2"]["production-l4"] = 77
+    assert find_moved_past(registry, "sst2") == (
+        "production-l4 points at version 77, but the history's last move is to 1: moved past Enginery",
+    )
+
+
 def test_candidates_and_approvals_are_no_moves(registry: MemoryStore) -> None:
     nominate(registry, "sst2", "l4", 2)
     promote(registry, "l4", 1)
