@@ -6,7 +6,7 @@ on order.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,18 +32,37 @@ def calibrate(
 ) -> Calibration:
     """Run `rows` through an fp32 graph and collect statistics of every layer's input.
 
-    `rows` are feed dicts of [batch, …]. A row that gives NaN or infinity anywhere, that has no token, or that the
-    graph refuses is quarantined: it enters no statistic and its number is listed. `on_row` gets the number of rows
-    done so far. With `checkpoint`, a file, a killed run resumes where it stopped; the file is removed at the end.
+    `rows` are feed dicts of [batch, …]. A row that gives NaN or infinity anywhere, that has no token, that the graph
+    refuses, or (of a sequence of rows) whose values leave int8 no step for all others is quarantined: it enters no
+    statistic and its number is listed. `on_row` gets the number of rows done so far. With `checkpoint`, a file, a
+    killed run resumes where it stopped; the file is removed at the end.
 
     Raises:
         BadInput: no row is usable, more than 10 % are not, or the graph has no layer with a constant weight.
     """
     state = CalibrationCheckpoint.open(checkpoint, graph_file)
     collect_statistics(graph_file, rows, state, on_row=on_row)
-    check_rows_usable(state.calibration)
+    calibration = state.calibration
+    if isinstance(rows, Sequence):
+        calibration = _leave_out_wild_rows(graph_file, rows, calibration)
+    check_rows_usable(calibration)
     state.remove()
-    return state.calibration
+    return calibration
+
+
+def _leave_out_wild_rows(graph_file: Path, rows: Sequence[Feed], calibration: Calibration) -> Calibration:
+    """Calibrate again without each row that leaves int8 no step for all others, while there is one and few are."""
+    wild: list[int] = []
+    while (outlier := calibration.find_wild_row()) is not None and len(wild) <= QUARANTINED_MOST * calibration.rows:
+        log.warning(
+            "row %d is quarantined: %s reaches %.3g there, %.3g is its median", outlier.row, outlier.tensor,
+            outlier.amax, outlier.typical,
+        )  # fmt: skip
+        wild.append(outlier.row)
+        again = CalibrationCheckpoint(None, "", Calibration(rows=len(wild), quarantined=list(wild)))
+        collect_statistics(graph_file, rows, again, skip=frozenset(wild))
+        calibration = again.calibration
+    return calibration
 
 
 def collect_statistics(
@@ -52,8 +71,9 @@ def collect_statistics(
     state: CalibrationCheckpoint,
     *,
     on_row: Callable[[int], None] = lambda _: None,
+    skip: Container[int] = (),
 ) -> None:
-    """Add the rows that `state` does not cover yet to its statistics, and save it.
+    """Add the rows that `state` does not cover yet to its statistics, and save it; leave the rows of `skip` out.
 
     Raises:
         BadInput: the graph has no layer with a constant weight.
@@ -64,7 +84,7 @@ def collect_statistics(
     # One worker: counting runs beside the next forward pass, and at most two batches are in memory.
     with ThreadPoolExecutor(max_workers=1) as worker:
         pending: Future[None] | None = None
-        for batch in make_canonical_batches(rows, most_rows=probe.most_rows):
+        for batch in make_canonical_batches(rows, most_rows=probe.most_rows, skip=skip):
             if state.skip_counted(batch.key):
                 continue
             captured = probe.run_batch(batch)

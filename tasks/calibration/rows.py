@@ -7,7 +7,7 @@ and at once, and only their sha256 stays.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -67,10 +67,17 @@ class Batch:
         return (Batch((row,)) for row in self.rows)
 
 
-def make_canonical_batches(feeds: Iterable[Feed], *, most_rows: int = BATCH_ROWS) -> Iterator[Batch]:
-    """Yield the rows of `feeds` in batches that are the same however the rows were batched and ordered."""
+def make_canonical_batches(
+    feeds: Iterable[Feed], *, most_rows: int = BATCH_ROWS, skip: Container[int] = ()
+) -> Iterator[Batch]:
+    """Yield the rows of `feeds` in batches that are the same however the rows were batched and ordered.
+
+    The rows of `skip`, by their numbers, are left out.
+    """
     waiting: list[CalibrationRow] = []
     for row in split_rows(feeds):
+        if row.number in skip:
+            continue
         if len(row.content) > ALONE_BYTES:
             yield Batch((row,))
         else:

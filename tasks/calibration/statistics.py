@@ -13,6 +13,8 @@ from tasks.graphs.layers import Floats
 
 # An outlier is judged against the value that 99.9 % of a tensor's |x| stay below.
 TYPICAL = 0.999
+# A row with a value this many times the median leaves int8 no step for any other row.
+WILD = 1e6
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,22 @@ class Calibration:
     activations: dict[str, ActivationStatistics] = field(default_factory=dict)
     rows: int = 0
     quarantined: list[int] = field(default_factory=list)
+
+    def find_wild_row(self) -> Outlier | None:
+        """Find the row that makes a tensor's range useless for all others, farthest first; None where none does.
+
+        A tensor's largest |x| is then WILD times its median. Channels of trained networks reach some 1e4 times.
+        """
+        ratios = {
+            tensor: statistics.amax / median
+            for tensor, statistics in self.activations.items()
+            if (median := statistics.histogram.median) > 0
+        }
+        tensor = max(ratios, key=lambda name: ratios[name], default=None)
+        if tensor is None or ratios[tensor] <= WILD:
+            return None
+        statistics = self.activations[tensor]
+        return Outlier(statistics.peak_row, tensor, statistics.amax, statistics.histogram.median)
 
     def find_outlier(self) -> Outlier:
         """Find the row to look at first when scales are too wide; rows are counted from 0.

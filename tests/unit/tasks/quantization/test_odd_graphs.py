@@ -19,6 +19,7 @@ from tasks.graphs.files import make_artifact, save_graph
 from tasks.graphs.session import choose_providers, exact_options
 from tasks.quantization.quantize import quantize
 from tasks.quantization.request import Int8Plan
+from tasks.quantization.table import TABLE_FILE, read_table
 
 # int8 is 1 to 4 % away on such graphs; what is folded wrongly was 60 to 97 %.
 CLOSE = 0.08
@@ -230,6 +231,27 @@ def test_a_past_of_length_zero_gives_no_statistic_and_stops_nothing(tmp_path: Pa
     rows: list[Feed] = [{"past": values(1, (0, 5, 9)[at % 3], 12), "now": values(1, 3, 12)} for at in range(60)]
     made = make_quantized(model, rows, tmp_path)
     assert max(distances(model, made, {"past": values(2, 4, 12), "now": values(2, 3, 12)})) < CLOSE
+
+
+@pytest.mark.parametrize("size", [1e12, 1e30])
+def test_a_row_that_leaves_int8_no_step_for_all_others_is_quarantined_by_its_number(
+    size: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_graph(two_layers("x", "y"), X, [value("y", "b", "t", 10)], TWO_LAYERS)
+    rows = [{"x": values(1, 6, 24)} for _ in range(60)]
+    for number in (17, 31):
+        rows[number]["x"][0, 2, 5] = size
+    made = make_quantized(model, rows, tmp_path)
+    assert max(distances(model, made, {"x": values(3, 9, 24)})) < CLOSE
+    assert read_table(made.directory / TABLE_FILE).quarantined == (17, 31)
+    assert "row 17 is quarantined" in caplog.text
+
+
+def test_outliers_of_a_channel_in_every_row_are_no_wild_rows(tmp_path: Path) -> None:
+    model, _ = GRAPHS["opset 11"]
+    rows: list[Feed] = [{"x": values(1, 6, 24) * np.where(np.arange(24) == 2, 1e4, 1).astype(np.float32)} for _ in WIDE]
+    made = make_quantized(model, rows, tmp_path)
+    assert read_table(made.directory / TABLE_FILE).quarantined == ()
 
 
 @pytest.mark.parametrize("count", [16, 64, 256])
