@@ -17,6 +17,7 @@ from registry.mlflow.connect import open_store
 if TYPE_CHECKING:
     from flows.inputs.fleet import Fleet
     from flows.inputs.recipe import Recipe
+    from flows.release.check import RecipeCheck
     from tasks.report.rows import ReleaseReport
 
 
@@ -79,20 +80,20 @@ def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseRe
     workspace.sweep()
     with progress_report(err, tally, quiet=quiet) as reporter:
         reporter("check the recipe", 0)
-        pinned, release, report = find_release(recipe, fleet, store)
+        try:
+            pinned, release, report = find_release(recipe, fleet, store)
+        except BadInput:
+            _check(recipe, fleet).require()  # all that is wrong, and not only what stopped the search
+            raise
         if report is not None:
             return report
-        # These packages take seconds to import, which a release found finished does not spend.
-        from flows.inputs.plan import why_not_here
-        from flows.release.check import check_recipe
-
-        times = step_times(pinned.model)
-        check = check_recipe(pinned, fleet, why_not_here, home(), times)
+        check = _check(pinned, fleet)
         check.require()
         for sentence in (*check.warnings, describe_plan(check)):
             reporter.say(sentence)
-        tally.expect(check.step_seconds, times.record)
+        tally.expect(check.step_seconds, step_times(pinned.model).record)
         wait_for_prefect = local_prefect.start_prefect()
+        reporter("load the libraries", 0)
         # Torch, Prefect and matplotlib: six seconds more, beside the start of Prefect's server.
         from flows.release.release_engines import open_context, release_engines
 
@@ -100,6 +101,14 @@ def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseRe
         reporter("start Prefect", 0)
         wait_for_prefect()
         return release_engines(context, fleet, release)
+
+
+def _check(recipe: "Recipe", fleet: "Fleet") -> "RecipeCheck":
+    # These packages take seconds to import, which a release found finished does not spend.
+    from flows.inputs.plan import why_not_here
+    from flows.release.check import check_recipe
+
+    return check_recipe(recipe, fleet, why_not_here, home(), step_times(recipe.model))
 
 
 def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> "ReleaseReport":

@@ -229,6 +229,10 @@ def _save_graph_alone(scratch: Path, into: Path) -> OnnxArtifact:
 @contextlib.contextmanager
 def _silence_exporters() -> Iterator[None]:
     """Hide the exporters' warnings, log lines and progress; restore their log levels afterwards."""
+    from transformers.utils import logging as transformers_logging
+
+    # transformers sets its logger up, level included, at the first use: that is before, not in the block.
+    transformers_logging.get_logger()
     loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
