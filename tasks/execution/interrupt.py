@@ -33,24 +33,33 @@ def check_stopped() -> None:
 
 @contextmanager
 def hold_ctrl_c() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends: a half-started child would print a traceback of its own.
+    """Hold Ctrl-C, SIGTERM and SIGHUP back until the block ends: a half-started child would print a traceback.
 
-    Processes that are started in the block never get it, although a terminal sends it to the whole group.
+    Processes that are started in the block never get Ctrl-C, although a terminal sends it to the whole group.
 
     Raises:
-        KeyboardInterrupt: at the end of the block, if Ctrl-C was pressed.
+        KeyboardInterrupt: at the end of the block, if one of them came.
     """
     resource_tracker.ensure_running()  # started later, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # The kernel then delivers the signal to another thread, and Python still handles it in the main thread.
     is_main = threading.current_thread() is threading.main_thread()
+    handlers = {}
     if is_main:
         _held.set()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        for number, handler in handlers.items():
+            # Prefect's own handler of SIGTERM, which it sets while a flow runs, would raise at once.
+            if callable(handler):
+                signal.signal(number, _handle_stop)
     try:
         yield
     finally:
         # A held signal is handled here, and only remembered, so that it raises nothing before the mask is restored.
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
         if is_main:
             _held.clear()
     check_stopped()

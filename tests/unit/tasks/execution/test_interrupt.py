@@ -17,10 +17,11 @@ from tasks.execution.progress import OnProgress
 
 @pytest.fixture(autouse=True)
 def own_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setattr(interrupt, "_stopping", threading.Event())
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def sleep_long(progress: OnProgress) -> None:
@@ -82,6 +83,22 @@ def test_ctrl_c_waits_until_a_child_is_started_whole(beside: bool) -> None:
     assert started == ["whole"]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     presser.join()
+
+
+def test_a_handler_that_another_library_set_does_not_stop_a_child_halfway() -> None:
+    """Prefect sets one for SIGTERM while a flow runs, and it raises at once."""
+
+    def raise_at_once(_number: int, _frame: object) -> None:
+        raise SystemExit
+
+    signal.signal(signal.SIGTERM, raise_at_once)
+    started: list[str] = []
+    with pytest.raises(KeyboardInterrupt), hold_ctrl_c():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)  # for Python to handle it in this thread
+        started.append("whole")
+    assert started == ["whole"]
+    assert signal.getsignal(signal.SIGTERM) is raise_at_once
 
 
 def asks_for_ctrl_c(progress: OnProgress) -> bool:
