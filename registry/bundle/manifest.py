@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from registry.bundle import format_1
 from registry.digest import canonical_json, read_canonical, record_file, verify_tree
 from registry.errors import BadInput, DigestMismatch, TornBundle
-from registry.names import check_name
+from registry.names import CANDIDATE, PRODUCTION, check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord
 
 FORMAT_VERSION = 2
@@ -95,6 +95,29 @@ def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:
                 f"{engine.model} version {engine.version}: the registry says {name} {in_registry}, its manifest "
                 f"says {in_manifest}: one was changed after publishing; publish the engine again"
             )
+
+
+def check_requested(engine: EngineVersion, model: str, alias: str | None, version: int | None) -> None:
+    """Check that a registry row is the answer to what was asked for: the model, and the version or the alias's target.
+
+    With `check_agrees` the signed manifest is the answer too. Only aliases of promotions and releases name a target.
+
+    Raises:
+        DigestMismatch: the registry, or somebody in between, answered with another engine.
+    """
+    asked: dict[str, tuple[object, object]] = {"model": (model, engine.model)}
+    if version is not None:
+        asked["version"] = (version, engine.version)
+    if alias is not None and alias.startswith((PRODUCTION, CANDIDATE)):
+        asked["target"] = (alias.removeprefix(PRODUCTION).removeprefix(CANDIDATE), engine.target)
+    for name, (requested, answered) in asked.items():
+        if requested != answered:
+            raise DigestMismatch(
+                f"{model}: {alias or f'version {version}'} was requested and the registry answered with an engine of "
+                f"{name} {answered}, not {requested}: its rows or the connection were tampered with; do not trust it"
+            )
+    if engine.version < 1:
+        raise DigestMismatch(f"{model}: the registry answered with version {engine.version}; versions count from 1")
 
 
 def _check_format_version(raw: bytes) -> None:

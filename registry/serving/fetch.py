@@ -3,7 +3,8 @@
 A fetch follows these rules, in this order:
 
 1. Either an alias or a version names the engine in the registry, never both. A production alias that the history does
-   not know to point there was moved past every gate, and is refused unless the operator accepts it.
+   not know to point there was moved past every gate, and is refused unless the operator accepts it. The registry must
+   answer with the model, version and target that were asked for.
 2. An engine that does not load on the host is refused before anything is downloaded: for example one that was built
    for another GPU, TensorRT or driver.
 3. One fetch of a model runs at a time per host. Whatever it leaves unfinished lies beside the destination, on its file
@@ -33,7 +34,14 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, check_agrees, read_manifest, verify_bundle
+from registry.bundle.manifest import (
+    MANIFEST_FILE,
+    SIGNATURE_FILE,
+    check_agrees,
+    check_requested,
+    read_manifest,
+    verify_bundle,
+)
 from registry.bundle.signing import Trust, verify_signature
 from registry.errors import (
     BadInput,
@@ -46,7 +54,7 @@ from registry.errors import (
 )
 from registry.host.compatibility import Host, check_compatible, find_incompatibility, production_engines
 from registry.host.durable import sync
-from registry.names import PRODUCTION, check_name, production_alias
+from registry.names import PRODUCTION, check_name, check_version, production_alias
 from registry.promotion.rules import APPROVE, DONE, PENDING, RESTORE, ROLLBACK, UNDONE
 from registry.promotion.unrecorded import RECENT_EVENTS, resolve_recorded
 from registry.records import EngineManifest, EngineVersion
@@ -109,11 +117,13 @@ def fetch(
         Incompatible: the engine does not load on the policy's host; nothing was downloaded.
         SignatureInvalid: the signature of a trusted publisher is missing.
         Replayed: this host has served a newer release, and nothing shows that going back is intended.
-        TornBundle, DigestMismatch: the registry no longer holds what was published; nothing is placed.
+        TornBundle, DigestMismatch: the registry no longer holds what was published, or answers with another engine than
+            was asked for; nothing is placed.
         Interrupted: the registry failed; nothing is placed, and the next fetch resumes.
         EngineryError: this host cannot write the bundle (disk full, permissions); nothing is placed.
     """
     engine = _resolve_engine(store, model, alias, version, policy)
+    check_requested(engine, model, alias, version)
     if policy.host is not None and find_incompatibility(engine, policy.host):
         check_compatible(engine, policy.host, production_engines(store, model))
     model_folder = into / model
@@ -175,7 +185,7 @@ def _resolve_engine(
         is_checked = check_name(alias, what="alias").startswith(PRODUCTION) and not policy.unrecorded
         return resolve_recorded(store, model, alias) if is_checked else store.resolve(model, alias)
     if version is not None and alias is None:
-        return store.version(model, version)
+        return store.version(model, check_version(version))
     raise BadInput("name the engine to fetch by either an alias or a version, and not both")
 
 

@@ -86,6 +86,47 @@ def test_unknown_things_are_not_found(registry: MemoryStore, policy: Policy, tmp
         fetch(registry, "../sst2", version=1, into=tmp_path, policy=policy)
 
 
+def answer_with(store: MemoryStore, model: str, version: int, alias: str, lie: dict[str, Any]) -> None:
+    """Let the registry answer for a model's version and alias with version 1 of sst2, whose row it changes by `lie`."""
+    true, false = ("sst2", 1), (model, version)
+    row = replace(store.rows[true], **lie)
+    store.files[false], store._pins[false] = store.files[true], store._pins[true]
+    store.rows[false] = row
+    store._aliases.setdefault(model, {})[alias] = version
+
+
+@pytest.mark.parametrize(
+    ("model", "choice", "lie"),
+    [
+        ("other", {"version": 1}, {}),
+        ("other", {"alias": "candidate-l4"}, {}),
+        ("other", {"alias": "production-l4"}, {}),
+        ("other", {"version": 1}, {"model": "other"}),
+        ("sst2", {"version": 777}, {}),
+        ("sst2", {"version": 777}, {"sequence": 777, "version": 777}),
+        ("sst2", {"alias": "ours"}, {"version": -7}),
+        ("sst2", {"alias": "ours"}, {"version": 0}),
+        ("sst2", {"alias": "candidate-h100"}, {}),
+        ("sst2", {"alias": "candidate-h100"}, {"target": "h100"}),
+        ("sst2", {"alias": "production-h100"}, {}),
+        ("sst2", {"alias": "production-l4"}, {"target": "h100"}),
+    ],
+)
+def test_engine_of_another_model_version_or_target_than_asked_for_is_refused(
+    model: str, choice: dict[str, Any], lie: dict[str, Any], registry: MemoryStore, policy: Policy, tmp_path: Path
+) -> None:
+    answer_with(registry, model, choice.get("version", 1), choice.get("alias", "none"), lie)
+    with pytest.raises(DigestMismatch, match=r"not trust it|count from 1|was changed"):
+        fetch(registry, model, into=tmp_path, policy=replace(policy, unrecorded=True), **choice)
+    assert list(tmp_path.glob(f"{model}/[!.]*")) == []
+
+
+@pytest.mark.parametrize("version", [0, -7])
+def test_version_number_is_positive(version: int, registry: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="count from 1"):
+        fetch(registry, "sst2", version=version, into=tmp_path, policy=policy)
+
+
 class CountingStore(MemoryStore):
     """Counts how often a bundle is opened, and may change what comes out."""
 
