@@ -151,7 +151,7 @@ class MlflowStore:
         with translate_errors(f"aliases of {model}"):
             # Not get_registered_model: it reads every version of the model (seconds at 10,000 of them).
             models = self.client.search_registered_models(query, max_results=1)
-        return {alias: int(version) for row in models for alias, version in row.aliases.items()}
+            return {alias: int(version) for row in models for alias, version in row.aliases.items()}
 
     def aliased(self, model: str, alias: str) -> int | None:
         """See `Store.aliased`."""
@@ -166,12 +166,12 @@ class MlflowStore:
 
     def _read_aliased(self, model: str, alias: str) -> Any:
         check_name(alias, what="alias")
-        try:
-            version = self.client.get_model_version_by_alias(check_name(model, what="model"), alias)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            with translate_errors(f"alias {alias} of {model}"):
+        with translate_errors(f"alias {alias} of {model}"):
+            try:
+                version = self.client.get_model_version_by_alias(check_name(model, what="model"), alias)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
                 raise
         # MLflow resolves `latest` even if nobody has set it.
         return version if alias in version.aliases else None

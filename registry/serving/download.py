@@ -8,8 +8,9 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -162,13 +163,14 @@ def _copy_segment(job: _Job, record: FileRecord, part: Segment) -> None:
     try:
         for attempt in range(1, job.plan.attempts + 1):
             try:
-                for chunk in _read_chunks(job.files, record, part, position):
-                    if job.stop.is_set():
-                        return
-                    if position + len(chunk) > part.stop:
-                        raise TornBundle(_wrong_size(part, "more"))
-                    _write_chunk(descriptor, chunk, position)
-                    position += len(chunk)
+                with closing(_read_chunks(job.files, record, part, position)) as chunks:
+                    for chunk in chunks:
+                        if job.stop.is_set():
+                            return
+                        if position + len(chunk) > part.stop:
+                            raise TornBundle(_wrong_size(part, "more"))
+                        _write_chunk(descriptor, chunk, position)
+                        position += len(chunk)
                 break
             except Interrupted:
                 if attempt == job.plan.attempts or job.stop.wait(job.plan.pause_seconds * attempt):
@@ -181,7 +183,7 @@ def _copy_segment(job: _Job, record: FileRecord, part: Segment) -> None:
     os.write(job.journal, f"{part.start} {part.stop} {part.path}\n".encode())
 
 
-def _read_chunks(files: BundleFiles, record: FileRecord, part: Segment, position: int) -> Iterator[bytes]:
+def _read_chunks(files: BundleFiles, record: FileRecord, part: Segment, position: int) -> Generator[bytes]:
     # A whole file is requested without a range, which every server understands.
     whole = (position, part.stop) == (0, record.size_bytes)
     return files.read(part.path) if whole else files.read(part.path, position, part.stop)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from registry.errors import BadName, DigestMismatch, NotFound, TornBundle
-from registry.mlflow.rest import QuickStore, is_plain
+from registry.mlflow.rest import QuickStore, _ServerInfo, is_plain
 from registry.mlflow.store import MlflowStore
 from registry.promotion.promote import promote
 from registry.promotion.rules import Decision
@@ -101,7 +101,9 @@ def test_whole_store_reads_files_outside_the_server(
     quick = QuickStore(server_uri, lambda: whole)
     quick.open_bundle(model, 2)
     assert opened == [2]
-    monkeypatch.setattr("registry.mlflow.rest._get_server_info", lambda _: {"multipart_downloads_enabled": True})
+    monkeypatch.setattr(
+        "registry.mlflow.rest._get_server_info", lambda _: _ServerInfo(multipart_downloads_enabled=True)
+    )
     quick.open_bundle(model, 1)
     monkeypatch.setattr("registry.mlflow.rest._get_server_info", lambda _: None)
     quick.open_bundle(model, 1)
