@@ -38,6 +38,7 @@ from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 from registry.store import Bundle, BundleFiles, Lease, Leases, no_alias
 
+_log = logging.getLogger(__name__)
 # Without it MLflow 3 opens an experiment as GenAI, with traces and without runs.
 _MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -73,6 +74,7 @@ class MlflowStore:
             import mlflow.store.model_registry.sqlalchemy_store
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
         self._uri = tracking_uri
+        self._unreadable: tuple[str, ...] = ()
         with translate_errors("the registry"):
             self.client = MlflowClient(tracking_uri, tracking_uri)
         self._state = state_directory
@@ -116,6 +118,13 @@ class MlflowStore:
             # `publish_state` is filtered here: the database would go through every tag of every version for it.
             complete = list(islice((version for version in versions if version.tags.get(STATE) == COMPLETE), newest))
         return tuple(sorted(self._rows_from(complete), key=lambda row: (row.model, row.version)))
+
+    def unreadable(self) -> tuple[str, ...]:
+        """Return a sentence for each row that the last `versions` or `builds` left out, because its tags were edited.
+
+        One edited tag must not stop the work on all other engines.
+        """
+        return self._unreadable
 
     def version(self, model: str, version: int) -> EngineVersion:
         """See `Store.version`."""
@@ -217,7 +226,15 @@ class MlflowStore:
     def _rows_from(self, versions: list[Any]) -> tuple[EngineVersion, ...]:
         # A search leaves the aliases of a version empty: they come from the registered model.
         aliases = {name: self.aliases(name) for name in {version.name for version in versions}}
-        return tuple(row_from(version, aliases[version.name]) for version in versions)
+        rows, unreadable = [], []
+        for version in versions:
+            try:
+                rows.append(row_from(version, aliases[version.name]))
+            except BadInput as error:
+                _log.warning("%s", error)
+                unreadable.append(str(error))
+        self._unreadable = tuple(unreadable)
+        return tuple(rows)
 
     def _read_manifest(self, version: Any) -> EngineManifest:
         return read_manifest(read_manifest_bytes(version, self._open_files(version)))

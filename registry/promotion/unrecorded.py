@@ -3,7 +3,7 @@
 Only production aliases have a history: releases move candidate aliases without one, and other aliases are people's own.
 """
 
-from registry.errors import Unrecorded
+from registry.errors import BadInput, TornBundle, Unrecorded
 from registry.names import PRODUCTION
 from registry.promotion.rules import describe_moved_past
 from registry.records import EngineVersion
@@ -32,9 +32,16 @@ def resolve_recorded(store: ServingStore, model: str, alias: str) -> EngineVersi
 
 
 def find_moved_past(store: ServingStore, model: str) -> tuple[str, ...]:
-    """Return a sentence for each production alias of a model that was moved past Enginery."""
+    """Return a sentence for each production alias of a model that was moved past Enginery, or cannot be judged."""
     aliases = sorted(alias for alias in store.aliases(model) if alias.startswith(PRODUCTION))
-    return tuple(problem for alias in aliases if (problem := _look_at(store, model, alias)[1]) is not None)
+    return tuple(problem for alias in aliases if (problem := _find_problem(store, model, alias)) is not None)
+
+
+def _find_problem(store: ServingStore, model: str, alias: str) -> str | None:
+    try:
+        return _look_at(store, model, alias)[1]
+    except (BadInput, TornBundle) as error:  # an edited row or event says nothing about the other aliases
+        return f"{alias}: {error}"
 
 
 def _look_at(store: ServingStore, model: str, alias: str) -> tuple[EngineVersion, str | None]:
