@@ -17,6 +17,7 @@ from threading import Event
 
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest
 from registry.errors import DigestMismatch, EngineryError, Interrupted, TornBundle
+from registry.host.durable import read_plain, write_new
 from registry.records import EngineManifest, FileRecord
 from registry.store import Bundle, BundleFiles, ServingStore
 
@@ -74,11 +75,11 @@ def write_seal(bundle: Bundle, into: Path) -> EngineManifest:
         BadInput: `read_manifest` refuses the manifest.
     """
     manifest = read_manifest(bundle.manifest)
-    (into / MANIFEST_FILE).write_bytes(bundle.manifest)
+    write_new(into / MANIFEST_FILE, bundle.manifest)
     if bundle.signature is None:
         (into / SIGNATURE_FILE).unlink(missing_ok=True)
     else:
-        (into / SIGNATURE_FILE).write_bytes(bundle.signature)
+        write_new(into / SIGNATURE_FILE, bundle.signature)
     return manifest
 
 
@@ -106,7 +107,10 @@ def download(
     missing = [part for parts in segments.values() for part in parts if part not in arrived]
     _check_room(into, sum(part.stop - part.start for part in missing))
     stop = Event()
-    with journal.open("ab") as log, ThreadPoolExecutor(plan.streams, thread_name_prefix="fetch") as pool:
+    with (
+        open(journal, "ab", opener=_open_plain) as log,
+        ThreadPoolExecutor(plan.streams, thread_name_prefix="fetch") as pool,
+    ):
         job = _Job(files, into, log.fileno(), pool, stop, plan)
         try:
             started = {record: _start_file(job, record, parts, arrived) for record, parts in segments.items()}
@@ -214,9 +218,13 @@ def _hash_file(job: _Job, record: FileRecord, parts: _Started) -> str:
     return digest.hexdigest()
 
 
+def _open_plain(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+
+
 def _read_journal(journal: Path) -> frozenset[Segment]:
     try:
-        text = journal.read_text(encoding="utf-8", errors="replace")
+        text = read_plain(journal).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return frozenset()
     # A line that a kill cut short does not match, or names a segment that is in no plan.

@@ -230,6 +230,7 @@ def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path
     bundle = store.open_bundle(engine.model, engine.version)
     partial = model_folder / f"{_PARTIAL}{sha256(bundle.manifest).hexdigest()}"
     journal = partial.with_name(f"{partial.name}.journal")
+    _remove_planted(partial, journal)
     partial.mkdir(exist_ok=True)
     try:
         manifest = write_seal(bundle, partial)
@@ -248,6 +249,19 @@ def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path
     _sync_folders(partial)
     _swap_in(partial, destination)
     return Fetched(destination, engine.version, engine.digest, engine.model, reused=False)
+
+
+def _remove_planted(partial: Path, journal: Path) -> None:
+    """Start over where a link or a pipe is in the way: the download would write through it, or wait for ever."""
+    if partial.is_symlink() or (os.path.lexists(journal) and (journal.is_symlink() or not journal.is_file())):
+        _remove(partial)
+        _remove(journal)
+    if partial.exists():
+        try:
+            file_states(partial)
+        except TornBundle:
+            _remove(partial)
+            _remove(journal)
 
 
 def _update_record(engine: EngineVersion, model_folder: Path, record: HostRecord, policy: Policy) -> HostRecord:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from registry.bundle.signing import Trust
 from registry.errors import BadInput, TornBundle
-from registry.host.durable import replace_file
+from registry.host.durable import read_plain, replace_file
 
 RECORD_FILE = ".placed.json"
 
@@ -85,11 +85,11 @@ def read_record(model_folder: Path) -> HostRecord:
     """Read a model's record; a host without one has an empty record.
 
     Raises:
-        BadInput: the file is damaged. Treating it as empty would admit an old release.
+        BadInput: the file is damaged or no plain file. Treating it as empty would admit an old release.
     """
     path = model_folder / RECORD_FILE
     try:
-        return _RECORD.validate_json(path.read_bytes())
+        return _RECORD.validate_json(read_plain(path))
     except FileNotFoundError:
         return HostRecord()
     except ValidationError as error:

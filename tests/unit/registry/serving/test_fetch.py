@@ -26,6 +26,7 @@ from registry.errors import (
 from registry.promotion.promote import promote, rollback
 from registry.promotion.rules import Decision
 from registry.records import EngineVersion, PromotionEvent
+from registry.serving.download import write_seal
 from registry.serving.fetch import Policy, fetch, verify_placed
 from registry.serving.placed import RECORD_FILE, HostRecord, read_record
 from registry.store import Bundle, Store
@@ -458,6 +459,58 @@ def test_events_of_another_alias_do_not_count(two: MemoryStore, policy: Policy, 
     two._events["sst2"].append(replace(event, event="e9", alias="production-x", action="rollback", to_version=1))
     with pytest.raises(Replayed):
         take(two, tmp_path, policy)
+
+
+def partial_of(store: MemoryStore, into: Path) -> Path:
+    manifest = store.files["sst2", 1][MANIFEST_FILE]
+    (into / "sst2").mkdir(parents=True)
+    return into / "sst2" / f".partial-{sha256(manifest).hexdigest()}"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.sig", "engine.plan", "tokenizer", ".", ".journal"])
+def test_a_link_planted_in_the_download_is_not_followed(
+    name: str, registry: MemoryStore, publisher: Publisher, tmp_path: Path
+) -> None:
+    partial, outside = partial_of(registry, tmp_path / "models"), tmp_path / "outside"
+    if name in (".", "tokenizer"):
+        outside.mkdir()
+        (outside / "vocab.txt").write_bytes(b"mine")
+    else:
+        outside.write_bytes(b"mine")
+    if name == ".":
+        partial.symlink_to(outside)
+    elif name == ".journal":
+        partial.with_name(f"{partial.name}.journal").symlink_to(outside)
+    else:
+        partial.mkdir()
+        (partial / name).symlink_to(outside)
+    fetched = fetch(registry, "sst2", version=1, into=tmp_path / "models", policy=publisher.policy)
+    verify_placed(fetched.path, publisher.trust)
+    assert [path.read_bytes() for path in (outside, *outside.glob("*")) if path.is_file()] == [b"mine"]
+
+
+def test_seal_is_written_beside_what_a_link_points_at(registry: MemoryStore, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "into").mkdir()
+    for name in (MANIFEST_FILE, SIGNATURE_FILE):
+        (tmp_path / "into" / name).symlink_to(tmp_path / "mine")
+    write_seal(registry.open_bundle("sst2", 1), tmp_path / "into")
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    assert not (tmp_path / "into" / SIGNATURE_FILE).is_symlink()
+
+
+@pytest.mark.parametrize("name", [RECORD_FILE, ".journal"])
+def test_a_pipe_does_not_stop_a_fetch_for_ever(
+    name: str, registry: MemoryStore, policy: Policy, tmp_path: Path
+) -> None:
+    partial = partial_of(registry, tmp_path)
+    if name == RECORD_FILE:
+        os.mkfifo(tmp_path / "sst2" / RECORD_FILE)
+        with pytest.raises(BadInput, match="no plain file"):
+            fetch(registry, "sst2", version=1, into=tmp_path, policy=policy)
+        return
+    os.mkfifo(partial.with_name(f"{partial.name}.journal"))
+    assert fetch(registry, "sst2", version=1, into=tmp_path, policy=policy).version == 1
 
 
 def test_new_host_has_an_empty_record(tmp_path: Path) -> None:
