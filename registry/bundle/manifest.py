@@ -6,10 +6,11 @@ unknown keys at any depth, duplicate keys, NaN and machine paths.
 
 import json
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from registry.bundle import format_1
-from registry.digest import canonical_json, read_canonical, record_file, verify_tree
+from registry.digest import canonical_json, read_canonical, verify_tree
 from registry.errors import BadInput, DigestMismatch, TornBundle
 from registry.names import CANDIDATE, PRODUCTION, check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord
@@ -68,8 +69,7 @@ def verify_bundle(directory: Path) -> EngineManifest:
     if path.stat().st_size > MAX_BYTES:
         raise BadInput(f"{path} is larger than {MAX_BYTES} bytes, too large for a manifest: fetch the bundle again")
     manifest = read_manifest(path.read_bytes())
-    unlisted = [directory / name for name in UNLISTED if (directory / name).is_file()]
-    verify_tree(directory, (*manifest.files, *(record_file(file, root=directory) for file in unlisted)))
+    verify_tree(directory, manifest.files, beside=UNLISTED)
     return manifest
 
 
@@ -149,10 +149,10 @@ def _check_rules(manifest: EngineManifest) -> None:
     calibration = manifest.calibration_set.files if manifest.calibration_set else ()
     for record in (*manifest.files, *build.files, *calibration):
         _check_record(record)
-    paths = [record.path for record in manifest.files]
-    if duplicates := {path for path in paths if paths.count(path) > 1}:
+    times = Counter(record.path for record in manifest.files)
+    if duplicates := {path for path, count in times.items() if count > 1}:
         raise BadInput(f"files lists {min(duplicates)!r} twice")
-    if unlisted := set(paths) & set(UNLISTED):
+    if unlisted := times.keys() & set(UNLISTED):
         raise BadInput(f"files lists {min(unlisted)!r}, which must not be listed")
 
 

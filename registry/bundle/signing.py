@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from registry.bundle.certificates import check_certificate, check_chain
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE
+from registry.bundle.manifest import MAX_BYTES as MANIFEST_BYTES
 from registry.digest import file_sha256
 from registry.errors import BadInput, EngineryError, SignatureInvalid, TornBundle
 from registry.host.durable import replace_file
@@ -132,12 +133,14 @@ def verify_signature(directory: Path, trust: Trust) -> None:
     Raises:
         SignatureInvalid: the signature is missing or another key's, the certificate has expired, does not permit code
             signing or was issued under another root, or another manifest was signed.
-        BadInput: the trusted key or roots cannot be read.
+        BadInput: the trusted key or roots cannot be read, or the manifest is larger than any.
         TornBundle: the folder has no manifest.json.
     """
     manifest, signature = directory / MANIFEST_FILE, directory / SIGNATURE_FILE
     if not _is_plain_file(manifest):
         raise TornBundle(f"{directory} has no {MANIFEST_FILE} that is a plain file: fetch it again")
+    if manifest.stat().st_size > MANIFEST_BYTES:
+        raise BadInput(f"{manifest} is larger than {MANIFEST_BYTES} bytes, too large for a manifest: do not trust it")
     if not _is_plain_file(signature):
         raise SignatureInvalid(f"{directory} has no {SIGNATURE_FILE}: it is unsigned, so do not trust it")
     if signature.stat().st_size > MAX_BYTES:

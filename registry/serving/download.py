@@ -61,26 +61,21 @@ def copy_bundle(store: ServingStore, model: str, version: int, into: Path) -> En
         Interrupted: the registry failed in mid-download.
     """
     bundle = store.open_bundle(model, version)
-    manifest = write_seal(bundle, into)
+    manifest = read_manifest(bundle.manifest)
+    write_seal(bundle, into)
     journal = into.with_name(f"{into.name}.journal")
     download(bundle.files, manifest.files, into, journal)
     journal.unlink()
     return manifest
 
 
-def write_seal(bundle: Bundle, into: Path) -> EngineManifest:
-    """Write manifest.json and the signature into the folder `into`, and return the parsed manifest.
-
-    Raises:
-        BadInput: `read_manifest` refuses the manifest.
-    """
-    manifest = read_manifest(bundle.manifest)
+def write_seal(bundle: Bundle, into: Path) -> None:
+    """Write manifest.json and the signature into the folder `into`."""
     write_new(into / MANIFEST_FILE, bundle.manifest)
     if bundle.signature is None:
         (into / SIGNATURE_FILE).unlink(missing_ok=True)
     else:
         write_new(into / SIGNATURE_FILE, bundle.signature)
-    return manifest
 
 
 def download(

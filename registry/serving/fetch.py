@@ -13,8 +13,8 @@ A fetch follows these rules, in this order:
    verifies perfectly. A rollback in the registry's history admits it, or a reason from the operator.
 5. A bundle in place is kept: if it is untouched since it was verified with the same keys, no byte of it is read;
    otherwise it is verified again. A damaged one stays until its replacement is verified.
-6. The signature of the manifest is verified before the files are downloaded. The manifest, not the registry's row,
-   decides again whether the engine loads on the host: tags can be edited, the manifest is signed.
+6. The signature of the manifest is verified before it is parsed and the files are downloaded. The manifest, not the
+   registry's row, decides again whether the engine loads on the host: tags can be edited, the manifest is signed.
 7. The files are downloaded and hashed. A download that was cut short resumes; one that turns out to be spoiled is
    removed.
 8. One rename places the folder. Then the host's record is written, for rules 4 and 5.
@@ -26,7 +26,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -233,8 +233,9 @@ def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path
     _remove_planted(partial, journal)
     partial.mkdir(exist_ok=True)
     try:
-        manifest = write_seal(bundle, partial)
+        write_seal(bundle, partial)
         verify_signature(partial, policy.trust)
+        manifest = read_manifest(bundle.manifest)
         check_agrees(engine, manifest)
         if policy.host is not None:
             check_compatible(row_of(manifest, engine.version), policy.host)
@@ -296,7 +297,8 @@ def _sync_folders(root: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(RecursionError):  # of folders too deep for it: they stay hidden
+            shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
