@@ -1,4 +1,4 @@
-"""Ask an HTTP server for an answer that is bounded in size and time; show its address without what is secret in it."""
+"""Ask an HTTP server for an answer that is bounded in size and time."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
-from registry.errors import Interrupted
+from registry.errors import Interrupted, shown_address
 
 # A page of a thousand events, each as long as it may be, has half of this.
 MAX_ANSWER_BYTES = 16 * 2**20
@@ -18,17 +18,6 @@ MAX_ANSWER_BYTES = 16 * 2**20
 ANSWER_SECONDS = 60.0
 # Without a byte.
 _SILENCE_SECONDS = 10.0
-_LOCAL = ("sqlite", "file")
-
-
-def shown_address(address: str) -> str:
-    """Return an address for messages: without user, password, query and fragment, which may all hold secrets."""
-    head, separator, tail = address.partition("://")
-    scheme, rest = (head, tail) if separator else ("", head)
-    if scheme not in _LOCAL:
-        # Up to the last "@": whoever does not escape a password may have "/", "?" and "#" in it.
-        rest = rest.rpartition("@")[2]
-    return f"{scheme}{separator}{rest.partition('?')[0].partition('#')[0]}"
 
 
 def read_answer(request: Request) -> bytes:

@@ -19,7 +19,7 @@ from urllib.request import Request
 from pydantic import TypeAdapter, ValidationError
 
 from registry.bundle.manifest import MANIFEST_FILE
-from registry.errors import Interrupted
+from registry.errors import Interrupted, shown_address
 from registry.mlflow.rows import (
     COMPLETE,
     NEWEST_EVENT_FIRST,
@@ -33,7 +33,7 @@ from registry.mlflow.rows import (
 from registry.names import check_name
 from registry.records import EngineVersion, PromotionEvent
 from registry.store import Bundle, ServingStore, no_alias
-from registry.web import read_answer, shown_address
+from registry.web import read_answer
 
 if TYPE_CHECKING:
     from registry.mlflow.http_files import HttpFiles

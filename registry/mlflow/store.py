@@ -19,7 +19,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 
 from registry.bundle.manifest import MANIFEST_FILE, check_agrees, read_manifest
-from registry.errors import BadInput, NotFound, TornBundle
+from registry.errors import BadInput, NotFound, TornBundle, shown_address
 from registry.mlflow.artifacts import open_files
 from registry.mlflow.errors import check_id, ignore_existing, read_pages, translate_errors
 from registry.mlflow.history import History
@@ -75,8 +75,13 @@ class MlflowStore:
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
         self._uri = tracking_uri
         self._unreadable: tuple[str, ...] = ()
-        with translate_errors("the registry"):
+        try:
             self.client = MlflowClient(tracking_uri, tracking_uri)
+        except MlflowException as error:  # whose text repeats the address, and with it a password
+            raise BadInput(
+                f"{shown_address(tracking_uri)} is not the address of a registry: set MLFLOW_TRACKING_URI to "
+                "http(s)://HOST:PORT, or unset it for the local registry"
+            ) from error
         self._state = state_directory
         self._artifact_root = artifact_root
         self._history = History(self.client, self.named_experiment)
