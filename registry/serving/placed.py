@@ -112,7 +112,7 @@ def trust_digest(trust: Trust) -> str:
     Raises:
         BadInput: a key cannot be read.
     """
-    paths = sorted(trust.roots) if trust.public_key is None else [trust.public_key]
+    paths = sorted(trust.roots or trust.public_keys)
     try:
         return sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
     except OSError as error:

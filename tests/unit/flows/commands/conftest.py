@@ -19,7 +19,7 @@ def enginery(
     for name in ("HOME", "LOGGING_LEVEL", "SERVER_ANALYTICS_ENABLED", "SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"):
         monkeypatch.setenv(f"PREFECT_{name}", "unused")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("ENGINERY_VERIFY_KEY", str(publisher.trust.public_key))
+    monkeypatch.setenv("ENGINERY_VERIFY_KEY", str(publisher.trust.public_keys[0]))
 
     def run(*arguments: object) -> Ran:
         capsys.readouterr()

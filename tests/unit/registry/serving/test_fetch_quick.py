@@ -27,7 +27,7 @@ from registry.bundle.signing import Trust
 from tests.support.publisher import HOST
 
 uri, model, key, into = sys.argv[1:]
-policy = Policy(Trust(Path(key)), HOST)
+policy = Policy(Trust((Path(key),)), HOST)
 print(fetch(QuickStore(uri, exit), model, alias="production-l4", into=Path(into), policy=policy).reused)
 print(*sorted({"mlflow", "sqlalchemy", "requests", "model_signing", "pandas", "torch", "prefect"} & set(sys.modules)))
 """
@@ -124,7 +124,7 @@ def test_fetch_never_imports_mlflow_and_in_place_no_signing(
     server_uri: str, model: str, publisher: Publisher, tmp_path: Path
 ) -> None:
     def imports(reused: bool) -> str:
-        arguments = (server_uri, model, str(publisher.trust.public_key), str(tmp_path / "models"))
+        arguments = (server_uri, model, str(publisher.trust.public_keys[0]), str(tmp_path / "models"))
         done = subprocess.run(
             [sys.executable, "-c", FETCH, *arguments], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
         )
