@@ -50,7 +50,7 @@ def main() -> None:
         with mlflow_server(home / "mlflow.db", str(home / "artifacts"), workers=asked.workers) as uri:
             publisher = make_publisher(home / "publisher")
             source = _publish(uri, home, bundle, publisher)
-            told = {"MLFLOW_TRACKING_URI": uri, "ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
+            told = {"MLFLOW_TRACKING_URI": uri, "ENGINERY_VERIFY_KEY": str(publisher.trust.public_keys[0])}
             told |= {"ENGINERY_HOME": str(home / "home")}
             rounds = [_round(bundle / "engine.plan", home, source, told) for _ in range(asked.rounds)]
     _report(rounds, asked.megabytes)

@@ -136,7 +136,7 @@ def _check_disk(home: Path) -> Finding:
 def _check_registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list[Finding]:
     try:
         store = open_store()
-        engines, unfinished = store.versions(), store.repairs.unfinished()
+        engines, unreadable, unfinished = store.versions(), store.unreadable(), store.repairs.unfinished()
         promotion = [_check_promotion(shared=store.leases.shared), *_check_aliases(store, engines)]
     except (EngineryError, OSError) as error:
         advice = "check MLFLOW_TRACKING_URI, and that its server runs"
@@ -148,6 +148,7 @@ def _check_registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list
     return [
         Finding("registry", f"{len(engines)} published engines", True, needed=True),
         RegistryFinding("publishing", found, not interrupted, advice=advice),
+        *(RegistryFinding("row", problem, False, advice="it is left out of every list") for problem in unreadable),
         *promotion,
     ]
 

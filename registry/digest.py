@@ -1,8 +1,11 @@
 """sha256 of files, folders and values, and the canonical JSON that values are hashed and stored in."""
 
+import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -130,39 +133,78 @@ def record_tree(root: Path) -> tuple[FileRecord, ...]:
     Raises:
         TornBundle: `root` holds a link, or a hard link to a file that may change elsewhere.
     """
-    paths = sorted(path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
-    for path in paths:
-        if path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1:
-            raise TornBundle(f"{path} is a link or not a regular file: replace it by a copy, a bundle holds only files")
-    return tuple(record_file(path, root=root) for path in paths)
+    return tuple(record_file(root / name, root=root) for name in sorted(list_tree(root)[0]))
 
 
-def verify_tree(root: Path, expected: Iterable[FileRecord]) -> None:
+def list_tree(root: Path) -> tuple[dict[str, os.stat_result], list[str]]:
+    """Return the state of all files under `root` by name, and its empty folders; no file is read.
+
+    Raises:
+        TornBundle: `root` holds a link, a hard link to a file that may change elsewhere, a pipe, or folders in folders
+            beyond the length of a path.
+        OSError: a folder cannot be listed.
+    """
+    files, empty, folders = dict[str, os.stat_result](), list[str](), [""]
+    while folders:  # not recursive: a stranger's folders may lie deeper than Python can call
+        folder = folders.pop()
+        try:
+            with os.scandir(root / folder) as listing:
+                entries = [(entry.name, entry.stat(follow_symlinks=False)) for entry in listing]
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise TornBundle(f"{root} holds folders too deep to be listed: do not trust it") from error
+            raise
+        if folder and not entries:
+            empty.append(folder)
+        for base, state in entries:
+            name = f"{folder}/{base}" if folder else base
+            if stat.S_ISDIR(state.st_mode):
+                folders.append(name)
+            elif stat.S_ISREG(state.st_mode) and state.st_nlink == 1:
+                files[name] = state
+            else:
+                raise TornBundle(
+                    f"{root / name!s:.300} is a link or not a regular file: replace it by a copy, a bundle holds only "
+                    "files"
+                )
+    return files, empty
+
+
+def verify_tree(root: Path, expected: Iterable[FileRecord], *, beside: Collection[str] = ()) -> None:
     """Check that `root` holds exactly the `expected` files, byte for byte, and no empty folder.
+
+    Files whose names are `beside` may be there too, whatever they hold. Names and sizes are compared before any byte is
+    read: what is not expected can be of any size.
 
     Raises:
         TornBundle: a file is missing or extra, or a folder is empty.
         DigestMismatch: a file's bytes differ.
     """
-    actual = {record.path: record for record in record_tree(root)}
+    files, empty = list_tree(root)
     listed = {record.path: record for record in expected}
-    if missing := sorted(listed.keys() - actual.keys()):
+    if missing := sorted(listed.keys() - files.keys()):
         raise TornBundle(f"{root} lacks {', '.join(missing)}: fetch or build it again")
-    if extra := sorted(actual.keys() - listed.keys()):
+    if extra := sorted(files.keys() - listed.keys() - set(beside)):
         raise TornBundle(f"{root} holds files that its manifest does not list ({', '.join(extra)}): do not trust it")
-    if empty := sorted(path for path in root.rglob("*") if path.is_dir() and not any(path.iterdir())):
-        raise TornBundle(f"{empty[0]} is an empty folder, which no manifest lists: do not trust {root}")
+    if empty:
+        raise TornBundle(f"{root / min(empty)!s:.300} is an empty folder, which no manifest lists: do not trust {root}")
     for name, record in listed.items():
-        check_record(root, record, actual=actual[name])
+        if files[name].st_size != record.size_bytes:
+            raise DigestMismatch(
+                f"{root / name} has {files[name].st_size} bytes, the record says {record.size_bytes}: fetch or build "
+                "it again"
+            )
+    for record in listed.values():
+        check_record(root, record)
 
 
-def check_record(root: Path, record: FileRecord, *, actual: FileRecord | None = None) -> None:
+def check_record(root: Path, record: FileRecord) -> None:
     """Check one file under `root` against its record.
 
     Raises:
         DigestMismatch: size or sha256 differ.
     """
-    actual = actual or record_file(root / record.path, root=root)
+    actual = record_file(root / record.path, root=root)
     if actual != record:
         raise DigestMismatch(
             f"{root / record.path}: sha256 is {actual.sha256} ({actual.size_bytes} bytes), the record says "

@@ -2,6 +2,10 @@
 
 import re
 
+# Codes that move a terminal's cursor, set its title or hide text; a line feed and a tab are text.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_LOCAL = ("sqlite", "file")
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
@@ -9,6 +13,9 @@ class EngineryError(Exception):
     """Base of every error that users see; the command line prints its one sentence."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(_ADDRESS.sub(lambda address: shown_address(address[0]), super().__str__()))
 
 
 class BadInput(EngineryError):
@@ -72,3 +79,18 @@ def first_line(error: BaseException) -> str:
     """
     lines = _TERMINAL_CODE.sub("", str(error)).strip().splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+
+
+def printable(text: str) -> str:
+    """Return text from anywhere without the codes by which it could control a terminal."""
+    return _CONTROL.sub("", _TERMINAL_CODE.sub("", text))
+
+
+def shown_address(address: str) -> str:
+    """Return an address for messages: without user, password, query and fragment, which may all hold secrets."""
+    head, separator, tail = address.partition("://")
+    scheme, rest = (head, tail) if separator else ("", head)
+    if scheme not in _LOCAL:
+        # Up to the last "@": whoever does not escape a password may have "/", "?" and "#" in it.
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{rest.partition('?')[0].partition('#')[0]}"

@@ -2,7 +2,7 @@
 
 import re
 
-from registry.errors import BadName
+from registry.errors import BadInput, BadName
 
 # At most 63 characters: the limit of a DNS label, so that a name fits Kubernetes and bucket paths too.
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
@@ -23,6 +23,17 @@ def check_name(name: str, *, what: str) -> str:
             "starting and ending with a letter or digit, without '..'"
         )
     return name
+
+
+def check_version(version: int) -> int:
+    """Return `version` if it can be a version's number.
+
+    Raises:
+        BadInput: it is below 1.
+    """
+    if version < 1:
+        raise BadInput(f"version {version} cannot exist, versions count from 1: `enginery list` shows them")
+    return version
 
 
 def production_alias(target: str) -> str:

@@ -1,6 +1,6 @@
 """What a registry must do, in domain values only: the interface that MLflow and the tests' memory store implement."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ class BundleFiles(Protocol):
     def ranged(self) -> bool:
         """Whether a part of a file costs only that part, and parts read one by one fit together."""
 
-    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Generator[bytes]:
         """Yield the bytes from `start` to before `stop` of one file, in chunks; all of it if not `ranged`.
 
         Neither their length nor their sha256 is checked here.

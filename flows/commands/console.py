@@ -4,18 +4,29 @@ import getpass
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from flows.inputs.default_paths import BUILT_IN_FLEET
-from registry.errors import BadInput
+from registry.errors import BadInput, printable
+
+
+class _SafeConsole(Console):
+    """A console on which names, reasons, labels and tags of strangers are text, and never codes for the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
 
 # A pipe or a log file has no width, and rich's default of 80 columns would wrap the tables beyond reading.
-out = Console(width=None if sys.stdout.isatty() else 150)
-err = Console(stderr=True)
+out = _SafeConsole(width=None if sys.stdout.isatty() else 150)
+err = _SafeConsole(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from flows.commands.console import FleetFile, Json, err, need_pipeline, out, print_json
 from flows.commands.recipe import describe_plan, step_times
 from flows.inputs.default_paths import FLEET
-from registry.errors import BadInput
+from registry.errors import BadInput, shown_address
 from registry.host.clock import now
 from registry.host.home import home
 from registry.mlflow.connect import open_store
@@ -173,6 +173,10 @@ def _print_ui_address(report: "ReleaseReport") -> None:
     compare = compare_address(store, report.model, report.run_id)
     if compare.startswith(LOCAL_UI):
         out.print("To see the engines in MLflow, run the next line:", highlight=False)
-        out.print(f"  mlflow ui --backend-store-uri {store.client.tracking_uri}", highlight=False, soft_wrap=True)
+        out.print(
+            f"  mlflow ui --backend-store-uri {shown_address(store.client.tracking_uri)}",
+            highlight=False,
+            soft_wrap=True,
+        )
     for what, address in (("compare them", compare), ("all versions", model_address(store, report.model))):
         out.print(f"{what}: {address}", highlight=False, markup=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from prefect import runtime
 from prefect.artifacts import MarkdownArtifact, TableArtifact
 
 from flows.prefect_server.artifacts import PageUpdates, make_key, put_artifact, warn_on_failure
+from registry.errors import shown_address
 from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision
@@ -36,7 +37,7 @@ class Pages:
         """Return the page of the model's runs; None where MLflow is a file or database, which has no UI."""
         if not self.uri.startswith(("http://", "https://")):
             return None
-        return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment}"
+        return f"{shown_address(self.uri).rstrip('/')}/#/experiments/{self.experiment}"
 
     def of_run(self, run_id: str) -> str | None:
         """Return the page of a run, as `of_experiment`."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.release.context import ReleaseContext
-from registry.errors import BadInput, SignatureInvalid
+from registry.bundle.manifest import check_agrees
+from registry.errors import BadInput, DigestMismatch, SignatureInvalid
 from registry.host.compatibility import read_host
 from registry.mlflow.runs.timing_caches import TimingCaches
 from registry.records import Backend, EngineBuild, EngineVersion, GpuTarget, OnnxArtifact
@@ -28,8 +29,10 @@ def engine_step(context: ReleaseContext, onnx: OnnxArtifact, target: GpuTarget) 
 
     def make(into: Path) -> EngineBuild:
         published = context.store.find_build(key)
-        if published is not None and (build := reuse_published(context, published, into)) is not None:
-            return build
+        if published is not None:
+            reused = reuse_published(context, published, target, key, into)
+            if reused is not None:
+                return reused
         with open_timing(context, target, key if strict else None, into) as timing:
             on_progress = context.progress_of(f"build {label}")
             return build_engine(replace(inputs, timing=timing), into=into, on_progress=on_progress)
@@ -53,18 +56,24 @@ def open_timing(
     return shared_timing(TimingCaches(context.store), key, replay_key, into.parent, context.reporter.say)
 
 
-def reuse_published(context: ReleaseContext, published: EngineVersion, into: Path) -> EngineBuild | None:
+def reuse_published(
+    context: ReleaseContext, published: EngineVersion, target: GpuTarget, key: str, into: Path
+) -> EngineBuild | None:
     """Fetch and verify the engine of a published bundle: another host built it, or this workspace was cleared.
 
-    Returns None unless a trusted key signed it: an engine is code, and this machine would run it to measure it.
+    Returns None unless a trusted key signed it, for the build key and the GPU asked for: an engine is code, and this
+    machine would run it to measure it. Two targets of one GPU type share engines, and so do two models of one graph.
     """
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
         bundle = Path(scratch) / "bundle"
         bundle.mkdir()
         copy_bundle(context.store, published.model, published.version, bundle)
         try:
-            build = verify_placed(bundle, context.trust()).build
-        except (SignatureInvalid, BadInput) as error:
+            manifest = verify_placed(bundle, context.trust())
+            check_agrees(published, manifest)
+            build = manifest.build
+            _check_build(build, target, key)
+        except (SignatureInvalid, BadInput, DigestMismatch) as error:
             context.reporter.say(
                 f"rebuilding instead of reusing {published.model} version {published.version}: {error}"
             )
@@ -72,3 +81,9 @@ def reuse_published(context: ReleaseContext, published: EngineVersion, into: Pat
         for record in build.files:
             (bundle / record.path).rename(into / record.path)
     return build
+
+
+def _check_build(build: EngineBuild, target: GpuTarget, key: str) -> None:
+    made_for, wanted = ((each.backend, each.compute_capability) for each in (build.target, target))
+    if (build.build_key, made_for) != (key, wanted):
+        raise DigestMismatch("the registry answered with another engine than was asked for, do not trust it")

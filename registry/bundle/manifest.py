@@ -6,12 +6,13 @@ unknown keys at any depth, duplicate keys, NaN and machine paths.
 
 import json
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from registry.bundle import format_1
-from registry.digest import canonical_json, read_canonical, record_file, verify_tree
+from registry.digest import canonical_json, read_canonical, verify_tree
 from registry.errors import BadInput, DigestMismatch, TornBundle
-from registry.names import check_name
+from registry.names import CANDIDATE, PRODUCTION, check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord
 
 FORMAT_VERSION = 2
@@ -68,8 +69,7 @@ def verify_bundle(directory: Path) -> EngineManifest:
     if path.stat().st_size > MAX_BYTES:
         raise BadInput(f"{path} is larger than {MAX_BYTES} bytes, too large for a manifest: fetch the bundle again")
     manifest = read_manifest(path.read_bytes())
-    unlisted = [directory / name for name in UNLISTED if (directory / name).is_file()]
-    verify_tree(directory, (*manifest.files, *(record_file(file, root=directory) for file in unlisted)))
+    verify_tree(directory, manifest.files, beside=UNLISTED)
     return manifest
 
 
@@ -95,6 +95,29 @@ def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:
                 f"{engine.model} version {engine.version}: the registry says {name} {in_registry}, its manifest "
                 f"says {in_manifest}: one was changed after publishing; publish the engine again"
             )
+
+
+def check_requested(engine: EngineVersion, model: str, alias: str | None, version: int | None) -> None:
+    """Check that a registry row is the answer to what was asked for: the model, and the version or the alias's target.
+
+    With `check_agrees` the signed manifest is the answer too. Only aliases of promotions and releases name a target.
+
+    Raises:
+        DigestMismatch: the registry, or somebody in between, answered with another engine.
+    """
+    asked: dict[str, tuple[object, object]] = {"model": (model, engine.model)}
+    if version is not None:
+        asked["version"] = (version, engine.version)
+    if alias is not None and alias.startswith((PRODUCTION, CANDIDATE)):
+        asked["target"] = (alias.removeprefix(PRODUCTION).removeprefix(CANDIDATE), engine.target)
+    for name, (requested, answered) in asked.items():
+        if requested != answered:
+            raise DigestMismatch(
+                f"{model}: {alias or f'version {version}'} was requested and the registry answered with an engine of "
+                f"{name} {answered}, not {requested}: its rows or the connection were tampered with; do not trust it"
+            )
+    if engine.version < 1:
+        raise DigestMismatch(f"{model}: the registry answered with version {engine.version}; versions count from 1")
 
 
 def _check_format_version(raw: bytes) -> None:
@@ -126,10 +149,10 @@ def _check_rules(manifest: EngineManifest) -> None:
     calibration = manifest.calibration_set.files if manifest.calibration_set else ()
     for record in (*manifest.files, *build.files, *calibration):
         _check_record(record)
-    paths = [record.path for record in manifest.files]
-    if duplicates := {path for path in paths if paths.count(path) > 1}:
+    times = Counter(record.path for record in manifest.files)
+    if duplicates := {path for path, count in times.items() if count > 1}:
         raise BadInput(f"files lists {min(duplicates)!r} twice")
-    if unlisted := set(paths) & set(UNLISTED):
+    if unlisted := times.keys() & set(UNLISTED):
         raise BadInput(f"files lists {min(unlisted)!r}, which must not be listed")
 
 

@@ -9,7 +9,7 @@ import base64
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from registry.bundle.certificates import check_certificate, check_chain
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE
+from registry.bundle.manifest import MAX_BYTES as MANIFEST_BYTES
 from registry.digest import file_sha256
 from registry.errors import BadInput, EngineryError, SignatureInvalid, TornBundle
 from registry.host.durable import replace_file
@@ -41,18 +42,18 @@ class Signer:
 
 @dataclass(frozen=True)
 class Trust:
-    """The signatures a machine accepts: one public key's, or every code-signing certificate's under one of the `roots`.
+    """The signatures a machine accepts: any of its keys', or every code-signing certificate's under one of the `roots`.
 
-    Exactly one of the two is given.
+    Exactly one of the two is given. Several keys are accepted while a publisher changes its key.
     """
 
-    public_key: Path | None = None
+    public_keys: tuple[Path, ...] = ()
     roots: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.public_key is None) == (not self.roots):
+        if bool(self.public_keys) == bool(self.roots):
             raise BadInput(
-                "signatures are verified with a public key or with root certificates: name exactly one of the two"
+                "signatures are verified with public keys or with root certificates: name exactly one of the two"
             )
 
 
@@ -83,19 +84,21 @@ def local_signer(home: Path) -> Signer:
 def local_trust(home: Path) -> Trust:
     """Return the keys this machine trusts: ENGINERY_VERIFY_KEY, ENGINERY_VERIFY_ROOTS, or its own.
 
+    Each variable may name several files, separated by `:`.
+
     Raises:
         BadInput: all three are missing, both variables are set, or one names a missing file.
     """
-    key, roots = _read_paths("ENGINERY_VERIFY_KEY"), _read_paths("ENGINERY_VERIFY_ROOTS")
-    if key or roots:
-        return Trust(key[0] if key else None, roots)
+    keys, roots = _read_paths("ENGINERY_VERIFY_KEY"), _read_paths("ENGINERY_VERIFY_ROOTS")
+    if keys or roots:
+        return Trust(keys, roots)
     public = home / "keys" / PUBLIC_KEY
     if not public.is_file():
         raise BadInput(
             "this machine has no key to verify engines with: set ENGINERY_VERIFY_KEY to the publisher's public key "
             f"(keys/{PUBLIC_KEY} in its ENGINERY_HOME), or ENGINERY_VERIFY_ROOTS to root certificates"
         )
-    return Trust(public)
+    return Trust((public,))
 
 
 def sign_bundle(directory: Path, signer: Signer) -> None:
@@ -132,12 +135,14 @@ def verify_signature(directory: Path, trust: Trust) -> None:
     Raises:
         SignatureInvalid: the signature is missing or another key's, the certificate has expired, does not permit code
             signing or was issued under another root, or another manifest was signed.
-        BadInput: the trusted key or roots cannot be read.
+        BadInput: the trusted key or roots cannot be read, or the manifest is larger than any.
         TornBundle: the folder has no manifest.json.
     """
     manifest, signature = directory / MANIFEST_FILE, directory / SIGNATURE_FILE
     if not _is_plain_file(manifest):
         raise TornBundle(f"{directory} has no {MANIFEST_FILE} that is a plain file: fetch it again")
+    if manifest.stat().st_size > MANIFEST_BYTES:
+        raise BadInput(f"{manifest} is larger than {MANIFEST_BYTES} bytes, too large for a manifest: do not trust it")
     if not _is_plain_file(signature):
         raise SignatureInvalid(f"{directory} has no {SIGNATURE_FILE}: it is unsigned, so do not trust it")
     if signature.stat().st_size > MAX_BYTES:
@@ -158,15 +163,7 @@ def verify_signature(directory: Path, trust: Trust) -> None:
 
 
 def _verify_manifest(manifest: Path, signature: Path, trust: Trust) -> None:
-    from model_signing import verifying  # as in sign_bundle
-
-    config = verifying.Config().set_hashing_config(_hashing_config())  # type: ignore[no-untyped-call]
-    with _errors_as_bad_input(f"verifying with {_describe_trust(trust)}", "name a PEM file of the right kind"):
-        if trust.public_key is not None:
-            config.use_elliptic_key_verifier(public_key=trust.public_key)
-        else:
-            config.use_certificate_verifier(certificate_chain=trust.roots)
-    config.verify(manifest, signature)
+    _verify_with_any(manifest, signature, trust)
     document = json.loads(signature.read_bytes())
     # model-signing skips the files that the signer chose to ignore, so check here which files were signed.
     resources = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))["predicate"]["resources"]
@@ -175,6 +172,25 @@ def _verify_manifest(manifest: Path, signature: Path, trust: Trust) -> None:
     if trust.roots:
         chain = document["verificationMaterial"]["x509CertificateChain"]["certificates"]
         check_chain([base64.b64decode(certificate["rawBytes"]) for certificate in chain], trust.roots)
+
+
+def _verify_with_any(manifest: Path, signature: Path, trust: Trust) -> None:
+    from model_signing import verifying  # as in sign_bundle
+
+    configs = []
+    with _errors_as_bad_input(f"verifying with {_describe_trust(trust)}", "name a PEM file of the right kind"):
+        for key in trust.public_keys or (None,):
+            config = verifying.Config().set_hashing_config(_hashing_config())  # type: ignore[no-untyped-call]
+            if key is not None:
+                config.use_elliptic_key_verifier(public_key=key)
+            else:
+                config.use_certificate_verifier(certificate_chain=trust.roots)
+            configs.append(config)
+    for config in configs[:-1]:
+        with suppress(Exception):  # the next key may fit; the last one's error is raised
+            config.verify(manifest, signature)
+            return
+    configs[-1].verify(manifest, signature)
 
 
 def _hashing_config() -> "Config":
@@ -221,7 +237,7 @@ def _is_plain_file(path: Path) -> bool:
 
 
 def _describe_trust(trust: Trust) -> str:
-    return ", ".join(map(str, trust.roots)) or str(trust.public_key)
+    return ", ".join(map(str, trust.roots or trust.public_keys))
 
 
 @contextmanager

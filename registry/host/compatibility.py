@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from registry.errors import BadInput, Incompatible, NotFound, TornBundle
+from registry.errors import BadInput, Incompatible, TornBundle
 from registry.host.gpu import read_gpu
 from registry.host.tensorrt_releases import is_release_of
 from registry.names import PRODUCTION, production_alias
@@ -64,11 +64,11 @@ def read_host(tensorrt: str | None = None) -> Host:
 
 
 def production_engines(store: ServingStore, model: str) -> tuple[EngineVersion, ...]:
-    """Return the engine in production for each target; skip an alias whose version is missing."""
+    """Return the engine in production for each target; skip an alias whose version is missing or cannot be read."""
     engines: dict[int, EngineVersion] = {}
     for alias, number in sorted(store.aliases(model).items()):
         if alias.startswith(PRODUCTION):
-            with suppress(NotFound, TornBundle):
+            with suppress(BadInput, TornBundle):
                 engines[number] = store.version(model, number)
     return tuple(engine for engine in engines.values() if _serves_its_target(engine))
 

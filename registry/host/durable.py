@@ -1,8 +1,12 @@
-"""Write files so that a power cut cannot halve them: the bytes reach the disk before the name."""
+"""Write files so that a power cut cannot halve them, and read and write plain files only, never through a link."""
 
+import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+from registry.errors import BadInput
 
 
 def sync(path: Path) -> None:
@@ -40,3 +44,36 @@ def replace_file(path: Path, content: bytes, *, stage: Path | None = None, mode:
         os.fsync(file.fileno())
     Path(name).replace(path)
     sync(path.parent)
+
+
+def read_plain(path: Path, at_most: int | None = None) -> bytes:
+    """Return the content of a plain file, or its first `at_most` bytes.
+
+    Raises:
+        BadInput: it is a link, a pipe or another thing than a file.
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+    """
+    # Non-blocking: opening a pipe would wait until somebody writes into it.
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise BadInput(f"{path} is a link: remove it") from error
+        raise
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BadInput(f"{path} is no plain file: remove it")
+        return file.read(-1 if at_most is None else at_most)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a new file in the place of whatever has its name: what a link points at stays as it is.
+
+    Raises:
+        OSError: the folder cannot be written, or the name is a folder's.
+    """
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

@@ -12,8 +12,9 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +31,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.request_utils import augmented_raise_for_status, cloud_storage_http_request
 from mlflow.utils.rest_utils import http_request
 from mlflow.utils.server_info import SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED, ServerInfoRequestError, fetch_server_info
+from pydantic import TypeAdapter, ValidationError
 
 from registry.errors import BadInput, EngineryError, Interrupted, NotFound, TornBundle, first_line
 from registry.mlflow.http_files import CHUNK_BYTES, HttpFiles, SendGet, translate_request_errors, unreadable
@@ -43,6 +45,14 @@ _STORE_FAILED = 500
 # Between tries at a store that answers 500; a short failure is over by then. Other retries of the project: run_files.py
 # (a restarting server), registry/serving/download.py (a broken connection), tasks/execution/steps.py (a whole stage).
 STORE_PAUSES_SECONDS = (2.0, 5.0, 15.0)
+
+
+@dataclass(frozen=True)
+class _Presigned:
+    """Where a server says that a file can be read, and with which headers."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class StoreFailed(EngineryError):
@@ -59,7 +69,7 @@ def open_files(uri: str, tracking_uri: str, probe: str) -> BundleFiles:
             return _open_server_files(repository.artifact_uri, probe)
         if isinstance(repository, MultipartDownloadMixin):
             return HttpFiles(uri, _get_presigned(lambda path: _presign_in_bucket(repository, path)), None)
-    except MlflowException as error:
+    except (MlflowException, ValueError) as error:
         raise EngineryError(f"{uri} cannot be read ({first_line(error)}): check the registry's store") from error
     return CopiedFiles(repository)
 
@@ -72,7 +82,7 @@ class FolderFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Generator[bytes]:
         """See `BundleFiles.read`."""
         # Non-blocking: opening a pipe in place of a file would wait indefinitely.
         try:
@@ -99,7 +109,7 @@ class CopiedFiles:
     def __init__(self, repository: Any) -> None:
         self._repository = repository
 
-    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Generator[bytes]:
         """See `BundleFiles.read`."""
         with tempfile.TemporaryDirectory() as scratch:
             try:
@@ -164,7 +174,7 @@ def _is_presigning(server: str) -> bool:
         return bool(setting.get())  # type: ignore[no-untyped-call]
     with _translate_read_errors(server):
         info = fetch_server_info(_credentials(server)).data or {}
-    return bool(info.get(SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED))
+    return isinstance(info, dict) and bool(info.get(SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED))
 
 
 def _get_presigned(presign: Callable[[str], tuple[str, dict[str, str]]]) -> SendGet:
@@ -199,9 +209,13 @@ def _presign_in_bucket(repository: Any, path: str) -> tuple[str, dict[str, str]]
 
 
 def _presign_by_server(server: str, path: str) -> tuple[str, dict[str, str]]:
-    answer = _get(server, f"{_SERVICE}/presigned{quote(path)}", {})
-    answer.raise_for_status()
-    return answer.json()["url"], dict(answer.json().get("headers", {}))
+    try:
+        with closing(_get(server, f"{_SERVICE}/presigned{quote(path)}", {})) as answer:
+            answer.raise_for_status()
+            presigned = TypeAdapter(_Presigned).validate_json(answer.content)
+    except ValidationError as error:
+        raise Interrupted(f"{path}: the server gave no address for it, check the server and fetch again") from error
+    return presigned.url, presigned.headers
 
 
 def _get(host: str, path: str, headers: Mapping[str, str]) -> requests.Response:

@@ -9,7 +9,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from registry.errors import BadInput, EngineryError, first_line
+from registry.errors import BadInput, EngineryError, first_line, shown_address
 from registry.host.home import home
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _check_once(uri: str) -> None:
 def _check_server(uri: str) -> None:
     import requests
 
-    host = uri.rpartition("@")[2].removeprefix("http://").removeprefix("https://")
+    host = shown_address(uri).removeprefix("http://").removeprefix("https://")
     # As mlflow's own requests: through the same proxies, and by the same certificates.
     insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
     verify = False if insecure else os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True

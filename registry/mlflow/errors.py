@@ -2,13 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import FORBIDDEN
+from http.client import FORBIDDEN, HTTPException
 from typing import Any
 
+import requests
+from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 from mlflow.exceptions import MlflowException
 
 from registry.errors import BadInput, EngineryError, NotFound, first_line
 
+# mlflow's client does not check what a server answers: a missing field, another type, deep JSON, garbage.
+_UNREADABLE = (
+    *(requests.RequestException, HTTPException, ParseError),
+    *(LookupError, TypeError, ValueError, AttributeError, RecursionError),
+)
 _REFUSALS = {
     401: "the server does not accept this user and password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     403: "this user has no permission to change it: ask for the permission, or set MLFLOW_TRACKING_USERNAME to another",
@@ -21,7 +28,7 @@ def translate_errors(what: str) -> Iterator[None]:
 
     Raises:
         NotFound: MLflow has no such thing.
-        EngineryError: anything else.
+        EngineryError: anything else, also an answer that mlflow's client cannot read.
     """
     try:
         yield
@@ -29,6 +36,11 @@ def translate_errors(what: str) -> Iterator[None]:
         sentence = explain_refusal(error) or first_line(error)
         kind = NotFound if error.error_code == "RESOURCE_DOES_NOT_EXIST" else EngineryError
         raise kind(f"MLflow, {what}: {sentence}") from error
+    except _UNREADABLE as error:
+        raise EngineryError(
+            f"MLflow, {what}: the registry's answer cannot be read ({type(error).__name__}): check the server, or the "
+            "proxy before it"
+        ) from error
 
 
 def explain_refusal(error: Exception) -> str | None:

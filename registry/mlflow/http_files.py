@@ -1,18 +1,42 @@
 """Bundle files behind an HTTP server, read by byte ranges; independent of MLflow."""
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cached_property
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from registry.errors import EngineryError, Interrupted, NotFound, TornBundle, first_line
 
 CHUNK_BYTES = 2**20
+# A download goes on as long as so many bytes arrive in so many seconds.
+PACE_SECONDS, PACE_BYTES = 120.0, 64 * 2**10
 # Sends one GET for a path with the headers given.
 SendGet = Callable[[str, Mapping[str, str]], requests.Response]
 # Some servers put a whole page into an error's first line.
 _LONGEST_REASON = 300
+
+
+class _Pace:
+    """Ends a download of which almost nothing arrives: a server that sends a byte now and then never times out."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._bytes, self._since = what, 0, time.monotonic()
+
+    def count(self, size: int) -> None:
+        """Count bytes that arrived.
+
+        Raises:
+            Interrupted: too few did in the last PACE_SECONDS.
+        """
+        self._bytes += size
+        if (now := time.monotonic()) - self._since < PACE_SECONDS:
+            return
+        if self._bytes < PACE_BYTES:
+            raise Interrupted(f"{self._what}: {self._bytes} bytes in {PACE_SECONDS:g} s; check the server, fetch again")
+        self._bytes, self._since = 0, now
 
 
 class HttpFiles:
@@ -44,7 +68,7 @@ class HttpFiles:
                 )
         return validators[0] == validators[1] and validators[0].startswith('"')
 
-    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Generator[bytes]:
         """See `BundleFiles.read`."""
         requested = f"bytes={start}-{stop - 1}" if stop is not None and self.ranged else None
         with translate_request_errors(f"{self._name}/{path}"), closing(self._get(path, requested)) as answer:
@@ -53,12 +77,18 @@ class HttpFiles:
                 raise TornBundle(
                     f"{self._name}/{path}: the server sent {sent or 'no range'} instead of {requested}: do not trust it"
                 )
-            yield from answer.iter_content(CHUNK_BYTES)
+            # What has arrived, and as it came: a few compressed bytes could fill the memory.
+            pace = _Pace(f"{self._name}/{path}")
+            while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=False):
+                pace.count(len(chunk))
+                yield chunk
 
     def _get(self, path: str, byte_range: str | None) -> requests.Response:
         # Compressed bytes would have other positions and another length.
         headers = {"Accept-Encoding": "identity"} | ({"Range": byte_range} if byte_range else {})
         answer = self._send_get(path, headers)
+        if not answer.ok:
+            answer.close()
         if answer.status_code == requests.codes.not_found:
             raise NotFound(f"{self._name}/{path} does not exist: publish the engine again")
         if answer.status_code == requests.codes.requested_range_not_satisfiable:
@@ -80,6 +110,8 @@ def translate_request_errors(what: str) -> Iterator[None]:
     except requests.RequestException as error:
         missing = error.response is not None and error.response.status_code == requests.codes.not_found
         raise unreadable(what, error, missing=missing) from error
+    except HTTPError as error:  # of a body that is read without requests
+        raise unreadable(what, error, missing=False) from error
 
 
 def unreadable(what: str, error: Exception, *, missing: bool) -> EngineryError:

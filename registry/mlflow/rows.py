@@ -5,18 +5,21 @@ and aliases.
 """
 
 import json
+import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from registry.bundle.manifest import MANIFEST_FILE, MAX_BYTES, SIGNATURE_FILE
-from registry.errors import BadInput, DigestMismatch, NotFound
+from registry.errors import BadInput, DigestMismatch, Interrupted, NotFound
 from registry.names import check_name
 from registry.records import EngineVersion, PromotionEvent
 from registry.store import Bundle, BundleFiles
+from registry.web import ANSWER_SECONDS
 
 # Three tags of a version are for people. MLflow's page of a version sorts tags by name: the others come behind them.
 _FOR_PEOPLE = ("target", "precision", "verdict")
@@ -38,6 +41,7 @@ EVENT_RECORD = "enginery.record"
 # Ids are in the order of the promotions, and so is their text; clocks of two hosts need not be.
 NEWEST_EVENT_FIRST = f"tags.`{EVENT_ID}` DESC"
 
+_REPAIR = "put the tags back in MLflow, or delete it there"
 _ROW, _EVENT = TypeAdapter(EngineVersion), TypeAdapter(PromotionEvent)
 
 
@@ -49,7 +53,10 @@ def row_from(version: Any, aliases: Mapping[str, int] | None = None) -> EngineVe
     Raises:
         BadInput: its tags were edited.
     """
-    number = int(version.version)
+    try:
+        number = int(version.version)
+    except ValueError as error:
+        raise BadInput(f"{version.name}: MLflow answered with a version that is no number: check the server") from error
     own = version.aliases if aliases is None else [alias for alias, at in aliases.items() if at == number]
     columns = EngineVersion.__dataclass_fields__
     fields = {
@@ -64,8 +71,10 @@ def row_from(version: Any, aliases: Mapping[str, int] | None = None) -> EngineVe
     }
     try:
         return _ROW.validate_python(fields)
-    except ValueError as error:
-        raise BadInput(f"{version.name} version {number} has tags that were edited: {error}") from error
+    except ValidationError as error:
+        raise BadInput(
+            f"{version.name} version {number} has tags that were edited ({_first_place(error)}): {_REPAIR}"
+        ) from error
 
 
 def tags_of(row: EngineVersion, **recorded: str) -> dict[str, str]:
@@ -139,14 +148,26 @@ def event_from(tags: Mapping[str, str]) -> PromotionEvent:
     """
     try:
         return replace(_EVENT.validate_json(tags.get(EVENT_RECORD, "")), outcome=tags.get(EVENT_OUTCOME, ""))
-    except ValueError as error:
-        raise BadInput(f"the history's event {tags.get(EVENT_ID)} has tags that were edited: {error}") from error
+    except ValidationError as error:
+        raise BadInput(
+            f"the history's event {tags.get(EVENT_ID)} has tags that were edited ({_first_place(error)}): {_REPAIR}"
+        ) from error
+
+
+def _first_place(error: ValidationError) -> str:
+    # Not pydantic's own words, which speak of its types and go on for pages.
+    return ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"]) or "no JSON"
 
 
 def _read_whole(files: BundleFiles, path: str) -> bytes:
-    content = b""
-    for chunk in files.read(path):
-        content += chunk
-        if len(content) > MAX_BYTES:
-            raise BadInput(f"{path} is larger than {MAX_BYTES} bytes: it was changed since; do not trust it")
-    return content
+    content, deadline = bytearray(), time.monotonic() + ANSWER_SECONDS
+    with closing(files.read(path)) as chunks:
+        for chunk in chunks:
+            content += chunk
+            if len(content) > MAX_BYTES:
+                raise BadInput(f"{path} is larger than {MAX_BYTES} bytes: it was changed since; do not trust it")
+            if time.monotonic() > deadline:
+                raise Interrupted(
+                    f"{path} took more than {ANSWER_SECONDS:g} s to arrive: check the server, fetch again"
+                )
+    return bytes(content)

@@ -19,7 +19,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 
 from registry.bundle.manifest import MANIFEST_FILE, check_agrees, read_manifest
-from registry.errors import BadInput, NotFound, TornBundle
+from registry.errors import BadInput, NotFound, TornBundle, shown_address
 from registry.mlflow.artifacts import open_files
 from registry.mlflow.errors import check_id, ignore_existing, read_pages, translate_errors
 from registry.mlflow.history import History
@@ -38,6 +38,7 @@ from registry.names import check_name
 from registry.records import EngineManifest, EngineVersion, PromotionEvent
 from registry.store import Bundle, BundleFiles, Lease, Leases, no_alias
 
+_log = logging.getLogger(__name__)
 # Without it MLflow 3 guesses from its runs and traces whether an experiment is GenAI.
 _MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -73,8 +74,14 @@ class MlflowStore:
             import mlflow.store.model_registry.sqlalchemy_store
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
         self._uri = tracking_uri
-        with translate_errors("the registry"):
+        self._unreadable: tuple[str, ...] = ()
+        try:
             self.client = MlflowClient(tracking_uri, tracking_uri)
+        except MlflowException as error:  # whose text repeats the address, and with it a password
+            raise BadInput(
+                f"{shown_address(tracking_uri)} is not the address of a registry: set MLFLOW_TRACKING_URI to "
+                "http(s)://HOST:PORT, or unset it for the local registry"
+            ) from error
         self._state = state_directory
         self._artifact_root = artifact_root
         self._history = History(self.client, self.named_experiment)
@@ -117,6 +124,13 @@ class MlflowStore:
             complete = list(islice((version for version in versions if version.tags.get(STATE) == COMPLETE), newest))
         return tuple(sorted(self._rows_from(complete), key=lambda row: (row.model, row.version)))
 
+    def unreadable(self) -> tuple[str, ...]:
+        """Return a sentence for each row that the last `versions` or `builds` left out, because its tags were edited.
+
+        One edited tag must not stop the work on all other engines.
+        """
+        return self._unreadable
+
     def version(self, model: str, version: int) -> EngineVersion:
         """See `Store.version`."""
         return row_from(self._read_complete(model, version))
@@ -151,7 +165,7 @@ class MlflowStore:
         with translate_errors(f"aliases of {model}"):
             # Not get_registered_model: it reads every version of the model (seconds at 10,000 of them).
             models = self.client.search_registered_models(query, max_results=1)
-        return {alias: int(version) for row in models for alias, version in row.aliases.items()}
+            return {alias: int(version) for row in models for alias, version in row.aliases.items()}
 
     def aliased(self, model: str, alias: str) -> int | None:
         """See `Store.aliased`."""
@@ -166,12 +180,12 @@ class MlflowStore:
 
     def _read_aliased(self, model: str, alias: str) -> Any:
         check_name(alias, what="alias")
-        try:
-            version = self.client.get_model_version_by_alias(check_name(model, what="model"), alias)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            with translate_errors(f"alias {alias} of {model}"):
+        with translate_errors(f"alias {alias} of {model}"):
+            try:
+                version = self.client.get_model_version_by_alias(check_name(model, what="model"), alias)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
                 raise
         # MLflow resolves `latest` even if nobody has set it.
         return version if alias in version.aliases else None
@@ -217,7 +231,15 @@ class MlflowStore:
     def _rows_from(self, versions: list[Any]) -> tuple[EngineVersion, ...]:
         # A search leaves the aliases of a version empty: they come from the registered model.
         aliases = {name: self.aliases(name) for name in {version.name for version in versions}}
-        return tuple(row_from(version, aliases[version.name]) for version in versions)
+        rows, unreadable = [], []
+        for version in versions:
+            try:
+                rows.append(row_from(version, aliases[version.name]))
+            except BadInput as error:
+                _log.warning("%s", error)
+                unreadable.append(str(error))
+        self._unreadable = tuple(unreadable)
+        return tuple(rows)
 
     def _read_manifest(self, version: Any) -> EngineManifest:
         return read_manifest(read_manifest_bytes(version, self._open_files(version)))

@@ -3,7 +3,7 @@
 Only production aliases have a history: releases move candidate aliases without one, and other aliases are people's own.
 """
 
-from registry.errors import Unrecorded
+from registry.errors import BadInput, TornBundle, Unrecorded
 from registry.names import PRODUCTION
 from registry.promotion.rules import describe_moved_past
 from registry.records import EngineVersion
@@ -36,7 +36,10 @@ def find_moved_past(store: ServingStore, model: str) -> tuple[str, ...]:
 
     def look(alias: str) -> str | None:
         version = store.aliases(model).get(alias)
-        return None if version is None else _explain(store, model, alias, version)
+        try:
+            return None if version is None else _explain(store, model, alias, version)
+        except (BadInput, TornBundle) as error:  # an edited event says nothing about the other aliases
+            return f"{alias}: {error}"
 
     aliases = sorted(alias for alias in store.aliases(model) if alias.startswith(PRODUCTION))
     # Twice, as in `_look_at`.

@@ -8,14 +8,16 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, read_manifest
 from registry.errors import DigestMismatch, EngineryError, Interrupted, TornBundle
+from registry.host.durable import read_plain, write_new
 from registry.records import EngineManifest, FileRecord
 from registry.store import Bundle, BundleFiles, ServingStore
 
@@ -59,26 +61,21 @@ def copy_bundle(store: ServingStore, model: str, version: int, into: Path) -> En
         Interrupted: the registry failed in mid-download.
     """
     bundle = store.open_bundle(model, version)
-    manifest = write_seal(bundle, into)
+    manifest = read_manifest(bundle.manifest)
+    write_seal(bundle, into)
     journal = into.with_name(f"{into.name}.journal")
     download(bundle.files, manifest.files, into, journal)
     journal.unlink()
     return manifest
 
 
-def write_seal(bundle: Bundle, into: Path) -> EngineManifest:
-    """Write manifest.json and the signature into the folder `into`, and return the parsed manifest.
-
-    Raises:
-        BadInput: `read_manifest` refuses the manifest.
-    """
-    manifest = read_manifest(bundle.manifest)
-    (into / MANIFEST_FILE).write_bytes(bundle.manifest)
+def write_seal(bundle: Bundle, into: Path) -> None:
+    """Write manifest.json and the signature into the folder `into`."""
+    write_new(into / MANIFEST_FILE, bundle.manifest)
     if bundle.signature is None:
         (into / SIGNATURE_FILE).unlink(missing_ok=True)
     else:
-        (into / SIGNATURE_FILE).write_bytes(bundle.signature)
-    return manifest
+        write_new(into / SIGNATURE_FILE, bundle.signature)
 
 
 def download(
@@ -105,7 +102,10 @@ def download(
     missing = [part for parts in segments.values() for part in parts if part not in arrived]
     _check_room(into, sum(part.stop - part.start for part in missing))
     stop = Event()
-    with journal.open("ab") as log, ThreadPoolExecutor(plan.streams, thread_name_prefix="fetch") as pool:
+    with (
+        open(journal, "ab", opener=_open_plain) as log,
+        ThreadPoolExecutor(plan.streams, thread_name_prefix="fetch") as pool,
+    ):
         job = _Job(files, into, log.fileno(), pool, stop, plan)
         try:
             started = {record: _start_file(job, record, parts, arrived) for record, parts in segments.items()}
@@ -162,13 +162,14 @@ def _copy_segment(job: _Job, record: FileRecord, part: Segment) -> None:
     try:
         for attempt in range(1, job.plan.attempts + 1):
             try:
-                for chunk in _read_chunks(job.files, record, part, position):
-                    if job.stop.is_set():
-                        return
-                    if position + len(chunk) > part.stop:
-                        raise TornBundle(_wrong_size(part, "more"))
-                    _write_chunk(descriptor, chunk, position)
-                    position += len(chunk)
+                with closing(_read_chunks(job.files, record, part, position)) as chunks:
+                    for chunk in chunks:
+                        if job.stop.is_set():
+                            return
+                        if position + len(chunk) > part.stop:
+                            raise TornBundle(_wrong_size(part, "more"))
+                        _write_chunk(descriptor, chunk, position)
+                        position += len(chunk)
                 break
             except Interrupted:
                 if attempt == job.plan.attempts or job.stop.wait(job.plan.pause_seconds * attempt):
@@ -181,7 +182,7 @@ def _copy_segment(job: _Job, record: FileRecord, part: Segment) -> None:
     os.write(job.journal, f"{part.start} {part.stop} {part.path}\n".encode())
 
 
-def _read_chunks(files: BundleFiles, record: FileRecord, part: Segment, position: int) -> Iterator[bytes]:
+def _read_chunks(files: BundleFiles, record: FileRecord, part: Segment, position: int) -> Generator[bytes]:
     # A whole file is requested without a range, which every server understands.
     whole = (position, part.stop) == (0, record.size_bytes)
     return files.read(part.path) if whole else files.read(part.path, position, part.stop)
@@ -212,9 +213,13 @@ def _hash_file(job: _Job, record: FileRecord, parts: _Started) -> str:
     return digest.hexdigest()
 
 
+def _open_plain(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+
+
 def _read_journal(journal: Path) -> frozenset[Segment]:
     try:
-        text = journal.read_text(encoding="utf-8", errors="replace")
+        text = read_plain(journal).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return frozenset()
     # A line that a kill cut short does not match, or names a segment that is in no plan.

@@ -3,7 +3,8 @@
 A fetch follows these rules, in this order:
 
 1. Either an alias or a version names the engine in the registry, never both. A production alias that the history does
-   not know to point there was moved past every gate, and is refused unless the operator accepts it.
+   not know to point there was moved past every gate, and is refused unless the operator accepts it. The registry must
+   answer with the model, version and target that were asked for.
 2. An engine that does not load on the host is refused before anything is downloaded: for example one that was built
    for another GPU, TensorRT or driver.
 3. One fetch of a model runs at a time per host. Whatever it leaves unfinished lies beside the destination, on its file
@@ -12,8 +13,8 @@ A fetch follows these rules, in this order:
    verifies perfectly. A rollback in the registry's history admits it, or a reason from the operator.
 5. A bundle in place is kept: if it is untouched since it was verified with the same keys, no byte of it is read;
    otherwise it is verified again. A damaged one stays until its replacement is verified.
-6. The signature of the manifest is verified before the files are downloaded. The manifest, not the registry's row,
-   decides again whether the engine loads on the host: tags can be edited, the manifest is signed.
+6. The signature of the manifest is verified before it is parsed and the files are downloaded. The manifest, not the
+   registry's row, decides again whether the engine loads on the host: tags can be edited, the manifest is signed.
 7. The files are downloaded and hashed. A download that was cut short resumes; one that turns out to be spoiled is
    removed.
 8. One rename places the folder. Then the host's record is written, for rules 4 and 5.
@@ -25,7 +26,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -33,7 +34,14 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, check_agrees, read_manifest, verify_bundle
+from registry.bundle.manifest import (
+    MANIFEST_FILE,
+    SIGNATURE_FILE,
+    check_agrees,
+    check_requested,
+    read_manifest,
+    verify_bundle,
+)
 from registry.bundle.signing import Trust, verify_signature
 from registry.errors import (
     BadInput,
@@ -46,7 +54,7 @@ from registry.errors import (
 )
 from registry.host.compatibility import Host, check_compatible, find_incompatibility, production_engines
 from registry.host.durable import sync
-from registry.names import PRODUCTION, check_name, production_alias
+from registry.names import PRODUCTION, check_name, check_version, production_alias
 from registry.promotion.rules import APPROVE, DONE, PENDING, RESTORE, ROLLBACK, UNDONE
 from registry.promotion.unrecorded import RECENT_EVENTS, resolve_recorded
 from registry.records import EngineManifest, EngineVersion
@@ -109,11 +117,13 @@ def fetch(
         Incompatible: the engine does not load on the policy's host; nothing was downloaded.
         SignatureInvalid: the signature of a trusted publisher is missing.
         Replayed: this host has served a newer release, and nothing shows that going back is intended.
-        TornBundle, DigestMismatch: the registry no longer holds what was published; nothing is placed.
+        TornBundle, DigestMismatch: the registry no longer holds what was published, or answers with another engine than
+            was asked for; nothing is placed.
         Interrupted: the registry failed; nothing is placed, and the next fetch resumes.
         EngineryError: this host cannot write the bundle (disk full, permissions); nothing is placed.
     """
     engine = _resolve_engine(store, model, alias, version, policy)
+    check_requested(engine, model, alias, version)
     if policy.host is not None and find_incompatibility(engine, policy.host):
         check_compatible(engine, policy.host, production_engines(store, model))
     model_folder = into / model
@@ -175,7 +185,7 @@ def _resolve_engine(
         is_checked = check_name(alias, what="alias").startswith(PRODUCTION) and not policy.unrecorded
         return resolve_recorded(store, model, alias) if is_checked else store.resolve(model, alias)
     if version is not None and alias is None:
-        return store.version(model, version)
+        return store.version(model, check_version(version))
     raise BadInput("name the engine to fetch by either an alias or a version, and not both")
 
 
@@ -220,10 +230,12 @@ def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path
     bundle = store.open_bundle(engine.model, engine.version)
     partial = model_folder / f"{_PARTIAL}{sha256(bundle.manifest).hexdigest()}"
     journal = partial.with_name(f"{partial.name}.journal")
+    _remove_planted(partial, journal)
     partial.mkdir(exist_ok=True)
     try:
-        manifest = write_seal(bundle, partial)
+        write_seal(bundle, partial)
         verify_signature(partial, policy.trust)
+        manifest = read_manifest(bundle.manifest)
         check_agrees(engine, manifest)
         if policy.host is not None:
             check_compatible(row_of(manifest, engine.version), policy.host)
@@ -238,6 +250,19 @@ def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path
     _sync_folders(partial)
     _swap_in(partial, destination)
     return Fetched(destination, engine.version, engine.digest, engine.model, reused=False)
+
+
+def _remove_planted(partial: Path, journal: Path) -> None:
+    """Start over where a link or a pipe is in the way: the download would write through it, or wait for ever."""
+    if partial.is_symlink() or (os.path.lexists(journal) and (journal.is_symlink() or not journal.is_file())):
+        _remove(partial)
+        _remove(journal)
+    if partial.exists():
+        try:
+            file_states(partial)
+        except TornBundle:
+            _remove(partial)
+            _remove(journal)
 
 
 def _update_record(engine: EngineVersion, model_folder: Path, record: HostRecord, policy: Policy) -> HostRecord:
@@ -272,7 +297,8 @@ def _sync_folders(root: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(RecursionError):  # of folders too deep for it: they stay hidden
+            shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 

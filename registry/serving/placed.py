@@ -6,9 +6,7 @@ ctime, which no program can set. This guards against accidents only: anyone who 
 engine after any check.
 """
 
-import os
-import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,8 +14,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from registry.bundle.signing import Trust
+from registry.digest import list_tree
 from registry.errors import BadInput, TornBundle
-from registry.host.durable import replace_file
+from registry.host.durable import read_plain, replace_file
 
 RECORD_FILE = ".placed.json"
 
@@ -85,11 +84,11 @@ def read_record(model_folder: Path) -> HostRecord:
     """Read a model's record; a host without one has an empty record.
 
     Raises:
-        BadInput: the file is damaged. Treating it as empty would admit an old release.
+        BadInput: the file is damaged or no plain file. Treating it as empty would admit an old release.
     """
     path = model_folder / RECORD_FILE
     try:
-        return _RECORD.validate_json(path.read_bytes())
+        return _RECORD.validate_json(read_plain(path))
     except FileNotFoundError:
         return HostRecord()
     except ValidationError as error:
@@ -113,7 +112,7 @@ def trust_digest(trust: Trust) -> str:
     Raises:
         BadInput: a key cannot be read.
     """
-    paths = sorted(trust.roots) if trust.public_key is None else [trust.public_key]
+    paths = sorted(trust.roots or trust.public_keys)
     try:
         return sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
     except OSError as error:
@@ -129,7 +128,15 @@ def file_states(folder: Path) -> tuple[FileState, ...]:
         TornBundle: an entry is a link, a pipe, a file with a second hard link, or an empty folder.
         OSError: the folder cannot be listed.
     """
-    return tuple(sorted(_walk_files(folder, folder), key=lambda state: state.path))
+    files, empty = list_tree(folder)
+    if empty or not files:
+        raise TornBundle(
+            f"{folder / min(empty, default='')} is an empty folder, which a bundle never holds: fetch it again"
+        )
+    return tuple(
+        FileState(name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+        for name, state in sorted(files.items())
+    )
 
 
 def check_listing(folder: Path, names: Iterable[str]) -> None:
@@ -143,19 +150,3 @@ def check_listing(folder: Path, names: Iterable[str]) -> None:
         raise TornBundle(f"{folder} lacks {', '.join(missing)}: fetch it again")
     if extra := sorted(present - listed):
         raise TornBundle(f"{folder} holds {', '.join(extra)}, which its manifest does not list: fetch it again")
-
-
-def _walk_files(folder: Path, root: Path) -> Iterator[FileState]:
-    with os.scandir(folder) as listing:
-        entries = list(listing)
-    if not entries:
-        raise TornBundle(f"{folder} is an empty folder, which a bundle never holds: fetch it again")
-    for entry in entries:
-        state = entry.stat(follow_symlinks=False)
-        if stat.S_ISDIR(state.st_mode):
-            yield from _walk_files(Path(entry.path), root)
-        elif stat.S_ISREG(state.st_mode) and state.st_nlink == 1:
-            name = Path(entry.path).relative_to(root).as_posix()
-            yield FileState(name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
-        else:
-            raise TornBundle(f"{entry.path} is a link or not a file; a bundle holds plain files only: fetch it again")

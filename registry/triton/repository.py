@@ -18,6 +18,7 @@ from registry.bundle.manifest import MANIFEST_FILE, verify_bundle
 from registry.digest import check_record, record_tree
 from registry.errors import BadInput, EngineryError, TornBundle
 from registry.host.durable import replace_file, sync
+from registry.names import check_version
 from registry.records import FileRecord
 from registry.triton.config import DIGEST_PARAMETER, config_text
 from registry.triton.model import TritonModel, check_servable, engine_file
@@ -67,10 +68,11 @@ def place_triton(
     Raises:
         TornBundle, DigestMismatch: a bundle differs from what was published; nothing was placed.
         Incompatible: Triton cannot serve an engine, or not these together.
-        BadInput: Triton's files cannot hold a name, label or row, the repository has a model of that name that
-            Enginery did not place, or tritonclient is missing.
+        BadInput: `version` is below 1, Triton's files cannot hold a name, label or row, the repository has a model of
+            that name that Enginery did not place, or tritonclient is missing.
         EngineryError: this host cannot write the repository; config.pbtxt names a whole version, old or new.
     """
+    check_version(version)
     manifests = tuple(verify_bundle(bundle) for bundle in bundles)
     model = TritonModel(manifests, version, bundled_rows(bundles[0], manifests[0]), python_backend)
     check_servable(model, container)

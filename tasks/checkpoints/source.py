@@ -80,7 +80,8 @@ def from_folder(path: Path, *, name: str, task: str, into: Path, origin: str | N
     check_name(name, what="model name")
     with staging(into) as folder:
         for file in list_checkpoint(path):
-            shutil.copyfile(path / file, folder / file)
+            # What `list_checkpoint` looked at: a link put there since is copied as a link, and refused.
+            shutil.copyfile((path / file).resolve(), folder / file, follow_symlinks=False)
         return _move_into_place(
             folder, into, name=name, task=task, origin=origin or f"folder:{path.name}", revision=None
         )
@@ -89,16 +90,30 @@ def from_folder(path: Path, *, name: str, task: str, into: Path, origin: str | N
 def list_checkpoint(path: Path) -> tuple[str, ...]:
     """List the files of a local checkpoint that a release copies: its texts, then its weights.
 
+    A link is followed inside the folder only, or, as in huggingface_hub's cache, from MODEL/snapshots/REVISION into
+    MODEL/blobs.
+
     Raises:
-        BadInput: no such folder, no safetensors weights, or `auto_map`.
+        BadInput: no such folder, no safetensors weights, a link out of the checkpoint, or `auto_map`.
     """
     if not path.is_dir():
         raise BadInput(f"{path} is not a folder: name a checkpoint folder with config.json and {WEIGHTS}")
     listing = {entry.name: None for entry in sorted(path.iterdir()) if entry.is_file()}
     weights = _choose_weights(listing, where=str(path))
+    _check_links(path, listing)
     read_config(path)
     shards = _list_shards(path, listing) if weights == INDEX else (WEIGHTS,)
     return (*(file for file in listing if _is_text_file(file)), *shards)
+
+
+def _check_links(path: Path, names: Iterable[str]) -> None:
+    folder = path.resolve()
+    roots = [folder, *([folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
+    for name in names:
+        is_copied = _is_text_file(name) or name.endswith(".safetensors")
+        target = (path / name).resolve()
+        if is_copied and not any(target.is_relative_to(root) for root in roots):
+            raise BadInput(f"{path / name} is a link out of the checkpoint's folder: replace it by a copy of the file")
 
 
 def from_package(

@@ -5,7 +5,9 @@ instant, and is verified by sha256 before use (docs/adr/0003-stages-by-key.md).
 """
 
 import errno
+import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -13,7 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
@@ -29,6 +33,10 @@ LARGEST_RECORD = 16 * 2**20
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Nobody resumes a release after this long, and unfinished work only saves time.
 PARTIAL_SECONDS = 7 * 86400.0
+# The locks by which others see that this process lives: one for each workspace that it writes to.
+_OWNED: dict[Path, tuple[str, FileLock]] = {}
+_OWNING = Lock()
+_OWNER = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,9 @@ class Workspace:
             with suppress(FileNotFoundError):  # another process finished that work, or sweeps too
                 if file.stat().st_mtime < time.time() - PARTIAL_SECONDS:
                     file.unlink()
-        for folder in (self.root / ".tmp").glob("*-*"):
-            if not _is_owner_alive(folder):
+        for folder in (self.root / ".tmp").glob("*-*-*"):
+            owner = folder.name.rsplit("-", 2)[1]
+            if _OWNER.fullmatch(owner) and _has_ended(self._owner_lock(owner)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _lock(self, key: str) -> FileLock:
@@ -141,7 +150,25 @@ class Workspace:
         """Make an empty folder that `sweep` removes once this process has ended."""
         parent = self.root / ".tmp"
         parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{kind}-{os.getpid()}-", dir=parent))
+        return Path(tempfile.mkdtemp(prefix=f"{kind}-{self._own()}-", dir=parent))
+
+    def _own(self) -> str:
+        """Return this process's name in this workspace, under a lock that the kernel lets go when the process ends.
+
+        A process id would mean nothing to a process in another container with the same home.
+        """
+        with _OWNING:
+            name, lock = _OWNED.get(self.root, ("", None))
+            if lock is None or not Path(lock.lock_file).exists():
+                name = uuid4().hex
+                (self.root / ".locks").mkdir(parents=True, exist_ok=True)
+                lock = FileLock(self._owner_lock(name), thread_local=False)
+                lock.acquire()
+                _OWNED[self.root] = (name, lock)
+            return name
+
+    def _owner_lock(self, owner: str) -> Path:
+        return self.root / ".locks" / f"owner-{owner}"
 
     def _record(self, scratch: Path, stage: Stage, value: T, value_type: type[T]) -> None:
         document = {
@@ -206,12 +233,17 @@ def _set_directory(value: T, folder: Path) -> T:
     return value
 
 
-def _is_owner_alive(scratch: Path) -> bool:
-    """Return whether the process that made a scratch folder (its pid is in the name) still runs."""
+def _has_ended(owner_lock: Path) -> bool:
+    """Tell whether the process that holds a lock has ended; the lock is removed then."""
     try:
-        os.kill(int(scratch.name.rsplit("-", 2)[1]), 0)
-    except ProcessLookupError:
+        descriptor = os.open(owner_lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True  # another sweep was here
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        owner_lock.unlink(missing_ok=True)
+    except OSError:
         return False
-    except (PermissionError, ValueError, IndexError):
-        return True
+    finally:
+        os.close(descriptor)
     return True

@@ -7,21 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-import requests
 
 from registry.errors import EngineryError, Interrupted
 from registry.mlflow.store import MlflowStore
 from registry.serving.fetch import Policy, fetch, verify_placed
 from registry.serving.placed import read_record
 from tests.support.fetching import ENGINE, assert_next_fetch_succeeds, list_visible
+from tests.support.lying_server import Lie, LyingServer, cut, lying_server, status
 from tests.support.memory_store import MemoryFiles, MemoryStore
 from tests.support.publisher import HOST, Publisher
 
@@ -178,59 +176,31 @@ def test_disk_filled_by_others_in_mid_download_gets_its_room_back(
     assert before - shutil.disk_usage(small).free < 20_000
 
 
-class Flaky(BaseHTTPRequestHandler):
-    """Stands in front of a real MLflow server; `faults` lists what happens to the next requests for engine.plan."""
-
-    behind: ClassVar[str] = ""
-    faults: ClassVar[list[str]] = []
-    seen: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.seen.append(self.path)
-        fault = self.faults.pop(0) if self.faults and self.path.endswith("engine.plan") else ""
-        if fault == "503":
-            self.send_error(503)
-            return
-        passed = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-        answer = requests.get(self.behind + self.path, headers=passed, timeout=60)
-        self.send_response(answer.status_code)
-        for name in ("Content-Type", "Content-Length", "Content-Range", "ETag"):
-            if name in answer.headers:
-                self.send_header(name, answer.headers[name])
-        self.end_headers()
-        self.wfile.write(answer.content[:1000] if fault == "cut" else answer.content)
-        self.close_connection = True
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def flaky(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def flaky(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[LyingServer]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(Flaky, "behind", server_uri)
-    monkeypatch.setattr(Flaky, "faults", [])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with lying_server(server_uri) as server:
+        yield server
 
 
-@pytest.mark.parametrize("fault", ["503", "cut"])
+@pytest.mark.parametrize("fault", [status(503), cut(1000)], ids=["503", "cut"])
 def test_server_that_fails_in_mid_download_is_retried_now_and_by_the_next_fetch(
-    fault: str, flaky: str, server_uri: str, manifest_factory: Any, in_segments: Publisher, tmp_path: Path, models: Path
+    fault: Lie,
+    flaky: LyingServer,
+    server_uri: str,
+    manifest_factory: Any,
+    in_segments: Publisher,
+    tmp_path: Path,
+    models: Path,
 ) -> None:
     in_segments.publish(MlflowStore(server_uri, tmp_path / "state"), manifest_factory(ENGINE, model="sst2"))
     version = MlflowStore(server_uri, tmp_path / "state").versions("sst2")[-1].version
-    store = MlflowStore(flaky, tmp_path / "state")
-    Flaky.faults[:] = [fault] * 99
+    store = MlflowStore(flaky.address, tmp_path / "state")
+    flaky.lie("engine.plan", fault)
     with pytest.raises(Interrupted):
         fetch(store, "sst2", version=version, into=models, policy=in_segments.policy)
     assert list_visible(models) == []
-    Flaky.faults[:] = [fault] * 2
+    flaky.lie("engine.plan", fault, times=2)
     fetched = fetch(store, "sst2", version=version, into=models, policy=in_segments.policy)
     assert (fetched.path / "engine.plan").read_bytes() == ENGINE
     assert read_record(models / "sst2").newest_sequence("l4") == 1

@@ -59,4 +59,4 @@ def test_manifest_of_format_1_that_was_edited_is_refused(edit: Callable[[dict[st
 @pytest.mark.parametrize("version", VERSIONS)
 def test_signature_still_verifies(version: int) -> None:
     folder = GOLDEN / f"v{version}"
-    verify_signature(folder, Trust(public_key=folder / "signing.pub"))
+    verify_signature(folder, Trust((folder / "signing.pub",)))

@@ -1,6 +1,6 @@
 """The registry in memory: the same Protocol as MlflowStore, for tests of the code that uses it."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -28,7 +28,7 @@ class MemoryFiles:
     def __init__(self, files: dict[str, bytes], *, ranged: bool = True) -> None:
         self.files, self.ranged = files, ranged
 
-    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Generator[bytes]:
         if path not in self.files:
             raise NotFound(f"no {path}")
         content = self.files[path][start:stop] if self.ranged else self.files[path]

@@ -87,7 +87,7 @@ def test_a_base_install_lists_fetches_and_verifies(
 ) -> None:
     publisher.publish(mlflow_store, manifest_factory(b"plan"))
     promote(mlflow_store, "l4", 1)
-    host = {"ENGINERY_HOME": str(tmp_path / "home"), "ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
+    host = {"ENGINERY_HOME": str(tmp_path / "home"), "ENGINERY_VERIFY_KEY": str(publisher.trust.public_keys[0])}
     assert "fetch" in enginery("--help")
     assert "sst2" in enginery("list", **host)
     enginery("fetch", "sst2", "--target", "l4", "--any-host", "--to", str(tmp_path / "models"), **host)

@@ -1,11 +1,14 @@
-"""Canonical JSON has one form: what is read is what is written."""
+"""Canonical JSON has one form: what is read is what is written. A folder is looked at before it is read."""
 
+import os
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from registry.digest import canonical_json, read_canonical
-from registry.errors import BadInput
+from registry.digest import canonical_json, read_canonical, record_tree, verify_tree
+from registry.errors import BadInput, DigestMismatch, TornBundle
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,40 @@ def test_value_is_read_as_it_was_written() -> None:
 def test_any_other_text_is_refused_with_its_place(raw: bytes, sentence: str) -> None:
     with pytest.raises(BadInput, match=sentence):
         read_canonical(Table, raw, "table.json", advice="make it again")
+
+
+def test_a_file_of_another_size_or_name_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    records = record_tree(tmp_path)
+    os.truncate(tmp_path / "a", 2**40)
+
+    def read(*_: object) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr("registry.digest.file_sha256", read)
+    with pytest.raises(DigestMismatch, match="the record says 1"):
+        verify_tree(tmp_path, records)
+    (tmp_path / "a").rename(tmp_path / "b")
+    with pytest.raises(TornBundle, match="lacks a"):
+        verify_tree(tmp_path, records)
+
+
+@pytest.mark.parametrize("depth", [1200, 4000])
+def test_folders_deeper_than_python_can_call_are_a_sentence(depth: int, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    before = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(tmp_path / "root")
+        for _ in range(depth):
+            Path("d").mkdir()  # the whole path is longer than any path may be
+            os.chdir("d")
+    finally:
+        os.fchdir(before)
+        os.close(before)
+    try:
+        with pytest.raises(TornBundle, match=r"empty folder|too deep"):
+            verify_tree(tmp_path / "root", ())
+    finally:
+        subprocess.run(["rm", "-rf", str(tmp_path / "root")], check=True)

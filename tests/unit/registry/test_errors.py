@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry.errors import first_line
+from registry.errors import EngineryError, first_line, printable, shown_address
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,31 @@ from registry.errors import first_line
 )
 def test_first_line_is_never_empty_and_has_no_colors(message: str, line: str) -> None:
     assert first_line(ValueError(message)) == line
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://h:5000/path", "http://h:5000/path"),
+        ("https://ana:s3cret@h/path", "https://h/path"),
+        ("htp://ana:s3/c?r#e@t@h:5000", "htp://h:5000"),
+        ("ana:s3cret@h:5000", "h:5000"),
+        ("https://h/path?token=s3cret", "https://h/path"),
+        ("https://h/?key=s3cret#s3cret", "https://h/"),
+        ("https://h#s3cret", "https://h"),
+        ("postgresql+psycopg://ana:s3cret@h/db?password=s3cret", "postgresql+psycopg://h/db"),
+        ("sqlite:////home/ana@work/mlflow.db", "sqlite:////home/ana@work/mlflow.db"),
+    ],
+)
+def test_an_address_is_shown_without_what_can_be_secret(address: str, shown: str) -> None:
+    assert shown_address(address) == shown
+    # A sentence's own addresses are found by their scheme.
+    sentence = str(EngineryError(f"nothing answers at {address if '://' in address else shown}, start it"))
+    assert "s3cret" not in sentence
+    assert "s3/c" not in sentence
+
+
+def test_no_text_controls_a_terminal() -> None:
+    hostile = "a\x1b]0;title\x07b\x1b[2Jc\x9b31md\re\x00\n\tf"
+    assert printable(hostile) == "a]0;titlebc31mde\n\tf"
+    assert "\x1b" not in str(EngineryError(hostile))

@@ -16,10 +16,12 @@ def enginery(
     """Run `enginery(*arguments)` as main() does, in a home of the test's own."""
     monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ENGINERY_DEBUG", "")  # set and not deleted, so that what --debug sets is undone
-    for name in ("HOME", "LOGGING_LEVEL", "SERVER_ANALYTICS_ENABLED", "SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"):
-        monkeypatch.setenv(f"PREFECT_{name}", "unused")
+    # What a release would set by itself is undone after the test; Prefect may read it here first.
+    prefect = {"HOME": str(tmp_path / "prefect"), "LOGGING_LEVEL": "WARNING", "SERVER_ANALYTICS_ENABLED": "false"}
+    for name, value in (prefect | {"SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}).items():
+        monkeypatch.setenv(f"PREFECT_{name}", value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("ENGINERY_VERIFY_KEY", str(publisher.trust.public_key))
+    monkeypatch.setenv("ENGINERY_VERIFY_KEY", str(publisher.trust.public_keys[0]))
 
     def run(*arguments: object) -> Ran:
         capsys.readouterr()

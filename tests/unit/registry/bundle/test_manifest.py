@@ -160,3 +160,17 @@ def test_manifest_too_large_is_not_read(manifest_factory: Any) -> None:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(BadInput, match="larger"):
         verify_bundle(directory)
+
+
+def test_a_manifest_of_very_many_files_is_checked_in_one_pass(manifest: EngineManifest) -> None:
+    class Counted(str):
+        compared = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Counted.compared += 1
+            return str.__eq__(self, other)
+
+    files = tuple(FileRecord(Counted(f"f{number}"), "a" * 64, 1) for number in range(2000))
+    write_manifest(replace(manifest, files=files))
+    assert Counted.compared < 10 * len(files)

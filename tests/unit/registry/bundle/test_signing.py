@@ -124,8 +124,8 @@ def test_verification_needs_only_the_public_part(bundle: Path, tmp_path: Path) -
     trust = local_trust(home)
     (home / "keys" / "signing.pem").unlink()
     verify_signature(bundle, trust)
-    assert trust.public_key is not None
-    assert "PRIVATE" not in trust.public_key.read_text(encoding="utf-8")
+    assert trust.public_keys
+    assert "PRIVATE" not in trust.public_keys[0].read_text(encoding="utf-8")
 
 
 def test_own_key_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_keys_of_the_wrong_kind_are_the_users_error(bundle: Path, tmp_path: Path
     with pytest.raises(BadInput, match="does not match"):
         sign_bundle(bundle, Signer(one.key, two.certificate))
     sign_bundle(bundle, local_signer(tmp_path))
-    for trust in (Trust(text), Trust(roots=(text,)), Trust(tmp_path / "none")):
+    for trust in (Trust((text,)), Trust(roots=(text,)), Trust((tmp_path / "none",))):
         with pytest.raises(BadInput, match="verifying with"):
             verify_signature(bundle, trust)
 
@@ -376,9 +376,26 @@ def test_half_a_configuration_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_model_signings_own_command_verifies_a_bundle(bundle: Path, tmp_path: Path) -> None:
     sign_bundle(bundle, local_signer(tmp_path))
-    public = str(local_trust(tmp_path).public_key)
+    public = str(local_trust(tmp_path).public_keys[0])
     command = [sys.executable, "-m", "model_signing", "verify", "key", "manifest.json"]
     command += ["--signature", "model.sig", "--public_key", public]
     assert subprocess.run(command, cwd=bundle, check=False, capture_output=True).returncode == 0
     (bundle / "manifest.json").write_bytes(b"{}")
     assert subprocess.run(command, cwd=bundle, check=False, capture_output=True).returncode != 0
+
+
+def test_each_of_several_keys_is_accepted_while_a_publisher_changes_its_key(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for name in ("old", "new", "stranger"):
+        local_signer(tmp_path / name)
+        keys.append(local_trust(tmp_path / name).public_keys[0])
+    old, new, stranger = keys
+    for home, accepted in (("old", (old, new)), ("new", (old, new)), ("new", (new, old)), ("new", (new,))):
+        sign_bundle(bundle, local_signer(tmp_path / home))
+        monkeypatch.setenv("ENGINERY_VERIFY_KEY", os.pathsep.join(map(str, accepted)))
+        verify_signature(bundle, local_trust(tmp_path))
+    for refused in ((old,), (old, stranger)):
+        with pytest.raises(SignatureInvalid, match=r"does not verify with .*signing\.pub"):
+            verify_signature(bundle, Trust(refused))

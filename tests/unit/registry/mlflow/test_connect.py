@@ -125,3 +125,14 @@ def test_job_waits_for_a_registry_that_restarts() -> None:
     assert started.is_set()
     with pytest.raises(NotReachable):
         check_reachable(f"http://127.0.0.1:{port}", patience_seconds=0.1, pause_seconds=0.05)
+
+
+@pytest.mark.parametrize("uri", ["htp://ana:s3cret@h:5000", "htps://h/?token=s3cret"])
+def test_a_password_in_an_address_of_a_wrong_kind_is_not_shown(
+    uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path))
+    with pytest.raises(BadInput, match="is not the address of a registry") as caught:
+        open_store()
+    assert "s3cret" not in str(caught.value)

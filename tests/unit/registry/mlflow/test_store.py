@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
+from flows.doctor import examine
 from registry.errors import BadInput, DigestMismatch, EngineryError, TornBundle
+from registry.host.clock import now
 from registry.mlflow.errors import ignore_existing, translate_errors
 from registry.mlflow.store import MlflowStore, retry_alias_race
+from registry.promotion.promote import promote
+from registry.promotion.unrecorded import find_moved_past
+from tests.support.deciding import ANA
 
 
 def client(store: MlflowStore) -> Any:
@@ -85,6 +90,26 @@ def test_edited_record_is_named(record: str, mlflow_store: MlflowStore, manifest
         mlflow_store.version("sst2", 1)
     with pytest.raises(DigestMismatch):
         mlflow_store.manifest("sst2", 1)
+
+
+def test_a_row_that_cannot_be_read_is_named_and_the_others_go_on(
+    mlflow_store: MlflowStore, manifest_factory: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, model in enumerate(("sst2", "sst2", "other"), 1):
+        mlflow_store.publish(*manifest_factory(bytes([number]), sequence=number, model=model))
+    for version in ("1", "2"):
+        mlflow_store.set_alias("sst2", f"production-{version}", int(version))
+    client(mlflow_store).set_model_version_tag("sst2", "1", "version.sequence", "\x1b[31mone")
+    assert [(row.model, row.version) for row in mlflow_store.versions()] == [("other", 1), ("sst2", 2)]
+    (sentence,) = mlflow_store.unreadable()
+    assert sentence == caplog.messages[0]
+    assert sentence.startswith("sst2 version 1 has tags that were edited (sequence): ")
+    promote(mlflow_store, "sst2", {"l4": 2}, ANA, {})
+    problems = find_moved_past(mlflow_store, "sst2")
+    assert problems[0].startswith("production-1 points at version 1, but the history has no move of it")
+    found = {finding.what: finding for finding in examine(mlflow_store._state, lambda: mlflow_store, now)}
+    assert (found["row"].found, found["row"].ok) == (sentence, False)
+    assert found["registry"].found == "2 published engines"
 
 
 def test_tags_for_people_stand_first_and_the_rest_is_what_a_search_needs(

@@ -1,6 +1,6 @@
 """Files arrive whole and hashed, in parallel ranges; segments that arrived before a break are not requested again."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ class RecordingFiles(MemoryFiles):
         self.requests: list[tuple[str, int, int | None]] = []
         self.breaks = list(breaks)
 
-    def read(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> Generator[bytes]:
         self.requests.append((path, start, stop))
         remaining = self.breaks.pop(0) if self.breaks and path == "engine.plan" else None
         for chunk in super().read(path, start, stop):

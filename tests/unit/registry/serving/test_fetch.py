@@ -26,6 +26,7 @@ from registry.errors import (
 from registry.promotion.promote import promote, rollback
 from registry.promotion.rules import Decision
 from registry.records import EngineVersion, PromotionEvent
+from registry.serving.download import write_seal
 from registry.serving.fetch import Policy, fetch, verify_placed
 from registry.serving.placed import RECORD_FILE, HostRecord, read_record
 from registry.store import Bundle, Store
@@ -84,6 +85,47 @@ def test_unknown_things_are_not_found(registry: MemoryStore, policy: Policy, tmp
             fetch(registry, "sst2", into=tmp_path, policy=policy, **choice)
     with pytest.raises(BadName):
         fetch(registry, "../sst2", version=1, into=tmp_path, policy=policy)
+
+
+def answer_with(store: MemoryStore, model: str, version: int, alias: str, lie: dict[str, Any]) -> None:
+    """Let the registry answer for a model's version and alias with version 1 of sst2, whose row it changes by `lie`."""
+    true, false = ("sst2", 1), (model, version)
+    row = replace(store.rows[true], **lie)
+    store.files[false], store._pins[false] = store.files[true], store._pins[true]
+    store.rows[false] = row
+    store._aliases.setdefault(model, {})[alias] = version
+
+
+@pytest.mark.parametrize(
+    ("model", "choice", "lie"),
+    [
+        ("other", {"version": 1}, {}),
+        ("other", {"alias": "candidate-l4"}, {}),
+        ("other", {"alias": "production-l4"}, {}),
+        ("other", {"version": 1}, {"model": "other"}),
+        ("sst2", {"version": 777}, {}),
+        ("sst2", {"version": 777}, {"sequence": 777, "version": 777}),
+        ("sst2", {"alias": "ours"}, {"version": -7}),
+        ("sst2", {"alias": "ours"}, {"version": 0}),
+        ("sst2", {"alias": "candidate-h100"}, {}),
+        ("sst2", {"alias": "candidate-h100"}, {"target": "h100"}),
+        ("sst2", {"alias": "production-h100"}, {}),
+        ("sst2", {"alias": "production-l4"}, {"target": "h100"}),
+    ],
+)
+def test_engine_of_another_model_version_or_target_than_asked_for_is_refused(
+    model: str, choice: dict[str, Any], lie: dict[str, Any], registry: MemoryStore, policy: Policy, tmp_path: Path
+) -> None:
+    answer_with(registry, model, choice.get("version", 1), choice.get("alias", "none"), lie)
+    with pytest.raises(DigestMismatch, match=r"not trust it|count from 1|was changed"):
+        fetch(registry, model, into=tmp_path, policy=replace(policy, unrecorded=True), **choice)
+    assert list(tmp_path.glob(f"{model}/[!.]*")) == []
+
+
+@pytest.mark.parametrize("version", [0, -7])
+def test_version_number_is_positive(version: int, registry: MemoryStore, policy: Policy, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="count from 1"):
+        fetch(registry, "sst2", version=version, into=tmp_path, policy=policy)
 
 
 class CountingStore(MemoryStore):
@@ -417,6 +459,58 @@ def test_events_of_another_alias_do_not_count(two: MemoryStore, policy: Policy, 
     two._events["sst2"].append(replace(event, event="e9", alias="production-x", action="rollback", to_version=1))
     with pytest.raises(Replayed):
         take(two, tmp_path, policy)
+
+
+def partial_of(store: MemoryStore, into: Path) -> Path:
+    manifest = store.files["sst2", 1][MANIFEST_FILE]
+    (into / "sst2").mkdir(parents=True)
+    return into / "sst2" / f".partial-{sha256(manifest).hexdigest()}"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.sig", "engine.plan", "tokenizer", ".", ".journal"])
+def test_a_link_planted_in_the_download_is_not_followed(
+    name: str, registry: MemoryStore, publisher: Publisher, tmp_path: Path
+) -> None:
+    partial, outside = partial_of(registry, tmp_path / "models"), tmp_path / "outside"
+    if name in (".", "tokenizer"):
+        outside.mkdir()
+        (outside / "vocab.txt").write_bytes(b"mine")
+    else:
+        outside.write_bytes(b"mine")
+    if name == ".":
+        partial.symlink_to(outside)
+    elif name == ".journal":
+        partial.with_name(f"{partial.name}.journal").symlink_to(outside)
+    else:
+        partial.mkdir()
+        (partial / name).symlink_to(outside)
+    fetched = fetch(registry, "sst2", version=1, into=tmp_path / "models", policy=publisher.policy)
+    verify_placed(fetched.path, publisher.trust)
+    assert [path.read_bytes() for path in (outside, *outside.glob("*")) if path.is_file()] == [b"mine"]
+
+
+def test_seal_is_written_beside_what_a_link_points_at(registry: MemoryStore, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "into").mkdir()
+    for name in (MANIFEST_FILE, SIGNATURE_FILE):
+        (tmp_path / "into" / name).symlink_to(tmp_path / "mine")
+    write_seal(registry.open_bundle("sst2", 1), tmp_path / "into")
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    assert not (tmp_path / "into" / SIGNATURE_FILE).is_symlink()
+
+
+@pytest.mark.parametrize("name", [RECORD_FILE, ".journal"])
+def test_a_pipe_does_not_stop_a_fetch_for_ever(
+    name: str, registry: MemoryStore, policy: Policy, tmp_path: Path
+) -> None:
+    partial = partial_of(registry, tmp_path)
+    if name == RECORD_FILE:
+        os.mkfifo(tmp_path / "sst2" / RECORD_FILE)
+        with pytest.raises(BadInput, match="no plain file"):
+            fetch(registry, "sst2", version=1, into=tmp_path, policy=policy)
+        return
+    os.mkfifo(partial.with_name(f"{partial.name}.journal"))
+    assert fetch(registry, "sst2", version=1, into=tmp_path, policy=policy).version == 1
 
 
 def test_new_host_has_an_empty_record(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from registry.errors import BadName, DigestMismatch, NotFound, TornBundle
-from registry.mlflow.rest import QuickStore, is_plain
+from registry.mlflow.rest import QuickStore, _ServerInfo, is_plain
 from registry.mlflow.store import MlflowStore
 from registry.promotion.promote import promote
 from registry.promotion.rules import Decision
@@ -27,7 +27,7 @@ from registry.bundle.signing import Trust
 from tests.support.publisher import HOST
 
 uri, model, key, into = sys.argv[1:]
-policy = Policy(Trust(Path(key)), HOST)
+policy = Policy(Trust((Path(key),)), HOST)
 print(fetch(QuickStore(uri, exit), model, alias="production-l4", into=Path(into), policy=policy).reused)
 print(*sorted({"mlflow", "sqlalchemy", "requests", "model_signing", "pandas", "torch", "prefect"} & set(sys.modules)))
 """
@@ -101,7 +101,9 @@ def test_whole_store_reads_files_outside_the_server(
     quick = QuickStore(server_uri, lambda: whole)
     quick.open_bundle(model, 2)
     assert opened == [2]
-    monkeypatch.setattr("registry.mlflow.rest._get_server_info", lambda _: {"multipart_downloads_enabled": True})
+    monkeypatch.setattr(
+        "registry.mlflow.rest._get_server_info", lambda _: _ServerInfo(multipart_downloads_enabled=True)
+    )
     quick.open_bundle(model, 1)
     monkeypatch.setattr("registry.mlflow.rest._get_server_info", lambda _: None)
     quick.open_bundle(model, 1)
@@ -122,7 +124,7 @@ def test_fetch_never_imports_mlflow_and_in_place_no_signing(
     server_uri: str, model: str, publisher: Publisher, tmp_path: Path
 ) -> None:
     def imports(reused: bool) -> str:
-        arguments = (server_uri, model, str(publisher.trust.public_key), str(tmp_path / "models"))
+        arguments = (server_uri, model, str(publisher.trust.public_keys[0]), str(tmp_path / "models"))
         done = subprocess.run(
             [sys.executable, "-c", FETCH, *arguments], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
         )

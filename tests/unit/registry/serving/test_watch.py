@@ -176,7 +176,7 @@ def test_the_command_follows_a_real_alias_and_ends_cleanly(
         publisher.publish(mlflow_store, manifest_factory(bytes([number]), sequence=number))
     promote(mlflow_store, "l4", 1)
     environment = {"ENGINERY_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
-    environment |= {"ENGINERY_VERIFY_KEY": str(publisher.trust.public_key)}
+    environment |= {"ENGINERY_VERIFY_KEY": str(publisher.trust.public_keys[0])}
     command = [sys.executable, "-c", "from flows.cli import main; main()", "watch", "sst2", "--any-host"]
     options = ["--target", "l4", "--to", str(tmp_path / "models"), "--interval", "0.2"]
     with subprocess.Popen(

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +185,33 @@ def test_folder_revision_is_its_tree_digest(checkpoint: Path, tmp_path: Path) ->
     two = from_folder(tmp_path / "one", name="tiny", task="text-classification", into=tmp_path / "two")
     assert one.source.revision == one.digest == two.digest
     verify_tree(tmp_path / "two", one.files)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "config.json", "model.safetensors"])
+def test_a_link_out_of_the_checkpoint_is_refused(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "own")
+    (tmp_path / "secret").write_bytes((checkpoint / name).read_bytes())
+    (tmp_path / "own" / name).unlink()
+    (tmp_path / "own" / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(BadInput, match="link out of the checkpoint"):
+        from_folder(tmp_path / "own", name="tiny", task="text-classification", into=tmp_path / "got")
+    assert not (tmp_path / "got").exists()
+
+
+def test_links_of_a_hub_cache_lead_to_its_own_blobs_only(checkpoint: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--team--tiny"
+    blobs, snapshot = cache / "blobs", cache / "snapshots" / "a1"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(checkpoint, blobs)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    files = from_folder(snapshot, name="tiny", task="text-classification", into=tmp_path / "got")
+    verify_tree(tmp_path / "got", files.files)
+    (cache / "outside").write_bytes((blobs / "vocab.txt").read_bytes())
+    (snapshot / "vocab.txt").unlink()
+    (snapshot / "vocab.txt").symlink_to("../../outside")
+    with pytest.raises(BadInput, match="link out of the checkpoint"):
+        from_folder(snapshot, name="tiny", task="text-classification", into=tmp_path / "again")
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -93,10 +93,14 @@ def test_a_handler_that_another_library_set_does_not_stop_a_child_halfway() -> N
 
     signal.signal(signal.SIGTERM, raise_at_once)
     started: list[str] = []
-    with pytest.raises(KeyboardInterrupt), hold_ctrl_c():
+
+    def start() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)  # for Python to handle it in this thread
         started.append("whole")
+
+    with pytest.raises(KeyboardInterrupt), hold_ctrl_c():
+        start()
     assert started == ["whole"]
     assert signal.getsignal(signal.SIGTERM) is raise_at_once
 

@@ -301,17 +301,34 @@ def test_sweeping_a_workspace_that_is_not_there_removes_nothing(workspace: Works
     assert not workspace.root.exists()
 
 
-def test_sweep_keeps_folders_whose_process_is_alive_or_unknown(workspace: Workspace) -> None:
-    names = ["a-1-x", f"b-{os.getpid()}-x", "c-x", "d-word-x"]
-    for name in names:
-        (workspace.root / ".tmp" / name).mkdir(parents=True)
+OWNING = """
+import sys
+from pathlib import Path
+from tasks.execution.workspace import Workspace
+
+print(Workspace(Path(sys.argv[1])).scratch("int8-dynamic").name, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("namespace", [(), ("unshare", "--pid", "--fork", "--mount-proc")])
+def test_sweep_keeps_folders_of_living_processes_in_any_container(
+    namespace: tuple[str, ...], workspace: Workspace
+) -> None:
+    if namespace and subprocess.run([*namespace, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no process namespace can be made here")
+    own = workspace.scratch("export")
+    unknown = workspace.root / ".tmp" / "d-word-x"
+    unknown.mkdir()
+    command = [*namespace, sys.executable, "-c", OWNING, str(workspace.root)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        name = other.stdout.readline().strip()
+        workspace.sweep()
+        assert scratch_folders(workspace) == sorted([own.name, unknown.name, name])
+        other.communicate("")
     workspace.sweep()
-    assert scratch_folders(workspace) == names
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    (workspace.root / ".tmp" / f"int8-dynamic-{gone.pid}-a_b").mkdir()
-    workspace.sweep()
-    assert scratch_folders(workspace) == names
+    assert scratch_folders(workspace) == sorted([own.name, unknown.name])
 
 
 def test_sweep_removes_unfinished_work_that_nobody_resumed(workspace: Workspace) -> None:
