@@ -121,12 +121,26 @@ def _autocast(request: QuantizationRequest, low_precision: str) -> QuantizedGrap
             )
     except (KeyError, ValueError) as error:
         # ModelOpt 0.47 fails so on the branches of an If, which DeBERTa-v2 has: it finds their nodes by id().
-        raise BadInput(
-            f"ModelOpt's AutoCast cannot cast this graph to {low_precision} ({type(error).__name__}); "
-            "leave this precision out, or export the model without control flow"
-        ) from error
+        if low_precision != "fp16":
+            raise BadInput(
+                f"ModelOpt's AutoCast cannot cast this graph to {low_precision} ({type(error).__name__}); "
+                "leave this precision out, or export the model without control flow"
+            ) from error
+        graph = _convert_to_fp16(request.load())
     request.on_progress("cast", 1.0)
     return QuantizedGraph(graph)
+
+
+def _convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Cast a graph to fp16, branches included, by ONNX Runtime's converter; inputs and outputs stay as they are.
+
+    It keeps no value in fp32 that would overflow, which AutoCast does: `check_rewrite` finds what is lost by that.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _silence_modelopt():
+        converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
+    return converted
 
 
 @contextmanager

@@ -39,7 +39,9 @@ def answer(artifact: OnnxArtifact, feeds: list[FeedDict]) -> NDArray[np.float32]
     return np.concatenate([session.run(None, feed)[0] for feed in feeds])
 
 
-@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_DYNAMIC, Precision.INT8_WEIGHT_ONLY])
+@pytest.mark.parametrize(
+    "precision", [Precision.FP16, Precision.INT8, Precision.INT8_DYNAMIC, Precision.INT8_WEIGHT_ONLY]
+)
 def test_a_graph_with_branches_answers_nearly_as_fp32(
     deberta: tuple[OnnxArtifact, list[FeedDict]], precision: Precision, tmp_path: Path
 ) -> None:
@@ -51,8 +53,19 @@ def test_a_graph_with_branches_answers_nearly_as_fp32(
     assert np.corrcoef(exact.ravel(), near.ravel())[0, 1] > 0.98
 
 
-def test_a_graph_that_autocast_cannot_cast_is_refused_in_a_sentence(
+def test_a_graph_with_branches_is_half_as_large_in_fp16(
     deberta: tuple[OnnxArtifact, list[FeedDict]], tmp_path: Path
 ) -> None:
-    with pytest.raises(BadInput, match="AutoCast cannot cast this graph to fp16"):
-        quantize(deberta[0], Precision.FP16, None, calibration_set_digest=None, into=tmp_path / "fp16")
+    cast = quantize(deberta[0], Precision.FP16, None, calibration_set_digest=None, into=tmp_path / "fp16")
+    graph = onnx.load(cast.path).graph
+    weights = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
+    assert sum(np.prod(tensor.dims) for tensor in weights) > 4000
+    assert not any(tensor.data_type == onnx.TensorProto.FLOAT for tensor in graph.initializer)
+    assert [tensor.dtype for tensor in cast.outputs] == ["float32"]
+
+
+def test_a_graph_that_cannot_be_cast_to_bf16_is_refused_in_a_sentence(
+    deberta: tuple[OnnxArtifact, list[FeedDict]], tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="AutoCast cannot cast this graph to bf16"):
+        quantize(deberta[0], Precision.BF16, None, calibration_set_digest=None, into=tmp_path / "bf16")
