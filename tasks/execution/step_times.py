@@ -17,16 +17,16 @@ from tasks.execution.progress import StepEnd
 TYPICAL_SECONDS: Mapping[str, float] = MappingProxyType(
     {
         "source": 0.3,
-        "head": 60.0,
+        "head": 30.0,
         "calibration": 0.3,
-        "export": 9.0,
-        "quantize int8": 25.0,
+        "export": 4.0,
+        "quantize int8": 11.0,
         "quantize": 5.0,
         "build cpu": 0.5,
-        "build": 3.0,
-        "evaluate": 12.0,
+        "build": 2.0,
+        "evaluate": 10.0,
         "benchmark": 45.0,
-        "publish": 8.0,
+        "publish": 9.0,
     }
 )
 TYPICAL_WEIGHTS_BYTES = 91e6
