@@ -261,21 +261,27 @@ class MlflowStore:
             return self.named_experiment(check_name(model, what="model"))
 
     def find_experiment(self, name: str) -> str | None:
-        """Return the id of an experiment, or None: looking for runs leaves no empty experiment behind."""
-        with translate_errors(f"experiment {check_name(name, what='model')}"):
-            experiment = self.client.get_experiment_by_name(name)
-        return None if experiment is None else str(experiment.experiment_id)
+        """Return the id of any experiment, or None: looking for runs leaves no empty experiment behind.
 
-    def named_experiment(self, name: str) -> str:
-        """Return the id of any experiment, created if missing."""
-        if (experiment := self.client.get_experiment_by_name(name)) is None:
-            location = (self._artifact_root.absolute() / name).as_uri() if self._artifact_root else None
-            with ignore_existing():
-                return str(self.client.create_experiment(name, artifact_location=location, tags=_MODEL_TRAINING))
+        Raises:
+            BadInput: it was deleted.
+        """
+        with translate_errors("experiments"):
             experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            return None
         if experiment.lifecycle_stage != "active":
             raise BadInput(f"the MLflow experiment {name} was deleted: restore it, its history is in it")
         return str(experiment.experiment_id)
+
+    def named_experiment(self, name: str) -> str:
+        """Return the id of any experiment, created if missing."""
+        if (found := self.find_experiment(name)) is not None:
+            return found
+        location = (self._artifact_root.absolute() / name).as_uri() if self._artifact_root else None
+        with ignore_existing():
+            return str(self.client.create_experiment(name, artifact_location=location, tags=_MODEL_TRAINING))
+        return str(self.find_experiment(name))
 
     def _open_repository(self, uri: str) -> Any:
         return get_artifact_repository(uri, self._uri, self._uri)

@@ -98,7 +98,7 @@ class Lineage:
             return Path(self._client.download_artifacts(run_id, path, scratch)).read_bytes()
 
     def _find_newest_first(self, model: str, query: str) -> list[Any]:
-        if (experiment := self._find_experiment(model)) is None:
+        if (experiment := self._find_experiment(check_name(model, what="model"))) is None:
             return []
         with translate_errors(f"runs of {model}"):
             runs = read_pages(

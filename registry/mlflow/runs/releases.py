@@ -31,6 +31,7 @@ from registry.mlflow.runs.entries import (
     make_tags,
 )
 from registry.mlflow.store import MlflowStore
+from registry.names import check_name
 from registry.records import EngineBuild, Verdict
 
 # Tags by which runs are searched; what a person compares is in parameters and metrics.
@@ -177,7 +178,7 @@ class ReleaseLog:
             upload_to_run(self._client, run_id, file, "figures")
 
     def _find_runs(self, model: str, query: str) -> Sequence[Any]:
-        if (experiment := self._find_experiment(model)) is None:
+        if (experiment := self._find_experiment(check_name(model, what="model"))) is None:
             return []
         runs: Sequence[Any] = self._client.search_runs([experiment], query, max_results=100)
         return runs

@@ -16,6 +16,7 @@ from registry.mlflow.errors import check_id, explain_refusal, translate_errors
 from registry.mlflow.publish import KIND
 from registry.mlflow.rows import LONGEST
 from registry.mlflow.store import MlflowStore
+from registry.names import check_name
 
 T = TypeVar("T")
 # On a release's run: the outcome of each target that was accepted, and the flow runs whose results no longer count.
@@ -102,7 +103,7 @@ class OutcomeLog:
         """Return the newest outcome that any release of the model accepted for that target and key, or None."""
         tag = f"{OUTCOME}{target}"
         query = f"tags.`{KIND}` = 'release' and tags.`{tag}` LIKE '{check_id(key)} %'"
-        experiment = self._find_experiment(model)
+        experiment = self._find_experiment(check_name(model, what="model"))
         runs = self._client.search_runs([experiment], query, max_results=1) if experiment else []
         return str(runs[0].data.tags[tag]).partition(" ")[2] if runs else None
 

@@ -18,6 +18,7 @@ import pytest
 from flows.inputs.recipe import Recipe
 from flows.release.context import ReleaseContext
 from flows.release.engines import open_timing
+from flows.release.progress import lines_report
 from registry.errors import BuildError, EngineryError
 from registry.mlflow.runs.timing_caches import EXPERIMENT, FILE, TimingCaches
 from registry.mlflow.store import MlflowStore
@@ -307,7 +308,7 @@ def test_only_tensorrt_gets_a_folder_and_its_key_has_the_version_that_is_install
     monkeypatch.setattr(TensorRT, "version", lambda _self: "11.4.0")
     monkeypatch.setattr("flows.release.engines.read_host", lambda: SimpleNamespace(gpu_name="NVIDIA L4"))
     recipe = Recipe.model_construct(workspace_mb=64)
-    context = ReleaseContext(None, recipe, lambda *_: None, mlflow_store, None, None)  # type: ignore[arg-type]  # not looked at
+    context = ReleaseContext(None, recipe, lines_report(lambda _: None), mlflow_store, None, None)  # type: ignore[arg-type]  # not looked at
     replay = REPLAY if strict else None
     for backend in (Backend.ONNXRUNTIME, Backend.TENSORRT_RTX):
         with open_timing(context, GpuTarget("there", backend, "8.9"), replay, tmp_path / "into") as nothing:
