@@ -14,7 +14,6 @@ from registry.host.home import home
 if TYPE_CHECKING:
     from flows.inputs.fleet import Fleet
     from flows.release.check import RecipeCheck
-    from tasks.execution.step_times import StepTimes
 
 Recipe = Annotated[Path, typer.Argument(help="Path of the recipe, such as recipes/quickstart.yaml.")]
 
@@ -94,20 +93,13 @@ def check(
 
     loaded = load_recipe(recipe)
     why_not = why_not_supported if on_workers else why_not_here
-    result = check_recipe(loaded, load_fleet(fleet), why_not, home(), step_times(loaded.model))
+    result = check_recipe(loaded, load_fleet(fleet), why_not, home())
     if as_json:
         print_json(_to_json(result))
     else:
-        _print_check(result, f"enginery release {recipe}{' --on-workers' if on_workers else ''}")
+        _print_check(result, recipe, on_workers=on_workers)
     if result.problems:
         raise typer.Exit(BadInput.exit_code)
-
-
-def step_times(model: str) -> "StepTimes":
-    """Open the record of how long the steps of a model's releases took on this machine."""
-    from tasks.execution.step_times import StepTimes
-
-    return StepTimes(home() / "stages" / "step_seconds.jsonl", model)
 
 
 def describe_plan(check: "RecipeCheck") -> str:
@@ -124,21 +116,25 @@ def describe_plan(check: "RecipeCheck") -> str:
     return f"{check.engine_count} engines of {check.recipe.model} in {steps} steps, {duration} ({source})"
 
 
-def _print_check(check: "RecipeCheck", command: str) -> None:
+def _print_check(check: "RecipeCheck", recipe: Path, *, on_workers: bool) -> None:
     for each in check.checks:
         color, mark = ("red", "fix") if each.problem else ("yellow", "note") if each.warning else ("green", "ok")
         _print_line(color, mark, f"{each.what}: {each.problem or each.warning or each.found}")
     unbuilt: dict[str, list[str]] = {}
     for plan in check.plans:
         if plan.precisions:
-            where = "measured here" if plan.why_not_measured is None else "not measured here"
+            here = "measured here" if plan.why_not_measured is None else "not measured here"
+            where = f"by workers of pool {plan.target.work_pool}" if on_workers else here
             _print_line("green", "ok", f"target {plan.target.name}: {', '.join(plan.precisions)}; {where}")
         for precision, reason in plan.skipped:
             unbuilt.setdefault(reason, []).append(f"{plan.target.name} {precision}")
     for reason, engines in unbuilt.items():
         _print_line("yellow", "no", f"{', '.join(engines)}: {reason}")
     if not check.problems:
-        out.print(f"{describe_plan(check)}. Next: {command}", markup=False, highlight=False, soft_wrap=True)
+        # How long workers take, they alone know.
+        planned = f"{check.engine_count} engines of {check.recipe.model}" if on_workers else describe_plan(check)
+        command = f"enginery release {recipe}{' --on-workers' if on_workers else ''}"
+        out.print(f"{planned}. Next: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_line(color: str, mark: str, text: str) -> None:

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from flows.commands.console import FleetFile, Json, err, need_pipeline, out, print_json
-from flows.commands.recipe import describe_plan, step_times
+from flows.commands.recipe import describe_plan
 from flows.inputs.default_paths import FLEET
 from registry.errors import BadInput, shown_address
 from registry.host.clock import now
@@ -72,6 +72,7 @@ def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseRe
     from flows.release.identity import find_release
     from flows.release.progress import Tally, progress_report
     from tasks.execution.interrupt import remember_stop_signals
+    from tasks.execution.step_times import StepTimes
     from tasks.execution.workspace import Workspace
 
     remember_stop_signals()
@@ -91,7 +92,7 @@ def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseRe
         check.require()
         for sentence in (*check.warnings, describe_plan(check)):
             reporter.say(sentence)
-        tally.expect(check.step_seconds, step_times(pinned.model).record)
+        tally.expect(check.step_seconds, StepTimes(workspace.root, pinned.model).record)
         wait_for_prefect = local_prefect.start_prefect()
         reporter("load the libraries", 0)
         # Torch, Prefect and matplotlib: six seconds more, beside the start of Prefect's server.
@@ -108,7 +109,7 @@ def _check(recipe: "Recipe", fleet: "Fleet") -> "RecipeCheck":
     from flows.inputs.plan import why_not_here
     from flows.release.check import check_recipe
 
-    return check_recipe(recipe, fleet, why_not_here, home(), step_times(recipe.model))
+    return check_recipe(recipe, fleet, why_not_here, home())
 
 
 def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *, quiet: bool) -> "ReleaseReport":

@@ -19,6 +19,7 @@ from registry.errors import BadInput
 from registry.names import check_name
 from tasks.checkpoints.source import download_texts, list_checkpoint, read_config
 from tasks.model_tasks import MODEL_TASKS, ModelTask
+from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 from tasks.model_tasks.text_inputs import UNLIMITED_TOKENS
 from tasks.quantization.holdout import rows_to_prove
 
@@ -117,7 +118,7 @@ def _find_task(config: Mapping[str, Any]) -> tuple[ModelTask, bool]:
         else:
             return task, False
     if [str(kind) for kind in config.get("architectures") or ()] == ["BertModel"]:
-        return next(iter(MODEL_TASKS.values())), True
+        return TEXT_CLASSIFICATION, True
     raise BadInput("; ".join(refusals))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calibration_data.reader import FEWEST_CALIBRATION_ROWS, Rows, load_split, refuse_overlap
+from calibration_data.reader import FEWEST_CALIBRATION_ROWS, FEWEST_EVALUATION_ROWS, Rows, load_split, refuse_overlap
 from flows.inputs.fleet import Fleet
 from flows.inputs.plan import TargetPlan, WhyNot, list_steps, plan_target
 from flows.inputs.recipe import Recipe, SourceSpec
@@ -81,13 +81,13 @@ class _Checkpoint:
     weights_bytes: int
 
 
-def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path, times: StepTimes) -> RecipeCheck:
+def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path) -> RecipeCheck:
     """Check a recipe, and plan its release; `why_not` says which engines will not be built, and why.
 
     A recipe of a hub's model downloads its small files. Rows of a hub's dataset are not read: that is a download of
     its own, which the release does.
     """
-    checks = _Checks()
+    checks, times = _Checks(), StepTimes(home / "stages", recipe.model)
     plans = checks.run("targets", lambda: _plan_targets(recipe, fleet, why_not)) or ()
     with _open_checkpoint(checks, recipe) as checkpoint:
         weights_bytes = checkpoint.weights_bytes if checkpoint else 0
@@ -124,7 +124,7 @@ def _plan_targets(recipe: Recipe, fleet: Fleet, why_not: WhyNot) -> tuple[Target
     plans = tuple(plan_target(recipe, fleet.target(name), why_not) for name in recipe.targets)
     if not any(plan.precisions for plan in plans):
         reasons = "; ".join(dict.fromkeys(reason for plan in plans for _, reason in plan.skipped))
-        raise BadInput(f"no engine of {recipe.model} can be built here: {reasons}")
+        raise BadInput(f"no engine of {recipe.model} can be built: {reasons}")
     return plans
 
 
@@ -192,7 +192,8 @@ def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None
     def read_evaluation() -> Rows:
         if classes:
             return evaluation_rows(recipe, source)
-        return load_split(recipe.dataset, recipe.model_task, recipe.data.evaluation.split)
+        split = recipe.data.evaluation.split
+        return load_split(recipe.dataset, recipe.model_task, split, fewest=FEWEST_EVALUATION_ROWS)
 
     evaluation: Rows | None = checks.run("evaluation rows", read_evaluation)
     calibration: Rows | None = checks.run(

@@ -13,6 +13,7 @@ from flows.inputs.plan import why_not_supported
 from flows.inputs.recipe import Recipe, load_recipe
 from flows.prefect_server.pages import plan_engines, show_plan, show_release
 from flows.release.build_target import SharedArtifacts
+from flows.release.check import check_recipe
 from flows.release.context import ReleaseContext, ReleaseRun, open_workspace
 from flows.release.identity import find_finished_release, identify_release, pin_recipe
 from flows.release.measuring import graph_as_engine, make_evaluation
@@ -25,6 +26,7 @@ from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import record_tree
 from registry.errors import BadInput
 from registry.host.clock import now
+from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.runs.run_files import RunFiles
 from registry.mlflow.store import MlflowStore
@@ -78,7 +80,8 @@ def resolve_request(request: ReleaseRequest, fleet: Fleet, store: MlflowStore) -
     """Return the pinned recipe and the release's id: those of the release to resume, or new ones.
 
     Raises:
-        BadInput: neither a recipe nor a release is named, or the release's recipe cannot be read any more.
+        BadInput: neither a recipe nor a release is named, the release's recipe cannot be read any more, or a release
+            of the recipe would fail: all that is wrong with it.
         NotFound: the release to resume does not exist.
     """
     if request.resume is not None:
@@ -91,7 +94,9 @@ def resolve_request(request: ReleaseRequest, fleet: Fleet, store: MlflowStore) -
             ) from error
     if request.recipe is None:
         raise BadInput("name a recipe, or a release to resume with --resume")
-    recipe = pin_recipe(narrow_recipe(load_recipe(request.recipe), request.targets, request.precisions))
+    recipe = narrow_recipe(load_recipe(request.recipe), request.targets, request.precisions)
+    check_recipe(recipe, fleet, why_not_supported, home()).require()
+    recipe = pin_recipe(recipe)
     targets = [fleet.target(name) for name in recipe.targets]
     machines = [list_toolchains(read_reports(target.work_pool)) for target in targets]
     return recipe, identify_release(recipe, targets, ("workers", machines))

@@ -74,7 +74,6 @@ class MlflowStore:
             import mlflow.store.model_registry.sqlalchemy_store
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
         self._uri = tracking_uri
-        self._unreadable: tuple[str, ...] = ()
         try:
             self.client = MlflowClient(tracking_uri, tracking_uri)
         except MlflowException as error:  # whose text repeats the address, and with it a password
@@ -114,6 +113,11 @@ class MlflowStore:
 
     def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
         """See `Store.versions`."""
+        return tuple(
+            sorted(self._rows_from(self._search_complete(model, newest)), key=lambda row: (row.model, row.version))
+        )
+
+    def _search_complete(self, model: str | None, newest: int | None) -> list[Any]:
         query = f"name = '{check_name(model, what='model')}'" if model else ""
         # Within a model the database has an index of the number, and none of the time.
         order = ["version_number DESC"] if model else ["creation_timestamp DESC"]
@@ -121,15 +125,20 @@ class MlflowStore:
         with translate_errors(f"versions of {model or 'all models'}"):
             versions = read_pages(lambda token: self.client.search_model_versions(query, size, order, page_token=token))
             # `publish_state` is filtered here: the database would go through every tag of every version for it.
-            complete = list(islice((version for version in versions if version.tags.get(STATE) == COMPLETE), newest))
-        return tuple(sorted(self._rows_from(complete), key=lambda row: (row.model, row.version)))
+            return list(islice((version for version in versions if version.tags.get(STATE) == COMPLETE), newest))
 
     def unreadable(self) -> tuple[str, ...]:
-        """Return a sentence for each row that the last `versions` or `builds` left out, because its tags were edited.
+        """Return a sentence for each row that `versions` and `builds` leave out, because its tags were edited.
 
         One edited tag must not stop the work on all other engines.
         """
-        return self._unreadable
+        problems = []
+        for version in self._search_complete(None, None):
+            try:
+                row_from(version)
+            except BadInput as error:
+                problems.append(str(error))
+        return tuple(problems)
 
     def version(self, model: str, version: int) -> EngineVersion:
         """See `Store.version`."""
@@ -231,14 +240,12 @@ class MlflowStore:
     def _rows_from(self, versions: list[Any]) -> tuple[EngineVersion, ...]:
         # A search leaves the aliases of a version empty: they come from the registered model.
         aliases = {name: self.aliases(name) for name in {version.name for version in versions}}
-        rows, unreadable = [], []
+        rows = []
         for version in versions:
             try:
                 rows.append(row_from(version, aliases[version.name]))
             except BadInput as error:
                 _log.warning("%s", error)
-                unreadable.append(str(error))
-        self._unreadable = tuple(unreadable)
         return tuple(rows)
 
     def _read_manifest(self, version: Any) -> EngineManifest:

@@ -99,7 +99,7 @@ class Calibration:
     def find_wild_row(self) -> Outlier | None:
         """Find the row that makes a tensor's range useless for all others, farthest first; None where none does.
 
-        A tensor's largest |x| is then WILD times its median. Channels of trained networks reach some 1e4 times.
+        A tensor's largest |x| is then WILD times its median. In MiniLM's it is 3 to 204 times.
         """
         ratios = {
             tensor: statistics.amax / median

@@ -34,11 +34,16 @@ TYPICAL_WEIGHTS_BYTES = 91e6
 
 @dataclass(frozen=True)
 class StepTimes:
-    """The seconds of each step of a model's last release here, in `file` (JSON lines)."""
+    """The seconds of each step of a model's last release here; `stages` is the folder of this host's stages."""
 
-    file: Path
+    stages: Path
     model: str
     _known: dict[str, float] = field(default_factory=dict, init=False)
+
+    @property
+    def file(self) -> Path:
+        """JSON lines of all models."""
+        return self.stages / "step_seconds.jsonl"
 
     def __post_init__(self) -> None:
         with suppress(OSError):

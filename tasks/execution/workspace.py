@@ -5,7 +5,6 @@ instant, and is verified by sha256 before use (docs/adr/0003-stages-by-key.md).
 """
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from threading import Lock
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from registry.digest import check_record, digest_of, record_file, record_tree, verify_tree
@@ -235,15 +234,10 @@ def _set_directory(value: T, folder: Path) -> T:
 
 def _has_ended(owner_lock: Path) -> bool:
     """Tell whether the process that holds a lock has ended; the lock is removed then."""
+    lock = FileLock(owner_lock, timeout=0)
     try:
-        descriptor = os.open(owner_lock, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True  # another sweep was here
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        owner_lock.unlink(missing_ok=True)
-    except OSError:
+        with lock:
+            owner_lock.unlink(missing_ok=True)
+    except Timeout:
         return False
-    finally:
-        os.close(descriptor)
     return True

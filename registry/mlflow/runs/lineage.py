@@ -28,7 +28,8 @@ _FINISHED_ENGINE = f"tags.`{KIND}` = 'engine' and attributes.status = 'FINISHED'
 class EngineRun:
     """One finished run of an engine; `version` is the version that holds the engine, None if it failed its gates.
 
-    `identity` is what the engine was made from (registry/mlflow/runs/entries.py); empty where its run has no such file.
+    `identity` is what the engine was made from (registry/mlflow/runs/entries.py); empty where its run has no such file,
+    or one that was edited into something else: such an engine is stale.
     """
 
     precision: str
@@ -52,7 +53,7 @@ class Lineage:
 
     def _read_engine_run(self, precision: str, run: Any) -> EngineRun:
         version, raw = run.data.tags.get(VERSION, ""), self._read_file(str(run.info.run_id), IDENTITY)
-        return EngineRun(precision, int(version) if version.isdecimal() else None, json.loads(raw) if raw else {})
+        return EngineRun(precision, int(version) if version.isdecimal() else None, _parse_identity(raw or b""))
 
     def reports(self, model: str, *, newest: int) -> Iterator[str]:
         """Yield the reports (JSON) of the newest finished releases, newest first, read one by one."""
@@ -107,3 +108,11 @@ class Lineage:
                 )
             )
             return list(islice(runs, _NEWEST))
+
+
+def _parse_identity(raw: bytes) -> dict[str, Any]:
+    try:
+        identity = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return identity if isinstance(identity, dict) else {}

@@ -1,6 +1,5 @@
 """`enginery init` writes a recipe that a check accepts, and `enginery check` tells all that is wrong."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,19 +7,7 @@ import pytest
 from tests.support.commands import Enginery
 from tests.support.hub_server import serve_hub
 from tests.support.tiny import tiny_bert
-from tests.support.tiny_recipe import TinyRecipe, write_split, write_tiny_recipe
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> TinyRecipe:
-    return write_tiny_recipe(tmp_path_factory.mktemp("written") / "recipe")
-
-
-@pytest.fixture
-def tiny(template: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRecipe:
-    shutil.copytree(template.folder, tmp_path / "recipe")
-    monkeypatch.chdir(tmp_path / "recipe")
-    return TinyRecipe(tmp_path / "recipe")
+from tests.support.tiny_recipe import TinyRecipe, write_split
 
 
 def test_a_recipe_is_written_for_a_folder_and_passes_its_check(tiny: TinyRecipe, enginery: Enginery) -> None:

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,28 +16,15 @@ from flows.release.check import RecipeCheck, check_recipe
 from registry.errors import BadInput
 from tasks.execution.progress import StepEnd
 from tasks.execution.step_times import StepTimes
-from tests.support.tiny_recipe import RECIPE, TinyRecipe, write_tiny_recipe
+from tests.support.tiny_recipe import RECIPE, TinyRecipe
 
 Change = Callable[[TinyRecipe], None]
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> TinyRecipe:
-    return write_tiny_recipe(tmp_path_factory.mktemp("checked") / "recipe")
-
-
-@pytest.fixture
-def tiny(template: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRecipe:
-    shutil.copytree(template.folder, tmp_path / "recipe")
-    monkeypatch.chdir(tmp_path / "recipe")
-    return TinyRecipe(tmp_path / "recipe")
 
 
 def check(tiny: TinyRecipe, **changes: Any) -> RecipeCheck:
     tiny.recipe.write_text(yaml.safe_dump(RECIPE | changes), encoding="utf-8")
     recipe = load_recipe(tiny.recipe)
-    times = StepTimes(tiny.folder / "home" / "stages" / "step_seconds.jsonl", recipe.model)
-    return check_recipe(recipe, load_fleet(tiny.fleet), why_not_here, tiny.folder / "home", times)
+    return check_recipe(recipe, load_fleet(tiny.fleet), why_not_here, tiny.folder / "home")
 
 
 def edit_config(**changes: Any) -> Change:
@@ -148,7 +134,7 @@ def test_a_full_disk_and_memory_are_told_before_they_stop_a_release(
 
 def test_the_time_is_that_of_this_machine_once_it_is_known(tiny: TinyRecipe) -> None:
     assert check(tiny).timed_steps == 0
-    times = StepTimes(tiny.folder / "home" / "stages" / "step_seconds.jsonl", "tiny")
+    times = StepTimes(tiny.folder / "home" / "stages", "tiny")
     times.record(StepEnd("export fp32", 123.0, found=False))
     result = check(tiny)
     assert (result.timed_steps, result.step_seconds["export fp32"]) == (1, 123.0)

@@ -87,6 +87,15 @@ def test_run_without_an_identity_tells_nothing(run: Run, mlflow_store: MlflowSto
     assert Lineage(mlflow_store).engine_runs("sst2", "l4") == (EngineRun("fp16", 7, {}),)
 
 
+@pytest.mark.parametrize("edited", ["[1]", "not JSON", "[" * 100_000, "\xff"], ids=["list", "text", "deep", "bytes"])
+def test_an_identity_that_was_edited_tells_nothing(
+    edited: str, run: Run, mlflow_store: MlflowStore, tmp_path: Any
+) -> None:
+    (path,) = tmp_path.rglob("identity.json")
+    path.write_bytes(edited.encode("latin-1"))
+    assert Lineage(mlflow_store).engine_runs("sst2", "l4") == (EngineRun("fp16", 7, {}),)
+
+
 def test_run_is_found_by_its_release_and_by_target_and_precision(
     run: Run, mlflow_store: MlflowStore, manifest_factory: Any
 ) -> None:
