@@ -54,7 +54,8 @@ check: $(INSTALLED) $(TRITON)/.installed
 	$(BIN)/pytest $(SPREAD) --durations=15 $(addprefix --ignore=,$(COVERING))
 	$(BIN)/pytest $(SPREAD) --cov --cov-report=term $(COVERING)
 
-bench: $(INSTALLED)
+bench: quickstart
+	$(BIN)/python -m benchmarks.commands
 	$(BIN)/python -m benchmarks.release
 	$(BIN)/python -m benchmarks.fetch
 	$(BIN)/python -m benchmarks.registry

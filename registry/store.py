@@ -81,6 +81,9 @@ class ServingStore(Protocol):
             TornBundle: it is incomplete.
         """
 
+    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
+        """Return the complete versions of one model, or of all, by model and number; or only the `newest` so many."""
+
     def resolve(self, model: str, alias: str) -> EngineVersion:
         """Return the version that an alias points at.
 
@@ -125,9 +128,6 @@ class Store(ServingStore, Protocol):
         Raises:
             PromotionRefused: another process held the model's lock for too long.
         """
-
-    def versions(self, model: str | None = None, *, newest: int | None = None) -> tuple[EngineVersion, ...]:
-        """Return the complete versions of one model, or of all, by model and number; or only the `newest` so many."""
 
     def checked(self, model: str, version: int) -> EngineVersion:
         """Return one complete version whose row agrees with its manifest: tags can be edited in MLflow's own pages.
@@ -274,7 +274,7 @@ def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
     )
 
 
-def require_engines(store: Store, model: str) -> None:
+def require_engines(store: ServingStore, model: str) -> None:
     """Check that a model has engines in the registry.
 
     Raises:

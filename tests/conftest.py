@@ -141,6 +141,16 @@ def mlflow_store(tmp_path: Path, migrated_database: Path) -> Store:
     return embedded_store(home)
 
 
+@pytest.fixture
+def quick_store(tmp_path: Path, migrated_database: Path) -> Store:
+    from tests.support.quick_reads import QuickReads
+
+    home = tmp_path / "quick home"
+    home.mkdir()
+    shutil.copy(migrated_database, home / "mlflow.db")
+    return QuickReads(home)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server with MLflow's tables in the database `migrated`."""
@@ -176,7 +186,7 @@ def memory_store() -> MemoryStore:
     return MemoryStore()
 
 
-@pytest.fixture(params=["memory", "mlflow", "postgres"])
+@pytest.fixture(params=["memory", "mlflow", "quick", "postgres"])
 def store(request: pytest.FixtureRequest) -> Store:
     """Each registry in turn: a test that uses it is a clause of the contract."""
     chosen: Store = request.getfixturevalue(f"{request.param}_store")

@@ -38,9 +38,10 @@ def list_engines(
 
     A `*` marks the metric of the ONNX graph, where the engine's own was not measured.
     """
+    from registry.mlflow.quick.open import open_to_read
     from registry.store import require_engines
 
-    store = open_store()
+    store = open_to_read()
     if model is not None:
         require_engines(store, model)
     versions = store.versions(model, newest=limit or None)
@@ -133,11 +134,12 @@ def history(model: Model, limit: Limit = NEWEST, as_json: Json = False) -> None:
 
     A production alias that MLflow's own pages moved, past every gate, is reported on stderr.
     """
+    from registry.mlflow.quick.open import open_to_read
     from registry.promotion.promote import read_history
     from registry.promotion.unrecorded import find_moved_past
     from registry.store import require_engines
 
-    store = open_store()
+    store = open_to_read()
     require_engines(store, model)
     events = read_history(store, model, newest=limit or None)
     for problem in find_moved_past(store, model):

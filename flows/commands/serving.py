@@ -1,6 +1,5 @@
 """On a serving host: `fetch`, `verify`, `run`. Only `run` needs more than the base install."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from rich.markup import escape
 from flows.commands.console import Json, need, out, plain, print_json
 from registry.errors import BadInput
 from registry.host.home import home
-from registry.mlflow.connect import open_store
 from registry.names import check_name, production_alias
 
 if TYPE_CHECKING:
@@ -101,6 +99,7 @@ def open_fetch(model: str, into: Path, selection: Selection) -> "Callable[[], Fe
     """
     from registry.bundle.signing import local_trust
     from registry.host.compatibility import read_host
+    from registry.mlflow.quick.open import open_to_read
     from registry.serving.fetch import Policy
     from registry.serving.fetch import fetch as fetch_bundle
 
@@ -111,7 +110,7 @@ def open_fetch(model: str, into: Path, selection: Selection) -> "Callable[[], Fe
     policy = Policy(
         trust, accepted_host, older=selection.older, unrecorded=selection.unrecorded, rehash=selection.rehash
     )
-    store = _open_serving_store()
+    store = open_to_read()
 
     def fetch_selected() -> "Fetched":
         alias = selection.alias
@@ -132,9 +131,10 @@ def _name_unknown_model(model: str) -> Iterator[None]:
     try:
         yield
     except BadInput:
+        from registry.mlflow.quick.open import open_to_read
         from registry.store import require_engines
 
-        require_engines(open_store(), check_name(model, what="model"))
+        require_engines(open_to_read(), check_name(model, what="model"))
         raise
 
 
@@ -185,13 +185,6 @@ def run(
         return
     for shown in answers:
         out.print(escape(shown.line), highlight=False)
-
-
-def _open_serving_store() -> "ServingStore":
-    from registry.mlflow.rest import QuickStore, is_plain
-
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return QuickStore(uri, open_store) if is_plain(uri) else open_store()
 
 
 def _find_production_alias(store: "ServingStore", model: str, target: str, host: "Host") -> str:

@@ -21,8 +21,8 @@ from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, write_manife
 from registry.digest import record_file, verify_tree
 from registry.errors import BadInput, EngineryError, first_line
 from registry.host.process import this_process
-from registry.mlflow.artifacts import upload
 from registry.mlflow.errors import check_id, explain_refusal, ignore_existing, read_pages, translate_errors
+from registry.mlflow.files.artifacts import upload
 from registry.mlflow.rows import (
     COMPLETE,
     LONGEST,

@@ -20,8 +20,8 @@ from mlflow.tracking import MlflowClient
 
 from registry.bundle.manifest import MANIFEST_FILE, check_agrees, read_manifest
 from registry.errors import BadInput, NotFound, TornBundle, shown_address
-from registry.mlflow.artifacts import open_files
 from registry.mlflow.errors import check_id, ignore_existing, read_pages, translate_errors
+from registry.mlflow.files.artifacts import open_files
 from registry.mlflow.history import History
 from registry.mlflow.publish import Publications
 from registry.mlflow.rows import (

@@ -38,7 +38,7 @@ from registry.promotion.rules import (
     find_version_before,
 )
 from registry.records import EngineVersion, PromotionEvent, Verdict
-from registry.store import Store
+from registry.store import ServingStore, Store
 
 _NO_RULES = TargetRules()
 
@@ -124,7 +124,7 @@ def nominate(store: Store, model: str, target: str, version: int) -> None:
             store.set_alias(model, alias, version)
 
 
-def read_history(store: Store, model: str, *, newest: int | None = None) -> tuple[PromotionEvent, ...]:
+def read_history(store: ServingStore, model: str, *, newest: int | None = None) -> tuple[PromotionEvent, ...]:
     """Return every approval, promotion and rollback of a model, oldest first, failures included."""
     return store.events(check_name(model, what="model"), newest=newest)
 

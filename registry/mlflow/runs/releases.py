@@ -15,8 +15,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW
 
 from registry.errors import NotFound
 from registry.host.process import this_process
-from registry.mlflow.artifacts import upload_to_run
 from registry.mlflow.errors import check_id, read_pages, translate_errors
+from registry.mlflow.files.artifacts import upload_to_run
 from registry.mlflow.publish import BUILD_KEY, KIND, OWNER, RELEASE, VERSION
 from registry.mlflow.runs.entries import (
     IDENTITY,

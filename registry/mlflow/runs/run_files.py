@@ -11,8 +11,8 @@ from mlflow.tracking import MlflowClient
 from requests import RequestException
 
 from registry.errors import DigestMismatch, EngineryError, Interrupted
-from registry.mlflow.artifacts import open_files, upload_to_run
 from registry.mlflow.errors import check_id, explain_refusal, translate_errors
+from registry.mlflow.files.artifacts import open_files, upload_to_run
 from registry.mlflow.publish import KIND
 from registry.mlflow.rows import LONGEST
 from registry.mlflow.store import MlflowStore
@@ -22,7 +22,7 @@ T = TypeVar("T")
 # On a release's run: the outcome of each target that was accepted, and the flow runs whose results no longer count.
 OUTCOME, GIVEN_UP = "enginery.outcome.", "enginery.given_up."
 # A restarting server is back by then. MLflow's client has retries of its own, but not in every call.
-# The project's other retries are listed at STORE_PAUSES_SECONDS in registry/mlflow/artifacts.py.
+# The project's other retries are listed at STORE_PAUSES_SECONDS in registry/mlflow/files/artifacts.py.
 SERVER_PAUSES_SECONDS = (2.0, 5.0, 15.0, 30.0, 60.0)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import DigestMismatch, EngineryError
-from registry.mlflow.artifacts import open_files, upload_to_run
 from registry.mlflow.errors import check_id, read_pages, translate_errors
+from registry.mlflow.files.artifacts import open_files, upload_to_run
 from registry.mlflow.rows import LONGEST
 from registry.mlflow.store import MlflowStore
 

@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 
 from registry.errors import EngineryError, Interrupted
-from registry.mlflow.rest import QuickStore
+from registry.mlflow.quick.rest import RestRows
+from registry.mlflow.quick.store import QuickStore
 from registry.mlflow.store import MlflowStore
 from registry.promotion.promote import promote
 from registry.serving.download import DownloadPlan
@@ -38,7 +39,7 @@ Edit = Callable[[Any], object]
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("registry.mlflow.rest._TRIES", 0)
+    monkeypatch.setattr("registry.mlflow.quick.rest._TRIES", 0)
     monkeypatch.setattr("registry.web.ANSWER_SECONDS", 0.5)
     monkeypatch.setattr("registry.mlflow.rows.ANSWER_SECONDS", 0.5)
 
@@ -96,7 +97,7 @@ ASKED = ["registered-models/search", "model-versions/get", "experiments/get-by-n
 def test_a_broken_answer_is_one_sentence(
     lie: Lie, model: str, server: LyingServer, publisher: Publisher, tmp_path: Path
 ) -> None:
-    quick = QuickStore(server.address, refuse)
+    quick = QuickStore(RestRows(server.address), refuse)
     for asked in ASKED:
         server.lies.clear()
         server.lie(asked, lie)
@@ -105,7 +106,7 @@ def test_a_broken_answer_is_one_sentence(
                 quick.aliases(model)
         else:
             with pytest.raises(Interrupted) as caught:
-                get(QuickStore(server.address, refuse), model, publisher, tmp_path / "models")
+                get(QuickStore(RestRows(server.address), refuse), model, publisher, tmp_path / "models")
         assert "check the server" in str(caught.value)
         assert "\n" not in str(caught.value)
     server.lies.clear()
@@ -152,7 +153,7 @@ def test_an_answer_of_another_shape_is_one_sentence(
     quick: bool, asked: str, edit: Edit, model: str, server: LyingServer, publisher: Publisher, tmp_path: Path
 ) -> None:
     whole = MlflowStore(server.address, tmp_path / "state")
-    store = QuickStore(server.address, lambda: whole) if quick else whole
+    store = QuickStore(RestRows(server.address), lambda: whole) if quick else whole
     server.lie(asked, edited(edit))
     if asked == "model-versions/get":
         server.lie("registered-models/alias", edited(edit))  # mlflow's client asks for a version by its alias
@@ -177,15 +178,15 @@ def test_a_broken_file_is_one_sentence_and_is_not_placed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("registry.mlflow.http_files.PACE_SECONDS", 0.2)
+    monkeypatch.setattr("registry.mlflow.files.http.PACE_SECONDS", 0.2)
     server.lie(file, lie)
     models = tmp_path / "models"
     with pytest.raises(EngineryError) as caught:
-        get(QuickStore(server.address, refuse), model, publisher, models)
+        get(QuickStore(RestRows(server.address), refuse), model, publisher, models)
     assert "\n" not in str(caught.value)
     assert list(models.glob("*/[!.]*")) == []
     server.lies.clear()
-    assert get(QuickStore(server.address, refuse), model, publisher, models).version == 1
+    assert get(QuickStore(RestRows(server.address), refuse), model, publisher, models).version == 1
 
 
 def test_a_file_sent_compressed_is_refused_before_it_is_unpacked(
@@ -195,7 +196,7 @@ def test_a_file_sent_compressed_is_refused_before_it_is_unpacked(
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n".encode()
     server.lie("engine.plan", raw(head + bomb))
     with pytest.raises(EngineryError, match="more bytes than the manifest says"):
-        get(QuickStore(server.address, refuse), model, publisher, tmp_path / "models")
+        get(QuickStore(RestRows(server.address), refuse), model, publisher, tmp_path / "models")
 
 
 def test_content_that_changes_between_requests_is_not_placed(
@@ -203,7 +204,7 @@ def test_content_that_changes_between_requests_is_not_placed(
 ) -> None:
     server.lie("engine.plan", body(b"plaN"))
     with pytest.raises(EngineryError, match="changed after publishing"):
-        get(QuickStore(server.address, refuse), model, publisher, tmp_path / "models")
+        get(QuickStore(RestRows(server.address), refuse), model, publisher, tmp_path / "models")
     assert list((tmp_path / "models").glob("*/[!.]*")) == []
 
 
@@ -221,6 +222,11 @@ def test_a_watch_goes_on_after_every_broken_answer(
         return current_version(models / model) is not None
 
     server.lie("model-versions/get", cut())
-    watch(lambda: get(QuickStore(server.address, refuse), model, publisher, models), models / model, Watch(), wait)
+    watch(
+        lambda: get(QuickStore(RestRows(server.address), refuse), model, publisher, models),
+        models / model,
+        Watch(),
+        wait,
+    )
     assert len(waited) == len(BROKEN) + 2
     assert current_version(models / model) == 1

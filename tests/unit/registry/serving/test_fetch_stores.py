@@ -11,8 +11,9 @@ import pytest
 
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from registry.errors import DigestMismatch, EngineryError, Interrupted, NotFound, SignatureInvalid
-from registry.mlflow.artifacts import CopiedFiles, FolderFiles, open_files
-from registry.mlflow.http_files import HttpFiles
+from registry.mlflow.files.artifacts import CopiedFiles, open_files
+from registry.mlflow.files.folder import FolderFiles
+from registry.mlflow.files.http import HttpFiles
 from registry.mlflow.store import MlflowStore
 from registry.promotion.promote import promote
 from registry.serving.download import DownloadPlan
@@ -148,7 +149,7 @@ def test_an_artifact_overwritten_after_publishing_is_refused(
 def test_expired_presigned_url_is_requested_again(
     bucket: Place, model: str, manifest_factory: Any, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from registry.mlflow import artifacts as module
+    from registry.mlflow.files import artifacts as module
 
     publisher.publish(bucket.store, manifest_factory(ENGINE, model=model))
     files = bucket.store.open_bundle(model, 1).files

@@ -9,8 +9,8 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from registry.errors import EngineryError, Interrupted, NotFound, TornBundle, first_line
+from registry.mlflow.files.folder import CHUNK_BYTES
 
-CHUNK_BYTES = 2**20
 # A download goes on as long as so many bytes arrive in so many seconds.
 PACE_SECONDS, PACE_BYTES = 120.0, 64 * 2**10
 # Sends one GET for a path with the headers given.

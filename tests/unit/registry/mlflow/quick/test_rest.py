@@ -10,25 +10,27 @@ from uuid import uuid4
 import pytest
 
 from registry.errors import BadName, DigestMismatch, NotFound, TornBundle
-from registry.mlflow.rest import QuickStore, _ServerInfo, is_plain
+from registry.mlflow.quick.rest import RestRows, _ServerInfo, is_plain
+from registry.mlflow.quick.store import QuickStore
 from registry.mlflow.store import MlflowStore
 from registry.promotion.promote import promote
 from registry.promotion.rules import Decision
 from registry.store import ServingStore
 from tests.support.publisher import Publisher
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 FETCH = """
 import sys
 from pathlib import Path
 from registry.serving.fetch import Policy, fetch
-from registry.mlflow.rest import QuickStore
+from registry.mlflow.quick.rest import RestRows
+from registry.mlflow.quick.store import QuickStore
 from registry.bundle.signing import Trust
 from tests.support.publisher import HOST
 
 uri, model, key, into = sys.argv[1:]
 policy = Policy(Trust((Path(key),)), HOST)
-print(fetch(QuickStore(uri, exit), model, alias="production-l4", into=Path(into), policy=policy).reused)
+print(fetch(QuickStore(RestRows(uri), exit), model, alias="production-l4", into=Path(into), policy=policy).reused)
 print(*sorted({"mlflow", "sqlalchemy", "requests", "model_signing", "pandas", "torch", "prefect"} & set(sys.modules)))
 """
 
@@ -51,7 +53,7 @@ def refuses() -> ServingStore:
 
 
 def test_rows_and_aliases_are_those_of_the_whole_store(server_uri: str, whole: MlflowStore, model: str) -> None:
-    quick = QuickStore(server_uri, refuses)
+    quick = QuickStore(RestRows(server_uri), refuses)
     assert quick.aliases(model) == whole.aliases(model) == {"production-l4": 1}
     assert quick.version(model, 1) == quick.resolve(model, "production-l4") == whole.version(model, 1)
     with pytest.raises(NotFound, match="no alias"):
@@ -61,14 +63,14 @@ def test_rows_and_aliases_are_those_of_the_whole_store(server_uri: str, whole: M
 
 
 def test_events_are_those_of_the_whole_store(server_uri: str, whole: MlflowStore, model: str) -> None:
-    quick = QuickStore(server_uri, refuses)
+    quick = QuickStore(RestRows(server_uri), refuses)
     (event,) = quick.events(model, alias="production-l4", newest=50)
     assert (event,) == whole.events(model) == quick.events(model) == quick.events(model, outcome="done")
     assert quick.events(model, alias="production-other") == quick.events(model, outcome="pending") == ()
 
 
 def test_whole_store_answers_what_quick_store_cannot(server_uri: str, whole: MlflowStore, model: str) -> None:
-    quick = QuickStore(server_uri, lambda: whole)
+    quick = QuickStore(RestRows(server_uri), lambda: whole)
     assert quick.events("none") == whole.events("none") == ()
     assert quick.aliases("none") == {}
     with pytest.raises(NotFound):
@@ -77,11 +79,11 @@ def test_whole_store_answers_what_quick_store_cannot(server_uri: str, whole: Mlf
     for ask in (quick.version, quick.open_bundle):
         with pytest.raises(TornBundle):
             ask(model, 1)
-    assert QuickStore("http://127.0.0.1:9", lambda: whole).aliases(model) == {"production-l4": 1}
+    assert QuickStore(RestRows("http://127.0.0.1:9"), lambda: whole).aliases(model) == {"production-l4": 1}
 
 
 def test_files_are_those_of_the_whole_store(server_uri: str, whole: MlflowStore, model: str) -> None:
-    quick, other = QuickStore(server_uri, refuses).open_bundle(model, 1), whole.open_bundle(model, 1)
+    quick, other = QuickStore(RestRows(server_uri), refuses).open_bundle(model, 1), whole.open_bundle(model, 1)
     assert (quick.manifest, quick.signature) == (other.manifest, other.signature)
     assert quick.files.ranged
     assert other.files.ranged
@@ -98,14 +100,14 @@ def test_whole_store_reads_files_outside_the_server(
     whole.client.create_model_version(model, "s3://elsewhere/bundle", run_id=str(row.run_id), tags=row.tags)
     opened: list[int] = []
     monkeypatch.setattr(whole, "open_bundle", lambda _, version: opened.append(version))
-    quick = QuickStore(server_uri, lambda: whole)
+    quick = QuickStore(RestRows(server_uri), lambda: whole)
     quick.open_bundle(model, 2)
     assert opened == [2]
     monkeypatch.setattr(
-        "registry.mlflow.rest._get_server_info", lambda _: _ServerInfo(multipart_downloads_enabled=True)
+        "registry.mlflow.quick.rest._get_server_info", lambda _: _ServerInfo(multipart_downloads_enabled=True)
     )
     quick.open_bundle(model, 1)
-    monkeypatch.setattr("registry.mlflow.rest._get_server_info", lambda _: None)
+    monkeypatch.setattr("registry.mlflow.quick.rest._get_server_info", lambda _: None)
     quick.open_bundle(model, 1)
     assert opened == [2, 1, 1]
 
@@ -117,7 +119,7 @@ def test_a_manifest_overwritten_after_publishing_is_refused(
     run = str(whole.client.get_model_version(model, "1").run_id)
     whole.client.log_artifact(run, str(tmp_path / "manifest.json"), "bundle")
     with pytest.raises(DigestMismatch, match="its manifest was changed"):
-        QuickStore(server_uri, refuses).open_bundle(model, 1)
+        QuickStore(RestRows(server_uri), refuses).open_bundle(model, 1)
 
 
 def test_fetch_never_imports_mlflow_and_in_place_no_signing(

@@ -8,8 +8,6 @@ repeats such a request for four minutes per file (http_artifact_repo.py and rest
 is reported after seconds, and only an unreachable server is waited for.
 """
 
-import os
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -33,8 +31,9 @@ from mlflow.utils.rest_utils import http_request
 from mlflow.utils.server_info import SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED, ServerInfoRequestError, fetch_server_info
 from pydantic import TypeAdapter, ValidationError
 
-from registry.errors import BadInput, EngineryError, Interrupted, NotFound, TornBundle, first_line
-from registry.mlflow.http_files import CHUNK_BYTES, HttpFiles, SendGet, translate_request_errors, unreadable
+from registry.errors import BadInput, EngineryError, Interrupted, NotFound, first_line
+from registry.mlflow.files.folder import FolderFiles
+from registry.mlflow.files.http import HttpFiles, SendGet, translate_request_errors, unreadable
 from registry.store import BundleFiles
 
 _SERVICE = "/api/2.0/mlflow-artifacts"
@@ -72,33 +71,6 @@ def open_files(uri: str, tracking_uri: str, probe: str) -> BundleFiles:
     except (MlflowException, ValueError) as error:
         raise EngineryError(f"{uri} cannot be read ({first_line(error)}): check the registry's store") from error
     return CopiedFiles(repository)
-
-
-class FolderFiles:
-    """Files of a folder on this machine."""
-
-    ranged = True
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def read(self, path: str, start: int = 0, stop: int | None = None) -> Generator[bytes]:
-        """See `BundleFiles.read`."""
-        # Non-blocking: opening a pipe in place of a file would wait indefinitely.
-        try:
-            descriptor = os.open(self._folder / path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise NotFound(f"{self._folder / path} does not exist: publish the engine again") from error
-        except OSError as error:
-            raise EngineryError(f"{self._folder / path} cannot be read: {error.strerror}") from error
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise TornBundle(f"{self._folder / path} is not a regular file: do not trust it")
-            while chunk := os.pread(descriptor, CHUNK_BYTES if stop is None else min(CHUNK_BYTES, stop - start), start):
-                start += len(chunk)
-                yield chunk
-        finally:
-            os.close(descriptor)
 
 
 class CopiedFiles:

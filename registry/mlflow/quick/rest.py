@@ -1,16 +1,13 @@
-"""Why this exists: `enginery fetch` with everything in place takes 0.4 s, and importing mlflow alone takes 2 to 3 s.
+"""Rows of an MLflow server by its public REST interface.
 
-So this one command reads aliases, versions, history and files through the MLflow server's REST interface, without
-mlflow, from a server that needs no credentials and stores the files itself. Everything else, and whatever the server
-does not answer here, is left to `MlflowStore`, which is opened only then. Why and what was measured:
+Only of a server that needs no credentials and stores the files itself. Why and what was measured:
 docs/adr/0015-fetch.md.
 """
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -20,23 +17,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from registry.bundle.manifest import MANIFEST_FILE
 from registry.errors import Interrupted, shown_address
-from registry.mlflow.rows import (
-    COMPLETE,
-    NEWEST_EVENT_FIRST,
-    STATE,
-    bundle_of,
-    event_from,
-    events_query,
-    history_experiment,
-    row_from,
-)
-from registry.names import check_name
-from registry.records import EngineVersion, PromotionEvent
-from registry.store import Bundle, ServingStore, no_alias
+from registry.mlflow.quick.store import VersionRow
+from registry.mlflow.rows import COMPLETE, NEWEST_EVENT_FIRST, STATE, events_query, history_experiment
 from registry.web import read_answer
 
 if TYPE_CHECKING:
-    from registry.mlflow.http_files import HttpFiles
+    from registry.mlflow.files.http import HttpFiles
 
 T = TypeVar("T")
 
@@ -74,7 +60,7 @@ class _Models:
 
 
 @dataclass(frozen=True)
-class _VersionRow:
+class _Row:
     """A version; `source` is the URI of its files."""
 
     name: str
@@ -88,7 +74,7 @@ class _VersionRow:
 class _Version:
     """The answer of model-versions/get."""
 
-    model_version: _VersionRow
+    model_version: _Row
 
 
 @dataclass(frozen=True)
@@ -129,85 +115,72 @@ class _ServerInfo:
 
 
 @dataclass(frozen=True)
-class _ModelVersion:
-    """A version as mlflow's client would return it; `source` is the URI of its files."""
+class _Versions:
+    """The answer of model-versions/search."""
 
-    name: str
-    version: str
-    tags: dict[str, str]
-    aliases: list[str]
-    source: str
+    model_versions: list[_Row] = field(default_factory=list)
+    next_page_token: str | None = None
 
 
-class QuickStore:
-    """A `ServingStore` that answers from the server's REST interface where it can."""
+class RestRows:
+    """`QuickRows` of an MLflow server."""
 
-    def __init__(self, server: str, open_whole: Callable[[], ServingStore]) -> None:
-        self._server, self._open_whole = server.rstrip("/"), open_whole
+    def __init__(self, server: str) -> None:
+        self._server = server.rstrip("/")
 
-    @cached_property
-    def _whole(self) -> ServingStore:
-        return self._open_whole()
-
-    def aliases(self, model: str) -> dict[str, int]:
-        """See `ServingStore.aliases`."""
+    def aliases(self, model: str) -> dict[str, int] | None:
+        """See `QuickRows.aliases`."""
         # A search, as in `MlflowStore.aliases`: `get` reads every version of the model.
-        query = {"filter": f"name = '{check_name(model, what='model')}'", "max_results": "1"}
+        query = {"filter": f"name = '{model}'", "max_results": "1"}
         if (answer := self._get(_Models, "registered-models/search", query)) is None:
-            return self._whole.aliases(model)
+            return None
         return {alias.alias: alias.version for row in answer.registered_models for alias in row.aliases}
 
-    def version(self, model: str, version: int) -> EngineVersion:
-        """See `ServingStore.version`."""
-        complete = self._get_complete(model, version)
-        # One that is torn or missing: the whole store raises the right error.
-        return row_from(complete) if complete else self._whole.version(model, version)
+    def version(self, model: str, version: int) -> VersionRow | None:
+        """See `QuickRows.version`."""
+        answer = self._get(_Version, "model-versions/get", {"name": model, "version": str(version)})
+        return None if answer is None else _row_of(answer.model_version, answer.model_version.aliases)
 
-    def resolve(self, model: str, alias: str) -> EngineVersion:
-        """See `ServingStore.resolve`."""
-        aliases = self.aliases(model)
-        if alias not in aliases:
-            raise no_alias(model, alias, aliases)
-        return self.version(model, aliases[alias])
-
-    def open_bundle(self, model: str, version: int) -> Bundle:
-        """See `ServingStore.open_bundle`."""
-        complete = self._get_complete(model, version)
-        bundle_files = self._open_files(complete.source) if complete else None
-        if complete is None or bundle_files is None:
-            return self._whole.open_bundle(model, version)
-        return bundle_of(complete, bundle_files)
+    def versions(self, model: str | None, newest: int | None) -> list[VersionRow] | None:
+        """See `QuickRows.versions`."""
+        order = "version_number DESC" if model else "creation_timestamp DESC"
+        query = {"order_by": order, "max_results": str(min(_PAGE, newest or _PAGE))}
+        query |= {"filter": f"name = '{model}'"} if model else {}
+        found, token, aliases = list[VersionRow](), "", dict[str, dict[str, int]]()
+        while newest is None or len(found) < newest:
+            page = self._get(_Versions, "model-versions/search", query | ({"page_token": token} if token else {}))
+            if page is None:
+                return None
+            for row in page.model_versions:
+                # A search leaves the aliases of a version empty: they come from the registered model.
+                if row.name not in aliases and (of_model := self.aliases(row.name)) is not None:
+                    aliases[row.name] = of_model
+                at = aliases.get(row.name, {})
+                found.append(_row_of(row, [alias for alias, version in at.items() if version == row.version]))
+            found = [row for row in found if row.tags.get(STATE) == COMPLETE]
+            if not (token := page.next_page_token or ""):
+                break
+        return found[:newest]
 
     def events(
-        self, model: str, *, alias: str | None = None, outcome: str | None = None, newest: int | None = None
-    ) -> tuple[PromotionEvent, ...]:
-        """See `ServingStore.events`."""
-        runs = self._search_runs(history_experiment(model), events_query(alias, outcome), newest)
-        if runs is None:
-            return self._whole.events(model, alias=alias, outcome=outcome, newest=newest)
-        return tuple(event_from(_tags_of(run.data.tags)) for run in reversed(runs))
-
-    def _search_runs(self, experiment: str, query: str, newest: int | None) -> list[_Run] | None:
-        if (answer := self._get(_Experiment, "experiments/get-by-name", {"experiment_name": experiment})) is None:
+        self, model: str, alias: str | None, outcome: str | None, newest: int | None
+    ) -> list[Mapping[str, str]] | None:
+        """See `QuickRows.events`."""
+        query = {"experiment_name": history_experiment(model)}
+        if (answer := self._get(_Experiment, "experiments/get-by-name", query)) is None:
             return None
-        body: dict[str, Any] = {"experiment_ids": [answer.experiment.experiment_id], "filter": query}
-        body |= {"order_by": [NEWEST_EVENT_FIRST], "max_results": newest or _PAGE}
-        found = _ask(_Runs, f"{self._server}/api/2.0/mlflow/runs/search", body)
+        body: dict[str, Any] = {"experiment_ids": [answer.experiment.experiment_id]}
+        body |= {"filter": events_query(alias, outcome), "order_by": [NEWEST_EVENT_FIRST]}
+        found = _ask(_Runs, f"{self._server}/api/2.0/mlflow/runs/search", body | {"max_results": newest or _PAGE})
         # A fetch asks for a few: whoever reads a long history leaves the rest to the whole store.
-        return None if found is None or (newest is None and found.next_page_token) else found.runs
-
-    def _get_complete(self, model: str, version: int) -> _ModelVersion | None:
-        query = {"name": check_name(model, what="model"), "version": str(version)}
-        if (answer := self._get(_Version, "model-versions/get", query)) is None:
+        if found is None or (newest is None and found.next_page_token):
             return None
-        row, tags = answer.model_version, _tags_of(answer.model_version.tags)
-        if tags.get(STATE) != COMPLETE:
-            return None
-        return _ModelVersion(row.name, str(row.version), tags, row.aliases, row.source)
+        return [_tags_of(run.data.tags) for run in found.runs]
 
-    def _open_files(self, uri: str) -> "HttpFiles | None":
+    def open_files(self, source: str) -> "HttpFiles | None":
+        """See `QuickRows.open_files`."""
         try:
-            parts = urlsplit(uri)
+            parts = urlsplit(source)
         except ValueError:
             return None
         if (parts.scheme, parts.netloc) != ("mlflow-artifacts", ""):
@@ -255,6 +228,10 @@ def _ask(kind: type[T], address: str, body: Mapping[str, Any] | None = None) -> 
         ) from error
 
 
+def _row_of(row: _Row, aliases: Iterable[str]) -> VersionRow:
+    return VersionRow(row.name, str(row.version), _tags_of(row.tags), tuple(aliases), row.source)
+
+
 def _tags_of(tags: list[_Tag]) -> dict[str, str]:
     return {tag.key: tag.value for tag in tags}
 
@@ -264,7 +241,7 @@ def _open_server_files(root: str) -> "HttpFiles":
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
 
-    from registry.mlflow.http_files import HttpFiles
+    from registry.mlflow.files.http import HttpFiles
 
     session, retry = requests.Session(), Retry(_TRIES, status_forcelist=_TRANSIENT, backoff_factor=1)
     session.mount(root, HTTPAdapter(max_retries=retry))

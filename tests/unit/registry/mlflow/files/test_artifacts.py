@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
-from registry.mlflow.artifacts import StoreFailed, upload
+from registry.mlflow.files.artifacts import StoreFailed, upload
 
 
 class Store(BaseHTTPRequestHandler):
