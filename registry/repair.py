@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from registry.bundle.manifest import verify_bundle
+from registry.bundle.manifest import read_manifest, verify_files
 from registry.bundle.signing import Trust, verify_signature
 from registry.errors import BadInput, DigestMismatch, EngineryError, SignatureInvalid, TornBundle
 from registry.host.process import has_ended
@@ -89,9 +89,10 @@ def _finish(store: Repairable, trust: Callable[[], Trust], unfinished: Unfinishe
     with tempfile.TemporaryDirectory(prefix="enginery-repair-") as scratch:
         folder = Path(scratch)
         store.download_unfinished(unfinished, folder)
-        verify_signature(folder, trust())
+        raw = verify_signature(folder, trust())
         try:
-            manifest = verify_bundle(folder)
+            manifest = read_manifest(raw)
+            verify_files(folder, manifest)
         except BadInput as error:
             raise TornBundle(str(error)) from error
         return store.finish(unfinished, manifest)

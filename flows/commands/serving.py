@@ -85,7 +85,8 @@ def fetch(
     """
     fetched = open_fetch(model, to, Selection(target, alias, version, any_host, tensorrt, older, unrecorded, rehash))()
     if as_json:
-        print_json(plain(fetched) | {"path": str(fetched.path)})
+        engine = {"model": fetched.manifest.model, "digest": fetched.manifest.build.digest}
+        print_json(engine | {"version": fetched.version, "path": str(fetched.path), "reused": fetched.reused})
         return
     how = "was in place already, intact" if fetched.reused else "fetched and verified"
     out.print(f"{model} version {fetched.version} {how}: {fetched.path}", highlight=False, soft_wrap=True)
@@ -147,6 +148,7 @@ def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle's folde
     from registry.bundle.signing import local_trust
     from registry.serving.fetch import verify_placed
 
+    bundle = bundle.resolve()  # `current` may move between two reads
     manifest = verify_placed(bundle, local_trust(home()))
     if as_json:
         print_json({"path": str(bundle), "model": manifest.model, "digest": manifest.build.digest, "intact": True})
@@ -174,12 +176,13 @@ def run(
     from registry.serving.fetch import verify_placed
     from tasks.bundle.answer import answer
 
-    bundle = Path(engine)
-    if bundle.is_dir():
-        verify_placed(bundle, local_trust(home()))
+    if Path(engine).is_dir():
+        bundle = Path(engine).resolve()  # `current` may move between two reads
+        manifest = verify_placed(bundle, local_trust(home()))
     else:
-        bundle = open_fetch(engine, home() / "models", Selection())().path
-    answers = answer(bundle, inputs)
+        fetched = open_fetch(engine, home() / "models", Selection())()
+        bundle, manifest = fetched.path, fetched.manifest
+    answers = answer(bundle, manifest, inputs)
     if as_json:
         print_json([plain(shown) for shown in answers])
         return

@@ -180,15 +180,21 @@ def place_and_load(
     from registry.bundle.signing import local_trust
     from registry.serving.fetch import verify_placed
     from registry.triton.control import load_version, triton_server
-    from registry.triton.repository import place_triton, prune
+    from registry.triton.repository import VerifiedBundle, place_triton, prune
 
     trust = local_trust(home())
-    for bundle in bundles:
-        if (bundle_model := verify_placed(bundle, trust).model) != model:
-            raise BadInput(f"{bundle} belongs to model {bundle_model}, not {model}: name that model, or another bundle")
+    # Resolved once: `current` may move between two reads.
+    folders = [bundle.resolve() for bundle in bundles]
+    verified = [VerifiedBundle(folder, verify_placed(folder, trust)) for folder in folders]
+    for bundle in verified:
+        if bundle.manifest.model != model:
+            raise BadInput(
+                f"{bundle.folder} belongs to model {bundle.manifest.model}, not {model}: name that model, or another "
+                "bundle"
+            )
     server = triton_server(options.server, os.environ.get(HEADER_VARIABLE)) if options.server else None
     placed = place_triton(
-        bundles, repository, version=version, python_backend=options.python_backend, container=options.container
+        verified, repository, version=version, python_backend=options.python_backend, container=options.container
     )
     if server:
         load_version(server, placed)

@@ -69,8 +69,17 @@ def verify_bundle(directory: Path) -> EngineManifest:
     if path.stat().st_size > MAX_BYTES:
         raise BadInput(f"{path} is larger than {MAX_BYTES} bytes, too large for a manifest: fetch the bundle again")
     manifest = read_manifest(path.read_bytes())
-    verify_tree(directory, manifest.files, beside=UNLISTED)
+    verify_files(directory, manifest)
     return manifest
+
+
+def verify_files(directory: Path, manifest: EngineManifest) -> None:
+    """Check a bundle folder, byte for byte, against a manifest that is trusted already.
+
+    Raises:
+        TornBundle, DigestMismatch: as `verify_bundle`.
+    """
+    verify_tree(directory, manifest.files, beside=UNLISTED)
 
 
 def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:

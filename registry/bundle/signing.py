@@ -8,6 +8,7 @@ published; registry/serving/fetch.py refuses the replay of an old release by its
 import base64
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -127,8 +128,10 @@ def sign_bundle(directory: Path, signer: Signer) -> None:
         config.sign(directory / MANIFEST_FILE, directory / SIGNATURE_FILE)
 
 
-def verify_signature(directory: Path, trust: Trust) -> None:
-    """Check that a trusted publisher signed exactly this folder's manifest.json, and no other file.
+def verify_signature(directory: Path, trust: Trust) -> bytes:
+    """Check that a trusted publisher signed exactly this folder's manifest.json and no other file; return its bytes.
+
+    Both files are read once, so that what was verified is what is returned, whatever becomes of the folder.
 
     A certificate must be valid now: nothing here proves when a signature was made.
 
@@ -149,8 +152,13 @@ def verify_signature(directory: Path, trust: Trust) -> None:
         raise SignatureInvalid(
             f"{signature} is larger than {MAX_BYTES} bytes, too large for a signature: do not trust it"
         )
+    raw = manifest.read_bytes()
     try:
-        _verify_manifest(manifest, signature, trust)
+        with tempfile.TemporaryDirectory(prefix="enginery-verify-") as scratch:
+            copies = Path(scratch, MANIFEST_FILE), Path(scratch, SIGNATURE_FILE)
+            copies[0].write_bytes(raw)
+            copies[1].write_bytes(signature.read_bytes())
+            _verify_manifest(*copies, trust)
     except EngineryError:
         raise
     except Exception as error:
@@ -160,6 +168,7 @@ def verify_signature(directory: Path, trust: Trust) -> None:
             f"{signature} does not verify with {_describe_trust(trust)} ({reason}): do not trust it, or name the "
             "publisher's key"
         ) from error
+    return raw
 
 
 def _verify_manifest(manifest: Path, signature: Path, trust: Trust) -> None:

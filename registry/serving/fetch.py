@@ -27,7 +27,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
@@ -40,7 +40,7 @@ from registry.bundle.manifest import (
     check_agrees,
     check_requested,
     read_manifest,
-    verify_bundle,
+    verify_files,
 )
 from registry.bundle.signing import Trust, verify_signature
 from registry.errors import (
@@ -96,13 +96,12 @@ class Policy:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A verified bundle on this host; `reused` tells that it was in place already, and `digest` is the engine's."""
+    """A verified bundle on this host, with the manifest that was verified; `reused`: it was in place already."""
 
     path: Path
     version: int
-    digest: str
-    model: str
     reused: bool
+    manifest: EngineManifest = field(repr=False)
 
 
 def fetch(
@@ -145,8 +144,9 @@ def verify_placed(folder: Path, trust: Trust) -> EngineManifest:
     Raises:
         SignatureInvalid, TornBundle, DigestMismatch, BadInput: as `verify_signature` and `verify_bundle`.
     """
-    verify_signature(folder, trust)
-    return verify_bundle(folder)
+    manifest = read_manifest(verify_signature(folder, trust))
+    verify_files(folder, manifest)
+    return manifest
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def _reuse_bundle(engine: EngineVersion, model_folder: Path, record: HostRecord,
         check_agrees(engine, manifest)
     except (EngineryError, OSError):
         return None
-    return Fetched(folder, engine.version, engine.digest, engine.model, reused=True)
+    return Fetched(folder, engine.version, reused=True, manifest=manifest)
 
 
 def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path, policy: Policy) -> Fetched:
@@ -234,8 +234,7 @@ def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path
     partial.mkdir(exist_ok=True)
     try:
         write_seal(bundle, partial)
-        verify_signature(partial, policy.trust)
-        manifest = read_manifest(bundle.manifest)
+        manifest = read_manifest(verify_signature(partial, policy.trust))
         check_agrees(engine, manifest)
         if policy.host is not None:
             check_compatible(row_of(manifest, engine.version), policy.host)
@@ -249,7 +248,7 @@ def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path
     destination = model_folder / str(engine.version)
     _sync_folders(partial)
     _swap_in(partial, destination)
-    return Fetched(destination, engine.version, engine.digest, engine.model, reused=False)
+    return Fetched(destination, engine.version, reused=False, manifest=manifest)
 
 
 def _remove_planted(partial: Path, journal: Path) -> None:

@@ -91,16 +91,16 @@ def follow(fetched: Fetched, model_folder: Path, options: Watch, refused: int | 
         try:
             _point_current(model_folder, fetched.version)
             healthy = all(
-                _run_command(command, fetched, previous, options.command_seconds)
+                _run_command(command, model_folder, fetched.version, previous, options.command_seconds)
                 for command in (options.hook, options.health)
             )
         finally:
             # Also after an interrupt: an engine that passed no health check must not stay.
             if not healthy:
-                _go_back(fetched, model_folder, previous, options)
+                _go_back(model_folder, fetched.version, previous, options)
         if not healthy:
             return Followed(previous, fetched.version)
-        _log.info("%s: version %s is current, after %s", fetched.model, fetched.version, previous or "none")
+        _log.info("%s: version %s is current, after %s", model_folder.name, fetched.version, previous or "none")
         _prune_versions(model_folder, options.keep, {fetched.version, previous})
     return Followed(fetched.version)
 
@@ -127,14 +127,13 @@ def stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _go_back(fetched: Fetched, model_folder: Path, previous: int | None, options: Watch) -> None:
-    _log.error("%s: version %s is not healthy; back to %s", fetched.model, fetched.version, previous or "none")
+def _go_back(model_folder: Path, version: int, previous: int | None, options: Watch) -> None:
+    _log.error("%s: version %s is not healthy; back to %s", model_folder.name, version, previous or "none")
     if previous is None:
         (model_folder / CURRENT).unlink(missing_ok=True)
         return
     _point_current(model_folder, previous)
-    restored = Fetched(model_folder / str(previous), previous, "", fetched.model, reused=True)
-    _run_command(options.hook, restored, fetched.version, options.command_seconds)
+    _run_command(options.hook, model_folder, previous, version, options.command_seconds)
 
 
 def _point_current(model_folder: Path, version: int) -> None:
@@ -152,10 +151,13 @@ def _prune_versions(model_folder: Path, keep: int, serving: set[int | None]) -> 
                 discard(model_folder / str(version))
 
 
-def _run_command(command: tuple[str, ...], fetched: Fetched, previous: int | None, seconds: float) -> bool:
+def _run_command(
+    command: tuple[str, ...], model_folder: Path, version: int, previous: int | None, seconds: float
+) -> bool:
     if not command:
         return True
-    arguments = {"MODEL": fetched.model, "VERSION": str(fetched.version), "PATH": str(fetched.path)}
+    path = model_folder / str(version)
+    arguments = {"MODEL": model_folder.name, "VERSION": str(version), "PATH": str(path)}
     variables = {**arguments, "PREVIOUS": str(previous or "")}
     environment = {f"ENGINERY_{name}": value for name, value in variables.items()}
     try:
@@ -164,7 +166,7 @@ def _run_command(command: tuple[str, ...], fetched: Fetched, previous: int | Non
         _log.error("%s cannot be run: %s", command[0], error.strerror)  # the operator needs no traceback
         return False
     if result != 0:
-        _log.error("%s of version %s ended with %s", command[0], fetched.version, result)
+        _log.error("%s of version %s ended with %s", command[0], version, result)
     return result == 0
 
 

@@ -39,6 +39,23 @@ def config_text(model: TritonModel) -> bytes:
     return written.encode()
 
 
+def is_own_config(config: bytes) -> bool:
+    """Tell whether Enginery wrote a config.pbtxt: its parameters name an engine's digest.
+
+    Raises:
+        BadInput: tritonclient is not installed.
+    """
+    message = _protobuf()
+    from google.protobuf import text_format
+
+    try:
+        # Somebody else's may have fields of another version of Triton.
+        text_format.Parse(config, message, allow_unknown_field=True)
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError):
+        return False
+    return DIGEST_PARAMETER in message.parameters
+
+
 def _fields(model: TritonModel) -> dict[str, Any]:
     build, largest = model.manifest.build, largest_batch(model)
     fields: dict[str, Any] = {

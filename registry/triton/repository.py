@@ -14,18 +14,26 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from registry.bundle.manifest import MANIFEST_FILE, verify_bundle
+from registry.bundle.manifest import MANIFEST_FILE, write_manifest
 from registry.digest import check_record, record_tree
 from registry.errors import BadInput, EngineryError, TornBundle
 from registry.host.durable import replace_file, sync
 from registry.names import check_version
-from registry.records import FileRecord
-from registry.triton.config import DIGEST_PARAMETER, config_text
+from registry.records import EngineManifest, FileRecord
+from registry.triton.config import config_text, is_own_config
 from registry.triton.model import TritonModel, check_servable, engine_file
 from registry.triton.warmup import bundled_rows, warmup_entries
 
 CONFIG_FILE = "config.pbtxt"
 WARMUP_FOLDER = "warmup"
+
+
+@dataclass(frozen=True)
+class VerifiedBundle:
+    """A bundle's folder, and its manifest as it was verified: what the folder holds now is checked against it."""
+
+    folder: Path
+    manifest: EngineManifest
 
 
 @dataclass(frozen=True)
@@ -46,19 +54,19 @@ class PlacedModel:
 
 
 def place_triton(
-    bundles: Sequence[Path],
+    bundles: Sequence[VerifiedBundle],
     repository: Path,
     *,
     version: int,
     python_backend: bool = False,
     container: str | None = None,
 ) -> PlacedModel:
-    """Verify bundles of one model and place them as one version of it.
+    """Place verified bundles of one model as one version of it; each file is checked as it is copied.
 
     The first bundle's warmup.json gives the rows that Triton warms up with.
 
     Args:
-        bundles: fetched bundle folders; several must differ in compute capability.
+        bundles: fetched and verified; several must differ in compute capability.
         repository: Triton's model repository, created if missing. Staging lies beside it, so it must not be a mount
             of its own.
         version: Triton's version of the model; usually the registry's version of the engine.
@@ -73,8 +81,8 @@ def place_triton(
         EngineryError: this host cannot write the repository; config.pbtxt names a whole version, old or new.
     """
     check_version(version)
-    manifests = tuple(verify_bundle(bundle) for bundle in bundles)
-    model = TritonModel(manifests, version, bundled_rows(bundles[0], manifests[0]), python_backend)
+    rows = bundled_rows(bundles[0].folder, bundles[0].manifest)
+    model = TritonModel(tuple(bundle.manifest for bundle in bundles), version, rows, python_backend)
     check_servable(model, container)
     config, beside = config_text(model), _files_beside(model)
     repository = repository.absolute()
@@ -141,15 +149,15 @@ def _staging(repository: Path) -> Iterator[Path]:
             yield Path(stage)
 
 
-def _stage_version(model: TritonModel, bundles: Sequence[Path], into: Path) -> None:
+def _stage_version(model: TritonModel, bundles: Sequence[VerifiedBundle], into: Path) -> None:
     into.mkdir()
-    for manifest, bundle in zip(model.manifests, bundles, strict=True):
-        build = manifest.build
+    for bundle in bundles:
+        manifest, build = bundle.manifest, bundle.manifest.build
         for record in manifest.files if model.python_backend else build.files:
             name = engine_file(model, manifest) if record.path == build.file else record.path
-            _copy_file(bundle, record, into / name)
+            _copy_file(bundle.folder, record, into / name)
     if model.python_model is not None:
-        shutil.copyfile(bundles[0] / MANIFEST_FILE, into / MANIFEST_FILE)
+        (into / MANIFEST_FILE).write_bytes(write_manifest(bundles[0].manifest))
         shutil.copyfile(model.python_model.file, into / "model.py")
 
 
@@ -200,7 +208,7 @@ def _swap_in(
 
 def _read_own_config(folder: Path) -> bytes | None:
     config = _read_if_present(folder / CONFIG_FILE)
-    if os.path.lexists(folder) and (config is None or DIGEST_PARAMETER.encode() not in config):
+    if os.path.lexists(folder) and (config is None or not is_own_config(config)):
         raise BadInput(f"{folder} exists and was not placed by Enginery: it stays; place into another repository")
     return config
 

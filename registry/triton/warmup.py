@@ -7,12 +7,14 @@ import array
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from registry.digest import canonical_json
-from registry.errors import BadInput
+from registry.errors import BadInput, DigestMismatch
+from registry.host.durable import read_plain
 from registry.records import EngineManifest, Tensor
 from registry.triton.model import TritonModel, WarmupRow, largest_batch
 
@@ -52,10 +54,14 @@ def bundled_rows(bundle: Path, manifest: EngineManifest) -> tuple[WarmupRow, ...
 
     Raises:
         BadInput: warmup.json does not hold rows.
+        DigestMismatch: it was changed since the bundle was verified.
     """
-    if all(record.path != ROWS_FILE for record in manifest.files):
+    record = next((record for record in manifest.files if record.path == ROWS_FILE), None)
+    if record is None:
         return ()
-    raw = (bundle / ROWS_FILE).read_bytes()
+    raw = read_plain(bundle / ROWS_FILE, record.size_bytes + 1)
+    if sha256(raw).hexdigest() != record.sha256:
+        raise DigestMismatch(f"{bundle / ROWS_FILE} was changed since it was verified: fetch the bundle again")
     try:
         if manifest.format_version == 1:
             return tuple(WarmupRow(row.text, row.tokens) for row in _ROWS_1.validate_json(raw, strict=True))

@@ -4,23 +4,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from registry.bundle.manifest import verify_bundle
+from registry.bundle.manifest import verify_files
 from registry.errors import BadInput
-from registry.records import largest_axes
+from registry.records import EngineManifest, largest_axes
 from tasks.backends import open_engine
 from tasks.model_tasks import model_task
 from tasks.model_tasks.contract import ShownAnswer
 
 
-def answer(bundle: Path, inputs: Sequence[str]) -> list[ShownAnswer]:
-    """Verify the bundle, load its engine, answer the inputs in one batch.
+def answer(bundle: Path, manifest: EngineManifest, inputs: Sequence[str]) -> list[ShownAnswer]:
+    """Check the bundle against its verified manifest, load its engine, answer the inputs in one batch.
 
     Raises:
         TornBundle, DigestMismatch: the bundle is not what was published; nothing was loaded.
         BadInput: more inputs than the engine's largest batch, or one that has no answer.
         Incompatible: an engine for another GPU or library version than this machine has.
     """
-    manifest = verify_bundle(bundle)
+    verify_files(bundle, manifest)
     build, task = replace(manifest.build, directory=bundle), model_task(manifest.source.task)
     largest = largest_axes(build.profiles)
     if len(inputs) > (most := largest.get("batch", len(inputs))):

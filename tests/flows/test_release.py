@@ -199,8 +199,8 @@ def test_a_promoted_engine_is_fetched_and_answers(released: Released, tmp_path: 
     promote(store, "tiny", {"cpu": candidate.version}, Decision("ada", "first", now()), {})
     policy = Policy(local_trust(released.home), host=None)
     fetched = fetch(store, "tiny", into=tmp_path / "models", alias="production-cpu", policy=policy)
-    assert (fetched.version, fetched.digest) == (candidate.version, candidate.digest)
-    answers = [vars(one) for one in answer(fetched.path, ["a good film", "the bad music"])]
+    assert (fetched.version, fetched.manifest.build.digest) == (candidate.version, candidate.digest)
+    answers = [vars(one) for one in answer(fetched.path, fetched.manifest, ["a good film", "the bad music"])]
     assert {one["label"] for one in answers} <= set(LABELS)
     assert all(0.5 <= one["score"] <= 1 for one in answers)
 

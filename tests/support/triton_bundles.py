@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from registry.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, write_manifest
+from registry.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, verify_bundle, write_manifest
 from registry.digest import digest_of, record_tree
 from registry.records import (
     AxisRange,
@@ -23,6 +23,7 @@ from registry.records import (
     Verdict,
 )
 from registry.triton.model import WarmupRow
+from registry.triton.repository import VerifiedBundle
 from registry.triton.warmup import ROWS_FILE, write_rows
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 
@@ -117,3 +118,8 @@ def write_bundle(
     )
     (folder / MANIFEST_FILE).write_bytes(write_manifest(manifest))
     return folder
+
+
+def verified(bundle: Path) -> VerifiedBundle:
+    """Whoever signed it: a bundle as the commands give it to Triton's repository."""
+    return VerifiedBundle(bundle, verify_bundle(bundle))

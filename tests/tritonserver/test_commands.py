@@ -10,9 +10,8 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from flows.cli import app, run_command
-from flows.commands import serving
 from flows.commands.triton import HEADER_VARIABLE, TritonOptions, place_and_load, place_command, triton_folders
-from registry.bundle.manifest import MANIFEST_FILE, read_manifest
+from registry.bundle.manifest import MANIFEST_FILE, read_manifest, verify_bundle
 from registry.bundle.signing import local_signer, sign_bundle
 from registry.errors import BadInput, SignatureInvalid, TornBundle
 from registry.promotion.promote import promote
@@ -43,7 +42,7 @@ def signed(tmp_path: Path, version: int, *, engine: bytes | None = None) -> Fetc
     folder = tmp_path / "bundles" / "opinions" / str(version)
     write_bundle(folder, sequence=version, engine=engine, labels=("no", "yes"))
     sign_bundle(folder, local_signer(tmp_path / "home"))
-    return Fetched(folder, version, "", "opinions", reused=False)
+    return Fetched(folder, version, reused=False, manifest=verify_bundle(folder))
 
 
 def test_placing_reports_the_folder_and_the_server(
@@ -95,7 +94,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     bundle = signed(tmp_path, 1).path
     store.publish(read_manifest((bundle / MANIFEST_FILE).read_bytes()), bundle)
     promote(store, "opinions", {"cpu": 1}, replace(ANA, waiver="a test"), {})
-    monkeypatch.setattr(serving, "open_store", lambda: store)
+    monkeypatch.setattr("registry.mlflow.quick.open.open_to_read", lambda: store)
     return store
 
 

@@ -11,7 +11,7 @@ from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile
 from registry.triton.control import load_version
 from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, PlacedModel, place_triton
-from tests.support.triton_bundles import CPU, L4, PROFILE, write_bundle
+from tests.support.triton_bundles import CPU, L4, PROFILE, verified, write_bundle
 from tests.support.triton_server import Running
 
 LARGE = ShapeProfile.of(batch=AxisRange(1, 16, 64), sequence=AxisRange(16, 32, 128))
@@ -27,7 +27,7 @@ def place(server: Running, tmp_path: Path) -> Iterator[Place]:
 
     def make(*targets: GpuTarget, profiles: tuple[ShapeProfile, ...] = (PROFILE,)) -> PlacedModel:
         bundles = [write_bundle(tmp_path / t.name, t, engine=PLAN, profiles=profiles, rows=[ROW]) for t in targets]
-        return place_triton(bundles, server.repository, version=3)
+        return place_triton([verified(bundle) for bundle in bundles], server.repository, version=3)
 
     yield make
     shutil.rmtree(server.repository / "opinions", ignore_errors=True)

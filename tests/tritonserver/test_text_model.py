@@ -18,7 +18,7 @@ from registry.triton.control import load_version, triton_server
 from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, place_triton
 from tasks.bundle.answer import answer
-from tests.support.triton_bundles import write_bundle
+from tests.support.triton_bundles import verified, write_bundle
 from tests.support.triton_server import Running
 
 TEXTS = ("good film", "a poor editor for bad music", "the library", "fine music and good film")
@@ -53,7 +53,7 @@ def with_rows(folder: Path, **options: Any) -> Path:
 
 
 def serve(server: Running, bundle: Path, version: int) -> None:
-    placed = place_triton([bundle], server.repository, version=version, python_backend=True)
+    placed = place_triton([verified(bundle)], server.repository, version=version, python_backend=True)
     load_version(server.control, placed)
 
 
@@ -87,7 +87,7 @@ def under_load(server: Running) -> Iterator[list[tuple[str, float]]]:
 def test_it_answers_as_enginery_run_does(server: Running, client: InferenceServerClient, tmp_path: Path) -> None:
     bundle = with_rows(tmp_path / "bundle")
     serve(server, bundle, 1)
-    expected = [vars(one) for one in answer(bundle, TEXTS)]
+    expected = [vars(one) for one in answer(bundle, verified(bundle).manifest, TEXTS)]
     answers = ask(client, TEXTS)
     assert [label for label, _ in answers] == [one["label"] for one in expected]
     assert [score for _, score in answers] == pytest.approx([one["score"] for one in expected], abs=1e-6)
@@ -149,7 +149,7 @@ def test_a_rollback_is_placing_the_older_version_again(
 
 
 def test_server_reads_the_warmup_rows(server: Running, tmp_path: Path) -> None:
-    placed = place_triton([with_rows(tmp_path / "b")], server.repository, version=1, python_backend=True)
+    placed = place_triton([verified(with_rows(tmp_path / "b"))], server.repository, version=1, python_backend=True)
     for file in (placed.folder / WARMUP_FOLDER).iterdir():
         file.write_bytes(b"")
     with pytest.raises(EngineryError, match=r"expected 1 string elements .* got 0"):
@@ -159,19 +159,21 @@ def test_server_reads_the_warmup_rows(server: Running, tmp_path: Path) -> None:
 def test_server_of_another_repository_is_detected(server: Running, tmp_path: Path) -> None:
     serve(server, with_rows(tmp_path / "served"), 1)
     other = write_bundle(tmp_path / "other", engine=b"other")
-    placed = place_triton([other], tmp_path / "elsewhere", version=1, python_backend=True)
+    placed = place_triton([verified(other)], tmp_path / "elsewhere", version=1, python_backend=True)
     with pytest.raises(EngineryError, match=r"serves another opinions .*--model-repository="):
         load_version(server.control, placed)
 
 
 def test_without_the_header_control_is_refused(server: Running, tmp_path: Path) -> None:
-    placed = place_triton([write_bundle(tmp_path / "b")], server.repository, version=1, python_backend=True)
+    placed = place_triton([verified(write_bundle(tmp_path / "b"))], server.repository, version=1, python_backend=True)
     with pytest.raises(EngineryError, match="This protocol is restricted"):
         load_version(triton_server(server.address), placed)
 
 
 def test_unreachable_server_leaves_the_repository_unchanged(tmp_path: Path) -> None:
-    placed = place_triton([write_bundle(tmp_path / "b")], tmp_path / "repository", version=1, python_backend=True)
+    placed = place_triton(
+        [verified(write_bundle(tmp_path / "b"))], tmp_path / "repository", version=1, python_backend=True
+    )
     with pytest.raises(EngineryError, match=r"Triton at 127\.0\.0\.1:1 refused to load model opinions"):
         load_version(triton_server("127.0.0.1:1"), placed)
     assert list((tmp_path / "repository").iterdir()) == []

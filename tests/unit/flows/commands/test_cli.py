@@ -294,6 +294,10 @@ def test_fetch_json_names_a_folder_that_verifies(published: Store, enginery: Eng
     assert fetched["reused"] is False
     assert enginery(*asked).json == fetched | {"reused": True}
     intact = enginery("verify", fetched["path"], "--json").json
+    current = Path(fetched["path"]).parent / "current"
+    current.symlink_to(Path(fetched["path"]).name)
+    # Resolved once, because `enginery watch` may move it at any time.
+    assert enginery("verify", str(current), "--json").json["path"] == fetched["path"]
     assert (intact["model"], intact["digest"], intact["intact"]) == ("sst2", fetched["digest"], True)
 
 

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from model_signing import hashing, signing, verifying
 
+from registry.bundle import signing as module
+from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from registry.bundle.signing import MAX_BYTES, Signer, Trust, local_signer, local_trust, sign_bundle, verify_signature
 from registry.errors import BadInput, SignatureInvalid, TornBundle
 
@@ -116,6 +118,21 @@ def public_of(key: ec.EllipticCurvePrivateKey, path: Path) -> Path:
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     path.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, form))
     return path
+
+
+def test_the_manifest_that_was_verified_is_returned_whatever_becomes_of_the_folder(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_bundle(bundle, local_signer(tmp_path / "home"))
+    signed, verify = (bundle / MANIFEST_FILE).read_bytes(), module._verify_with_any
+
+    def swap_first(manifest: Path, signature: Path, trust: Trust) -> None:
+        (bundle / MANIFEST_FILE).write_bytes(b"{}")
+        (bundle / SIGNATURE_FILE).write_bytes(b"{}")
+        verify(manifest, signature, trust)
+
+    monkeypatch.setattr(module, "_verify_with_any", swap_first)
+    assert verify_signature(bundle, local_trust(tmp_path / "home")) == signed
 
 
 def test_verification_needs_only_the_public_part(bundle: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_fetched_bundle_is_what_was_published(
     promote(store, "sst2", {"l4": 1}, decision("first"), {})
     into = tmp_path / "models"
     fetched = fetch(store, "sst2", alias="production-l4", into=into, policy=publisher.policy)
-    assert (fetched.version, fetched.digest, fetched.reused) == (1, manifest.build.digest, False)
+    assert (fetched.version, fetched.manifest.build.digest, fetched.reused) == (1, manifest.build.digest, False)
     assert verify_placed(fetched.path, publisher.trust) == manifest
     assert visible(into) == WHOLE
     assert fetched.path.stat().st_mode & 0o777 == 0o755
@@ -248,7 +248,7 @@ def test_bundle_in_place_is_read_again_only_with_rehash(
     def reads(*_: object) -> None:
         raise AssertionError("read")
 
-    monkeypatch.setattr("registry.serving.fetch.verify_bundle", reads)
+    monkeypatch.setattr("registry.serving.fetch.verify_files", reads)
     assert fetch(registry, "sst2", version=1, into=tmp_path, policy=policy).reused
     with pytest.raises(AssertionError, match="read"):
         fetch(registry, "sst2", version=1, into=tmp_path, policy=replace(policy, rehash=True))

@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from registry.bundle.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from registry.digest import record_file
-from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible, TornBundle
+from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible
 from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile, SourceFiles, Tensor
 from registry.triton.config import config_text
 from registry.triton.model import TritonModel, WarmupRow
@@ -20,7 +20,7 @@ from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, PlacedModel, 
 from registry.triton.warmup import ROWS_FILE
 from tasks.bundle.assemble import add_warmup
 from tests.support.tiny import SPECIAL, WORDS
-from tests.support.triton_bundles import CPU, L4, PROFILE, write_bundle
+from tests.support.triton_bundles import CPU, L4, PROFILE, verified, write_bundle
 
 B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")
 RTX = GpuTarget("rtx", Backend.TENSORRT_RTX, "8.9", "NVIDIA GeForce RTX 4090")
@@ -37,7 +37,7 @@ def config_of(placed: PlacedModel) -> Any:
 
 def place_plan(tmp_path: Path, *profiles: ShapeProfile, rows: tuple[WarmupRow, ...] = ()) -> PlacedModel:
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", profiles=profiles, rows=rows)
-    return place_triton([bundle], tmp_path / "repository", version=7)
+    return place_triton([verified(bundle)], tmp_path / "repository", version=7)
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
@@ -142,7 +142,7 @@ def test_a_bundle_brings_its_own_rows(tmp_path: Path) -> None:
     source = SourceFiles(manifest.source, "d" * 64, (), bundle)
     add_warmup(manifest.build, source, ["good music", "the bad film", "fine", "poor"], tmp_path)
     with_rows(bundle, (tmp_path / ROWS_FILE).read_bytes())
-    placed = place_triton([bundle], tmp_path / "repository", version=1)
+    placed = place_triton([verified(bundle)], tmp_path / "repository", version=1)
     assert len(config_of(placed).model_warmup) == 4
     file = placed.folder / WARMUP_FOLDER / config_of(placed).model_warmup[0].inputs["input_ids"].input_data_file
     ids = [(SPECIAL + WORDS).index(word) for word in ("[CLS]", "good", "music", "[SEP]")]
@@ -153,13 +153,13 @@ def test_a_bundle_brings_its_own_rows(tmp_path: Path) -> None:
 def test_malformed_rows_are_refused(tmp_path: Path, raw: bytes) -> None:
     bundle = with_rows(write_bundle(tmp_path / "bundle", L4, engine=b"plan"), raw)
     with pytest.raises(BadInput, match=r"warmup\.json holds no rows"):
-        place_triton([bundle], tmp_path / "repository", version=1)
+        place_triton([verified(bundle)], tmp_path / "repository", version=1)
 
 
 def test_pruning_keeps_the_placed_version(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", rows=[ROW])
     for version in (9, 10, 11, 12, 1):
-        placed = place_triton([bundle], tmp_path / "repository", version=version)
+        placed = place_triton([verified(bundle)], tmp_path / "repository", version=version)
     prune(placed, 2)
     assert sorted(path.name for path in placed.folder.iterdir() if path.is_dir()) == ["1", "11", "12", "warmup"]
     beside = {path.name.split("-")[0] for path in (placed.folder / WARMUP_FOLDER).iterdir()}
@@ -169,7 +169,7 @@ def test_pruning_keeps_the_placed_version(tmp_path: Path) -> None:
 
 def test_engines_for_two_gpus_share_a_version_by_compute_capability(tmp_path: Path) -> None:
     bundles = [write_bundle(tmp_path / t.name, t, engine=t.name.encode()) for t in (L4, B200)]
-    placed = place_triton(bundles, tmp_path / "repository", version=1)
+    placed = place_triton([verified(bundle) for bundle in bundles], tmp_path / "repository", version=1)
     config = config_of(placed)
     assert dict(config.cc_model_filenames) == {"8.9": "sm89.plan", "10.0": "sm100.plan"}
     for capability, name in config.cc_model_filenames.items():
@@ -182,36 +182,36 @@ def test_engines_that_differ_in_more_than_the_gpu_are_not_placed_together(tmp_pa
     one = write_bundle(tmp_path / "one", L4, engine=b"1")
     other = write_bundle(tmp_path / "other", B200, engine=b"2", labels=("no", "yes"))
     with pytest.raises(Incompatible, match="may differ in compute capability only"):
-        place_triton([one, other], tmp_path / "repository", version=1)
+        place_triton([verified(one), verified(other)], tmp_path / "repository", version=1)
     with pytest.raises(Incompatible, match="two engines for one compute capability"):
-        place_triton([one, one], tmp_path / "repository", version=1)
+        place_triton([verified(one), verified(one)], tmp_path / "repository", version=1)
 
 
 def test_engine_that_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
     rtx = write_bundle(tmp_path / "rtx", RTX, engine=b"plan")
     with pytest.raises(Incompatible, match="no backend for TensorRT for RTX"):
-        place_triton([rtx], tmp_path / "repository", version=1)
+        place_triton([verified(rtx)], tmp_path / "repository", version=1)
     plan = write_bundle(tmp_path / "plan", L4, engine=b"plan")
     with pytest.raises(Incompatible, match="ONNX Runtime engines only"):
-        place_triton([plan], tmp_path / "repository", version=1, python_backend=True)
+        place_triton([verified(plan)], tmp_path / "repository", version=1, python_backend=True)
     with pytest.raises(Incompatible, match="takes no batch of 1"):
         place_plan(tmp_path, profile((2, 4, 8), (1, 8, 64)))
     with pytest.raises(BadInput, match="count from 1"):
-        place_triton([plan], tmp_path / "repository", version=0)
+        place_triton([verified(plan)], tmp_path / "repository", version=0)
     assert not (tmp_path / "repository").exists()
 
 
 def test_a_container_with_another_tensorrt_is_refused_with_the_right_one(tmp_path: Path) -> None:
     plan = write_bundle(tmp_path / "plan", L4, engine=b"plan")
     with pytest.raises(Incompatible, match=r"26\.07 carries TensorRT 11\.1\.0\.106.*tritonserver:26\.08-py3"):
-        place_triton([plan], tmp_path / "repository", version=1, container="26.07")
-    assert place_triton([plan], tmp_path / "repository", version=1, container="26.08").version == 1
+        place_triton([verified(plan)], tmp_path / "repository", version=1, container="26.07")
+    assert place_triton([verified(plan)], tmp_path / "repository", version=1, container="26.08").version == 1
 
 
 def test_a_label_with_a_line_break_is_refused(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", labels=("no\nyes", "positive"))
     with pytest.raises(BadInput, match="not a printable line"):
-        place_triton([bundle], tmp_path / "repository", version=1)
+        place_triton([verified(bundle)], tmp_path / "repository", version=1)
 
 
 def test_a_dtype_that_triton_lacks_is_refused(tmp_path: Path) -> None:
@@ -220,41 +220,57 @@ def test_a_dtype_that_triton_lacks_is_refused(tmp_path: Path) -> None:
     strange = replace(manifest.build, outputs=(replace(manifest.build.outputs[0], dtype="complex64"),))
     (bundle / "manifest.json").write_bytes(write_manifest(replace(manifest, build=strange)))
     with pytest.raises(BadInput, match="logits is complex64"):
-        place_triton([bundle], tmp_path / "repository", version=1)
+        place_triton([verified(bundle)], tmp_path / "repository", version=1)
 
 
 def test_a_damaged_bundle_is_not_placed(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
-    (bundle / "engine.plan").write_bytes(b"PLAN")
+    bundle = verified(write_bundle(tmp_path / "bundle", L4, engine=b"plan"))
+    (bundle.folder / "engine.plan").write_bytes(b"PLAN")
     with pytest.raises(DigestMismatch):
         place_triton([bundle], tmp_path / "repository", version=1)
-    (bundle / "engine.plan").unlink()
-    with pytest.raises(TornBundle):
+    (bundle.folder / "engine.plan").unlink()
+    with pytest.raises(EngineryError, match="cannot place"):
+        place_triton([bundle], tmp_path / "repository", version=1)
+    assert list((tmp_path / "repository").iterdir()) == []
+
+
+def test_a_manifest_that_is_swapped_after_it_was_verified_is_never_read(tmp_path: Path) -> None:
+    bundle = verified(write_bundle(tmp_path / "bundle", labels=("no", "yes")))
+    (bundle.folder / MANIFEST_FILE).write_bytes(write_manifest(replace(bundle.manifest, model="other")))
+    placed = place_triton([bundle], tmp_path / "repository", version=1, python_backend=True)
+    assert placed.model == "opinions"
+    assert (placed.folder / "1" / MANIFEST_FILE).read_bytes() == write_manifest(bundle.manifest)
+
+
+def test_warm_up_rows_that_are_swapped_after_they_were_verified_are_refused(tmp_path: Path) -> None:
+    bundle = verified(write_bundle(tmp_path / "bundle", L4, engine=b"plan", rows=(ROW,)))
+    (bundle.folder / ROWS_FILE).write_bytes(b"[]")
+    with pytest.raises(DigestMismatch, match="changed since it was verified"):
         place_triton([bundle], tmp_path / "repository", version=1)
 
 
 def test_placing_again_changes_nothing(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan", rows=[ROW])
-    first = place_triton([bundle], tmp_path / "repository", version=1)
+    first = place_triton([verified(bundle)], tmp_path / "repository", version=1)
     before = (first.folder / CONFIG_FILE).stat()
-    again = place_triton([bundle], tmp_path / "repository", version=1)
+    again = place_triton([verified(bundle)], tmp_path / "repository", version=1)
     assert (first.reused, again.reused) == (False, True)
     assert (again.folder / CONFIG_FILE).stat() == before
 
 
 def test_a_placed_engine_that_was_changed_is_replaced(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
-    placed = place_triton([bundle], tmp_path / "repository", version=1)
+    placed = place_triton([verified(bundle)], tmp_path / "repository", version=1)
     (placed.folder / "1" / "model.plan").write_bytes(b"tampered")
-    assert not place_triton([bundle], tmp_path / "repository", version=1).reused
+    assert not place_triton([verified(bundle)], tmp_path / "repository", version=1).reused
     assert (placed.folder / "1" / "model.plan").read_bytes() == b"plan"
 
 
 def test_restore_brings_back_the_previous_version(tmp_path: Path) -> None:
     old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i) for i in (1, 2))
-    first = place_triton([old], tmp_path / "repository", version=1)
+    first = place_triton([verified(old)], tmp_path / "repository", version=1)
     before = (first.folder / CONFIG_FILE).read_bytes()
-    second = place_triton([new], tmp_path / "repository", version=2)
+    second = place_triton([verified(new)], tmp_path / "repository", version=2)
     assert list(config_of(second).version_policy.specific.versions) == [2]
     restore(second)
     assert (first.folder / CONFIG_FILE).read_bytes() == before
@@ -262,22 +278,35 @@ def test_restore_brings_back_the_previous_version(tmp_path: Path) -> None:
     assert list((tmp_path / "repository").iterdir()) == []
 
 
-def test_a_model_that_enginery_did_not_place_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        b'name: "opinions"\n',
+        b'name: "opinions"  # migrated from a model with enginery_digest\n',
+        b'name: "opinions"\nparameters { key: "note" value { string_value: "no enginery_digest" } }\n',
+        b'name: "opinions"\na_field_of_a_newer_triton: 3\n',
+        b"enginery_digest {",
+        b"\xff\xfeenginery_digest",
+    ],
+    ids=["none", "plain", "comment", "value", "newer", "broken", "bytes"],
+)
+def test_a_model_that_enginery_did_not_place_is_kept(config: bytes | None, tmp_path: Path) -> None:
     theirs = tmp_path / "repository" / "opinions"
     theirs.mkdir(parents=True)
+    if config is not None:
+        (theirs / CONFIG_FILE).write_bytes(config)
+    before = snapshot(theirs)
     bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
-    for config in (None, 'name: "opinions"\n'):
-        if config:
-            (theirs / CONFIG_FILE).write_text(config)
-        with pytest.raises(BadInput, match="was not placed by Enginery"):
-            place_triton([bundle], tmp_path / "repository", version=1)
-    assert snapshot(theirs) == {CONFIG_FILE: b'name: "opinions"\n'}
+    with pytest.raises(BadInput, match="was not placed by Enginery"):
+        place_triton([verified(bundle)], tmp_path / "repository", version=1)
+    assert snapshot(theirs) == before
 
 
 def test_full_disk_at_any_write_leaves_the_served_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = (write_bundle(tmp_path / str(i), L4, engine=str(i).encode(), sequence=i, rows=[ROW]) for i in (1, 2))
     repository = tmp_path / "repository"
-    served = snapshot(place_triton([old], repository, version=1).folder)
+    served = snapshot(place_triton([verified(old)], repository, version=1).folder)
     real, remaining = os.fsync, 0
 
     def full(descriptor: int) -> None:
@@ -292,7 +321,7 @@ def test_full_disk_at_any_write_leaves_the_served_version(tmp_path: Path, monkey
     for writes in range(1000):
         remaining = writes
         try:
-            place_triton([new], repository, version=2)
+            place_triton([verified(new)], repository, version=2)
             break
         except EngineryError as error:
             assert "No space left" in str(error)  # noqa: PT017  # the loop ends with the first success
@@ -309,7 +338,7 @@ def test_full_disk_at_any_write_leaves_the_served_version(tmp_path: Path, monkey
 
 def test_the_text_model_lies_beside_engine_tokenizer_and_manifest(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", CPU, rows=[ROW])
-    placed = place_triton([bundle], tmp_path / "repository", version=1, python_backend=True)
+    placed = place_triton([verified(bundle)], tmp_path / "repository", version=1, python_backend=True)
     assert {"model.py", "engine.onnx", "tokenizer.json", "manifest.json"} <= {
         path.name for path in (placed.folder / "1").iterdir()
     }
