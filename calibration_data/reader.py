@@ -21,6 +21,9 @@ FEWEST_CALIBRATION_ROWS = 8
 FEWEST_EVALUATION_ROWS = 50
 # Above this share of unusable rows the column, and not the row, is wrong.
 MOST_QUARANTINED = 0.2
+# Rows are kept in memory, and each is evaluated: 2,000,000 texts of 100 characters take 1 GB.
+MOST_ROWS = 2_000_000
+MOST_BYTES = 4 * 10**9
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,10 @@ def _read_usable(
         raise BadInput(
             f"{ref.origin} split {split!r} has no column {', '.join(missing)}: it has {', '.join(table.column_names)}"
         )
+    if table.num_rows > MOST_ROWS:
+        raise BadInput(
+            f"{ref.origin} split {split!r} has {table.num_rows} rows, more than {MOST_ROWS}: make a smaller split of it"
+        )
     classes = getattr(table.features[ref.columns[-1]], "names", None)
     every = list(zip(*(table[column] for column in ref.columns), strict=True))
     rows = [reader.read_row(values, classes) for values in every]
@@ -149,6 +156,10 @@ def _read_parquet(file: Path) -> "Dataset":
     import pyarrow.parquet
     from datasets import Dataset
 
+    metadata = pyarrow.parquet.read_metadata(file)
+    size = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
+    if size > MOST_BYTES:
+        raise BadInput(f"{file} holds {size} bytes uncompressed, more than {MOST_BYTES}: make a smaller split of it")
     # Not Dataset.from_parquet: its cache goes by path and mtime, and gives the old rows of a file replaced in place.
     return Dataset(pyarrow.parquet.read_table(file, partitioning=None))
 
@@ -159,6 +170,8 @@ def _quietly(read: Callable[[], "Dataset"]) -> "Dataset":
     datasets.disable_progress_bars()
     try:
         return read()
+    except BadInput:
+        raise
     except Exception as error:
         raise BadInput(f"the dataset cannot be read: {error.__class__.__name__}: {first_line(error)}") from error
 

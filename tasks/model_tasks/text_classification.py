@@ -18,6 +18,8 @@ from tasks.model_tasks.contract import Metric, ShownAnswer
 from tasks.model_tasks.text_inputs import TextEncoder, check_positions, open_text_encoder
 
 ACCURACY = Metric("accuracy", "share")
+# In characters. The tokenizer reads all of a text before it cuts it: so many take 1 s and 170 MB, ten times them 9 s.
+LONGEST_TEXT = 1_000_000
 # What transformers calls classes that nobody named.
 _UNNAMED = re.compile(r"LABEL_\d+")
 
@@ -52,7 +54,7 @@ class TextClassification:
     def read_row(self, values: Sequence[Any], classes: Sequence[str] | None) -> tuple[str, int | str] | None:
         """Return (text, label) where there is a text, and the label is one of the dataset's: a number or a name."""
         text, label = values[0], _read_label(values[1])
-        if not isinstance(text, str) or not text.strip() or label is None:
+        if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_TEXT or label is None:
             return None
         return (text, label) if isinstance(label, str) or label in range(len(classes) if classes else 2**31) else None
 
@@ -61,6 +63,8 @@ class TextClassification:
         text, label = values
         if not isinstance(text, str) or not text.strip():
             return f"the text is {_show(text)}: name the column of the texts in data.text"
+        if len(text) > LONGEST_TEXT:
+            return f"the text has {len(text)} characters, more than {LONGEST_TEXT}: cut it"
         if isinstance(label, list | tuple):
             return f"the label is {_show(label)}: several labels per text are not supported, give one"
         return f"the label is {_show(label)}: give a whole number, counted from 0, or the name of a class"
@@ -120,11 +124,13 @@ class TextClassification:
         return open_text_encoder(folder, input_names, largest)
 
     def check_inputs(self, inputs: Sequence[str]) -> None:
-        """Check that no text is empty.
+        """Check that no text is empty, or longer than any is read.
 
         Raises:
             BadInput: one is.
         """
+        if (longest := max(map(len, inputs), default=0)) > LONGEST_TEXT:
+            raise BadInput(f"a text has {longest} characters, more than {LONGEST_TEXT}: cut it")
         if not all(text.strip() for text in inputs):
             raise BadInput("an empty text has no answer: give words")
 

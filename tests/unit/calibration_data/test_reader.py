@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from calibration_data import reader
 from calibration_data.reader import (
     FEWEST_CALIBRATION_ROWS,
     Rows,
@@ -22,7 +23,7 @@ from calibration_data.splits import DatasetRef, split_revision
 from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import CalibrationSet
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.text_classification import LONGEST_TEXT, TEXT_CLASSIFICATION
 
 COLUMNS = ("text", "label")
 TEXTS = tuple(f"row {number}" for number in range(100))
@@ -50,6 +51,24 @@ def test_every_usable_row_is_read_in_the_order_of_the_file(tmp_path: Path) -> No
     assert rows.inputs == TEXTS
     assert rows.targets == tuple(row % 2 for row in range(100))
     assert (rows.quarantined, rows.classes) == (0, None)
+
+
+def test_a_split_of_more_rows_or_bytes_than_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = write(tmp_path, TEXTS)
+    monkeypatch.setattr(reader, "MOST_ROWS", 99)
+    with pytest.raises(BadInput, match=r"split 'train' has 100 rows, more than 99: make a smaller split"):
+        load_split(ref, TEXT_CLASSIFICATION, "train")
+    monkeypatch.setattr(reader, "MOST_BYTES", 1000)
+    with pytest.raises(BadInput, match=r"train.parquet holds \d+ bytes uncompressed, more than 1000"):
+        load_split(ref, TEXT_CLASSIFICATION, "train")
+
+
+def test_a_text_that_is_longer_than_any_that_is_read_is_unusable(tmp_path: Path) -> None:
+    ref = write(tmp_path, [*TEXTS, "x" * (LONGEST_TEXT + 1)])
+    assert load_split(ref, TEXT_CLASSIFICATION, "train").quarantined == 1
+    ref = write(tmp_path, ["x" * (LONGEST_TEXT + 1)])
+    with pytest.raises(BadInput, match=r"in row 0 the text has 1000001 characters, more than 1000000: cut it"):
+        load_split(ref, TEXT_CLASSIFICATION, "train")
 
 
 def test_a_missing_split_is_refused_with_those_there_are(tmp_path: Path) -> None:
