@@ -101,7 +101,8 @@ def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseRe
         context = open_context(pinned, store, workspace, reporter, now)
         reporter("start Prefect", 0)
         wait_for_prefect()
-        return release_engines(context, fleet, release)
+        with local_prefect.explain_failures():
+            return release_engines(context, fleet, release)
 
 
 def _check(recipe: "Recipe", fleet: "Fleet") -> "RecipeCheck":

@@ -1,12 +1,13 @@
 """Prefect without a server of one's own: its ephemeral server, with its data in ENGINERY_HOME."""
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
 from flows.prefect_server.reachable import require_prefect_server
+from registry.errors import EngineryError, first_line
 from tasks.execution.interrupt import hold_ctrl_c
 
 
@@ -46,6 +47,32 @@ def start_prefect() -> Callable[[], None]:
     starting = Thread(target=serve, daemon=True)
     starting.start()
     return starting.join
+
+
+@contextmanager
+def explain_failures() -> Iterator[None]:
+    """Run a flow, and turn a failure of Prefect's server into one sentence.
+
+    Raises:
+        EngineryError: what the flow itself raised, where Prefect could not store that it failed; else that the server
+            failed.
+    """
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        before: BaseException | None = error
+        while before is not None:
+            if isinstance(before, EngineryError):
+                raise before from error
+            before = before.__context__
+        answered = f"it answered {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else ""
+        reason = answered or first_line(error)
+        raise EngineryError(
+            f"Prefect's server failed in mid-release ({reason}): look at its disk and its log; finished work is kept, "
+            "run the same command again to resume"
+        ) from error
 
 
 def _check_server() -> None:

@@ -23,6 +23,9 @@ from tasks.checkpoints.source import download_texts, list_checkpoint, locate_pac
 from tasks.execution.step_times import StepTimes
 from tasks.quantization.holdout import rows_to_prove
 
+# MLflow's and Prefect's, a key, locks and records: what a release writes whatever its model is.
+DATABASES_BYTES = 16 * 10**6
+
 
 @dataclass(frozen=True)
 class Check:
@@ -232,10 +235,13 @@ def _check_disk(home: Path, weights_bytes: int, plans: Sequence[TargetPlan]) -> 
     engines = sum(len(plan.precisions) for plan in plans)
     needed = weights_bytes * (3 + graphs + 2 * engines)
     existing = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    free, least = shutil.disk_usage(existing).free, weights_bytes + DATABASES_BYTES
+    advice = "free some, or set ENGINERY_HOME to a folder on another disk"
+    if free < least:
+        problem = f"{existing} has {free / 1e6:.0f} MB free, a release needs {least / 1e6:.0f} MB at least: {advice}"
+        return Check("disk", problem=problem)
     found = f"at most {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
-    fix = f"{found}: free some, or set ENGINERY_HOME to a folder on another disk"
-    return Check("disk", found, warning=fix if free < needed else "")
+    return Check("disk", found, warning=f"{found}: {advice}" if free < needed else "")
 
 
 def _check_memory(weights_bytes: int) -> Check:

@@ -4,7 +4,7 @@ import datetime
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from flows.release.graphs import Takes, gather, make_graphs
 from flows.release.publish import draw_release, name_calibration_rows, name_evaluation_rows, publish_engines
 from flows.release.stages import make_calibration_set, make_onnx, make_source
 from registry.bundle.signing import local_signer, local_trust
+from registry.errors import EngineryError
 from registry.host.home import home
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
@@ -82,7 +83,8 @@ def abandon_on_error(release: ReleaseRun) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        release.log.abandon(release.run_id)
+        with suppress(EngineryError):  # what failed first says more
+            release.log.abandon(release.run_id)
         raise
 
 

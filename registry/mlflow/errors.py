@@ -16,6 +16,13 @@ _UNREADABLE = (
     *(requests.RequestException, HTTPException, ParseError),
     *(LookupError, TypeError, ValueError, AttributeError, RecursionError),
 )
+# Of SQLite and of the system; SQLAlchemy's own text begins with other words.
+_DISK = (
+    "database or disk is full",
+    "disk I/O error",
+    "attempt to write a readonly database",
+    "No space left on device",
+)
 _REFUSALS = {
     401: "the server does not accept this user and password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     403: "this user has no permission to change it: ask for the permission, or set MLFLOW_TRACKING_USERNAME to another",
@@ -33,7 +40,7 @@ def translate_errors(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        sentence = explain_refusal(error) or first_line(error)
+        sentence = explain_refusal(error) or explain_disk(error) or first_line(error)
         kind = NotFound if error.error_code == "RESOURCE_DOES_NOT_EXIST" else EngineryError
         raise kind(f"MLflow, {what}: {sentence}") from error
     except _UNREADABLE as error:
@@ -41,6 +48,14 @@ def translate_errors(what: str) -> Iterator[None]:
             f"MLflow, {what}: the registry's answer cannot be read ({type(error).__name__}): check the server, or the "
             "proxy before it"
         ) from error
+
+
+def explain_disk(error: Exception) -> str | None:
+    """Return what to do if the disk of the registry's database is the reason of an error, else None."""
+    for reason in _DISK:
+        if reason in str(error):
+            return f"{reason}: free space on the disk of the registry's database, then run the same command again"
+    return None
 
 
 def explain_refusal(error: Exception) -> str | None:

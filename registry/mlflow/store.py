@@ -69,6 +69,8 @@ class MlflowStore:
     ) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        # It logs what it raises too, with a traceback.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         if not tracking_uri.startswith(("http://", "https://")):
             # mlflow would import them in its first call; imported now, they are frozen by `open_store`.
             import mlflow.store.model_registry.sqlalchemy_store

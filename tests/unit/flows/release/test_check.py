@@ -125,11 +125,27 @@ def test_too_few_rows_to_prove_int8_are_a_note_and_no_problem(tiny: TinyRecipe) 
 def test_a_full_disk_and_memory_are_told_before_they_stop_a_release(
     tiny: TinyRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+    leave_free(30 * 10**6, monkeypatch)
     monkeypatch.setattr(check_module, "_read_free_memory", lambda: 10**8)
+    # The release would keep it once for each graph, and twice for each engine.
+    with (tiny.folder / "checkpoint" / "model.safetensors").open("rb+") as weights:
+        weights.truncate(5 * 10**6)
     result = check(tiny)
     assert result.problems == ()
     assert [warning.split(":")[0] for warning in result.warnings if "needed" in warning] == ["disk", "memory"]
+
+
+def test_a_disk_that_cannot_hold_the_least_of_a_release_is_a_problem(
+    tiny: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_free(6 * 10**6, monkeypatch)
+    (problem,) = check(tiny).problems
+    assert "has 6 MB free, a release needs 16 MB at least" in problem
+
+
+def leave_free(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil._ntuple_diskusage(10**9, 10**9 - size, size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
 
 def test_the_time_is_that_of_this_machine_once_it_is_known(tiny: TinyRecipe) -> None:
