@@ -16,7 +16,7 @@ def test_the_first_failure_is_told_where_the_run_cannot_be_marked() -> None:
         asked.append(run_id)
         raise EngineryError("database or disk is full")
 
-    release = cast(Any, SimpleNamespace(run_id="7", log=SimpleNamespace(abandon=abandon)))
+    release = cast("Any", SimpleNamespace(run_id="7", log=SimpleNamespace(abandon=abandon)))
     with pytest.raises(EngineryError, match="stage export"), abandon_on_error(release):
         raise EngineryError("stage export: no space")
     assert asked == ["7"]
