@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
 from flows.prefect_server.reachable import require_prefect_server
 from registry.errors import EngineryError, first_line
-from tasks.execution.interrupt import hold_ctrl_c
 
 
 def configure_prefect(home: Path) -> None:
@@ -32,21 +31,29 @@ def start_prefect() -> Callable[[], None]:
     """Start the ephemeral server in the background; return a function that waits for it, to call before the first flow.
 
     It is the server that Prefect itself would start at the first flow, in a process that ends with this one. A
-    configured server is only checked: the function raises as `require_prefect_server`.
+    configured server is only checked. The function raises as `TemporaryServer.start` or `require_prefect_server`.
     """
     if "PREFECT_API_URL" in os.environ:
         return _check_server
-    from prefect.server.api.server import SubprocessASGIServer  # two seconds, which a release found finished saves
+    from flows.prefect_server.temporary import TemporaryServer  # two seconds, which a release found finished saves
 
-    def serve() -> None:
-        # A terminal sends Ctrl-C to the server too: without it our flow would try for minutes to report that it ended.
-        with suppress(KeyboardInterrupt), hold_ctrl_c():
-            SubprocessASGIServer().start()
+    failed: list[Exception] = []
 
-    # A failure here is reported by the flow, which starts the server again.
-    starting = Thread(target=serve, daemon=True)
+    def start() -> None:
+        try:
+            TemporaryServer().start()
+        except Exception as error:  # noqa: BLE001 - raised by the wait
+            failed.append(error)
+
+    starting = Thread(target=start, daemon=True)
     starting.start()
-    return starting.join
+
+    def wait() -> None:
+        starting.join()
+        if failed:
+            raise failed[0]
+
+    return wait
 
 
 @contextmanager

@@ -146,3 +146,17 @@ def test_a_stop_signal_ends_a_release_with_one_sentence(tmp_path: Path, home: Pa
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
     assert_only_whole_things(home, tmp_path / "models")
+
+
+def test_a_killed_release_leaves_no_server_and_closes_its_callers_pipe(tmp_path: Path, home: Path) -> None:
+    """A CI step `enginery release … | tee` waits for the end of the pipe, whoever holds it open."""
+    tiny = write_tiny_recipe(tmp_path / "recipe")
+    with releasing(tiny, home) as process:
+        until(lambda: any((home / "stages").glob("source/*/stage.json")), process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert [child for child in children if any("serve.py" in word for word in child.cmdline())]
+        process.kill()  # this process alone: its session is still there
+        output, _ = process.communicate(timeout=30)
+        assert output == ""
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert alive == []
