@@ -9,7 +9,7 @@ import typer
 
 from flows.commands import calibration, fleet, machine, promotion, recipe, refresh, release, serving, triton, watch
 from flows.commands.console import err, out
-from registry.errors import EngineryError
+from registry.errors import EngineryError, explain_place
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,7 +77,8 @@ def run_command(command: Callable[[], Any]) -> int:
     """Run a command and return its exit code; print an error as one sentence on stderr.
 
     Raises:
-        EngineryError: with ENGINERY_DEBUG set, so that Python shows the traceback.
+        EngineryError, OSError: with ENGINERY_DEBUG set, so that Python shows the traceback.
+        OSError: of another thing than a path or a full disk.
     """
     try:
         code = command()
@@ -86,11 +87,12 @@ def run_command(command: Callable[[], Any]) -> int:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
-    except EngineryError as error:
-        if os.environ.get("ENGINERY_DEBUG"):
+    except (EngineryError, OSError) as error:
+        sentence = explain_place(error) if isinstance(error, OSError) else error
+        if sentence is None or os.environ.get("ENGINERY_DEBUG"):
             raise
-        err.print(f"enginery: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code
+        err.print(f"enginery: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return sentence.exit_code
     if code == STOPPED:
         err.print("stopped; finished work is kept: run the same command again to resume", soft_wrap=True)
     return code if isinstance(code, int) else 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from registry.bundle.signing import local_trust
-from registry.errors import EngineryError
+from registry.errors import BadInput, EngineryError
 from registry.host.gpu import read_gpu
 from registry.mlflow.store import MlflowStore
 from registry.promotion.unrecorded import find_moved_past
@@ -139,7 +139,7 @@ def _check_registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list
         engines, unreadable, unfinished = store.versions(), store.unreadable(), store.repairs.unfinished()
         promotion = [_check_promotion(shared=store.leases.shared), *_check_aliases(store, engines)]
     except (EngineryError, OSError) as error:
-        advice = "check MLFLOW_TRACKING_URI, and that its server runs"
+        advice = "" if isinstance(error, BadInput) else "check MLFLOW_TRACKING_URI, and that its server runs"
         return [Finding("registry", str(error), False, needed=True, advice=advice)]
     now = clock().timestamp()
     interrupted = sum(publisher_is_gone(publication, now) for publication in unfinished)

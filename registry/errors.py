@@ -1,7 +1,12 @@
 """The error hierarchy: each message says what is wrong, where, and what to do about it."""
 
+import errno
 import re
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_PLACE = (*_NOT_ALLOWED, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
+_SHOWN_CHARACTERS = 120
 # Codes that move a terminal's cursor, set its title or hide text; a line feed and a tab are text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
@@ -70,6 +75,21 @@ class BuildError(EngineryError):
 
 class MeasurementError(EngineryError):
     """A measurement that is not stable enough to be trusted."""
+
+
+def explain_place(error: OSError) -> EngineryError | None:
+    """Return the sentence for a path that cannot be used, or for a full disk; None for any other error."""
+    name = str(error.filename or "")
+    where = f"{name[:_SHOWN_CHARACTERS]}{'…' if len(name) > _SHOWN_CHARACTERS else ''}: " if name else ""
+    if error.errno in _DISK_FULL:
+        return EngineryError(
+            f"{where}{error.strerror}: free space on that disk, or on those of ENGINERY_HOME and TMPDIR, then run the "
+            "same command again"
+        )
+    if error.errno in _NO_PLACE:
+        permit = "let this user read and write it, or " if error.errno in _NOT_ALLOWED else ""
+        return BadInput(f"{where}{error.strerror}: {permit}name another path")
+    return None
 
 
 def first_line(error: BaseException) -> str:

@@ -8,6 +8,8 @@ from registry.errors import BadInput, BadName
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 # An alias is one of these prefixes and a target's name.
 PRODUCTION, CANDIDATE = "production-", "candidate-"
+# MLflow's column is an INTEGER, of which PostgreSQL keeps 32 bits.
+LARGEST_VERSION = 2**31 - 1
 
 
 def check_name(name: str, *, what: str) -> str:
@@ -29,9 +31,9 @@ def check_version(version: int) -> int:
     """Return `version` if it can be a version's number.
 
     Raises:
-        BadInput: it is below 1.
+        BadInput: it is below 1, or above what MLflow's column holds.
     """
-    if version < 1:
+    if not 1 <= version <= LARGEST_VERSION:
         raise BadInput(f"version {version} cannot exist, versions count from 1: `enginery list` shows them")
     return version
 

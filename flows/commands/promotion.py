@@ -25,7 +25,9 @@ Targets = Annotated[
 ]
 Why = Annotated[str, typer.Option("--why", help="The reason, recorded in the history.")]
 Who = Annotated[str, typer.Option("--who", help="Who decides, recorded in the history (default: the user's name).")]
-Limit = Annotated[int, typer.Option("--limit", min=0, help="Show at most this many, the newest; 0 shows all.")]
+Limit = Annotated[
+    int, typer.Option("--limit", min=0, max=10**6, help="Show at most this many, the newest; 0 shows all.")
+]
 NEWEST = 50
 
 

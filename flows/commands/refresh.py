@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.commands.console import Json, TeamFleetFile, need_pipeline, out, print_json
 from flows.inputs.default_paths import FLEET
 from registry.errors import EngineryError
-from registry.host.home import home
+from registry.host.home import writable_home
 from registry.mlflow.connect import open_store
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def refresh(
     need_pipeline("refresh")
     from flows.prefect_server import local as local_prefect
 
-    local_prefect.configure_prefect(home())
+    local_prefect.configure_prefect(writable_home())
     from flows.prefect_server.reachable import require_prefect_server
     from flows.refresh.lineage import local_toolchains
     from flows.refresh.refresh_engines import pool_toolchains, refresh_recipes, release_deployed

@@ -11,7 +11,7 @@ from flows.commands.recipe import describe_plan
 from flows.inputs.default_paths import FLEET
 from registry.errors import BadInput, shown_address
 from registry.host.clock import now
-from registry.host.home import home
+from registry.host.home import home, writable_home
 from registry.mlflow.connect import open_store
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseRe
     from tasks.execution.workspace import Workspace
 
     remember_stop_signals()
-    local_prefect.configure_prefect(home())
+    local_prefect.configure_prefect(writable_home())
     store, workspace, tally = open_store(), Workspace(home() / "stages"), Tally()
     workspace.sweep()
     with progress_report(err, tally, quiet=quiet) as reporter:
@@ -120,7 +120,7 @@ def _release_on_workers(recipe: Path | None, fleet: Path, resume: str | None, *,
     from tasks.execution.interrupt import remember_stop_signals
 
     remember_stop_signals()
-    local_prefect.configure_prefect(home())
+    local_prefect.configure_prefect(writable_home())
     retry_server_errors()
     with require_prefect_server("release --resume" if recipe is None else "release --on-workers"):
         return _run_release_flow(recipe, fleet, resume, quiet=quiet)

@@ -148,7 +148,8 @@ def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle's folde
     from registry.bundle.signing import local_trust
     from registry.serving.fetch import verify_placed
 
-    bundle = bundle.resolve()  # `current` may move between two reads
+    if bundle.is_dir():
+        bundle = bundle.resolve()  # `current` may move between two reads
     manifest = verify_placed(bundle, local_trust(home()))
     if as_json:
         print_json({"path": str(bundle), "model": manifest.model, "digest": manifest.build.digest, "intact": True})

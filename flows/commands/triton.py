@@ -184,7 +184,7 @@ def place_and_load(
 
     trust = local_trust(home())
     # Resolved once: `current` may move between two reads.
-    folders = [bundle.resolve() for bundle in bundles]
+    folders = [bundle.resolve() if bundle.is_dir() else bundle for bundle in bundles]
     verified = [VerifiedBundle(folder, verify_placed(folder, trust)) for folder in folders]
     for bundle in verified:
         if bundle.manifest.model != model:

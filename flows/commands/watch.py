@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from registry.serving.fetch import Fetched
     from registry.serving.watch import Watch
 
-Interval = Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between polls of the alias.")]
+Interval = Annotated[float, typer.Option("--interval", min=0.1, max=86400, help="Seconds between polls of the alias.")]
 Keep = Annotated[int, typer.Option("--keep", min=2, help="How many versions stay on the disk.")]
 Health = Annotated[
     str, typer.Option("--health", help="Command that exits 0 once the new version serves; gets MODEL VERSION PATH.")

@@ -16,7 +16,6 @@ def configure_prefect(home: Path) -> None:
     # Prefect logs a failure as a traceback; the command line prints it as a sentence.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING" if os.environ.get("ENGINERY_DEBUG") else "CRITICAL")
     if "PREFECT_API_URL" not in os.environ:
-        home.mkdir(parents=True, exist_ok=True)  # Prefect creates the last folder only
         os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
         # The first start migrates a new database, which takes longer than Prefect's default on a busy machine.
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

@@ -7,7 +7,7 @@ from flows.inputs.choices import ALL
 from flows.inputs.fleet import load_fleet
 from flows.promotion import events
 from registry.errors import BadInput, PromotionRefused
-from registry.names import CANDIDATE, PRODUCTION, candidate_alias, production_alias
+from registry.names import CANDIDATE, PRODUCTION, candidate_alias, check_version, production_alias
 from registry.promotion import promote as promotion
 from registry.promotion.rules import APPROVE, Decision, TargetRules
 from registry.records import PromotionEvent, Verdict
@@ -21,7 +21,8 @@ def promote_targets(
 
     Raises:
         NotFound: the registry has no engine of `model`.
-        BadInput: no candidate, one version for several targets, or a target that the fleet file does not have.
+        BadInput: no candidate, one version for several targets, a version that cannot exist, or a target that the fleet
+            file does not have.
         PromotionRefused, NotFound, TornBundle, DigestMismatch: as `registry.promotion.promote.promote`.
     """
     require_engines(store, model)
@@ -29,7 +30,7 @@ def promote_targets(
     if version is None:
         versions = _read_candidates(store, model, chosen)
     elif len(chosen) == 1:
-        versions = {chosen[0]: version}
+        versions = {chosen[0]: check_version(version)}
     else:
         raise BadInput(f"version {version} was built for one target: name that one, or leave the version out")
     rules = _load_rules(fleet, chosen)

@@ -1,17 +1,53 @@
-"""Check the certificates that sign engines: for code signing, valid now, and issued under a trusted root.
+"""Check the keys and certificates that sign engines: for code signing, valid now, and issued under a trusted root.
 
 `cryptography` and OpenSSL take a tenth of a second to import, so only commands that use certificates import them.
 """
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.errors import BadInput, SignatureInvalid
+from registry.errors import BadInput, SignatureInvalid, first_line
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
+
+
+# Those that model-signing signs with, and Sigstore's specification names.
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+
+
+def check_private_key(path: Path) -> None:
+    """Check that a private key (PEM) can sign engines: at the start of a release, not at its end.
+
+    Raises:
+        BadInput: it is no key, needs a password, or is not of an elliptic curve that signs.
+    """
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    _check_key(path, lambda raw: load_pem_private_key(raw, None).public_key())
+
+
+def check_public_key(path: Path) -> None:
+    """Check that a public key (PEM) can verify engines.
+
+    Raises:
+        BadInput: it is no key, or not of an elliptic curve that signs.
+    """
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    _check_key(path, load_pem_public_key)
+
+
+def _check_key(path: Path, load: Callable[[bytes], object]) -> None:
+    fix = "name the PEM file of a key on P-256, P-384 or P-521, without a password"
+    try:
+        key = load(path.read_bytes())
+    except Exception as error:  # ValueError, TypeError (a password is missing), UnsupportedAlgorithm, OSError
+        raise BadInput(f"{path} cannot be read as a key ({first_line(error)}): {fix}") from error
+    if getattr(getattr(key, "curve", None), "name", None) not in _CURVES:
+        raise BadInput(f"{path} is a key of another kind ({type(key).__name__.lstrip('_')}): {fix}")
 
 
 def check_chain(certificates: Sequence[bytes], roots: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from registry.bundle.certificates import check_certificate, check_chain
+from registry.bundle.certificates import check_certificate, check_chain, check_private_key, check_public_key
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from registry.bundle.manifest import MAX_BYTES as MANIFEST_BYTES
 from registry.digest import file_sha256
@@ -65,7 +65,7 @@ def local_signer(home: Path) -> Signer:
     `:`) where it has a certificate; otherwise this machine's own key under `home`/keys, created on first use.
 
     Raises:
-        BadInput: a variable names a missing file, or a certificate is named without its key.
+        BadInput: a variable names a missing file or a key that cannot sign, or a certificate is named without its key.
     """
     key, certificate = _read_paths("ENGINERY_SIGNING_KEY"), _read_paths("ENGINERY_SIGNING_CERTIFICATE")
     chain = _read_paths("ENGINERY_SIGNING_CHAIN")
@@ -79,6 +79,7 @@ def local_signer(home: Path) -> Signer:
         raise BadInput(
             "ENGINERY_SIGNING_CHAIN is set and ENGINERY_SIGNING_CERTIFICATE is not: set it to the signing certificate"
         )
+    check_private_key(key[0])
     return Signer(key[0], certificate[0] if certificate else None, chain)
 
 
@@ -191,6 +192,7 @@ def _verify_with_any(manifest: Path, signature: Path, trust: Trust) -> None:
         for key in trust.public_keys or (None,):
             config = verifying.Config().set_hashing_config(_hashing_config())  # type: ignore[no-untyped-call]
             if key is not None:
+                check_public_key(key)
                 config.use_elliptic_key_verifier(public_key=key)
             else:
                 config.use_certificate_verifier(certificate_chain=trust.roots)

@@ -10,10 +10,14 @@ def home() -> Path:
     """Return ENGINERY_HOME as an absolute path; `.enginery` in the current folder by default.
 
     Raises:
-        BadInput: it names a file.
+        BadInput: it names a file, or what cannot be a path.
     """
     path = Path(os.environ.get("ENGINERY_HOME") or ".enginery").absolute()
-    if path.exists() and not path.is_dir():
+    try:
+        is_other = path.exists() and not path.is_dir()
+    except OSError as error:  # its text repeats the path, which may be too long
+        raise BadInput(f"ENGINERY_HOME cannot be used ({error.strerror}): set it to a folder of yours") from error
+    if is_other:
         raise BadInput(
             f"ENGINERY_HOME is {path}, which is not a folder: set it to a folder, or to a path that does not exist yet"
         )

@@ -56,18 +56,29 @@ def choose_leases(tracking_uri: str, state: Path, lease_database: str | None = N
     Without either they are in a file under `state`, which covers the processes of one host only.
 
     Raises:
-        BadInput: `lease_database` is not a PostgreSQL or SQLite URI.
+        BadInput: `lease_database` is not a PostgreSQL or SQLite URI, or the driver that it names is not installed.
     """
     for uri in (lease_database, tracking_uri):
         kind = _database_kind(uri)
         if uri and kind == "postgresql":
-            return PostgresLeases(uri)
+            return _open_postgres(uri)
         if uri and kind == "sqlite" and (path := make_url(uri).database):
             # If the registry is behind a server, its other hosts do not have this file.
             return SqliteLeases(Path(path).absolute(), shared=uri == tracking_uri)
         if uri and uri == lease_database:
             raise BadInput("ENGINERY_LEASE_DATABASE is not a postgresql:// or sqlite:/// URI: correct or unset it")
     return SqliteLeases(state.absolute() / "leases.db", shared=False)
+
+
+def _open_postgres(uri: str) -> "PostgresLeases":
+    try:
+        return PostgresLeases(uri)
+    except (ImportError, SQLAlchemyError) as error:
+        reason = f"no module {error.name}" if isinstance(error, ImportError) else first_line(error)
+        raise BadInput(
+            f"the driver of ENGINERY_LEASE_DATABASE is not installed ({reason}): install .[postgres], and set it to "
+            "postgresql://…"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,9 @@ class SqliteLeases:
         folder = self._database.with_name(f"{self._database.name}.locks")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{check_name(model, what='model')}.lock", timeout=self._wait_seconds)
-        with self._engine.connect() as connection:
+        with _translate_database_errors(model):
+            opened = self._engine.connect()
+        with opened as connection:
             try:
                 lock.acquire()
             except Timeout as error:

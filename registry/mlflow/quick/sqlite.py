@@ -99,6 +99,8 @@ class SqliteRows:
     def _read(self, read: Callable[[sqlite3.Connection], T], nothing: T) -> T | None:
         if not self._path.exists():
             return nothing
+        if not self._path.is_file():  # opening a pipe would wait until somebody writes into it
+            return None
         try:
             address = f"file:{quote(str(self._path))}?mode=ro"
             with closing(sqlite3.connect(address, timeout=_BUSY_SECONDS, uri=True)) as database:

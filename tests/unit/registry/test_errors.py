@@ -1,8 +1,11 @@
 """An error's first line is never empty and never colored, whatever the message."""
 
+import errno
+import os
+
 import pytest
 
-from registry.errors import EngineryError, first_line, printable, shown_address
+from registry.errors import BadInput, EngineryError, explain_place, first_line, printable, shown_address
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,48 @@ def test_no_text_controls_a_terminal() -> None:
     hostile = "a\x1b]0;title\x07b\x1b[2Jc\x9b31md\re\x00\n\tf"
     assert printable(hostile) == "a]0;titlebc31mde\n\tf"
     assert "\x1b" not in str(EngineryError(hostile))
+
+
+def of_system(number: int, path: str | None = None) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            of_system(errno.EROFS, "/srv/models"),
+            ("/srv/models: Read-only file system", "let this user", "another path"),
+        ),
+        (of_system(errno.EACCES, "/srv/models"), ("/srv/models: Permission denied", "let this user")),
+        (of_system(errno.ENOTDIR, "/srv/file/x"), ("/srv/file/x: Not a directory: name another path",)),
+        (
+            of_system(errno.ENAMETOOLONG, "/" + "x" * 5000),
+            (
+                "/xxx",
+                "x…: File name too long: name another path",
+            ),
+        ),
+        (of_system(errno.ENOENT), ("No such file or directory",)),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_bad_input(error: OSError, words: tuple[str, ...]) -> None:
+    sentence = explain_place(error)
+    assert isinstance(sentence, BadInput)
+    assert len(str(sentence)) < 250
+    for word in words:
+        assert word in str(sentence)
+
+
+@pytest.mark.parametrize("path", [None, "/srv/models"])
+def test_a_full_disk_is_the_machines_error_and_not_the_users(path: str | None) -> None:
+    sentence = explain_place(of_system(errno.ENOSPC, path))
+    assert sentence is not None
+    assert sentence.exit_code == 1
+    assert str(sentence).startswith(f"{path}: No space left" if path else "No space left")
+    assert "free space" in str(sentence)
+
+
+@pytest.mark.parametrize("error", [of_system(errno.ECONNREFUSED), of_system(errno.EPIPE), OSError("no number")])
+def test_any_other_error_of_the_system_keeps_its_traceback(error: OSError) -> None:
+    assert explain_place(error) is None

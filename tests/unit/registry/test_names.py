@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.errors import BadName
-from registry.names import check_name
+from registry.errors import BadInput, BadName
+from registry.names import check_name, check_version
 
 ALPHABET = st.sampled_from("ab09._-/\\@ \n%A'é")
 
@@ -35,3 +35,13 @@ def test_plain_names_pass(name: str) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(BadName, match="not a valid name"):
         check_name(name, what="model")
+
+
+@pytest.mark.parametrize("version", [0, -7, 2**31, 2**63, 10**20])
+def test_a_version_that_no_database_holds_is_refused(version: int) -> None:
+    with pytest.raises(BadInput, match=f"version {version} cannot exist"):
+        check_version(version)
+
+
+def test_versions_pass() -> None:
+    assert [check_version(version) for version in (1, 2**31 - 1)] == [1, 2**31 - 1]

@@ -210,6 +210,67 @@ def test_a_worker_whose_home_cannot_be_written_says_so_before_it_asks_for_work(
     assert_one_sentence(enginery("worker", "--target", "cpu", "--fleet", str(FLEET)), "may not write", "/proc/nobody")
 
 
+@pytest.mark.parametrize("place", ["/proc/enginery", "{}/file/home"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("promote", "sst2", "--target", "l4"),
+        ("rollback", "sst2", "--target", "l4"),
+        ("release", "{}/recipe.yaml", "--fleet", str(FLEET)),
+        ("release", "{}/recipe.yaml", "--fleet", str(FLEET), "--on-workers"),
+        ("refresh", "--fleet", str(FLEET), "--dry-run"),
+        ("doctor", "--repair"),
+    ],
+    ids=" ".join,
+)
+def test_a_home_that_cannot_be_made_is_one_sentence(
+    command: tuple[str, ...], place: str, enginery: Enginery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    monkeypatch.setenv("ENGINERY_HOME", place.format(tmp_path))
+    ran = enginery(*(word.format(tmp_path) for word in command))
+    assert_one_sentence(ran, "ENGINERY_HOME is", place.format(tmp_path), "may not write")
+
+
+@pytest.mark.parametrize(
+    "command", [("verify", "{}"), ("run", "{}", "a text"), ("fetch", "sst2", "--version", "1", "--to", "{}")]
+)
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 25), "file/below", "loop"])
+def test_a_path_that_cannot_be_used_is_one_sentence(
+    command: tuple[str, ...], name: str, published: Store, enginery: Enginery, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    ran = enginery(*(word.format(tmp_path / name) for word in command), *(["--any-host"] * (command[0] == "fetch")))
+    assert_one_sentence(ran, code=ran.code)
+    assert ran.code in (1, 2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("fetch", "sst2", "--any-host", "--version"), ("triton", "fetch", "sst2", "--any-host", "--version")),
+        ("promote", "sst2", "--target", "l4", "--version"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("version", [0, -7, 2**31, 10**20])
+def test_a_version_that_cannot_exist_is_one_sentence(
+    command: tuple[str, ...], version: int, published: Store, enginery: Enginery
+) -> None:
+    assert_one_sentence(enginery(*command, version), f"version {version} cannot exist")
+
+
+@pytest.mark.parametrize("command", [("list",), ("history", "sst2")], ids=" ".join)
+def test_a_limit_that_no_database_takes_is_a_wrong_call(
+    command: tuple[str, ...], published: Store, enginery: Enginery
+) -> None:
+    ran = enginery(*command, "--limit", 10**20)
+    assert ran.code == 2
+    assert "--limit" in ran.err
+
+
 @pytest.mark.parametrize("arguments", [("nosuch",), ("promote", "sst2"), ("list", "--colour")], ids=" ".join)
 def test_a_wrong_call_shows_the_usage_and_exits_2(arguments: tuple[str, ...], enginery: Enginery) -> None:
     ran = enginery(*arguments)

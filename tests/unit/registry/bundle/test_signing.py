@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from model_signing import hashing, signing, verifying
 
@@ -39,6 +39,7 @@ def verifying_config() -> verifying.Config:
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 VARIABLES = ("SIGNING_KEY", "SIGNING_CERTIFICATE", "SIGNING_CHAIN", "VERIFY_KEY", "VERIFY_ROOTS")
 
 
@@ -108,7 +109,7 @@ def issue(tmp_path: Path) -> Issue:
     return make
 
 
-def write_key(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, password: bytes | None = None) -> Path:
+def write_key(path: Path, key: PrivateKey, password: bytes | None = None) -> Path:
     lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock))
     return path
@@ -367,7 +368,7 @@ def test_keys_of_the_wrong_kind_are_the_users_error(bundle: Path, tmp_path: Path
         sign_bundle(bundle, Signer(one.key, two.certificate))
     sign_bundle(bundle, local_signer(tmp_path))
     for trust in (Trust((text,)), Trust(roots=(text,)), Trust((tmp_path / "none",))):
-        with pytest.raises(BadInput, match="verifying with"):
+        with pytest.raises(BadInput, match=r"verifying with|cannot be read as a key"):
             verify_signature(bundle, trust)
 
 
@@ -416,3 +417,67 @@ def test_each_of_several_keys_is_accepted_while_a_publisher_changes_its_key(
     for refused in ((old,), (old, stranger)):
         with pytest.raises(SignatureInvalid, match=r"does not verify with .*signing\.pub"):
             verify_signature(bundle, Trust(refused))
+
+
+def write_pair(path: Path, key: PrivateKey) -> None:
+    public = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    path.with_suffix(".pub").write_bytes(key.public_key().public_bytes(*public))
+    write_key(path, key)
+
+
+KEYS: dict[str, Callable[[], PrivateKey]] = {
+    "RSA": lambda: rsa.generate_private_key(65537, 2048),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+    "another curve": lambda: ec.generate_private_key(ec.SECP256K1()),
+}
+UNFIT = (*KEYS, "text", "empty", "folder", "pipe", "device")
+
+
+def write_unfit(kind: str, private: Path) -> None:
+    """Write what no engine is signed with, or verified by, as a private and as a public key."""
+    if kind in KEYS:
+        write_pair(private, KEYS[kind]())
+        return
+    for file in (private, private.with_suffix(".pub")):
+        match kind:
+            case "text" | "empty":
+                file.write_text("no key" if kind == "text" else "", encoding="utf-8")
+            case "folder":
+                file.mkdir()
+            case "pipe":
+                os.mkfifo(file)
+            case _:
+                file.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_key_that_cannot_sign_is_refused_before_a_release_begins(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_unfit(kind, tmp_path / "key.pem")
+    monkeypatch.setenv("ENGINERY_SIGNING_KEY", str(tmp_path / "key.pem"))
+    with pytest.raises(BadInput, match=r"key\.pem") as caught:
+        local_signer(tmp_path / "home")
+    assert "attribute" not in str(caught.value)
+    assert "PEM file" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_key_that_cannot_verify_is_bad_input(
+    kind: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_bundle(bundle, local_signer(tmp_path / "home"))
+    write_unfit(kind, tmp_path / "key.pem")
+    monkeypatch.setenv("ENGINERY_VERIFY_KEY", str(tmp_path / "key.pub"))
+    with pytest.raises(BadInput, match=r"key\.pub") as caught:
+        verify_signature(bundle, local_trust(tmp_path / "home"))
+    assert "attribute" not in str(caught.value)
+
+
+def test_a_key_with_a_password_is_refused_before_a_release_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = write_key(tmp_path / "key.pem", ec.generate_private_key(ec.SECP256R1()), b"secret")
+    monkeypatch.setenv("ENGINERY_SIGNING_KEY", str(key))
+    with pytest.raises(BadInput, match="without a password"):
+        local_signer(tmp_path / "home")

@@ -1,5 +1,6 @@
 """A registry that does not answer is reported at once, in one sentence without a password."""
 
+import os
 import ssl
 import threading
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from registry.errors import BadInput, EngineryError
-from registry.mlflow.connect import NotReachable, check_reachable, open_store
+from registry.mlflow import connect
+from registry.mlflow.connect import NotReachable, check_reachable, name_driver, open_store
 from tests.support.authority import make_authority
 from tests.support.servers import free_port
 
@@ -38,7 +40,15 @@ def test_unreachable_registry_is_reported_at_once_and_without_a_password(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["htp://x", "http://", "http://me:secret@", "mssql+nosuchdriver://db/x"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("htp://x", "http://", "http://me:secret@", "http://[::1", "http://h:word", "http://h:99999", "http://a b"),
+        *("mssql+nosuchdriver://db/x", "postgresql+nosuchdriver://me:secret@h/d", "postgresql://me:secret@h:word/d"),
+        *("databricks", "databricks://profile", "uc:oss", "foo://me:secret@x", "s3://bucket/x", "hello", "   ", ":"),
+        *("file:relative", "file:///srv/x", "/srv/x", "sqlite://", "sqlite:///", "sqlite+nosuchdriver:///x.db"),
+    ],
+)
 def test_invalid_address_is_one_sentence(uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("ENGINERY_HOME", str(tmp_path))
@@ -46,6 +56,45 @@ def test_invalid_address_is_one_sentence(uri: str, monkeypatch: pytest.MonkeyPat
         open_store()
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [".", "pipe", "none/x.db", "loop/x.db", "text", "x" * 300])
+def test_an_sqlite_registry_that_cannot_be_opened_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    # mlflow would try for two minutes, and wait for ever at the pipe.
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "text").write_text("no database\n" * 100, encoding="utf-8")
+    with pytest.raises(BadInput, match="MLFLOW_TRACKING_URI"):
+        check_reachable(f"sqlite:///{tmp_path / name}")
+
+
+@pytest.mark.parametrize(
+    ("installed", "named"),
+    [
+        (("psycopg",), "postgresql+psycopg://me@h/d"),
+        (("psycopg", "psycopg2"), "postgresql://me@h/d"),
+        (("psycopg2",), "postgresql://me@h/d"),
+        ((), "postgresql://me@h/d"),
+    ],
+)
+def test_the_driver_of_postgresql_is_the_one_that_is_installed(
+    installed: tuple[str, ...], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "find_spec", lambda module: module if module in installed else None)
+    assert name_driver("postgresql://me@h/d") == named
+    for other in ("postgresql+asyncpg://h/d", "mysql://h/d", "http://h", ""):
+        assert name_driver(other) == other
+
+
+@pytest.mark.parametrize("place", ["/proc/enginery", "{}/file/home"])
+def test_a_registry_that_cannot_be_made_is_refused_at_once(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ENGINERY_HOME", place.format(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(BadInput, match=r"ENGINERY_HOME is .* may not write"):
+        open_store()
 
 
 class _Healthy(BaseHTTPRequestHandler):
@@ -102,11 +151,11 @@ def test_a_driver_that_is_missing_is_named() -> None:
         check_reachable("mssql+pymssql://db/x")
 
 
-def test_registry_that_answers_anything_is_reachable(server_uri: str, postgres_uri: str) -> None:
+def test_registry_that_answers_anything_is_reachable(server_uri: str, postgres_uri: str, tmp_path: Path) -> None:
     check_reachable(server_uri)
     check_reachable(f"{server_uri}/nowhere")
     check_reachable(postgres_uri)
-    check_reachable("sqlite:////not/looked/at")
+    check_reachable(f"sqlite:///{tmp_path}/new.db")
 
 
 def test_job_waits_for_a_registry_that_restarts() -> None:

@@ -210,10 +210,23 @@ def test_a_registry_behind_a_server_needs_a_database_for_its_leases(tmp_path: Pa
     assert isinstance(choose_leases("postgresql+psycopg://db/mlflow", tmp_path), PostgresLeases)
 
 
-@pytest.mark.parametrize("uri", ["http://db", "mysql://db/x", "no address", "postgresql"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("http://db", "mysql://db/x", "no address", "postgresql", "sqlite://", "postgresql://me:secret@db:word/x"),
+        *("postgresql+nosuchdriver://me:secret@db/x", "postgresql+psycopg2cffi://me:secret@db/x"),
+    ],
+)
 def test_uri_that_cannot_hold_leases_is_refused(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="ENGINERY_LEASE_DATABASE"):
+    with pytest.raises(BadInput, match="ENGINERY_LEASE_DATABASE") as caught:
         choose_leases("http://mlflow:5000", tmp_path, uri)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_folder_instead_of_the_lease_file_is_one_sentence(tmp_path: Path) -> None:
+    leases = choose_leases("http://mlflow:5000", tmp_path, f"sqlite:///{tmp_path}")
+    with pytest.raises(EngineryError, match="unable to open database file"), leases.hold("sst2"):
+        pass
 
 
 def test_unreachable_database_is_one_sentence_without_the_password() -> None:
