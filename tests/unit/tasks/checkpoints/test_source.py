@@ -9,12 +9,12 @@ import pytest
 from registry.digest import file_sha256, verify_tree
 from registry.errors import BadInput, DigestMismatch, EngineryError
 from registry.records import SourceFiles
+from tasks.checkpoints.config import read_classes
 from tasks.checkpoints.source import (
     check_file_names,
     from_folder,
     from_hub,
     from_package,
-    read_classes,
     resolve_revision,
 )
 from tests.support.hub_server import Hub, Tree, serve_hub
