@@ -109,6 +109,9 @@ class NetworkConfig(BaseModel):
     dtype: Dtype | None = None
     torch_dtype: Dtype | None = None
     architectures: Names | None = None
+    label2id: Annotated[dict[str, int], Field(description="a mapping of class names to numbers")] | None = None
+    pruned_heads: Annotated[dict[str, list[int]], Field(description="a mapping of layers to heads")] | None = None
+    chunk_size_feed_forward: Annotated[int, _whole(0, 2**24)] | None = None
 
 
 def read_config(folder: Path, *, where: str | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ and that may panic. So it runs on real rows in a process of its own first, with 
 """
 
 import os
+import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tasks.model_tasks.contract import EncodedSizes
 # The largest tokenizers load in 2 s, and 1,000 rows take less than another: a busy machine may be ten times slower.
 LIMIT_SECONDS = 60.0
 MOST_INPUTS = 1000
+# A normalizer may make gigabytes of one letter; the largest tokenizers take 1 GB.
+MOST_BYTES = 4 * 2**30
 
 
 def try_encoder(
@@ -63,6 +66,7 @@ def try_encoder(
 def _measure_inputs(
     task: str, folder: Path, inputs: tuple[Any, ...], largest: dict[str, int], _progress: OnProgress
 ) -> EncodedSizes:
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
     # Rust writes its panics to standard error; what they say is in the error too.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return model_task(task).measure_inputs(folder, inputs, largest)
