@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from registry.errors import BadInput, first_line
 from tasks.checkpoints.architectures import check_model_type
 
-# Real ones have at most a few MB: names of many labels, or of many added tokens.
+# Room for the names of many labels, or of many added tokens.
 MOST_BYTES = 32 * 2**20
 DEEPEST = 16
 CONFIGS = (

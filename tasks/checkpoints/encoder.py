@@ -16,10 +16,10 @@ from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.model_tasks import ModelTask, model_task
 from tasks.model_tasks.contract import EncodedSizes
 
-# The largest tokenizers load in 2 s, and 1,000 rows take less than another: a busy machine may be ten times slower.
+# Long, because a busy machine may be slow: it is there to end what never would.
 LIMIT_SECONDS = 60.0
 MOST_INPUTS = 1000
-# A normalizer may make gigabytes of one letter; the largest tokenizers take 1 GB.
+# A normalizer may make gigabytes of one letter.
 MOST_BYTES = 4 * 2**30
 
 
