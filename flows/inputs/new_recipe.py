@@ -17,7 +17,9 @@ from calibration_data.columns import Column, read_columns
 from flows.inputs.places import write_flow
 from registry.errors import BadInput
 from registry.names import check_name
-from tasks.checkpoints.source import download_texts, list_checkpoint, read_config
+from tasks.checkpoints.config import read_config
+from tasks.checkpoints.encoder import try_encoder
+from tasks.checkpoints.source import download_texts, list_checkpoint
 from tasks.model_tasks import MODEL_TASKS, ModelTask
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 from tasks.model_tasks.text_inputs import UNLIMITED_TOKENS
@@ -163,8 +165,7 @@ def _measure_lengths(task: ModelTask, folder: Path, config: Mapping[str, Any], t
     """Return how many tokens the texts usually have, and how many nearly all have at most: multiples of 8 and 16."""
     if not texts:
         return DEFAULT_LENGTHS
-    encoder = task.open_encoder(folder, ("input_ids",), {"sequence": UNLIMITED_TOKENS})
-    lengths = [encoder.encode([text])["input_ids"].shape[1] for text in texts]
+    lengths = try_encoder(task, folder, texts, {"sequence": UNLIMITED_TOKENS}, config)
     longest = _round_up(float(np.quantile(lengths, LONGEST_SHARE)), 16)
     while longest > 16:
         try:

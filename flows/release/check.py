@@ -18,13 +18,18 @@ from flows.inputs.recipe import Recipe, SourceSpec
 from flows.inputs.rows import evaluation_rows, head_rows, read_table_of
 from registry.errors import BadInput, EngineryError
 from registry.records import ModelSource
+from tasks.checkpoints.config import read_classes, read_config
+from tasks.checkpoints.encoder import try_encoder
 from tasks.checkpoints.module import check_tokenizer
-from tasks.checkpoints.source import download_texts, list_checkpoint, locate_package, read_classes, read_config
+from tasks.checkpoints.source import download_texts, list_checkpoint, locate_package
 from tasks.execution.step_times import StepTimes
 from tasks.quantization.holdout import rows_to_prove
 
 # MLflow's and Prefect's, a key, locks and records: what a release writes whatever its model is.
 DATABASES_BYTES = 16 * 10**6
+# Of each split.
+TRIED_ROWS = 500
+TRIED_WITHOUT_ROWS = ("a text", "Another, longer text; it has 2 clauses.")
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,9 @@ def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path) -> R
     with _open_checkpoint(checks, recipe) as checkpoint:
         weights_bytes = checkpoint.weights_bytes if checkpoint else 0
         classes = checks.run("labels", lambda: _read_class_names(recipe, checkpoint)) if checkpoint else None
-        _check_rows(checks, recipe, classes)
+        rows = _check_rows(checks, recipe, classes)
+        if checkpoint:
+            checks.run("tokenizer", lambda: _try_encoder(recipe, checkpoint, rows))
     checks.run("table", lambda: read_table_of(recipe))
     steps = list_steps(recipe, plans)
     seconds = {step: times.estimate(step, weights_bytes) for step in steps}
@@ -162,7 +169,6 @@ def _read_checkpoint(spec: SourceSpec, scratch: Path) -> _Checkpoint:
 def _fit_task(recipe: Recipe, checkpoint: _Checkpoint) -> str:
     """Check that a checkpoint is one of the recipe's task and takes its shapes; return what it is."""
     task, source = recipe.model_task, recipe.source
-    task.open_encoder(checkpoint.folder, (), recipe.largest)
     if source.module is not None:
         return f"module {source.module}"
     if source.head is None:
@@ -184,11 +190,15 @@ def _read_class_names(recipe: Recipe, checkpoint: _Checkpoint) -> tuple[str, ...
     return read_classes(checkpoint.config)
 
 
-def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None) -> None:
-    """Read the rows as a release will; without known classes their labels are not compared."""
+def _try_encoder(recipe: Recipe, checkpoint: _Checkpoint, rows: Sequence[Any]) -> None:
+    try_encoder(recipe.model_task, checkpoint.folder, rows or TRIED_WITHOUT_ROWS, recipe.largest, checkpoint.config)
+
+
+def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None) -> tuple[Any, ...]:
+    """Read the rows as a release will, and return some of them; without known classes labels are not compared."""
     if recipe.dataset.is_hub:
         checks.add(Check("data", f"{recipe.dataset.origin}, whose rows are read when the release starts"))
-        return
+        return ()
     spec = recipe.data.calibration
     source = ModelSource(recipe.model, "", "", recipe.task, classes or ())
 
@@ -206,11 +216,13 @@ def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None
     if evaluation is not None:
         named = f", {len(classes)} classes" if classes else ""
         checks.add(Check("evaluation rows", f"{len(evaluation.inputs)} of {recipe.data.evaluation.split}{named}"))
+    inputs = tuple(row for rows in (evaluation, calibration) if rows for row in rows.inputs[:TRIED_ROWS])
     if calibration is None or evaluation is None:
-        return
+        return inputs
     drawn = load_split(recipe.dataset, recipe.model_task, spec.split, samples=spec.samples, seed=spec.seed)
     checks.run("calibration rows", lambda: refuse_overlap(recipe.model_task, drawn.inputs, evaluation.inputs))
     checks.add(_describe_calibration(recipe, len(drawn.inputs), len(calibration.inputs)))
+    return inputs
 
 
 def _describe_calibration(recipe: Recipe, drawn: int, there: int) -> Check:

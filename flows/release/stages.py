@@ -15,10 +15,12 @@ from registry.records import (
     OnnxArtifact,
     SourceFiles,
 )
+from tasks.checkpoints.config import read_config
 from tasks.checkpoints.module import from_module
-from tasks.checkpoints.source import from_folder, from_hub, from_package, read_config
+from tasks.checkpoints.source import from_folder, from_hub, from_package
 from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
+from tasks.graphs.exporter import run_exporter
 
 # Real rows on which the exported graph is compared with PyTorch.
 CHECKED_ROWS = 32
@@ -93,17 +95,19 @@ def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> Calibrati
 
 def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) -> OnnxArtifact:
     """Export the fp32 graph, checked against PyTorch on real rows before anything else happens."""
-    # Two seconds of imports, which a worker that builds from a graph does not wait for.
-    from tasks.checkpoints.module import load_module
-    from tasks.graphs.export import check_export, export_checkpoint, export_module
+    module, checked = context.recipe.source.module, evaluation.inputs[:CHECKED_ROWS]
 
     def make(into: Path) -> OnnxArtifact:
         verify_stage(source.directory)
-        module = context.recipe.source.module
-        onnx = export_checkpoint(source, into=into) if module is None else export_module(module, into=into)
-        reference = source if module is None else load_module(module)[0]
+        if module is None:
+            return run_exporter(source, context.recipe.model_task, checked, context.recipe.largest, into=into)
+        # Two seconds of imports, which the export of a checkpoint pays in a process of its own.
+        from tasks.checkpoints.module import load_module
+        from tasks.graphs.export import check_export, export_module
+
+        onnx = export_module(module, into=into)
         encoder = context.open_encoder(source, onnx.input_names)
-        check_export(reference, onnx, encoder.encode(evaluation.inputs[:CHECKED_ROWS]))
+        check_export(load_module(module)[0], onnx, encoder.encode(checked))
         return onnx
 
     key = (source.digest, context.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))

@@ -140,7 +140,8 @@ def _make_classifier(encoder: SourceFiles, label_names: Sequence[str], *, seed: 
     """Make a BertForSequenceClassification in eval mode: the encoder's weights, its pooler, a new classifier."""
     from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-    config = BertConfig.from_pretrained(encoder.directory)
+    config = BertConfig.from_pretrained(encoder.directory, local_files_only=True)
+    config._attn_implementation = None  # noqa: SLF001  # as in tasks/graphs/export.py: never what the file asks for
     if config.model_type != "bert":
         raise BadInput(f"{encoder.source.name} is a {config.model_type}: a head can be fitted on a BERT encoder only")
     config.id2label = dict(enumerate(label_names))

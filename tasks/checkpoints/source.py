@@ -1,11 +1,10 @@
 """Checkpoints from a hub, a folder or an installed package: safetensors only, no remote code, pinned.
 
-Pickled weights and `auto_map` both run a stranger's code (https://huggingface.co/docs/hub/security-pickle), so both
-are refused here, before torch sees the files. Bytes from a hub are checked against its commit's listing.
+Pickled weights run a stranger's code (https://huggingface.co/docs/hub/security-pickle), and so may a config: both are
+refused here, before torch sees the files (`config.py`). Bytes from a hub are checked against its commit's listing.
 """
 
 import importlib.metadata
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -13,19 +12,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from registry.digest import digest_of, file_sha256, record_tree
-from registry.errors import BadInput, DigestMismatch, first_line
+from registry.errors import BadInput, DigestMismatch
 from registry.names import check_name
 from registry.records import ModelSource, SourceFiles
+from tasks.checkpoints.config import read_classes, read_config, read_json_object
 from tasks.checkpoints.hub import HubFile, download_files, list_commit
+from tasks.checkpoints.weights import check_weights
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TEXT_FILES = ("config.json", INDEX, "tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json")
+ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 
@@ -43,7 +42,7 @@ def from_hub(repo: str, revision: str, *, name: str, task: str, into: Path) -> S
     """Download a repository's checkpoint from HF_ENDPOINT (else huggingface.co) into an empty folder.
 
     Raises:
-        BadInput: repository missing, pickled weights only, `auto_map`, an escaping file name.
+        BadInput: repository missing, pickled weights only, a refused config, an escaping file name.
         DigestMismatch: the bytes received differ from the hash that the commit lists.
         EngineryError: the hub does not answer.
     """
@@ -67,7 +66,7 @@ def download_texts(repo: str, revision: str, *, into: Path) -> tuple[str, dict[s
     check_file_names(listing, where=where)
     weights = _choose_weights(listing, where=where)
     download_files(repo, commit, {file: listing[file] for file in listing if _is_text_file(file)}, into=into)
-    read_config(into)
+    read_config(into, where=where)
     return commit, {file: listing[file] for file in (_list_shards(into, listing) if weights == INDEX else (WEIGHTS,))}
 
 
@@ -75,7 +74,7 @@ def from_folder(path: Path, *, name: str, task: str, into: Path, origin: str | N
     """Copy a local checkpoint's allowed files into an empty folder; the revision is their tree digest.
 
     Raises:
-        BadInput: no such folder, pickled weights only, `auto_map`, or weights that do not parse.
+        BadInput: no such folder, pickled weights only, a refused config, or weights that do not parse or fit it.
     """
     check_name(name, what="model name")
     with staging(into) as folder:
@@ -94,15 +93,17 @@ def list_checkpoint(path: Path) -> tuple[str, ...]:
     MODEL/blobs.
 
     Raises:
-        BadInput: no such folder, no safetensors weights, a link out of the checkpoint, or `auto_map`.
+        BadInput: no such folder, no safetensors weights, a link out of the checkpoint, a refused config, or weights
+            that do not parse or fit it.
     """
     if not path.is_dir():
         raise BadInput(f"{path} is not a folder: name a checkpoint folder with config.json and {WEIGHTS}")
     listing = {entry.name: None for entry in sorted(path.iterdir()) if entry.is_file()}
     weights = _choose_weights(listing, where=str(path))
     _check_links(path, listing)
-    read_config(path)
+    config = read_config(path)
     shards = _list_shards(path, listing) if weights == INDEX else (WEIGHTS,)
+    check_weights([path / name for name in shards], config)
     return (*(file for file in listing if _is_text_file(file)), *shards)
 
 
@@ -166,47 +167,15 @@ def check_file_names(names: Iterable[str], *, where: str) -> None:
             raise BadInput(f"{where} lists a file named {name!r}, which could leave its folder: do not use this model")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json, and refuse a checkpoint that would load its author's code.
-
-    Raises:
-        BadInput: it is missing or not a JSON object, or it or tokenizer_config.json has `auto_map`.
-    """
-    for file in ("tokenizer_config.json", "config.json"):
-        if (folder / file).is_file() and "auto_map" in _read_json_object(folder / file):
-            raise BadInput(f"{folder / file} has auto_map, which runs the author's Python code: use a model without it")
-    return _read_json_object(folder / "config.json")
-
-
-def read_classes(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the class names in id order; empty where the checkpoint tells no classes apart.
-
-    transformers leaves id2label out of config.json where it is its default, {0: LABEL_0, 1: LABEL_1}.
-
-    Raises:
-        BadInput: the ids are not 0..n-1.
-    """
-    id2label = config.get("id2label") or {}
-    if not id2label and any(str(name).endswith("Classification") for name in config.get("architectures") or ()):
-        return ("LABEL_0", "LABEL_1")
-    try:
-        names = {int(key): str(value) for key, value in id2label.items()}
-    except (AttributeError, ValueError):
-        names = {-1: ""}
-    if sorted(names) != list(range(len(names))):
-        raise BadInput(f"config.json's id2label must map 0..n-1 to names, but is {id2label!r:.80}: correct it")
-    return tuple(names[index] for index in range(len(names)))
-
-
 def collect(folder: Path, *, name: str, task: str, origin: str, revision: str | None) -> SourceFiles:
     """Record a complete checkpoint folder as SourceFiles; `revision` defaults to its tree digest.
 
     Raises:
-        BadInput: a safetensors file does not parse, or config.json is refused (see `read_config`).
+        BadInput: config.json is refused (`read_config`), or the weights do not parse or fit it (`check_weights`).
     """
-    classes = read_classes(read_config(folder))
-    for file in sorted(folder.glob("*.safetensors")):
-        _check_safetensors(file)
+    config = read_config(folder)
+    classes = read_classes(config)
+    check_weights(sorted(folder.glob("*.safetensors")), config)
     files = record_tree(folder)
     digest = digest_of(files)
     return SourceFiles(ModelSource(name, origin, revision or digest, task, classes), digest, files, folder)
@@ -239,6 +208,11 @@ def _is_text_file(name: str) -> bool:
 def _choose_weights(names: Iterable[str], *, where: str) -> str:
     """Choose the weight file, or the index of shards, that transformers would load first."""
     present = set(names)
+    if ADAPTER in present:  # with peft installed, transformers would load the model that it names
+        raise BadInput(
+            f"{where} has {ADAPTER}, so it is an adapter of another model: merge the two with peft's merge_and_unload, "
+            "and save the result with save_pretrained"
+        )
     if "config.json" not in present:
         raise BadInput(f"{where} has no config.json: it is not a transformers checkpoint")
     for file in (WEIGHTS, INDEX):
@@ -252,31 +226,9 @@ def _choose_weights(names: Iterable[str], *, where: str) -> str:
 
 
 def _list_shards(folder: Path, listing: Iterable[str]) -> tuple[str, ...]:
-    weight_map = _read_json_object(folder / INDEX).get("weight_map")
+    weight_map = read_json_object(folder / INDEX).get("weight_map")
     names = sorted({str(file) for file in weight_map.values()}) if isinstance(weight_map, dict) else []
     bad = [file for file in names if PurePosixPath(file).name != file or not file.endswith(".safetensors")]
     if not names or bad or not set(names) <= set(listing):
         raise BadInput(f"{folder / INDEX} names shards that the checkpoint does not hold: use a complete checkpoint")
     return tuple(names)
-
-
-def _check_safetensors(file: Path) -> None:
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            count = len(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise BadInput(
-            f"{file} is not a safetensors file ({first_line(error)}): download it again, or use another model"
-        ) from None
-    if not count:
-        raise BadInput(f"{file} holds no tensors: use another model")
-
-
-def _read_json_object(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{file} cannot be read as JSON ({first_line(error)}): repair or download it again") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{file} is not a JSON object: repair or download it again")
-    return content

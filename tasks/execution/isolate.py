@@ -1,11 +1,13 @@
 """Run a function in a fresh process, so that a vendor library may crash, leak or hang without harm to this one."""
 
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +44,11 @@ class _Failed:
 
 
 @dataclass(frozen=True)
+class _Late:
+    """The time limit has passed."""
+
+
+@dataclass(frozen=True)
 class _Bug:
     """An exception that is not an EngineryError: sent as text, because its class may not unpickle."""
 
@@ -54,6 +61,7 @@ def run_isolated(
     *args: *Arguments,
     on_progress: OnProgress,
     died: type[EngineryError] = BuildError,
+    limit_seconds: float = math.inf,
 ) -> Result:
     """Call `function(*args, progress)` in a spawned process and return its result.
 
@@ -63,7 +71,8 @@ def run_isolated(
 
     Raises:
         EngineryError: the function raised it, and it arrives as itself.
-        died: the process ended by a signal or an exit, or raised something that is not an EngineryError.
+        died: the process ended by a signal or an exit, raised something that is not an EngineryError, or ran for more
+            than `limit_seconds`.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -77,13 +86,15 @@ def run_isolated(
         with hold_ctrl_c():  # a terminal sends it to both; the parent decides
             child.start()
         theirs.close()  # or the pipe would never report that the child has ended
-        message = _await_result(child, ours, on_progress)
+        message = _await_result(child, ours, on_progress, time.monotonic() + limit_seconds)
         if message is None:
             child.join()
             raise died(f"{_name_function(function)}: its process {_describe_exit(child.exitcode)}")
     finally:
         _end_child(child)
         ours.close()
+    if isinstance(message, _Late):
+        raise died(f"{_name_function(function)}: its process has run for {limit_seconds:g} s, and was ended")
     if isinstance(message, _Failed):
         raise message.error
     if isinstance(message, _Bug):
@@ -92,9 +103,11 @@ def run_isolated(
     return result
 
 
-def _await_result(child: BaseProcess, ours: Connection, on_progress: OnProgress) -> _Done | _Failed | _Bug | None:
+def _await_result(
+    child: BaseProcess, ours: Connection, on_progress: OnProgress, deadline: float
+) -> _Done | _Failed | _Bug | _Late | None:
     """Answer the child's progress calls until it is done; return None when it died without a result."""
-    while True:
+    while time.monotonic() < deadline:
         ready = wait([ours, child.sentinel], timeout=_POLL_SECONDS)
         check_stopped()
         if not ready:
@@ -108,6 +121,7 @@ def _await_result(child: BaseProcess, ours: Connection, on_progress: OnProgress)
             ours.send(on_progress(message.phase, message.fraction) is not False)
         except (EOFError, ConnectionError):
             return None
+    return _Late()
 
 
 def _end_child(child: BaseProcess) -> None:

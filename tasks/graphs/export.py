@@ -22,7 +22,7 @@ from registry.records import OnnxArtifact, Precision, SourceFiles
 from tasks.checkpoints.module import load_module
 from tasks.graphs.files import GRAPH_FILE, make_artifact, write_graph
 from tasks.graphs.session import exact_options
-from tasks.model_tasks.text_inputs import TEXT_INPUTS
+from tasks.model_tasks.text_inputs import TEXT_INPUTS, open_text_encoder
 
 CHECKPOINT_OPSET, MODULE_OPSET = 18, 20
 # A share of the largest magnitude in an output: fp32 sums in another order differ by about 1e-6 of it.
@@ -48,21 +48,20 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
             is unknown.
     """
     with _silence_exporters():
-        from optimum.exporters.onnx import main_export
+        from optimum.exporters.onnx import onnx_export_from_model
 
-        _load_checkpoint(source)
-        with tempfile.TemporaryDirectory(prefix="export-") as scratch:
+        module = _load_checkpoint(source)
+        _set_padding(module, source)
+        with tempfile.TemporaryDirectory(prefix="export-") as scratch, tempfile.TemporaryDirectory() as nothing:
+            # Optimum would load and save the tokenizer that lies there, by classes of transformers.
+            module.config.name_or_path = nothing
             try:
-                # The library by name: with sentence-transformers installed, Optimum would take another graph.
-                main_export(
-                    str(source.directory),
+                onnx_export_from_model(
+                    module,
                     scratch,
                     task=source.source.task,
                     opset=CHECKPOINT_OPSET,
                     device="cpu",
-                    library_name="transformers",
-                    trust_remote_code=False,
-                    local_files_only=True,
                     do_validation=False,  # check_export compares on real rows
                 )
             except (MemoryError, OSError):
@@ -152,6 +151,7 @@ def check_export(
     """Check that the graph gives the same outputs as PyTorch on `feed`.
 
     Raises:
+        BadInput: PyTorch fails on `feed`.
         EngineryError: an output differs by more than 1e-4 of its largest magnitude in PyTorch, or is not finite.
     """
     module = _load_checkpoint(reference) if isinstance(reference, SourceFiles) else reference
@@ -178,18 +178,26 @@ def _run_graph(onnx: OnnxArtifact, names: list[str], feed: Mapping[str, NDArray[
 
 
 def _run_module(module: torch.nn.Module, names: list[str], feed: dict[str, torch.Tensor]) -> list[NDArray[Any]]:
-    with torch.inference_mode():
-        outputs = module(**feed)
+    try:
+        with torch.inference_mode():
+            outputs = module(**feed)
+    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
+        raise BadInput(
+            f"{type(module).__name__} fails in PyTorch on real rows ({first_line(error)[:300]}): its config.json and "
+            "tokenizer must describe its weights"
+        ) from error
     if isinstance(outputs, Mapping):  # a transformers output: its fields are the graph's names
         outputs = tuple(outputs[name] for name in names)
     return [values.numpy() for values in (outputs if isinstance(outputs, tuple | list) else (outputs,))]
 
 
-def _load_checkpoint(source: SourceFiles) -> torch.nn.Module:
-    """Load the checkpoint as Optimum does, in eval mode; refuse it where transformers would invent weights."""
+def _load_checkpoint(source: SourceFiles) -> Any:
+    """Load the checkpoint in float32 and eval mode; refuse it where transformers would invent weights."""
     from optimum.exporters.tasks import TasksManager
 
     with _silence_exporters():
+        from transformers import AutoConfig
+
         try:
             auto = TasksManager.get_model_class_for_task(source.source.task, framework="pt", library="transformers")
         except (KeyError, ValueError) as error:
@@ -197,8 +205,16 @@ def _load_checkpoint(source: SourceFiles) -> torch.nn.Module:
                 f"Optimum cannot export for the task {source.source.task!r}: correct task in the recipe"
             ) from error
         try:
+            config = AutoConfig.from_pretrained(source.directory, trust_remote_code=False, local_files_only=True)
+            # Never what the file asks for, which may be a kernel of a repository: transformers chooses one of its own.
+            config._attn_implementation = None  # noqa: SLF001  # there is no other way to unset it
             module, loading = auto.from_pretrained(
-                source.directory, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                source.directory,
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
             )
         except MemoryError:
             raise
@@ -212,7 +228,25 @@ def _load_checkpoint(source: SourceFiles) -> torch.nn.Module:
             f"{source.source.name} has no weights for {', '.join(missing[:3])}, which {source.source.task} needs: "
             "random ones would be exported; fit a head first, or use a checkpoint made for the task"
         )
-    return module.float().eval()  # type: ignore[no-any-return]
+    return module.float().eval()
+
+
+def _set_padding(module: Any, source: SourceFiles) -> None:
+    """Tell a module that finds its last token by the padding what the encoder pads with.
+
+    Raises:
+        BadInput: the encoder has no padding.
+    """
+    if module.config.pad_token_id is not None:
+        return
+    tokenizer = open_text_encoder(source.directory, (), {}).tokenizer
+    padding = tokenizer.padding
+    if tokenizer.token_to_id(padding["pad_token"]) != padding["pad_id"]:
+        raise BadInput(
+            f"{source.source.name} has no token for padding: set pad_token_id in config.json, and padding in "
+            "tokenizer.json"
+        )
+    module.config.pad_token_id = padding["pad_id"]
 
 
 def _save_graph_alone(scratch: Path, into: Path) -> OnnxArtifact:

@@ -34,6 +34,14 @@ class Metric:
         return f"{self.name}_loss"
 
 
+@dataclass(frozen=True)
+class EncodedSizes:
+    """What encoding gave: the tokens of each input, and the largest id that there is or that came out."""
+
+    tokens: tuple[int, ...]
+    largest_id: int
+
+
 class Encoder(Protocol):
     """Turns inputs into feeds for one graph."""
 
@@ -125,6 +133,13 @@ class ModelTask(Protocol):
 
         Raises:
             BadInput: the folder lacks a file, or the graph has an input that the task's rows do not give.
+        """
+
+    def measure_inputs(self, folder: Path, inputs: Sequence[Any], largest: Mapping[str, int]) -> EncodedSizes:
+        """Encode inputs with an encoder that nobody has tried: called in a process of its own, with a time limit.
+
+        Raises:
+            BadInput: the encoder's files are missing, or of another form, or it fails on an input.
         """
 
     def check_inputs(self, inputs: Sequence[Any]) -> None:

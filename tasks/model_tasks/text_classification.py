@@ -14,8 +14,8 @@ from registry.errors import BadInput
 from registry.records import ModelSource
 from registry.triton.python_models import TEXT_CLASSIFICATION as PYTHON_MODEL
 from registry.triton.python_models import PythonModel
-from tasks.model_tasks.contract import Metric, ShownAnswer
-from tasks.model_tasks.text_inputs import TextEncoder, check_positions, open_text_encoder
+from tasks.model_tasks.contract import EncodedSizes, Metric, ShownAnswer
+from tasks.model_tasks.text_inputs import TextEncoder, check_positions, measure_texts, open_text_encoder
 
 ACCURACY = Metric("accuracy", "share")
 # In characters. The tokenizer reads all of a text before it cuts it: so many take 1 s and 170 MB, ten times them 9 s.
@@ -112,7 +112,7 @@ class TextClassification:
         kind = config.get("problem_type")
         if kind not in (None, "single_label_classification"):
             raise BadInput(f"the checkpoint's problem_type is {str(kind)[:80]!r}: only one label per text is supported")
-        if len(config.get("id2label") or (0, 1)) < 2:
+        if len(config.get("id2label") or range(config.get("num_labels") or 2)) < 2:
             raise BadInput("the checkpoint gives one number per text (regression): only labels are supported")
 
     def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
@@ -122,6 +122,10 @@ class TextClassification:
     def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> TextEncoder:
         """Open the folder's tokenizer.json; texts are cut at the longest sequence."""
         return open_text_encoder(folder, input_names, largest)
+
+    def measure_inputs(self, folder: Path, inputs: Sequence[str], largest: Mapping[str, int]) -> EncodedSizes:
+        """Encode texts with the folder's tokenizer.json, which nobody has tried."""
+        return measure_texts(folder, inputs, largest)
 
     def check_inputs(self, inputs: Sequence[str]) -> None:
         """Check that no text is empty, or longer than any is read.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.errors import BadInput
+from registry.errors import BadInput, first_line
+from tasks.model_tasks.contract import EncodedSizes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -69,6 +70,29 @@ def open_text_encoder(checkpoint: Path, input_names: Sequence[str], largest: Map
     pad_id = tokenizer.token_to_id(pad_token)
     tokenizer.enable_padding(pad_id=0 if pad_id is None else pad_id, pad_token=pad_token)
     return TextEncoder(tokenizer, tuple(input_names))
+
+
+def measure_texts(checkpoint: Path, texts: Sequence[str], largest: Mapping[str, int]) -> EncodedSizes:
+    """Encode texts with a tokenizer.json that nobody has tried; return the tokens of each, and the largest id.
+
+    tokenizers raises plain Exceptions, and pyo3's PanicException, which is none, where its Rust code gives up.
+
+    Raises:
+        BadInput: as `open_text_encoder`, or it is no tokenizer, or fails on a text.
+    """
+    try:
+        tokenizer = open_text_encoder(checkpoint, (), largest).tokenizer
+        encodings = tokenizer.encode_batch(list(texts))
+        ids = {id_ for encoding in encodings for id_ in encoding.ids} | set(tokenizer.get_vocab().values())
+    except (BadInput, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  # a panic
+        raise BadInput(
+            f"{checkpoint / 'tokenizer.json'} does not work as a tokenizer ({first_line(error)[:200]}): save the "
+            "checkpoint with its fast tokenizer again, or use another model"
+        ) from None
+    tokens = tuple(sum(encoding.attention_mask) for encoding in encodings)
+    return EncodedSizes(tokens, max(ids, default=0))
 
 
 def check_positions(config: Mapping[str, Any], largest: Mapping[str, int]) -> None:

@@ -1,6 +1,8 @@
 """`enginery init` writes a recipe that a check accepts, and `enginery check` tells all that is wrong."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +108,38 @@ def test_a_release_tells_the_same_before_anything_starts(tiny: TinyRecipe, engin
 
     assert not list((tmp_path / "home").glob("prefect/*.db"))
     assert [each.name for each in embedded_store(tmp_path / "home").client.search_experiments()] == ["Default"]
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("config.json", {"_attn_implementation": "owner/repo"}, "_attn_implementation is 'owner/repo', which loads"),
+        ("config.json", {"vocab_size": 10**12}, "vocab_size must be a whole number from 1 to"),
+        ("config.json", {"hidden_size": 64}, "hidden_size 64, but the weights have 32"),
+        ("tokenizer_config.json", {"auto_map": ["code.Tokenizer", None]}, "auto_map runs the author's Python code"),
+        ("tokenizer.json", {"model": {"type": "Spell"}}, "does not work as a tokenizer"),
+        (
+            "tokenizer.json",
+            {"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}},
+            "parenthesis",
+        ),
+    ],
+    ids=["kernel", "size", "weights", "code", "tokenizer", "regex"],
+)
+def test_check_init_and_release_say_the_same_of_a_hostile_checkpoint(
+    file: str, changes: dict[str, Any], words: str, tiny: TinyRecipe, enginery: Enginery
+) -> None:
+    hostile = tiny.folder / "checkpoint" / file
+    hostile.write_text(json.dumps(json.loads(hostile.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    checked = enginery("check", "recipe.yaml", "--fleet", "fleet.yaml", "--json")
+    (sentence,) = json.loads(checked.out)["problems"]
+    assert sentence.startswith(f"checkpoint/{file}" if "weights" not in words else "checkpoint/config.json")
+    assert words in sentence
+    released = enginery("release", "recipe.yaml", "--fleet", "fleet.yaml")
+    begun = enginery("init", "checkpoint", "--data", "rows", "--name", "new", "--fleet", "fleet.yaml")
+    assert (checked.code, released.code, begun.code) == (2, 2, 2)
+    assert sentence in released.err
+    assert sentence in begun.err
 
 
 def test_a_check_writes_nothing_but_the_empty_home(tiny: TinyRecipe, enginery: Enginery, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file, save_file
 
 from flows.inputs.fleet import load_fleet
 from flows.inputs.plan import why_not_here
@@ -128,8 +130,9 @@ def test_a_full_disk_and_memory_are_told_before_they_stop_a_release(
     leave_free(30 * 10**6, monkeypatch)
     monkeypatch.setattr(check_module, "_read_free_memory", lambda: 10**8)
     # The release would keep it once for each graph, and twice for each engine.
-    with (tiny.folder / "checkpoint" / "model.safetensors").open("rb+") as weights:
-        weights.truncate(5 * 10**6)
+    weights = tiny.folder / "checkpoint" / "model.safetensors"
+    more = {"more": np.zeros(5 * 10**6, np.uint8)}
+    save_file(load_file(weights) | more, weights, metadata={"format": "pt"})
     result = check(tiny)
     assert result.problems == ()
     assert [warning.split(":")[0] for warning in result.warnings if "needed" in warning] == ["disk", "memory"]

@@ -79,6 +79,14 @@ def test_exit_without_a_result_is_an_error(code: int) -> None:
         run_isolated(leave, code, on_progress=proceed, died=MeasurementError)
 
 
+def test_a_child_that_never_ends_is_ended_at_its_limit(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    with pytest.raises(Died, match=r"report_pid_and_sleep: its process has run for 5 s, and was ended"):
+        run_isolated(report_pid_and_sleep, file, on_progress=proceed, limit_seconds=5)
+    if file.exists():  # a busy machine may not have begun it by then
+        assert not psutil.pid_exists(int(file.read_text()))
+
+
 def test_error_of_ours_arrives_as_itself() -> None:
     with pytest.raises(BadInput, match=r"^the cat sat on it$"):
         run_isolated(refuse, "the cat sat on it", on_progress=proceed)
