@@ -1,6 +1,7 @@
 """fp32 graphs cast to mixed fp16 or bf16: by ModelOpt's AutoCast, or by ONNX Runtime's converter where that fails."""
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import onnx
 
 from registry.errors import BadInput
+from tasks.graphs.files import save_graph
+from tasks.graphs.prepare import sort_nodes
 
 
 def cast_graph(file: Path, low_precision: str) -> onnx.ModelProto:
@@ -27,8 +30,11 @@ def cast_graph(file: Path, low_precision: str) -> onnx.ModelProto:
             graph: onnx.ModelProto = convert_to_mixed_precision(
                 str(file), low_precision_type=low_precision, keep_io_types=True
             )
-    except (KeyError, ValueError) as error:
-        # ModelOpt 0.47 fails so on the branches of an If, which DeBERTa-v2 has: it finds their nodes by id().
+        with tempfile.TemporaryDirectory() as folder:
+            save_graph(graph, Path(folder))
+    except (KeyError, ValueError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        # ModelOpt 0.47 fails so on the branches of an If, which DeBERTa-v2 has: it finds their nodes by id(). In the
+        # body of a Loop or Scan it casts weights and not what they are multiplied by, which the checker finds.
         if low_precision != "fp16":
             raise BadInput(
                 f"ModelOpt's AutoCast cannot cast this graph to {low_precision} ({type(error).__name__}); "
@@ -46,8 +52,7 @@ def _convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with silence_logs():
-        converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
-    return converted
+        return sort_nodes(convert_float_to_float16(model, keep_io_types=True))
 
 
 @contextmanager

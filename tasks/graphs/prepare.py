@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir
 from onnx import version_converter
-from onnx_ir.passes.common import NameFixPass, RemoveInitializersFromInputsPass
+from onnx_ir.passes.common import NameFixPass, RemoveInitializersFromInputsPass, TopologicalSortPass
 
 from registry.errors import BadInput, first_line
 from tasks.graphs.files import read_opset, save_graph
@@ -59,6 +59,13 @@ def convert_to_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         ) from error
     converted.ir_version = max(model.ir_version, 9 if opset < INT4_OPSET else 10)
     return converted
+
+
+def sort_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Sort a graph's nodes by what they read, branches and bodies included, which ONNX Runtime's tools leave out."""
+    sorted_model = onnx_ir.from_proto(model)
+    TopologicalSortPass()(sorted_model)
+    return onnx_ir.to_proto(sorted_model)
 
 
 def number_tensors(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:

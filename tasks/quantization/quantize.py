@@ -16,7 +16,7 @@ from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.casts import cast_graph, silence_logs
 from tasks.graphs.compare import FLOAT_BUDGET, QUANTIZED_BUDGET, check_rewrite
 from tasks.graphs.files import GRAPH_FILE, make_artifact, save_graph, write_graph
-from tasks.graphs.layers import Graph
+from tasks.graphs.layers import INTEGER_OPERATORS, Graph, list_weight_types
 from tasks.graphs.prepare import FP8_OPSET, INT4_OPSET, convert_to_opset, list_values, number_tensors, prepare_graph
 from tasks.quantization import autopilot, qdq
 from tasks.quantization.autopilot import CHOICE_FILE
@@ -58,6 +58,7 @@ def quantize(
     with _name_unforeseen(precision), prepare_graph(artifact.path) as graph_file:
         request = QuantizationRequest(graph_file, artifact.digest, rows, on_progress, plan or Int8Plan())
         quantized = METHODS[precision](request)
+        _check_label(quantized.graph, precision)
         on_progress("write", 0.0)
         into.mkdir(parents=True, exist_ok=True)
         save_graph(quantized.graph, into)
@@ -73,6 +74,17 @@ def quantize(
         (into / CHOICE_FILE).write_bytes(autopilot.to_json(quantized.choice))
     on_progress("write", 1.0)
     return written
+
+
+def _check_label(graph: onnx.ModelProto, precision: Precision) -> None:
+    """Check that at least one layer is in the precision that the graph is published as.
+
+    Raises:
+        BadInput: none is; an engine of it would be fp32 by another name.
+    """
+    wanted = WEIGHT_TYPES.get(precision)
+    if wanted is not None and wanted not in list_weight_types(graph):
+        raise BadInput(f"no layer of the graph can be made {precision}: leave the precision out of the recipe")
 
 
 @contextmanager
@@ -206,7 +218,7 @@ def quantize_int8_dynamic(request: QuantizationRequest) -> QuantizedGraph:
         # ONNX Runtime sorts by the inputs of a node alone, not by what the branches of an If read: sorted again.
         model = onnx_ir.load(file)
         TopologicalSortPass()(model)
-        if not any(node.op_type in DYNAMIC_OPERATORS for node in model.graph.all_nodes()):
+        if not any(node.op_type in INTEGER_OPERATORS for node in model.graph.all_nodes()):
             raise BadInput("the graph has no MatMul with a constant weight that int8-dynamic could quantize")
         for value in list_values(model.graph):
             value.name = own_names.get(value.name or "", value.name)
@@ -215,8 +227,16 @@ def quantize_int8_dynamic(request: QuantizationRequest) -> QuantizedGraph:
 
 # Rows that smoothing is checked on: what is folded wrongly is wrong on each of them.
 CHECKED_ROWS = 4
-# What ONNX Runtime's dynamic quantization makes of a layer.
-DYNAMIC_OPERATORS = ("MatMulInteger", "DynamicQuantizeMatMul")
+# The type that a precision stores the weights of its layers in.
+WEIGHT_TYPES = {
+    Precision.FP16: onnx.TensorProto.FLOAT16,
+    Precision.BF16: onnx.TensorProto.BFLOAT16,
+    Precision.INT8: onnx.TensorProto.INT8,
+    Precision.INT8_DYNAMIC: onnx.TensorProto.INT8,
+    Precision.INT8_WEIGHT_ONLY: onnx.TensorProto.INT8,
+    Precision.FP8: onnx.TensorProto.FLOAT8E4M3FN,
+    Precision.INT4_WEIGHT_ONLY: onnx.TensorProto.INT4,
+}
 METHODS: dict[Precision, Callable[[QuantizationRequest], QuantizedGraph]] = {
     Precision.FP32: keep_fp32,
     Precision.FP16: cast_to_fp16,
