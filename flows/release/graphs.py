@@ -1,27 +1,22 @@
 """The graph of every precision; int8 held against its gate on a holdout, and what takes its place where none passes."""
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibration_data.reader import Rows, draw_holdout, read_calibration_inputs
 from flows.inputs.rows import read_table_of
 from flows.release.context import ReleaseContext, describe_size, versions
-from registry.errors import BadInput, EngineryError, first_line
+from registry.errors import BadInput
 from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
 from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
-from tasks.graphs.compare import QUANTIZED_BUDGET, check_rewrite
 from tasks.model_tasks.contract import Feed
 from tasks.quantization.autopilot import CHOICE_FILE, Choice
 from tasks.quantization.autopilot import from_json as choice_from_json
 from tasks.quantization.holdout import Holdout, MetricGate, rows_to_prove, run_holdout
 from tasks.quantization.quantize import CALIBRATED, quantize
 from tasks.quantization.request import Int8Plan
-
-log = logging.getLogger(__name__)
 
 BATCH = 32
 # What is tried, in this order, where no mix of int8 and fp32 passes.
@@ -157,20 +152,15 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
     def make(into: Path) -> OnnxArtifact:
         verify_stage(onnx.directory)
         checkpoint = context.workspace.partial("calibration", (onnx.digest, rows, versions("onnxruntime")))
-        feeds = calibration_feeds(context, material) if calibrated and table is None else None
-        with _name_unforeseen(precision):
-            made = quantize(
-                onnx,
-                precision,
-                feeds,
-                calibration_set_digest=calibration.digest if calibrated else None,
-                into=into,
-                on_progress=context.progress_of(f"quantize {precision}"),
-                plan=Int8Plan(checkpoint=checkpoint, table=table, holdout=holdout),
-            )
-            checked = calibration_feeds(context, material)[:1]
-            check_rewrite(onnx.path, made.path, checked, budget=QUANTIZED_BUDGET, what=f"quantize {precision}")
-        return made
+        return quantize(
+            onnx,
+            precision,
+            calibration_feeds(context, material),
+            calibration_set_digest=calibration.digest if calibrated else None,
+            into=into,
+            on_progress=context.progress_of(f"quantize {precision}"),
+            plan=Int8Plan(checkpoint=checkpoint, table=table, holdout=holdout),
+        )
 
     key = (
         onnx.digest,
@@ -181,22 +171,6 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
         versions("onnx", "onnxruntime", "nvidia-modelopt"),
     )
     return context.run(Step("quantize", precision, key, OnnxArtifact, make, lambda graph: describe_size(graph.files)))
-
-
-@contextmanager
-def _name_unforeseen(precision: Precision) -> Iterator[None]:
-    """Turn what a quantizer's library raises on a graph that is new to it into a sentence.
-
-    Raises:
-        BadInput: in place of the library's exception.
-    """
-    try:
-        yield
-    except (EngineryError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        log.debug("the %s graph cannot be made", precision, exc_info=True)
-        raise BadInput(f"its graph cannot be made ({type(error).__name__}: {first_line(error)[:300]})") from error
 
 
 def passes_holdout(material: Material, graph: OnnxArtifact) -> bool:

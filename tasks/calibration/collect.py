@@ -55,7 +55,7 @@ def _leave_out_wild_rows(graph_file: Path, rows: Sequence[Feed], calibration: Ca
     wild: list[int] = []
     while (outlier := calibration.find_wild_row()) is not None and len(wild) <= QUARANTINED_MOST * calibration.rows:
         log.warning(
-            "row %d is quarantined: %s reaches %.3g there, %.3g is its median", outlier.row, outlier.tensor,
+            "row %d is quarantined: %s reaches %.3g there, 90 %% of it stay below %.3g", outlier.row, outlier.tensor,
             outlier.amax, outlier.typical,
         )  # fmt: skip
         wild.append(outlier.row)
@@ -114,8 +114,9 @@ def check_rows_usable(calibration: Calibration) -> None:
         )
     if len(bad) > QUARANTINED_MOST * calibration.rows:
         raise BadInput(
-            f"{len(bad)} of {calibration.rows} calibration rows are not finite, empty or refused by the graph, more "
-            f"than {QUARANTINED_MOST:.0%}: fix or drop rows {numbers} (counted from 0)"
+            f"{len(bad)} of {calibration.rows} calibration rows are not finite, empty, refused by the graph, or so "
+            f"large that int8 has no step for the others, more than {QUARANTINED_MOST:.0%}: fix or drop rows "
+            f"{numbers} (counted from 0)"
         )
     if bad:
         log.warning("%d of %d calibration rows quarantined: %s", len(bad), calibration.rows, numbers)

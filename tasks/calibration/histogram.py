@@ -53,12 +53,11 @@ class Histogram:
         counted = np.cumsum(self.counts)
         return float(_lower_edges(np.asarray(np.searchsorted(counted, share * counted[-1]) + 1)))
 
-    @property
-    def median(self) -> float:
-        """The median of |x| over the values that are not 0: a ReLU's zeros say nothing of its scale."""
+    def quantile_of_nonzero(self, share: float) -> float:
+        """Return `quantile` over the values that are not 0: a ReLU's zeros say nothing of its scale."""
         without_zeros = self.counts.copy()
         without_zeros[0] = 0
-        return Histogram(without_zeros).quantile(0.5)
+        return Histogram(without_zeros).quantile(share)
 
     def to_linear_bins(self, top: float, bins: int = LINEAR_BINS) -> NDArray[np.float64]:
         """Spread the counts of |x| up to `top` over equal bins, evenly within each float32 bin."""

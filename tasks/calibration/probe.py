@@ -30,7 +30,7 @@ class Probe:
         graph = Graph(onnx.load(graph_file, load_external_data=False))
         linears = graph.list_linears()
         if not linears:
-            raise BadInput(f"{graph_file} has no MatMul, Gemm or Conv with a constant float32 weight to quantize")
+            raise BadInput("the graph has no MatMul, Gemm or Conv with a constant float32 weight to quantize")
         self.tensors = tuple(group_by_input(linears))
         self.images = frozenset(layer.input for layer in linears if layer.op == "Conv")
         inputs = {value.name: value for value in graph.proto.graph.input}

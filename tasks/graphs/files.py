@@ -17,9 +17,9 @@ SINGLE_FILE_BYTES = 1_900_000_000
 
 
 def save_graph(model: onnx.ModelProto, into: Path) -> Path:
-    """Write a graph to the folder `into`, check it with ONNX's checker, and return the file."""
+    """Write a graph to the folder `into`, check it in full with ONNX's checker, shapes too, and return the file."""
     file = write_graph(model, into)
-    onnx.checker.check_model(file)
+    onnx.checker.check_model(file, full_check=True)
     return file
 
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 Floats = NDArray[np.float32]
+# What ONNX Runtime's dynamic quantization makes of a MatMul.
+INTEGER_OPERATORS = ("MatMulInteger", "DynamicQuantizeMatMul")
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,21 @@ def list_read_tensors(node: onnx.NodeProto) -> Iterator[str]:
             for inner in body.node:
                 yield from list_read_tensors(inner)
             yield from (output.name for output in body.output)
+
+
+def list_weight_types(model: onnx.ModelProto) -> set[int]:
+    """List the types that the weights of a graph's layers are stored in (TensorProto.DataType)."""
+    graph = Graph(model)
+    types = set()
+    for node in model.graph.node:
+        if node.op_type not in ("MatMul", "Gemm", "Conv", *INTEGER_OPERATORS):
+            continue
+        name = node.input[1]
+        while name not in graph.constants and name in graph.producers and graph.producers[name].input:
+            name = graph.producers[name].input[0]
+        if name in graph.constants:
+            types.add(graph.constants[name].data_type)
+    return types
 
 
 def group_by_input(linears: tuple[Linear, ...]) -> dict[str, tuple[Linear, ...]]:

@@ -11,7 +11,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def exact_options() -> "onnxruntime.SessionOptions":
-    """Make session options that keep static int8 exact on CPUs without VNNI.
+    """Make session options that keep float8, and static int8 on CPUs without VNNI, exact.
 
     Without VNNI, int8 products are added in pairs in 16 bits and saturate: answers are up to 10.5 % off, and whatever
     is chosen by them depends on the machine. The option lets ONNX Runtime rewrite the graph so that nothing saturates
@@ -21,6 +21,8 @@ def exact_options() -> "onnxruntime.SessionOptions":
     import onnxruntime  # heavy: commands that only list backends must not import it
 
     options = onnxruntime.SessionOptions()
+    # Drops a Relu in front of a float8 QuantizeLinear whose zero point is 0 as if negative values were none (1.32).
+    options.add_session_config_entry("optimization.disable_specified_optimizers", "ReluQuantRewrite")
     if not adds_int8_exactly():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
 
-from tasks.graphs.layers import Graph, group_by_input
+from tasks.graphs.layers import Floats, Graph, Linear, group_by_input
 from tasks.quantization import qdq
 from tasks.quantization.scales import ActivationScale
 from tasks.quantization.smoothquant import smooth_graph
+
+# Half of what int32 holds: the products are added to the bias.
+INT32_MAX = 2**30
 
 
 def make_int8_graph(
@@ -18,7 +22,8 @@ def make_int8_graph(
 ) -> onnx.ModelProto:
     """Quantize an fp32 graph in place; layers whose tensor has no entry in `scales` stay fp32."""
     graph = Graph(model)
-    before = group_by_input(graph.list_linears())
+    before_layers = graph.list_linears()
+    before = group_by_input(before_layers)
     fp32_layers = {layer.index for tensor, members in before.items() if tensor not in scales for layer in members}
     # In graph order: scales read from a file in another order give the same bytes.
     quantized = [tensor for tensor in before if tensor in scales]
@@ -29,5 +34,30 @@ def make_int8_graph(
     steps = {renamed[before[tensor][0].index]: scales[tensor].scale for tensor in quantized}
     qdq.quantize_activations(smoothed, steps, qdq.make_int8_zero(), keep=fp32_layers)
     rest = Graph(smoothed.proto)
-    qdq.quantize_weights(rest, weight_format, keep=fp32_layers)
+    layer_steps = {
+        layer.index: steps[renamed[layer.index]] for layer in before_layers if layer.index not in fp32_layers
+    }
+    least_scales = _find_least_scales(rest, layer_steps)
+
+    def store_weight(layer: Linear, weight: Floats, name: str) -> qdq.StoredWeight:
+        stored = weight_format(layer, weight, name)
+        return qdq.widen_scales(stored, least_scales[layer.index]) if layer.index in least_scales else stored
+
+    qdq.quantize_weights(rest, store_weight, keep=fp32_layers)
     return rest.proto
+
+
+def _find_least_scales(graph: Graph, steps: Mapping[int, float]) -> dict[int, Floats]:
+    """Find the weight scales, float32 [N], below which a layer's bias does not fit in int32; `steps` by layer.
+
+    Builders store the bias of a Conv or Gemm as int32 in steps of input scale times weight scale: beside a channel
+    whose weights are all but 0 it would saturate (ONNX Runtime, `_adjust_weight_scale_for_int32_bias`).
+    """
+    least = {}
+    for layer, node in graph.find_linear_nodes().items():
+        bias = graph.find_constant(node.input[2]) if layer.index in steps and len(node.input) > 2 else None
+        if bias is not None and bias.ndim <= 1:
+            smallest = np.abs(bias).astype(np.float64) / INT32_MAX / steps[layer.index]
+            channels = graph.constants[layer.weight].dims[layer.columns]
+            least[layer.index] = np.broadcast_to(smallest, channels).astype(np.float32)
+    return least

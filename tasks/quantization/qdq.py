@@ -7,17 +7,16 @@ ONNX (onnx.ai/onnx/operators, QuantizeLinear and DequantizeLinear).
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper
 
 from tasks.calibration.ranges import INT8_MAX
-from tasks.graphs.files import read_opset
 from tasks.graphs.layers import Floats, Graph, Linear
 
 INT4_MAX, FP8_MAX = 7, 448
@@ -27,8 +26,6 @@ LEAST_WEIGHT = 1e-30
 INT4_BLOCKS = (128, 64, 32, 16)
 # Shares of a block's largest |w| that are tried as its clip.
 INT4_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
-# The lowest opsets with scales per channel, with float8 in QuantizeLinear, with int4 and blocks in DequantizeLinear.
-CHANNEL_OPSET, FP8_OPSET, INT4_OPSET = 13, 19, 21
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,17 @@ def store_int8_weight(
     values = numpy_helper.from_array(layer.from_matrix(rounded, shape), name)
     zeros = numpy_helper.from_array(np.zeros(len(scale), dtype=np.int8), f"{name}/zero_point")
     return StoredWeight(values, scale, {"axis": layer.columns}, zeros)
+
+
+def widen_scales(stored: StoredWeight, least: Floats) -> StoredWeight:
+    """Round an int8 weight again where its scale, float32 [N], is below `least`."""
+    scale = np.maximum(stored.scale, least)
+    if np.array_equal(scale, stored.scale):
+        return stored
+    values = numpy_helper.to_array(stored.values)
+    shape = [-1 if axis == stored.attributes["axis"] else 1 for axis in range(values.ndim)]
+    shrunk = np.rint(values * (stored.scale.astype(np.float64) / scale).reshape(shape)).astype(np.int8)
+    return replace(stored, values=numpy_helper.from_array(shrunk, stored.values.name), scale=scale)
 
 
 def round_fp8_weight(_layer: Linear, weight: Floats, name: str) -> StoredWeight:
@@ -103,6 +111,7 @@ def quantize_weights(graph: Graph, weight_format: WeightFormat, *, keep: Abstrac
         graph.proto.graph.initializer.append(stored.values)
         graph.proto.graph.initializer.append(numpy_helper.from_array(stored.scale, inputs[1]))
         if stored.zero_point is not None:
+            stored.zero_point.name = graph.make_name(stored.zero_point.name)
             graph.proto.graph.initializer.append(stored.zero_point)
             inputs.append(stored.zero_point.name)
         output = graph.make_name(f"{name}/dequantized")
@@ -122,6 +131,7 @@ def quantize_activations(
     outliers). The tensor is quantized to the type of `zero_point`, a scalar 0.
     """
     nodes = {layer: node for layer, node in graph.find_linear_nodes().items() if layer.index not in keep}
+    zero_point.name = graph.make_name(zero_point.name)
     graph.proto.graph.initializer.append(zero_point)
     for tensor in dict.fromkeys(layer.input for layer in nodes):
         prefix = graph.make_name(f"{tensor}/quantized")
@@ -154,15 +164,6 @@ def make_fp8_tensor(values: Floats, name: str) -> onnx.TensorProto:
     """Store float32 values as float8 E4M3FN, clipped to [-448, 448]."""
     stored = np.clip(values, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
     return helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, values.shape, stored.tobytes(), raw=True)
-
-
-def convert_to_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Convert the graph to `opset`, with the IR version that it needs; a later graph stays as it is."""
-    if read_opset(model) >= opset:
-        return model
-    converted: onnx.ModelProto = version_converter.convert_version(model, opset)
-    converted.ir_version = max(model.ir_version, 9 if opset < INT4_OPSET else 10)
-    return converted
 
 
 def compute_column_scales(matrix: Floats, steps: int) -> Floats:

@@ -4,17 +4,20 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
-from registry.errors import BadInput, first_line
+from registry.errors import BadInput, EngineryError, first_line
 from registry.records import OnnxArtifact, Precision
 from tasks.calibration.rows import Feed
 from tasks.execution.progress import OnProgress, ignore_progress
-from tasks.graphs.compare import FLOAT_BUDGET, check_rewrite
-from tasks.graphs.files import GRAPH_FILE, make_artifact, read_opset, save_graph, write_graph
-from tasks.graphs.layers import Graph
+from tasks.graphs.casts import cast_graph, silence_logs
+from tasks.graphs.compare import FLOAT_BUDGET, QUANTIZED_BUDGET, check_rewrite
+from tasks.graphs.files import GRAPH_FILE, make_artifact, save_graph, write_graph
+from tasks.graphs.layers import INTEGER_OPERATORS, Graph, list_weight_types
+from tasks.graphs.prepare import FP8_OPSET, INT4_OPSET, convert_to_opset, list_values, number_tensors, prepare_graph
 from tasks.quantization import autopilot, qdq
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.gptq import make_compensating_format
@@ -23,6 +26,8 @@ from tasks.quantization.request import Int8Plan, QuantizationRequest, QuantizedG
 from tasks.quantization.scales import ALPHAS, ActivationScale, choose_scales
 from tasks.quantization.smoothquant import smooth_graph
 from tasks.quantization.table import TABLE_FILE, CalibrationTable, make_table, reuse_scales, to_json
+
+log = logging.getLogger(__name__)
 
 
 def quantize(
@@ -37,23 +42,30 @@ def quantize(
 ) -> OnnxArtifact:
     """Write the graph of `precision` into the empty folder `into`.
 
-    `rows` are feed dicts of [batch, …]; int8 and fp8 need them, the others ignore them. The same graph and rows give
-    the same bytes, however the rows are batched or ordered. The calibration table of int8 is written beside the graph
-    as calibration.json, and the autopilot's choice as autopilot.json; neither is part of the artifact or its digest.
+    `rows` are feed dicts of [batch, …]; int8 and fp8 need them, and the graph of each precision is compared with fp32
+    on the first of them. The same graph and rows give the same bytes, however the rows are batched or ordered. The
+    calibration table of int8 is written beside the graph as calibration.json, and the autopilot's choice as
+    autopilot.json; neither is part of the artifact or its digest.
 
     Raises:
-        BadInput: `artifact` is not fp32, the precision has no usable rows, or no layer can be quantized.
+        BadInput: `artifact` is not fp32, the precision has no usable rows, no layer can be quantized, or an output is
+            more than half of itself away from fp32.
     """
     if artifact.precision is not Precision.FP32:
         raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
     if into.exists() and any(into.iterdir()):
         raise BadInput(f"{into} is not empty: the digest covers every file in it; give the graph its own folder")
-    with prepare_graph(artifact.path) as graph_file:
+    with _name_unforeseen(precision), prepare_graph(artifact.path) as graph_file:
         request = QuantizationRequest(graph_file, artifact.digest, rows, on_progress, plan or Int8Plan())
         quantized = METHODS[precision](request)
-    into.mkdir(parents=True, exist_ok=True)
-    on_progress("write", 0.0)
-    save_graph(quantized.graph, into)
+        _check_label(quantized.graph, precision)
+        on_progress("write", 0.0)
+        into.mkdir(parents=True, exist_ok=True)
+        save_graph(quantized.graph, into)
+        if isinstance(rows, Sequence) and rows:
+            quantized = replace(quantized, graph=onnx.ModelProto())  # its weights are not held beside those compared
+            what = f"quantize {precision}"
+            check_rewrite(graph_file, into / GRAPH_FILE, rows[:1], budget=QUANTIZED_BUDGET, what=what)
     calibration_set = calibration_set_digest if precision in CALIBRATED else None
     written = make_artifact(into, precision, quantized_from=artifact.digest, calibration_set=calibration_set)
     if quantized.table is not None:
@@ -64,31 +76,31 @@ def quantize(
     return written
 
 
-@contextmanager
-def prepare_graph(file: Path) -> Iterator[Path]:
-    """Yield the file of a graph that can be quantized: of an opset with scales per channel, its constants no inputs.
+def _check_label(graph: onnx.ModelProto, precision: Precision) -> None:
+    """Check that at least one layer is in the precision that the graph is published as.
 
     Raises:
-        BadInput: its opset is older and cannot be converted.
+        BadInput: none is; an engine of it would be fp32 by another name.
     """
-    header = onnx.load(file, load_external_data=False)
-    constants = {tensor.name for tensor in header.graph.initializer}
-    if read_opset(header) >= qdq.CHANNEL_OPSET and not any(value.name in constants for value in header.graph.input):
-        yield file
-        return
-    model = onnx.load(file)
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
+    wanted = WEIGHT_TYPES.get(precision)
+    if wanted is not None and wanted not in list_weight_types(graph):
+        raise BadInput(f"no layer of the graph can be made {precision}: leave the precision out of the recipe")
+
+
+@contextmanager
+def _name_unforeseen(precision: Precision) -> Iterator[None]:
+    """Turn what a quantizer's library raises on a graph that is new to it into a sentence.
+
+    Raises:
+        BadInput: in place of the library's exception.
+    """
     try:
-        converted = qdq.convert_to_opset(model, qdq.CHANNEL_OPSET)
-        with tempfile.TemporaryDirectory() as folder:
-            yield save_graph(converted, Path(folder))
-    except (RuntimeError, onnx.checker.ValidationError) as error:
-        raise BadInput(
-            f"the graph of opset {read_opset(header)} cannot be converted to {qdq.CHANNEL_OPSET} "
-            f"({first_line(error)[:200]}): export it with opset {qdq.CHANNEL_OPSET} or later"
-        ) from error
+        yield
+    except (EngineryError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        log.debug("the %s graph cannot be made", precision, exc_info=True)
+        raise BadInput(f"its graph cannot be made ({type(error).__name__}: {first_line(error)[:300]})") from error
 
 
 def keep_fp32(request: QuantizationRequest) -> QuantizedGraph:
@@ -98,59 +110,12 @@ def keep_fp32(request: QuantizationRequest) -> QuantizedGraph:
 
 def cast_to_fp16(request: QuantizationRequest) -> QuantizedGraph:
     """Cast to mixed fp16 by ModelOpt AutoCast: values that would overflow stay fp32, and so do outputs."""
-    return _autocast(request, "fp16")
+    return QuantizedGraph(cast_graph(request.graph_file, "fp16"))
 
 
 def cast_to_bf16(request: QuantizationRequest) -> QuantizedGraph:
     """Cast to mixed bf16 by ModelOpt AutoCast; outputs stay fp32."""
-    return _autocast(request, "bf16")
-
-
-def _autocast(request: QuantizationRequest, low_precision: str) -> QuantizedGraph:
-    # Imports torch, which takes seconds: only casts pay for it.
-    import lief
-    from modelopt.onnx.autocast import convert_to_mixed_precision
-
-    # ModelOpt imports lief, which reports hundreds of leaked objects, none of them a fault, when its process ends.
-    lief.disable_leak_warning()
-    request.on_progress("cast", 0.0)
-    try:
-        with _silence_modelopt():
-            graph: onnx.ModelProto = convert_to_mixed_precision(
-                str(request.graph_file), low_precision_type=low_precision, keep_io_types=True
-            )
-    except (KeyError, ValueError) as error:
-        # ModelOpt 0.47 fails so on the branches of an If, which DeBERTa-v2 has: it finds their nodes by id().
-        if low_precision != "fp16":
-            raise BadInput(
-                f"ModelOpt's AutoCast cannot cast this graph to {low_precision} ({type(error).__name__}); "
-                "leave this precision out, or export the model without control flow"
-            ) from error
-        graph = _convert_to_fp16(request.load())
-    request.on_progress("cast", 1.0)
-    return QuantizedGraph(graph)
-
-
-def _convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Cast a graph to fp16, branches included, by ONNX Runtime's converter; inputs and outputs stay as they are.
-
-    It keeps no value in fp32 that would overflow, which AutoCast does: `check_rewrite` finds what is lost by that.
-    """
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    with _silence_modelopt():
-        converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
-    return converted
-
-
-@contextmanager
-def _silence_modelopt() -> Iterator[None]:
-    """Hide AutoCast's log: it writes a line or two per node, through handlers of its own."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
+    return QuantizedGraph(cast_graph(request.graph_file, "bf16"))
 
 
 def quantize_int8(request: QuantizationRequest) -> QuantizedGraph:
@@ -208,7 +173,7 @@ def _make_int8(
 def quantize_fp8(request: QuantizationRequest) -> QuantizedGraph:
     """Quantize weights and activations to float8 E4M3, one scale per tensor: amax / 448."""
     calibration = request.calibrate()
-    graph = Graph(qdq.convert_to_opset(request.load(), qdq.FP8_OPSET))
+    graph = Graph(convert_to_opset(request.load(), FP8_OPSET))
     steps = {tensor: (statistics.amax or 1.0) / qdq.FP8_MAX for tensor, statistics in calibration.activations.items()}
     qdq.quantize_activations(graph, steps, qdq.make_fp8_zero())
     return _store_weights(Graph(graph.proto), qdq.round_fp8_weight)
@@ -221,7 +186,7 @@ def quantize_int8_weights(request: QuantizationRequest) -> QuantizedGraph:
 
 def quantize_int4_weights(request: QuantizationRequest) -> QuantizedGraph:
     """Quantize weights to int4 in blocks along K; activations stay fp32."""
-    return _store_weights(Graph(qdq.convert_to_opset(request.load(), qdq.INT4_OPSET)), qdq.round_int4_weight)
+    return _store_weights(Graph(convert_to_opset(request.load(), INT4_OPSET)), qdq.round_int4_weight)
 
 
 def _store_weights(graph: Graph, weight_format: qdq.WeightFormat) -> QuantizedGraph:
@@ -237,10 +202,11 @@ def quantize_int8_dynamic(request: QuantizationRequest) -> QuantizedGraph:
     from onnx_ir.passes.common import TopologicalSortPass
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder, _silence_modelopt():
-        file = Path(folder) / GRAPH_FILE
+    numbered, own_names = number_tensors(request.load())
+    with tempfile.TemporaryDirectory() as folder, silence_logs():
+        file = Path(folder) / "quantized.onnx"
         quantize_dynamic(
-            request.graph_file,
+            write_graph(numbered, Path(folder)),
             file,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
@@ -252,15 +218,25 @@ def quantize_int8_dynamic(request: QuantizationRequest) -> QuantizedGraph:
         # ONNX Runtime sorts by the inputs of a node alone, not by what the branches of an If read: sorted again.
         model = onnx_ir.load(file)
         TopologicalSortPass()(model)
-        if not any(node.op_type in DYNAMIC_OPERATORS for node in model.graph.all_nodes()):
+        if not any(node.op_type in INTEGER_OPERATORS for node in model.graph.all_nodes()):
             raise BadInput("the graph has no MatMul with a constant weight that int8-dynamic could quantize")
+        for value in list_values(model.graph):
+            value.name = own_names.get(value.name or "", value.name)
         return QuantizedGraph(onnx_ir.to_proto(model))
 
 
 # Rows that smoothing is checked on: what is folded wrongly is wrong on each of them.
 CHECKED_ROWS = 4
-# What ONNX Runtime's dynamic quantization makes of a layer.
-DYNAMIC_OPERATORS = ("MatMulInteger", "DynamicQuantizeMatMul")
+# The type that a precision stores the weights of its layers in.
+WEIGHT_TYPES = {
+    Precision.FP16: onnx.TensorProto.FLOAT16,
+    Precision.BF16: onnx.TensorProto.BFLOAT16,
+    Precision.INT8: onnx.TensorProto.INT8,
+    Precision.INT8_DYNAMIC: onnx.TensorProto.INT8,
+    Precision.INT8_WEIGHT_ONLY: onnx.TensorProto.INT8,
+    Precision.FP8: onnx.TensorProto.FLOAT8E4M3FN,
+    Precision.INT4_WEIGHT_ONLY: onnx.TensorProto.INT4,
+}
 METHODS: dict[Precision, Callable[[QuantizationRequest], QuantizedGraph]] = {
     Precision.FP32: keep_fp32,
     Precision.FP16: cast_to_fp16,

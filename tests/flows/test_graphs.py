@@ -20,7 +20,7 @@ from flows.release import stages
 from flows.release.context import ReleaseContext
 from flows.release.graphs import Graphs, Material, gather, make_graph, make_graphs
 from registry.errors import BadInput, EngineryError
-from registry.records import GpuTarget, OnnxArtifact, Precision
+from registry.records import GpuTarget, Precision
 from tasks.backends import BACKENDS
 from tasks.execution.progress import Reporter
 from tasks.execution.steps import Step
@@ -28,6 +28,8 @@ from tasks.execution.workspace import Workspace
 from tasks.graphs.layers import Floats
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.holdout import Holdout, MetricGate, Score, run_holdout
+from tasks.quantization.quantize import METHODS
+from tasks.quantization.request import QuantizationRequest, QuantizedGraph
 from tasks.quantization.table import TABLE_FILE
 from tests.support.reporters import Told
 from tests.support.tiny import WORDS
@@ -224,10 +226,10 @@ def test_what_is_asked_for_comes_first() -> None:
 
 
 def fail_to_quantize(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def quantize(*_: object, **__: object) -> OnnxArtifact:
+    def cast(_: QuantizationRequest) -> QuantizedGraph:
         raise error
 
-    monkeypatch.setattr("flows.release.graphs.quantize", quantize)
+    monkeypatch.setitem(METHODS, Precision.FP16, cast)
 
 
 @pytest.mark.parametrize("error", [KeyError("/embeddings/Cast"), BadInput("no layer to quantize")])

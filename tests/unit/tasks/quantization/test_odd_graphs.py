@@ -298,6 +298,55 @@ def test_int8_dynamic_without_a_layer_in_it_is_refused(name: str, tmp_path: Path
         make_quantized(UNTOUCHED[name], [], tmp_path, Precision.INT8_DYNAMIC)
 
 
+NO_LAYER = make_graph([node("Exp", "x", "y")], X, [value("y", "b", "t", 24)], {})
+NO_INT4 = UNTOUCHED["a convolution"]
+
+
+@pytest.mark.parametrize("precision", [precision for precision in Precision if precision is not Precision.FP32])
+def test_a_precision_without_a_single_layer_in_it_is_refused(precision: Precision, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no (MatMul|layer)"):
+        make_quantized(NO_LAYER, [{"x": values(2, 4, 24)}], tmp_path, precision)
+
+
+def test_int4_of_convolutions_only_is_refused_as_they_stay_in_int8(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no layer of the graph can be made int4-weight-only"):
+        make_quantized(NO_INT4, [{"x": values(2, 3, 8, 8)}], tmp_path, Precision.INT4_WEIGHT_ONLY)
+
+
+def test_fp16_of_a_scan_that_reads_a_weight_around_it_is_made(tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [node("MatMul", "token w", "inner"), node("Tanh", "inner", "made")],
+        "body", [value("token", "b", 24)], [value("made", "b", 24)],
+    )  # fmt: skip
+    model = make_graph(
+        [node("Scan", "x", "scanned", body=body, num_scan_inputs=1, scan_input_axes=[1], scan_output_axes=[1]),
+         node("MatMul", "scanned w", "y")],
+        X, [value("y", "b", "t", 24)], {"w": values(24, 24, size=0.2)},
+    )  # fmt: skip
+    made = make_quantized(model, WIDE[:2], tmp_path, Precision.FP16)
+    assert max(distances(model, made, {"x": values(3, 9, 24)})) < CLOSE
+
+
+def test_a_bias_beside_weights_of_zero_is_kept(tmp_path: Path) -> None:
+    """ONNX Runtime stores it in int32 steps of input scale times weight scale."""
+    model = make_graph(
+        [node("Conv", "x w c", "inner"), node("Conv", "inner one", "y")],
+        [value("x", "b", 3, 8, 8)], [value("y", "b", 5, 8, 8)],
+        {"w": np.zeros((5, 3, 1, 1), np.float32), "c": values(5), "one": values(5, 5, 1, 1)},
+    )  # fmt: skip
+    made = make_quantized(model, [{"x": values(1, 3, 8, 8)} for _ in range(20)], tmp_path)
+    assert max(distances(model, made, {"x": values(3, 3, 8, 8)})) < CLOSE
+
+
+def test_peaks_of_a_softmax_in_every_row_are_no_wild_rows(tmp_path: Path) -> None:
+    model = make_graph(
+        [node("MatMul", "x w", "inner"), node("Softmax", "inner", "peaks", axis=-1), node("MatMul", "peaks v", "y")],
+        X, [value("y", "b", "t", 10)], {"w": values(24, 12, size=4), "v": values(12, 10)},
+    )  # fmt: skip
+    made = make_quantized(model, WIDE, tmp_path)
+    assert read_table(made.directory / TABLE_FILE).quarantined == ()
+
+
 def test_old_graphs_get_int8_weights(tmp_path: Path) -> None:
     model, _ = GRAPHS["opset 11"]
     made = make_quantized(model, [], tmp_path, Precision.INT8_WEIGHT_ONLY)
