@@ -6,16 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
-from flows.prefect_server.reachable import require_prefect_server
+from flows.prefect_server.reachable import check_address, require_prefect_server
 from registry.errors import EngineryError, first_line
 
 
 def configure_prefect(home: Path) -> None:
-    """Set Prefect's variables for a release in this process; those of a configured server stay as they are."""
+    """Set Prefect's variables for a release in this process; those of a configured server stay as they are.
+
+    Raises:
+        BadInput: PREFECT_API_URL is no URL.
+    """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # Prefect logs a failure as a traceback; the command line prints it as a sentence.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING" if os.environ.get("ENGINERY_DEBUG") else "CRITICAL")
-    if "PREFECT_API_URL" not in os.environ:
+    if (server := os.environ.get("PREFECT_API_URL")) is not None:
+        check_address(server)
+    else:
         os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
         # The first start migrates a new database, which takes longer than Prefect's default on a busy machine.
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from registry.errors import BadInput, EngineryError
 from registry.mlflow.connect import tls_failure
@@ -20,13 +21,14 @@ def require_prefect_server(command: str) -> Iterator[None]:
         command: the subcommand that needs the server, such as "worker".
 
     Raises:
-        BadInput: PREFECT_API_URL is not set, or a certificate file does not exist.
+        BadInput: PREFECT_API_URL is not set or no URL, or a certificate file does not exist.
         EngineryError: no Prefect server answers there, at first or within the block, or it refuses access.
     """
     if not (server := os.environ.get("PREFECT_API_URL")):
         raise BadInput(
             f"`enginery {command}` needs a Prefect server: set PREFECT_API_URL to its API (…/api), or run `enginery up`"
         )
+    check_address(server)
     _check_certificates()
     # They take a second to import, which only commands that need a server spend.
     import httpx
@@ -57,6 +59,18 @@ def require_prefect_server(command: str) -> Iterator[None]:
             f"no Prefect server answers at {place} ({error}): start it, or set PREFECT_API_URL to another; finished "
             "work is kept: run the same command again to resume"
         ) from error
+
+
+def check_address(server: str) -> None:
+    """Check that PREFECT_API_URL can be read as a URL: Prefect fails with a traceback as soon as it is imported.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    try:
+        urlsplit(server)
+    except ValueError as error:
+        raise BadInput(f"PREFECT_API_URL is not a valid URL ({error}): set it to http(s)://HOST:PORT/api") from error
 
 
 def _check_certificates() -> None:

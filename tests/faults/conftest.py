@@ -1,5 +1,6 @@
 """Registries with two releases of one engine, and a folder to fetch them to."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -43,3 +44,13 @@ def models(tmp_path: Path) -> Iterator[Path]:
     memory = Path("/dev/shm")  # noqa: S108  # a folder of its own is made there
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
         yield Path(folder) / "models"
+
+
+@pytest.fixture
+def home(tmp_path: Path, migrated_database: Path, prefect_database: Path) -> Path:
+    """An ENGINERY_HOME with MLflow's and Prefect's tables: making them takes longer than a tiny release."""
+    folder = tmp_path / "home"
+    (folder / "prefect").mkdir(parents=True)
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    shutil.copy(prefect_database, folder / "prefect" / "prefect.db")
+    return folder

@@ -4,8 +4,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -18,6 +16,7 @@ from registry.errors import EngineryError, Interrupted
 from registry.mlflow.store import MlflowStore
 from registry.serving.fetch import Policy, fetch, verify_placed
 from registry.serving.placed import read_record
+from tests.support.disks import mounted
 from tests.support.fetching import ENGINE, assert_next_fetch_succeeds, list_visible
 from tests.support.lying_server import Lie, LyingServer, cut, lying_server, status
 from tests.support.memory_store import MemoryFiles, MemoryStore
@@ -140,19 +139,10 @@ def test_full_disk_is_one_sentence_and_its_room_is_freed(
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own that the engine does not fit on."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small)], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield small
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+    with mounted(tmp_path / "small", "128k") as disk:
+        if disk is None:
+            pytest.skip("mounting a tmpfs needs root, on Linux")
+        yield disk.folder
 
 
 def test_a_disk_too_small_is_refused_before_the_engine_is_read(

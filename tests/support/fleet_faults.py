@@ -1,10 +1,7 @@
 """Releases that stand still at a door, and disks whose size changes."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -46,20 +43,6 @@ def held(*arguments):
     return call(*arguments)
 {module}.{function} = held
 """
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A file system of its own, whose size changes while it is in use."""
-
-    folder: Path
-
-    def leave(self, room: int) -> None:
-        """Fill the disk, but for so many bytes."""
-        self.resize(shutil.disk_usage(self.folder).used + room)
-
-    def resize(self, size: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True)
 
 
 def ordinary(fleet: Fleet, model: str, target: str = "cpu") -> tuple[TinyRecipe, Door]:

@@ -1,17 +1,15 @@
 """Releases in whose middle something is killed, restarted or full: how they end, what is kept, what comes next."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.support.disks import Disk, mounted
 from tests.support.fleet import Fleet, Process, RestartableFleet, deploy, serving, working
-from tests.support.fleet_faults import ROOMY, Disk
+from tests.support.fleet_faults import ROOMY
 from tests.support.postgres import NoPostgres, Postgres, running_postgres
 
 
@@ -28,14 +26,8 @@ def database() -> Iterator[Postgres | None]:
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk | None]:
     """Mount the disk for MLflow's artifacts; None where nothing can be mounted."""
-    folder = tmp_path_factory.mktemp("disk")
-    mounting = ["mount", "-t", "tmpfs", "-o", f"size={ROOMY}", "tmpfs", str(folder)]
-    is_able = sys.platform.startswith("linux") and os.geteuid() == 0
-    if not is_able or subprocess.run(mounting, check=False, capture_output=True).returncode:
-        yield None
-        return
-    yield Disk(folder)
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted(tmp_path_factory.mktemp("disk"), ROOMY) as disk:
+        yield disk
 
 
 @pytest.fixture(scope="module")

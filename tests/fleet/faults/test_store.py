@@ -8,8 +8,9 @@ import pytest
 
 from registry.mlflow.runs.releases import STATE
 from registry.records import Verdict
+from tests.support.disks import Disk
 from tests.support.fleet import Fleet, Process, releasing, until
-from tests.support.fleet_faults import BOTH, ROOMY, TWO_MINUTES, WORKSPACE_MB, Disk, hold, ordinary, until_held
+from tests.support.fleet_faults import BOTH, ROOMY, TWO_MINUTES, WORKSPACE_MB, hold, ordinary, until_held
 from tests.support.fleet_runs import precisions, release_of
 from tests.support.held_builds import BEGUN, DONE, Door
 
