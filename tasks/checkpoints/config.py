@@ -38,6 +38,10 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "custom_pipelines": ("runs the author's Python code", _NO_CODE),
     # configuration_utils.get_config_dict reads the file that it names in place of the one that was checked here.
     "configuration_files": ("puts another config in the place of this one", _NO_OTHER),
+    # configuration_utils.PretrainedConfig.__setattr__: gives any key the name of another, also that of the attention.
+    "attribute_map": ("gives other keys the names that are checked here", _NO_OTHER),
+    # configuration_utils.PretrainedConfig: the parts that a choice of the attention reaches.
+    "sub_configs": ("changes which parts are set by us", _NO_OTHER),
     # tokenization_utils_base.from_pretrained: the same, for tokenizer.json.
     "fast_tokenizer_files": ("puts another tokenizer in the place of tokenizer.json", _NO_OTHER),
     # modeling_utils.from_pretrained joins it to the folder's path and loads that file, "../other.safetensors" too.

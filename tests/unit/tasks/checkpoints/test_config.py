@@ -57,6 +57,8 @@ CODE = {"AutoModel": "owner/repo--code.Net"}
         ("config.json", {"vision_config": {"use_timm_backbone": True}}, "vision_config.use_timm_backbone"),
         ("config.json", {"use_pretrained_backbone": True}, "use_pretrained_backbone"),
         ("config.json", {"base_model_name_or_path": "owner/repo"}, "base_model_name_or_path"),
+        ("config.json", {"attribute_map": {"kernel": "_attn_implementation"}, "kernel": "owner/repo"}, "attribute_map"),
+        ("config.json", {"sub_configs": {"text_config": "x"}}, "sub_configs"),
         ("tokenizer_config.json", {"auto_map": ["code.Tokenizer", None]}, "auto_map"),
         ("tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.4.json"]}, "fast_tokenizer_files"),
         ("preprocessor_config.json", {"auto_map": CODE}, "auto_map"),
