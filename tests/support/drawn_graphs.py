@@ -14,8 +14,8 @@ from tests.support.sketch import Shape, Sketch
 
 Feeds = list[dict[str, NDArray[Any]]]
 KINDS: dict[str, Shape] = {
-    "tokens": ("b", "t", 12),
-    "vector": ("b", 12),
+    "tokens": ("b", "t", 16),
+    "vector": ("b", 16),
     "signal": ("b", 4, 10),
     "image": ("b", 4, 6, 6),
     "ids": ("b", "t"),
@@ -69,7 +69,7 @@ def drawn_graphs(draw: st.DrawFn) -> DrawnGraph:
     dtype = TensorProto.INT64 if kind == "ids" else TensorProto.FLOAT
     first = "x"
     if kind == "ids":
-        first = sketch.add("Gather", [sketch.weight(WORDS, 12), "x"], (*shape, 12))
+        first = sketch.add("Gather", [sketch.weight(WORDS, 16), "x"], (*shape, 16))
     else:
         sketch.shapes["x"] = shape
     for number in range(draw(st.integers(2, 8))):

@@ -20,12 +20,12 @@ def _is_map(shape: Shape) -> bool:
 
 
 def _add_matmul(sketch: Sketch, x: str, shape: Shape) -> None:
-    width = sketch.pick(5, 12, 16)
+    width = sketch.pick(5, 16, 32)
     sketch.add("MatMul", [x, sketch.weight(int(shape[-1]), width)], (*shape[:-1], width))
 
 
 def _add_gemm(sketch: Sketch, x: str, shape: Shape) -> None:
-    width, turned = sketch.pick(5, 12, 16), sketch.pick(0, 1)
+    width, turned = sketch.pick(5, 16, 32), sketch.pick(0, 1)
     weight = sketch.weight(*((width, int(shape[-1])) if turned else (int(shape[-1]), width)))
     bias = sketch.pick([], [width], [1, width], [1])
     inputs = [x, weight, *([sketch.constant(sketch.values.standard_normal(bias).astype(np.float32))] if bias else [])]

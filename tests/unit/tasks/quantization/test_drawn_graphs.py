@@ -20,6 +20,8 @@ from tests.support.drawn_graphs import DrawnGraph, drawn_graphs
 Answers = dict[str, list[NDArray[Any]]]
 # A threshold or the largest of a row may fall the other way where int8 is a step off.
 AGREED_LEAST = 0.75
+# int8-dynamic has no Gemm and no Conv, int4 has no Conv and no layer whose width has no block: else nothing is refused.
+LEAST_MADE = {Precision.INT8_DYNAMIC: 0.3, Precision.INT4_WEIGHT_ONLY: 0.5}
 CHEAP = (Precision.INT8, Precision.INT8_DYNAMIC, Precision.INT8_WEIGHT_ONLY, Precision.INT4_WEIGHT_ONLY, Precision.FP8)
 
 
@@ -79,5 +81,4 @@ def test_a_drawn_graph_is_quantized_rightly_or_refused_in_a_sentence(precision: 
 
     quantize_drawn()
     assert all(len(refusal.splitlines()) == 1 for refusal in refusals if refusal is not None)
-    # Not everything is refused: int8-dynamic has no Gemm and no Conv.
-    assert refusals.count(None) > len(refusals) * (0.5 if precision is Precision.INT8_DYNAMIC else 0.9)
+    assert refusals.count(None) > len(refusals) * LEAST_MADE.get(precision, 0.9)
