@@ -3,6 +3,7 @@
 `datasets` is imported where rows are read: it brings pandas, a second that a worker, who gets its rows, does not pay.
 """
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,6 +174,8 @@ def _quietly(read: Callable[[], "Dataset"]) -> "Dataset":
     except BadInput:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # nothing is wrong with the dataset
         raise BadInput(f"the dataset cannot be read: {error.__class__.__name__}: {first_line(error)}") from error
 
 

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar, TypeVarTuple
 
-from registry.errors import BuildError, EngineryError
+from registry.errors import BuildError, EngineryError, explain_place
 from tasks.execution.interrupt import check_stopped, hold_ctrl_c
 from tasks.execution.progress import OnProgress
 
@@ -166,7 +166,8 @@ def _run_child(theirs: Connection, parent: int, function: Callable[..., object],
     except EngineryError as error:
         message = _Failed(error)
     except Exception as error:  # noqa: BLE001  # sent to the parent as text
-        message = _Bug(f"{type(error).__name__}: {error}", traceback.format_exc())
+        place = explain_place(error) if isinstance(error, OSError) else None
+        message = _Failed(place) if place else _Bug(f"{type(error).__name__}: {error}", traceback.format_exc())
     try:
         theirs.send(message)
     except ConnectionError:

@@ -61,5 +61,5 @@ def test_a_disk_too_small_is_refused_before_anything_is_made(disk: Disk, tmp_pat
     assert process.returncode == 2, errors
     assert output == ""
     assert_one_sentence(errors)
-    assert "6 MB free" in errors
+    assert " MB free, a release needs 16 MB at least" in errors
     assert not (disk.folder / "stages").exists()

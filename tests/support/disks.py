@@ -46,4 +46,4 @@ def mounted(folder: Path, size: int | str) -> Iterator[Disk | None]:
     try:
         yield Disk(folder)
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a server may need a second to end
