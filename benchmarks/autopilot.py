@@ -39,7 +39,7 @@ from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 from tasks.quantization import qdq
 from tasks.quantization.autopilot import Choice, choose_mix
 from tasks.quantization.gptq import make_compensating_format
-from tasks.quantization.holdout import Holdout, MetricGate, Score, run_holdout
+from tasks.quantization.holdout import Holdout, MetricGate, Outputs, Score, run_holdout
 from tasks.quantization.qdq import WeightFormat
 from tasks.quantization.scales import ActivationScale, choose_scales
 from tasks.verdicts.intervals import Z_ONE_SIDED
@@ -55,15 +55,16 @@ class CosineGate:
     limit: float
     digest = ""  # nothing is cached here
 
-    def score(self, exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
+    def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:
         """Score the mean of 1 - cosine, with its bound."""
-        loss = 1 - np.concatenate([compute_cosines(*row) for row in zip(exact, made, self.masks, strict=True)])
+        pairs = zip(exact, made, self.masks, strict=True)
+        loss = 1 - np.concatenate([compute_cosines(one[0], other[0], mask) for one, other, mask in pairs])
         bound = float(loss.mean() + Z_ONE_SIDED * loss.std() / np.sqrt(len(loss)))
         return Score(float(loss.mean()), bound, bound <= self.limit)
 
-    def damage(self, at: int, exact: Floats, made: Floats) -> float:
+    def damage(self, at: int, exact: Outputs, made: Outputs) -> float:
         """Return the same mean on one feed."""
-        return float((1 - compute_cosines(exact, made, self.masks[at])).mean())
+        return float((1 - compute_cosines(exact[0], made[0], self.masks[at])).mean())
 
 
 def compute_cosines(exact: Floats, made: Floats, mask: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -104,7 +105,7 @@ def main() -> None:
         gates = [CosineGate(tuple(feed["attention_mask"] for feed in held), limit) for limit in options.limits]
         for gate, (name, rounding) in product(gates, roundings.items()):
             started = time.perf_counter()
-            mix, choice = choose_mix(model, scales, {name: rounding}, Holdout(tuple(held), gate, hidden_states))
+            mix, choice = choose_mix(model, scales, {name: rounding}, Holdout(tuple(held), gate, (hidden_states,)))
             seconds = time.perf_counter() - started
             file = workspace / "mixed.onnx"
             onnx.save(mix, file)
@@ -136,7 +137,7 @@ def check_classifier(model: Path, encoder: Encoder, scales: dict[str, Activation
 def make_holdout(encoder: Encoder, rows: Rows, limit: float) -> Holdout:
     groups = list(encoder.batches(rows.inputs, BATCH))
     targets = tuple(rows.targets[place] for places, _ in groups for place in places)
-    gate = MetricGate(TEXT_CLASSIFICATION, targets, limit)
+    gate = MetricGate(TEXT_CLASSIFICATION, encoder, tuple(tuple(texts) for _, texts in groups), targets, limit)
     return Holdout(tuple(encoder.encode(texts) for _, texts in groups), gate)
 
 

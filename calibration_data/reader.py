@@ -4,7 +4,7 @@
 """
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -53,10 +53,10 @@ class RowReader(Protocol):
     def row_needs(self) -> str:
         """What a usable row has, for an error."""
 
-    def read_row(self, values: Sequence[Any], classes: Sequence[str] | None) -> tuple[Any, Any] | None:
-        """Return (input, target) of a row, or None where it is unusable."""
+    def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[Any, Any] | None:
+        """Return (input, target) of a row by the task's names of columns, or None where it is unusable."""
 
-    def explain_row(self, values: Sequence[Any]) -> str:
+    def explain_row(self, row: Mapping[str, Any]) -> str:
         """Return what is wrong with a row that `read_row` refused, and what to do."""
 
     def identify(self, row_input: Any) -> str:
@@ -108,7 +108,7 @@ def _read_usable(
 ) -> tuple[list[tuple[Any, Any]], Sequence[str] | None, int]:
     """Return the usable rows, the names of the classes, and how many rows were refused."""
     table = _open(ref, split)
-    if missing := [column for column in ref.columns if column not in table.column_names]:
+    if missing := [column for _, column in ref.columns if column not in table.column_names]:
         raise BadInput(
             f"{ref.origin} split {split!r} has no column {', '.join(missing)}: it has {', '.join(table.column_names)}"
         )
@@ -116,9 +116,11 @@ def _read_usable(
         raise BadInput(
             f"{ref.origin} split {split!r} has {table.num_rows} rows, more than {MOST_ROWS}: make a smaller split of it"
         )
-    classes = getattr(table.features[ref.columns[-1]], "names", None)
-    every = list(zip(*(table[column] for column in ref.columns), strict=True))
-    rows = [reader.read_row(values, classes) for values in every]
+    classes = _read_class_names(table.features[ref.columns[-1][1]])
+    names = [name for name, _ in ref.columns]
+    columns = [table[column] for _, column in ref.columns]
+    every = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    rows = [reader.read_row(row, classes) for row in every]
     usable = [row for row in rows if row is not None]
     quarantined = len(every) - len(usable)
     if quarantined > MOST_QUARANTINED * len(every):
@@ -128,6 +130,12 @@ def _read_usable(
             f"in row {first} {reader.explain_row(every[first])}"
         )
     return usable, classes, quarantined
+
+
+def _read_class_names(feature: Any) -> Sequence[str] | None:
+    """Return the names of a ClassLabel, or of a list of them."""
+    names: Sequence[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+    return names
 
 
 def _shuffle(rows: Sequence[tuple[Any, Any]], seed: int) -> list[tuple[Any, Any]]:
@@ -203,13 +211,13 @@ def draw_calibration_set(
     """
     rows = load_split(ref, reader, split, samples=samples, seed=seed, fewest=FEWEST_CALIBRATION_ROWS)
     refuse_overlap(reader, rows.inputs, evaluation.inputs)
-    _quietly(lambda: _write(rows, reader, into / "rows.parquet"))
+    _quietly(lambda: _write(rows, into / "rows.parquet"))
     return CalibrationSet(
         name=f"{split}-{len(rows.inputs)}-{seed}",
         dataset=ref.origin,
         revision=ref.revision or rows.digest,
         split=split,
-        columns=ref.columns,
+        columns=tuple(column for _, column in ref.columns),
         seed=seed,
         samples=len(rows.inputs),
         quarantined=rows.quarantined,
@@ -219,10 +227,10 @@ def draw_calibration_set(
     )
 
 
-def _write(rows: Rows, reader: RowReader, file: Path) -> "Dataset":
+def _write(rows: Rows, file: Path) -> "Dataset":
     from datasets import Dataset
 
-    table = Dataset.from_dict(dict(zip(reader.columns, (rows.inputs, rows.targets), strict=True)))
+    table = Dataset.from_dict({"input": rows.inputs, "target": rows.targets})
     table.to_parquet(file)
     return table
 

@@ -11,11 +11,11 @@ from registry.errors import BadInput
 class DatasetRef:
     """A dataset: a folder of `<split>.parquet` files, or a hub name at a revision.
 
-    `columns` are the dataset's names for what the model task reads, in the task's order.
+    `columns` are the model task's name and the dataset's name of each column that is read, the target's last.
     """
 
     origin: str
-    columns: tuple[str, ...]
+    columns: tuple[tuple[str, str], ...]
     revision: str | None = None
     is_hub: bool = False
 

@@ -225,7 +225,7 @@ profiles:   # what an engine must take: it is tuned for opt, and latency is meas
     sequence: {{min: 4, opt: {shape.usual}, max: {shape.longest}}}
 
 gates:   # what an engine must hold, or it is not published
-  loss_max: {limit}   # at most {100 * limit:g} points of {shape.task.metric.name} below fp32; {proof}
+  loss_max: {limit}   # at most {100 * limit:g} points of {shape.task.metrics[0].name} below fp32; {proof}
   speedup_min: 1.0   # no slower than fp32
   # latency_p99_ms_max: 20   # a limit of your own, on the machine that measures
 """

@@ -91,8 +91,8 @@ class DataSpec(Part):
     path: Text | None = Field(default=None, examples=["rows"])
     hub: Text | None = Field(default=None, examples=["stanfordnlp/sst2"])
     revision: Text | None = Field(default=None, examples=["main"])
-    text: str = "text"
-    label: str = "label"
+    text: Text | None = Field(default=None, examples=["sentence"])
+    label: Text | None = Field(default=None, examples=["sentiment"])
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -104,6 +104,10 @@ class DataSpec(Part):
         if self.hub and not self.revision:
             raise ValueError("a hub dataset needs a revision")
         return self
+
+
+# The keys of `data:` that name columns; a task's are its `columns` and `optional_columns`.
+COLUMNS = frozenset({"text", "label"})
 
 
 class AxisSpec(Part):
@@ -181,7 +185,12 @@ class Recipe(Part):
         for field, values in (("precisions", self.precisions), ("targets", self.targets)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} names one of its entries twice")
-        axes = self.model_task.axes
+        task, axes = self.model_task, self.model_task.axes
+        if strange := sorted((self.data.model_fields_set & COLUMNS) - {*task.columns, *task.optional_columns}):
+            raise ValueError(
+                f"{self.task} reads no data.{strange[0]}: its columns are "
+                f"{', '.join((*task.columns, *task.optional_columns))}"
+            )
         for profile in self.profiles:
             if sorted(profile.root) != sorted(axes):
                 raise ValueError(
@@ -210,7 +219,9 @@ class Recipe(Part):
     @property
     def dataset(self) -> DatasetRef:
         """The dataset, with the columns that the task reads."""
-        columns = tuple(str(getattr(self.data, column)) for column in self.model_task.columns)
+        task = self.model_task
+        optional = [name for name in task.optional_columns if name in self.data.model_fields_set]
+        columns = tuple((name, getattr(self.data, name) or name) for name in (*optional, *task.columns))
         origin = self.data.hub or str(self.data.path)
         return DatasetRef(origin, columns, self.data.revision, is_hub=self.data.hub is not None)
 

@@ -3,10 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from calibration_data.reader import load_split
 from flows.inputs.fleet import Fleet, load_fleet
@@ -18,10 +14,11 @@ from registry.names import candidate_alias, production_alias
 from registry.promotion.rules import Decision
 from registry.records import EngineManifest, Verdict
 from registry.store import Store
-from tasks.measurement.evaluate import ANSWERS_FILE
+from tasks.measurement.answers import ANSWERS_FILE, read_answers
+from tasks.model_tasks.contract import Answers
 from tasks.verdicts.against_production import Measured, compare
 from tasks.verdicts.gates import find, overall
-from tasks.verdicts.intervals import PairedLoss, paired_loss
+from tasks.verdicts.intervals import PairedLoss, compare_scores
 
 WHO = "refresh-engines"
 
@@ -85,7 +82,7 @@ def _judge_candidate(
     results = compare(
         _measured(ours),
         _measured(theirs),
-        metric=recipe.model_task.metric.name,
+        metric=recipe.model_task.metrics[0].name,
         loss_max=recipe.gates.loss_max,
         paired=_paired(recipe, ours, theirs, stages),
     )
@@ -105,20 +102,22 @@ def _paired(recipe: Recipe, ours: EngineManifest, theirs: EngineManifest, stages
     rows = load_split(recipe.dataset, task, spec.split, samples=spec.samples, seed=spec.seed)
     if {rows.digest} != {ours.evaluation_set, theirs.evaluation_set}:
         return None
-    scores = []
-    for manifest in (theirs, ours):
-        answers = _read_answers(manifest, task.metric.name, stages)
-        if answers is None or len(answers) != len(rows.targets):
-            return None
-        scores.append(task.scores(answers, task.align_rows(rows, manifest.source).targets))
-    return paired_loss(*scores)
+    metric = task.metrics[0]
+    answers = [_read_answers(manifest, metric.name, stages) for manifest in (theirs, ours)]
+    if any(each is None or len(each) != len(rows.targets) for each in answers):
+        return None
+    before, after = (
+        metric.score(each or (), task.align_rows(rows, manifest.source).targets, answers[0] or ())
+        for each, manifest in zip(answers, (theirs, ours), strict=True)
+    )
+    return compare_scores(before, after, metric.aggregate, higher_is_better=metric.higher_is_better)
 
 
-def _read_answers(manifest: EngineManifest, metric: str, stages: Path) -> NDArray[Any] | None:
+def _read_answers(manifest: EngineManifest, metric: str, stages: Path) -> Answers | None:
     quality = find(manifest.measurements, metric)
     if quality is None or quality.subject != "engine":
         return None
     # Searched by content: a stage's folder is named by its inputs.
     files = sorted((stages / "evaluate").glob(f"*/{ANSWERS_FILE}"))
     file = next((file for file in files if file_sha256(file) == quality.raw_digest), None)
-    return None if file is None else np.load(file, allow_pickle=False)
+    return None if file is None else read_answers(file)

@@ -190,7 +190,7 @@ def judge_engine(
     context: ReleaseContext, row: EngineRow, build: EngineBuild, measured: EngineMeasurements
 ) -> JudgedEngine:
     """Judge a measured engine by the recipe's gates, and complete its row."""
-    limits = Limits(context.recipe.model_task.metric.name, **context.recipe.gates.model_dump())
+    limits = Limits(context.recipe.model_task.metrics[0].name, **context.recipe.gates.model_dump())
     is_baseline = build.precision is Precision.FP32
     gates = judge(measured.measurements, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
     verdict, reason = overall(gates)

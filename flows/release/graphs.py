@@ -73,7 +73,7 @@ def gather(
     encoder = context.open_encoder(source, onnx.input_names)
     groups = list(encoder.batches(rows.inputs, BATCH))
     targets = tuple(rows.targets[position] for positions, _ in groups for position in positions)
-    gate = MetricGate(task, targets, limit)
+    gate = MetricGate(task, encoder, tuple(tuple(inputs) for _, inputs in groups), targets, limit)
     if not gate.provable:
         missing = f"{len(rows.inputs)} rows are left for the holdout, {rows_to_prove(limit)} could prove a loss of at"
         return Material(source, onnx, calibration, None, f"{missing} most {limit:.2%}")

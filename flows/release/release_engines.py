@@ -95,9 +95,8 @@ def publish_release(
     rows = publish_engines(release, shared, judged)
     report = ReleaseReport(release.id, release.context.recipe.model, rows, run_id=release.run_id, missing=missing)
     used = name_evaluation_rows(release.context.recipe, shared), name_calibration_rows(shared)
-    release.log.summarize(
-        release.run_id, release_metrics(report, release.context.recipe.model_task.metric), release_note(report), *used
-    )
+    metrics = release_metrics(report, release.context.recipe.model_task.metrics[0])
+    release.log.summarize(release.run_id, metrics, release_note(report), *used)
     with tempfile.TemporaryDirectory() as scratch:
         figures = draw_release(rows, Path(scratch), release.context.recipe.gates.loss_max)
         release.log.finish(release.run_id, ROWS.dump_json(rows).decode(), figures, state=report.state)

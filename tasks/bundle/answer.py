@@ -27,4 +27,4 @@ def answer(bundle: Path, manifest: EngineManifest, inputs: Sequence[str]) -> lis
         raise BadInput(f"give 1 to {most} inputs: the engine was built for such batches")
     task.check_inputs(inputs)
     encoder = task.open_encoder(bundle, build.input_names, largest)
-    return task.show(open_engine(build).run(encoder.encode(inputs)), inputs, manifest.source.classes)
+    return task.show(open_engine(build).run(encoder.encode(inputs)), inputs, manifest.source.classes, encoder)

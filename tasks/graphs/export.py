@@ -22,6 +22,7 @@ from registry.records import OnnxArtifact, Precision, SourceFiles
 from tasks.checkpoints.module import load_module
 from tasks.graphs.files import GRAPH_FILE, make_artifact, write_graph
 from tasks.graphs.session import exact_options
+from tasks.model_tasks import model_task
 from tasks.model_tasks.text_inputs import TEXT_INPUTS, open_text_encoder
 
 CHECKPOINT_OPSET, MODULE_OPSET = 18, 20
@@ -59,7 +60,7 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
                 onnx_export_from_model(
                     module,
                     scratch,
-                    task=source.source.task,
+                    task=model_task(source.source.task).export_task,
                     opset=CHECKPOINT_OPSET,
                     device="cpu",
                     do_validation=False,  # check_export compares on real rows
@@ -199,7 +200,9 @@ def _load_checkpoint(source: SourceFiles) -> Any:
         from transformers import AutoConfig
 
         try:
-            auto = TasksManager.get_model_class_for_task(source.source.task, framework="pt", library="transformers")
+            auto = TasksManager.get_model_class_for_task(
+                model_task(source.source.task).export_task, framework="pt", library="transformers"
+            )
         except (KeyError, ValueError) as error:
             raise BadInput(
                 f"Optimum cannot export for the task {source.source.task!r}: correct task in the recipe"

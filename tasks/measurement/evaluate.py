@@ -13,11 +13,11 @@ from registry.errors import MeasurementError
 from registry.records import EngineBuild, FileRecord, largest_axes
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
+from tasks.measurement.answers import ANSWERS_FILE, read_answers, write_answers
 from tasks.model_tasks import model_task
-from tasks.model_tasks.contract import Encoder, Feed, ModelTask
+from tasks.model_tasks.contract import Answers, Encoder, Feed, ModelTask
 
 LARGEST_BATCH = 32
-ANSWERS_FILE = "answers.npy"
 
 
 class Runs(Protocol):
@@ -29,17 +29,16 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The task's answer for each evaluation row, in the order of the rows, in answers.npy."""
+    """The task's answer for each evaluation row, in the order of the rows, in answers.npz."""
 
     rows: int
     subject_digest: str
     files: tuple[FileRecord, ...]
     directory: Path = field(default=Path(), compare=False)
 
-    def answers(self) -> NDArray[Any]:
-        """Read the answers, [rows, …]."""
-        answers: NDArray[Any] = np.load(self.directory / ANSWERS_FILE, allow_pickle=False)
-        return answers
+    def answers(self) -> Answers:
+        """Read the answers, one array per row."""
+        return read_answers(self.directory / ANSWERS_FILE)
 
 
 def evaluate(
@@ -63,9 +62,9 @@ def evaluate(
         outputs = session.run(encoder.encode(batch))
         if not all(np.isfinite(outputs[position]).all() for position in task.judged_outputs):
             raise MeasurementError(f"the graph {subject_digest[:12]} gave NaN or infinite outputs: it cannot be judged")
-        answers.update(zip(positions, task.answers(outputs), strict=True))
+        answers.update(zip(positions, task.answers(outputs, batch, encoder), strict=True))
         on_progress(len(answers) / len(inputs))
-    np.save(into / ANSWERS_FILE, np.stack([answers[position] for position in range(len(inputs))]))
+    write_answers([answers[position] for position in range(len(inputs))], into / ANSWERS_FILE)
     return Evaluation(len(inputs), subject_digest, record_tree(into), into)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from registry.records import EngineBuild, Machine, Measurement
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
-from tasks.model_tasks.contract import ModelTask
-from tasks.verdicts.intervals import paired_loss, quantile_interval, ratio_interval, share_interval
+from tasks.model_tasks.contract import Metric, ModelTask
+from tasks.verdicts.intervals import compare_scores, quantile_interval, ratio_interval, score_interval
 
 
 def quality_measurements(
@@ -21,10 +21,11 @@ def quality_measurements(
     subject: str,
     machine: Machine,
 ) -> tuple[Measurement, ...]:
-    """Return the task's metric, and what is lost of it against fp32 on the same rows; `subject` says what ran."""
-    right, right_before = (task.scores(each.answers(), targets) for each in (evaluation, reference))
-    low, high = share_interval(right)
-    loss = paired_loss(right_before, right)
+    """Return the task's metrics, and what is lost of each against fp32 on the same rows; `subject` says what ran.
+
+    The first metric is the one that is judged, and comes first.
+    """
+    answers, exact = evaluation.answers(), reference.answers()
 
     def figure(
         metric: str, value: float, unit: str, low: float | None = None, high: float | None = None
@@ -42,12 +43,16 @@ def quality_measurements(
             evaluation.files[0].sha256,
         )
 
-    return (
-        figure(task.metric.name, float(right.mean()), task.metric.unit, low, high),
-        figure(task.metric.loss, loss.loss, task.metric.unit, loss.low, loss.high),
-        figure("flips", loss.flips, "rows"),
-        figure("mcnemar_p", loss.mcnemar_p, "probability"),
-    )
+    def measure(metric: Metric) -> tuple[list[Measurement], list[Measurement]]:
+        scores, before = (metric.score(each, targets, exact) for each in (answers, exact))
+        value, low, high = score_interval(scores, metric.aggregate)
+        loss = compare_scores(before, scores, metric.aggregate, higher_is_better=metric.higher_is_better)
+        p = [] if loss.mcnemar_p is None else [figure("mcnemar_p", loss.mcnemar_p, "probability")]
+        lost = figure(metric.loss, loss.loss, metric.unit, loss.low, loss.high)
+        return [figure(metric.name, value, metric.unit, low, high), lost], [figure("flips", loss.flips, "rows"), *p]
+
+    judged, tests = measure(task.metrics[0])
+    return (*judged, *tests, *(each for metric in task.metrics[1:] for each in measure(metric)[0]))
 
 
 def latency_measurements(benchmark: Benchmark, engine: EngineBuild) -> tuple[Measurement, ...]:

@@ -4,7 +4,7 @@ A task is a value in `MODEL_TASKS` (tasks/model_tasks/__init__.py) that has thes
 Somebody else runs the session: a task turns rows into feeds, and outputs into answers and scores.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,12 +20,25 @@ Feed = dict[str, NDArray[Any]]
 """Arrays by input name, each [batch, …]."""
 
 
+Answers = Sequence[NDArray[Any]]
+"""What a graph answers to each row, one array per row, all of one dtype and rank; a text is its UTF-8 bytes, uint8."""
+Scores = NDArray[np.float64]
+"""A few numbers per row, [rows, numbers]: what a metric adds up over rows."""
+
+
 @dataclass(frozen=True)
 class Metric:
-    """The figure that a task's engines are compared by: the mean of one score per row."""
+    """A figure that engines are compared by: a few numbers per row, and what their sums over rows give.
+
+    `score` takes the answers, the targets and the answers of fp32 (for tasks without a truth), and returns the numbers.
+    `aggregate` maps sums [..., numbers] to figures [...]; None: one number that is 1 where a row is right and 0 where
+    it is wrong, and their mean. So one paired test serves all metrics (tasks/verdicts/intervals.py).
+    """
 
     name: str
     unit: str
+    score: Callable[[Answers, Sequence[Any], Answers], Scores]
+    aggregate: Callable[[Scores], Scores] | None = None
     higher_is_better: bool = True
 
     @property
@@ -72,6 +85,10 @@ class ModelTask(Protocol):
         """Keys of `data:` in a recipe that name the dataset's columns: what the model reads first, the truth last."""
 
     @property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Keys of `data:` that a recipe may name too."""
+
+    @property
     def axes(self) -> tuple[str, ...]:
         """The dynamic axes of the task's graphs, each of which a profile has to name."""
 
@@ -80,8 +97,12 @@ class ModelTask(Protocol):
         """What a usable row has, for an error."""
 
     @property
-    def metric(self) -> Metric:
-        """What engines are judged by."""
+    def export_task(self) -> str:
+        """Optimum's name of the task that checkpoints are exported for."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What engines are judged by, and after it what is only reported."""
 
     @property
     def judged_outputs(self) -> tuple[int, ...]:
@@ -95,8 +116,8 @@ class ModelTask(Protocol):
     def python_model(self) -> PythonModel | None:
         """The model for Triton's Python backend that answers as `enginery run` does, or None."""
 
-    def read_row(self, values: Sequence[Any], classes: Sequence[str] | None) -> tuple[Any, Any] | None:
-        """Return (input, target) of a dataset's row, whose `values` are in the order of `columns`; None if unusable.
+    def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[Any, Any] | None:
+        """Return (input, target) of a dataset's row by the task's names of columns; None if unusable.
 
         `classes` are the names that the dataset gives to its targets, where it does.
         """
@@ -104,7 +125,7 @@ class ModelTask(Protocol):
     def identify(self, row_input: Any) -> str:
         """Return what two inputs that are the same row have in common, for the search for overlapping splits."""
 
-    def explain_row(self, values: Sequence[Any]) -> str:
+    def explain_row(self, row: Mapping[str, Any]) -> str:
         """Return, for an error, what is wrong with a row that `read_row` refused, and what to do."""
 
     def align_rows(self, rows: Rows, source: ModelSource) -> Rows:
@@ -149,11 +170,10 @@ class ModelTask(Protocol):
             BadInput: an input that has no answer.
         """
 
-    def answers(self, outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Return one answer per row, [rows, …], from a graph's outputs in graph order."""
+    def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder) -> Answers:
+        """Return one answer per input, from a graph's outputs in graph order for `encoder.encode(inputs)`."""
 
-    def scores(self, answers: NDArray[Any], targets: Sequence[Any]) -> NDArray[np.bool_]:
-        """Return one score per row, bool [rows]: whether the answer is right."""
-
-    def show(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], classes: Sequence[str]) -> list[ShownAnswer]:
+    def show(
+        self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], classes: Sequence[str], encoder: Encoder
+    ) -> list[ShownAnswer]:
         """Return what `enginery run` prints for each input."""

@@ -14,14 +14,22 @@ from registry.errors import BadInput
 from registry.records import ModelSource
 from registry.triton.python_models import TEXT_CLASSIFICATION as PYTHON_MODEL
 from registry.triton.python_models import PythonModel
-from tasks.model_tasks.contract import EncodedSizes, Metric, ShownAnswer
+from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, Scores, ShownAnswer
 from tasks.model_tasks.text_inputs import TextEncoder, check_positions, measure_texts, open_text_encoder
 
-ACCURACY = Metric("accuracy", "share")
 # In characters. The tokenizer reads all of a text before it cuts it: so many take 1 s and 170 MB, ten times them 9 s.
 LONGEST_TEXT = 1_000_000
 # What transformers calls classes that nobody named.
 _UNNAMED = re.compile(r"LABEL_\d+")
+
+
+def score_labels(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
+    """Return 1 where a label is right, else 0, [rows, 1]."""
+    right: Scores = (np.asarray(answers) == np.asarray(targets)).astype(np.float64)[:, None]
+    return right
+
+
+ACCURACY = Metric("accuracy", "share", score_labels)
 
 
 @dataclass(frozen=True)
@@ -45,22 +53,24 @@ class TextClassification:
     name: str = "text-classification"
     columns: tuple[str, ...] = ("text", "label")
     axes: tuple[str, ...] = ("batch", "sequence")
+    optional_columns: tuple[str, ...] = ()
     row_needs: str = "a text that is not empty and a label"
-    metric: Metric = ACCURACY
+    export_task: str = "text-classification"
+    metrics: tuple[Metric, ...] = (ACCURACY,)
     judged_outputs: tuple[int, ...] = (0,)
     serving_files: tuple[str, ...] = ("tokenizer.json",)
     python_model: PythonModel | None = PYTHON_MODEL
 
-    def read_row(self, values: Sequence[Any], classes: Sequence[str] | None) -> tuple[str, int | str] | None:
+    def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[str, int | str] | None:
         """Return (text, label) where there is a text, and the label is one of the dataset's: a number or a name."""
-        text, label = values[0], _read_label(values[1])
+        text, label = row["text"], _read_label(row["label"])
         if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_TEXT or label is None:
             return None
         return (text, label) if isinstance(label, str) or label in range(len(classes) if classes else 2**31) else None
 
-    def explain_row(self, values: Sequence[Any]) -> str:
+    def explain_row(self, row: Mapping[str, Any]) -> str:
         """Return what is wrong with the text or the label of a row."""
-        text, label = values
+        text, label = row["text"], row["label"]
         if not isinstance(text, str) or not text.strip():
             return f"the text is {_show(text)}: name the column of the texts in data.text"
         if len(text) > LONGEST_TEXT:
@@ -138,17 +148,17 @@ class TextClassification:
         if not all(text.strip() for text in inputs):
             raise BadInput("an empty text has no answer: give words")
 
-    def answers(self, outputs: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
-        """Return the label with the largest logit, int64 [rows]."""
-        labels: NDArray[np.int64] = outputs[0].argmax(axis=-1).astype(np.int64)
-        return labels
+    def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[str], encoder: Encoder) -> Answers:  # noqa: ARG002
+        """Return the label with the largest logit, int64 [] per text."""
+        return list(outputs[0].argmax(axis=-1).astype(np.int64))
 
-    def scores(self, answers: NDArray[Any], targets: Sequence[int]) -> NDArray[np.bool_]:
-        """Return whether each label is right, bool [rows]."""
-        right: NDArray[np.bool_] = answers == np.asarray(targets)
-        return right
-
-    def show(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[str], classes: Sequence[str]) -> list[ShownAnswer]:
+    def show(
+        self,
+        outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[str],
+        classes: Sequence[str],
+        encoder: Encoder,  # noqa: ARG002
+    ) -> list[ShownAnswer]:
         """Return the most probable label of each text."""
         logits = outputs[0].astype(np.float64)
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))

@@ -21,9 +21,8 @@ import onnx
 from registry.digest import canonical_json, read_canonical
 from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.files import write_graph
-from tasks.graphs.layers import Floats
 from tasks.quantization.blocks import Block, compute_int8_share, measure_macs, solve_knapsack
-from tasks.quantization.holdout import Holdout, Score, run_holdout
+from tasks.quantization.holdout import Holdout, Outputs, Score, run_holdout
 from tasks.quantization.int8 import make_int8_graph
 from tasks.quantization.qdq import WeightFormat
 from tasks.quantization.scales import ActivationScale
@@ -83,14 +82,14 @@ class _Search:
     scales: Mapping[str, ActivationScale]
     holdout: Holdout
     on_progress: OnProgress
-    exact: list[Floats]
+    exact: list[Outputs]
     blocks: tuple[Block, ...]
     rounding: str = NEAREST
     path: list[TriedMix] = field(default_factory=list)
 
-    def judge(self, mix_answers: Sequence[Floats], fp32_blocks: AbstractSet[str]) -> Score:
-        """Score a mix by its answers to each feed, and add it to the path."""
-        score = self.holdout.gate.score(self.exact, mix_answers)
+    def judge(self, mix_outputs: Sequence[Outputs], fp32_blocks: AbstractSet[str]) -> Score:
+        """Score a mix by its outputs for each feed, and add it to the path."""
+        score = self.holdout.gate.score(self.exact, mix_outputs)
         share = compute_int8_share(self.blocks, fp32_blocks)
         self.path.append(TriedMix(self.rounding, len(fp32_blocks), share, score.loss, score.bound, score.passed))
         # Bisection, a knapsack and the proof: about this many mixes.
@@ -140,7 +139,7 @@ def choose_mix(
         whole = search.make_mix(frozenset(), weight_format)
         if search.judge(_run_model(whole, holdout), frozenset()).passed:
             return whole, search.make_choice(frozenset())
-    board = Switchboard(onnx.load(graph_file), scales, weight_format, holdout.output)
+    board = Switchboard(onnx.load(graph_file), scales, weight_format, holdout.judged)
     search.blocks = _measure_damage(search, board)
     for fp32_blocks in _list_candidates(search, board):
         mix = search.make_mix(fp32_blocks, weight_format)
@@ -176,8 +175,8 @@ def _list_candidates(search: _Search, board: Switchboard) -> list[frozenset[str]
     everything = frozenset(names)
 
     def passes(fp32_blocks: frozenset[str]) -> bool:
-        mix_answers = [board.run(feed, everything - fp32_blocks) for feed in search.holdout.feeds]
-        return search.judge(mix_answers, fp32_blocks).passed
+        mix_outputs = [board.run(feed, everything - fp32_blocks) for feed in search.holdout.feeds]
+        return search.judge(mix_outputs, fp32_blocks).passed
 
     fails, works = 0, len(order)  # all in fp32 passes, but is not a mix
     while works - fails > 1:
@@ -193,7 +192,7 @@ def _list_candidates(search: _Search, board: Switchboard) -> list[frozenset[str]
     return [lighter, *prefixes] if lighter is not None and passes(lighter) else prefixes
 
 
-def _run_model(model: onnx.ModelProto, holdout: Holdout) -> list[Floats]:
+def _run_model(model: onnx.ModelProto, holdout: Holdout) -> list[Outputs]:
     with tempfile.TemporaryDirectory() as folder:
         return run_holdout(write_graph(model, Path(folder)), holdout)
 

@@ -14,8 +14,11 @@ from tasks.calibration.probe import open_session
 from tasks.calibration.rows import Feed
 from tasks.graphs.files import has_external_data
 from tasks.graphs.layers import Floats
-from tasks.model_tasks.contract import ModelTask
-from tasks.verdicts.intervals import Z_ONE_SIDED, paired_loss
+from tasks.model_tasks.contract import Answers, Encoder, ModelTask
+from tasks.verdicts.intervals import Z_ONE_SIDED, compare_scores
+
+Outputs = Sequence[Floats]
+"""The judged outputs of a graph for one feed, each [rows, …]."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Score:
 
 
 class Gate(Protocol):
-    """Judges what a graph answers by what the fp32 graph answers; both [rows, …] for each feed."""
+    """Judges what a graph gives by what the fp32 graph gives: for each feed the judged outputs, each [rows, …]."""
 
     @property
     def limit(self) -> float:
@@ -38,20 +41,20 @@ class Gate(Protocol):
     def digest(self) -> str:
         """Digest of what the gate judges by."""
 
-    def score(self, exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
+    def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:
         """Return loss, bound and verdict."""
 
-    def damage(self, at: int, exact: Floats, made: Floats) -> float:
+    def damage(self, at: int, exact: Outputs, made: Outputs) -> float:
         """Return how far the outputs of feed `at` are from fp32's, finely enough to add up over blocks."""
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Feed dicts of [batch, …], the gate that holds their targets, and the tensor judged (None: the first output)."""
+    """Feed dicts of [batch, …], the gate that holds their targets, and the tensors judged (none: all outputs)."""
 
     feeds: tuple[Feed, ...]
     gate: Gate
-    output: str | None = None
+    judged: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -65,17 +68,19 @@ class Holdout:
         for feed in self.feeds:
             for name, column in sorted(feed.items()):
                 fed.update(f"{name} {column.dtype} {column.shape};".encode() + np.ascontiguousarray(column).tobytes())
-        return digest_of((fed.hexdigest(), self.gate.digest, self.output))
+        return digest_of((fed.hexdigest(), self.gate.digest, self.judged))
 
 
 @dataclass(frozen=True)
 class MetricGate:
     """The release's own quality gate: paired loss against fp32, one-sided at 95 %, at most `limit` (a share).
 
-    `targets` are in the order of the feeds' rows; what the graph gives is the task's output 0, [rows, …].
+    `batches` are the inputs of each feed, which `encoder` made of them, and `targets` those of all in that order.
     """
 
     task: ModelTask
+    encoder: Encoder
+    batches: tuple[tuple[Any, ...], ...]
     targets: tuple[Any, ...]
     limit: float
 
@@ -89,21 +94,31 @@ class MetricGate:
         """Whether so few rows could pass at all: Tango's bound with no row flipped is z² / (rows + z²)."""
         return len(self.targets) > 0 and Z_ONE_SIDED**2 / (len(self.targets) + Z_ONE_SIDED**2) <= self.limit
 
-    def score(self, exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
-        """Return the loss of the task's metric; outputs that are not finite pass nothing."""
-        outputs = np.concatenate(made)
-        if not np.isfinite(outputs).all():
+    def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:
+        """Return the loss of the task's first metric; outputs that are not finite pass nothing."""
+        judged = self.task.judged_outputs
+        if not all(np.isfinite(outputs[position]).all() for outputs in made for position in judged):
             return Score(1.0, 1.0, False)
-        right_before, right = (
-            self.task.scores(self.task.answers([each]), self.targets) for each in (np.concatenate(exact), outputs)
-        )
-        loss = paired_loss(right_before, right)
+        metric, reference = self.task.metrics[0], self._answer(exact)
+        before, after = (metric.score(each, self.targets, reference) for each in (reference, self._answer(made)))
+        loss = compare_scores(before, after, metric.aggregate, higher_is_better=metric.higher_is_better)
         return Score(loss.loss, loss.high, loss.high <= self.limit)
 
-    def damage(self, at: int, exact: Floats, made: Floats) -> float:  # noqa: ARG002  # all rows are alike here
-        """Return the squared error of the outputs over their variance."""
-        power = float(np.square(exact - exact.mean()).sum()) or 1.0
-        return float(np.square(made - exact).sum()) / power
+    def _answer(self, outputs: Sequence[Outputs]) -> Answers:
+        return [
+            answer
+            for each, inputs in zip(outputs, self.batches, strict=True)
+            for answer in self.task.answers(each, inputs, self.encoder)
+        ]
+
+    def damage(self, at: int, exact: Outputs, made: Outputs) -> float:  # noqa: ARG002  # all rows are alike here
+        """Return the squared error of each judged output over its variance, summed."""
+        return sum(_compute_error(exact[position], made[position]) for position in self.task.judged_outputs)
+
+
+def _compute_error(exact: Floats, made: Floats) -> float:
+    power = float(np.square(exact - exact.mean()).sum()) or 1.0
+    return float(np.square(made - exact).sum()) / power
 
 
 def rows_to_prove(limit: float) -> int:
@@ -111,11 +126,11 @@ def rows_to_prove(limit: float) -> int:
     return max(1, int(np.ceil(Z_ONE_SIDED**2 * (1 / limit - 1)))) if limit > 0 else 2**31
 
 
-def run_holdout(file: Path, holdout: Holdout) -> list[Floats]:
-    """Return what the graph in a file gives for each feed of the holdout."""
+def run_holdout(file: Path, holdout: Holdout) -> list[Outputs]:
+    """Return the judged outputs of the graph in a file for each feed of the holdout."""
     model = onnx.load(file, load_external_data=False)
     shown, external = [output.name for output in model.graph.output], has_external_data(model)
     del model
-    judged = holdout.output or shown[0]
-    session = open_session(file, [] if judged in shown else [judged], external=external)
-    return [session.run([judged], feed)[0] for feed in holdout.feeds]
+    judged = list(holdout.judged) or shown
+    session = open_session(file, [name for name in judged if name not in shown], external=external)
+    return [session.run(judged, feed) for feed in holdout.feeds]

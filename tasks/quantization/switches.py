@@ -5,7 +5,7 @@ the weight rounded to int8. So this session holds every weight twice; the graph 
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -31,22 +31,23 @@ class Switchboard:
         model: onnx.ModelProto,
         scales: Mapping[str, ActivationScale],
         weight_format: WeightFormat,
-        output: str | None = None,
+        judged: Sequence[str] = (),
     ) -> None:
-        """Edit an fp32 graph in place and open it; `output` is the tensor to return (None: the first output)."""
-        self._output = output or model.graph.output[0].name
-        if self._output not in {value.name for value in model.graph.output}:
-            model.graph.output.append(helper.make_tensor_value_info(self._output, TensorProto.FLOAT, None))
+        """Edit an fp32 graph in place and open it; `judged` are the tensors to return (none: all outputs)."""
+        shown = [value.name for value in model.graph.output]
+        self._judged = list(judged) or shown
+        model.graph.output.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in self._judged if name not in shown
+        )
         self._switches = _add_switches(model, scales, weight_format)
         with tempfile.TemporaryDirectory() as folder:
             file = write_graph(model, Path(folder))
             self._session = ort.InferenceSession(file, exact_options(), providers=choose_providers())
 
-    def run(self, feed: Feed, int8: AbstractSet[str]) -> Floats:
+    def run(self, feed: Feed, int8: AbstractSet[str]) -> list[Floats]:
         """Run a feed dict with the blocks of `int8` (by tensor) in int8 and all others in fp32."""
         switches = {name: np.asarray(tensor in int8) for tensor, name in self._switches.items()}
-        answer: Floats = self._session.run([self._output], {**feed, **switches})[0]
-        return answer
+        return list(self._session.run(self._judged, {**feed, **switches}))
 
 
 def _add_switches(

@@ -25,9 +25,8 @@ from tasks.backends import BACKENDS
 from tasks.execution.progress import Reporter
 from tasks.execution.steps import Step
 from tasks.execution.workspace import Workspace
-from tasks.graphs.layers import Floats
 from tasks.quantization.autopilot import CHOICE_FILE
-from tasks.quantization.holdout import Holdout, MetricGate, Score, run_holdout
+from tasks.quantization.holdout import Holdout, MetricGate, Outputs, Score, run_holdout
 from tasks.quantization.quantize import METHODS
 from tasks.quantization.request import QuantizationRequest, QuantizedGraph
 from tasks.quantization.table import TABLE_FILE
@@ -119,16 +118,16 @@ def test_too_few_rows_for_a_proof_turn_the_autopilot_off_and_say_so(
 class OnlyThis:
     """Passes the answers of one graph and no others."""
 
-    expected: tuple[Floats, ...]
+    expected: tuple[Outputs, ...]
     limit: float = 0.0
     digest: str = "only this"
 
-    def score(self, _exact: Sequence[Floats], outputs: Sequence[Floats]) -> Score:
-        same = all(np.allclose(*pair, atol=1e-6) for pair in zip(self.expected, outputs, strict=True))
+    def score(self, _exact: Sequence[Outputs], outputs: Sequence[Outputs]) -> Score:
+        same = all(np.allclose(a[0], b[0], atol=1e-6) for a, b in zip(self.expected, outputs, strict=True))
         return Score(float(not same), float(not same), same)
 
-    def damage(self, _at: int, exact: Floats, output: Floats) -> float:
-        return float(np.square(output - exact).sum())
+    def damage(self, _at: int, exact: Outputs, outputs: Outputs) -> float:
+        return float(np.square(outputs[0] - exact[0]).sum())
 
 
 @pytest.mark.parametrize("stands_in", [Precision.INT8_WEIGHT_ONLY, Precision.FP16])
@@ -151,7 +150,7 @@ def test_where_no_mix_passes_the_first_that_does_stands_in(
 def test_where_nothing_passes_nothing_stands_in(context: ReleaseContext, tiny_recipe: TinyRecipe) -> None:
     material = collect(context)
     assert material.holdout is not None
-    gate = OnlyThis(tuple(answer + 1 for answer in run_holdout(material.onnx.path, material.holdout)))
+    gate = OnlyThis(tuple([outputs[0] + 1] for outputs in run_holdout(material.onnx.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
     graphs = make_graphs(context, judged, [Precision.FP32, Precision.INT8], rtx(tiny_recipe), takes)
     assert set(graphs.by_precision) == {Precision.FP32}

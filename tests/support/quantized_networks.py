@@ -12,7 +12,7 @@ from tasks.calibration.collect import calibrate
 from tasks.calibration.rows import Feed
 from tasks.graphs.layers import Floats, Graph
 from tasks.graphs.session import exact_options
-from tasks.quantization.holdout import Score
+from tasks.quantization.holdout import Outputs, Score
 from tasks.quantization.int8 import make_int8_graph
 from tasks.quantization.scales import ActivationScale, choose_scales
 from tests.support.outlier_networks import NETWORKS
@@ -25,12 +25,12 @@ class ErrorGate:
     limit: float
     digest: str = "error"
 
-    def score(self, exact: Sequence[Floats], made: Sequence[Floats]) -> Score:
+    def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:
         loss = float(np.mean([self.damage(0, *pair) for pair in zip(exact, made, strict=True)]))
         return Score(loss, loss, loss <= self.limit)
 
-    def damage(self, _at: int, exact: Floats, made: Floats) -> float:
-        return float(np.square(made - exact).sum() / np.square(exact).sum())
+    def damage(self, _at: int, exact: Outputs, made: Outputs) -> float:
+        return float(np.square(made[0] - exact[0]).sum() / np.square(exact[0]).sum())
 
 
 @dataclass(frozen=True)
@@ -63,5 +63,5 @@ def run_model(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[Floats]:
 def measure_int8_loss(network: CalibratedNetwork) -> float:
     """Return the relative squared error of the whole graph in int8."""
     whole = make_int8_graph(network.load(), network.scales)
-    exact, int8 = run_model(network.load(), network.held_out), run_model(whole, network.held_out)
+    exact, int8 = ([[output] for output in run_model(model, network.held_out)] for model in (network.load(), whole))
     return ErrorGate(0).score(exact, int8).loss

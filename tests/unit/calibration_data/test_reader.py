@@ -25,7 +25,7 @@ from registry.errors import BadInput
 from registry.records import CalibrationSet
 from tasks.model_tasks.text_classification import LONGEST_TEXT, TEXT_CLASSIFICATION
 
-COLUMNS = ("text", "label")
+COLUMNS = (("text", "text"), ("label", "label"))
 TEXTS = tuple(f"row {number}" for number in range(100))
 
 
@@ -80,7 +80,7 @@ def test_a_missing_split_is_refused_with_those_there_are(tmp_path: Path) -> None
 
 
 def test_a_missing_column_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    ref = replace(write(tmp_path, TEXTS), columns=("sentence", "class"))
+    ref = replace(write(tmp_path, TEXTS), columns=(("text", "sentence"), ("label", "class")))
     with pytest.raises(BadInput, match="has no column sentence, class: it has text, label"):
         load_split(ref, TEXT_CLASSIFICATION, "train")
 

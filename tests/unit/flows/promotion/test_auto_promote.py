@@ -19,6 +19,7 @@ from registry.digest import file_sha256
 from registry.promotion.promote import nominate
 from registry.promotion.rules import Decision
 from registry.records import Machine, Measurement, Verdict
+from tasks.measurement.answers import ANSWERS_FILE, write_answers
 from tests.support.deciding import promote, rollback
 from tests.support.memory_store import MemoryStore
 
@@ -69,10 +70,10 @@ def publish(memory_store: MemoryStore, manifest_factory: Any, recipe: Recipe, tm
         answers[:wrong] = 1 - answers[:wrong]
         folder = tmp_path / "stages" / "evaluate" / f"{number}"
         folder.mkdir(parents=True)
-        np.save(folder / "answers.npy", answers)
-        raw = file_sha256(folder / "answers.npy")
+        write_answers(list(answers), folder / ANSWERS_FILE)
+        raw = file_sha256(folder / ANSWERS_FILE)
         if not keep:
-            (folder / "answers.npy").unlink()
+            (folder / ANSWERS_FILE).unlink()
         share = 1 - wrong / ROWS
         own = "engine", manifest.build.digest, L4
         figures = (
@@ -140,7 +141,7 @@ def test_answers_of_other_bytes_than_the_manifest_says_are_not_used(
 ) -> None:
     promote(memory_store, "l4", publish(20))
     nominate(memory_store, "sst2", "l4", publish(30))
-    np.save(tmp_path / "stages" / "evaluate" / "2" / "answers.npy", np.arange(ROWS) % 2)
+    write_answers(list(np.arange(ROWS) % 2), tmp_path / "stages" / "evaluate" / "2" / ANSWERS_FILE)
     assert "paired" not in run(memory_store, recipe, tmp_path).reason
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from calibration_data.reader import Rows
 from registry.errors import BadInput
@@ -13,8 +15,10 @@ from registry.records import ModelSource
 from registry.triton.python_models import PYTHON_MODELS
 from tasks.model_tasks import MODEL_TASKS, model_task
 from tasks.model_tasks.contract import ModelTask
-from tasks.model_tasks.text_classification import LONGEST_TEXT, TEXT_CLASSIFICATION, LabelledText
+from tasks.model_tasks.text_classification import ACCURACY, LONGEST_TEXT, TEXT_CLASSIFICATION, LabelledText
+from tasks.model_tasks.text_inputs import TextEncoder
 
+ENCODER = TextEncoder(Tokenizer(WordLevel()), ())
 SOURCE = ModelSource("sst2", "distilbert/sst2", "b" * 40, "text-classification", ("no", "Yes"))
 
 
@@ -43,7 +47,11 @@ def test_every_task_is_found_by_its_own_name_and_has_a_triton_model_of_the_same_
     ],
 )
 def test_a_row_has_a_text_and_one_of_the_datasets_labels(values: tuple[Any, Any], row: tuple[str, int] | None) -> None:
-    assert TEXT_CLASSIFICATION.read_row(values, ("no", "yes")) == row
+    assert TEXT_CLASSIFICATION.read_row(name_columns(values), ("no", "yes")) == row
+
+
+def name_columns(values: tuple[Any, Any]) -> dict[str, Any]:
+    return dict(zip(("text", "label"), values, strict=True))
 
 
 def align(targets: tuple[int | str, ...], classes: tuple[str, ...] | None, source: ModelSource = SOURCE) -> list[int]:
@@ -102,7 +110,7 @@ def test_labels_of_another_dataset_are_refused(
     ],
 )
 def test_what_is_wrong_with_a_row_is_said_with_its_type(values: tuple[Any, Any], words: str) -> None:
-    assert re.search(words, TEXT_CLASSIFICATION.explain_row(values))
+    assert re.search(words, TEXT_CLASSIFICATION.explain_row(name_columns(values)))
 
 
 @pytest.mark.parametrize(
@@ -127,13 +135,14 @@ def test_a_fine_tuned_checkpoint_is_accepted(config: dict[str, Any]) -> None:
 
 def test_the_answer_is_the_label_with_the_largest_logit_and_right_or_wrong() -> None:
     logits = np.array([[0.1, 0.9], [3.0, -1.0], [0.0, 0.5]], dtype=np.float32)
-    answers = TEXT_CLASSIFICATION.answers([logits])
-    assert answers.tolist() == [1, 0, 1]
-    assert TEXT_CLASSIFICATION.scores(answers, (1, 1, 1)).tolist() == [True, False, True]
+    answers = TEXT_CLASSIFICATION.answers([logits], ["a", "b", "c"], ENCODER)
+    assert [int(answer) for answer in answers] == [1, 0, 1]
+    assert ACCURACY.score(answers, (1, 1, 1), answers).tolist() == [[1.0], [0.0], [1.0]]
 
 
 def test_what_is_shown_is_the_label_with_its_probability() -> None:
-    (shown,) = TEXT_CLASSIFICATION.show([np.array([[0.0, np.log(3.0)]], dtype=np.float32)], ["a film"], ("no", "yes"))
+    logits = np.array([[0.0, np.log(3.0)]], dtype=np.float32)
+    (shown,) = TEXT_CLASSIFICATION.show([logits], ["a film"], ("no", "yes"), ENCODER)
     assert isinstance(shown, LabelledText)
     assert (shown.text, shown.label) == ("a film", "yes")
     assert shown.score == pytest.approx(0.75)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from registry.errors import BadInput
 from registry.records import Precision
 from tasks.graphs.layers import Graph
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.text_inputs import TextEncoder
 from tasks.quantization import qdq
 from tasks.quantization.autopilot import CHOICE_FILE, COMPENSATED, NEAREST, Choice, choose_mix, from_json, to_json
 from tasks.quantization.blocks import compute_int8_share
@@ -40,12 +43,13 @@ def test_the_harmful_block_alone_stays_fp32(bert: CalibratedNetwork) -> None:
 
 
 def test_the_chosen_graph_passes_the_gate_on_the_holdout(network: CalibratedNetwork) -> None:
-    exact, gate = run_model(network.load(), network.held_out), ErrorGate(measure_int8_loss(network) / 3)
+    gate = ErrorGate(measure_int8_loss(network) / 3)
     mix, choice = choose_mix(network.file, network.scales, ROUNDED, Holdout(network.held_out, gate))
     assert choice.passed
     assert 0 < len(choice.kept) < len(network.scales)
     assert 0 < choice.int8_share < 1
-    assert gate.score(exact, run_model(mix, network.held_out)).passed
+    exact, mixed = ([[output] for output in run_model(model, network.held_out)] for model in (network.load(), mix))
+    assert gate.score(exact, mixed).passed
     assert choice.path[-1].passed
     assert not choice.path[0].passed
 
@@ -85,40 +89,43 @@ def test_the_choice_is_not_part_of_the_artifact(bert: CalibratedNetwork, tmp_pat
     assert not (tmp_path / "without" / CHOICE_FILE).exists()
 
 
+def make_gate(labels: tuple[int, ...], limit: float, sizes: tuple[int, ...] = ()) -> MetricGate:
+    """Make the gate of text classification, which needs neither texts nor an encoder for its answers."""
+    batches = tuple(("a text",) * size for size in sizes or (len(labels),))
+    return MetricGate(TEXT_CLASSIFICATION, TextEncoder(Tokenizer(WordLevel()), ()), batches, labels, limit)
+
+
 def test_the_accuracy_gate_is_that_of_a_release() -> None:
     exact = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 100]
     labels = tuple([0, 1, 2, 3] * 100)
-    gate = MetricGate(TEXT_CLASSIFICATION, labels, 0.02)
-    assert gate.score([exact], [exact]).passed
+    gate = make_gate(labels, 0.02)
+    assert gate.score([[exact]], [[exact]]).passed
     wrong = exact.copy()
     wrong[:30] = np.roll(wrong[:30], 1, axis=1)
-    score = gate.score([exact[:200], exact[200:]], [wrong[:200], wrong[200:]])
+    score = make_gate(labels, 0.02, (200, 200)).score([[exact[:200]], [exact[200:]]], [[wrong[:200]], [wrong[200:]]])
     assert score.loss == pytest.approx(30 / 400)
     assert not score.passed
-    assert not gate.score([exact], [exact * np.nan]).passed
+    assert not gate.score([[exact]], [[exact * np.nan]]).passed
 
 
 @pytest.mark.parametrize("limit", [0.005, 0.01, 0.02, 0.5, 1.0])
 def test_the_fewest_rows_that_could_prove_a_loss_are_named(limit: float) -> None:
     fewest = rows_to_prove(limit)
-    assert MetricGate(TEXT_CLASSIFICATION, tuple([0] * fewest), limit).provable
-    assert fewest == 1 or not MetricGate(TEXT_CLASSIFICATION, tuple([0] * (fewest - 1)), limit).provable
+    assert make_gate(tuple([0] * fewest), limit).provable
+    assert fewest == 1 or not make_gate(tuple([0] * (fewest - 1)), limit).provable
 
 
 def test_another_row_label_or_limit_is_another_holdout(bert: CalibratedNetwork) -> None:
     labels = tuple(range(len(bert.held_out)))
-    one = Holdout(bert.held_out, MetricGate(TEXT_CLASSIFICATION, labels, 0.5))
+    one = Holdout(bert.held_out, make_gate(labels, 0.5))
     others = [
-        Holdout(bert.held_out[:-1], MetricGate(TEXT_CLASSIFICATION, labels, 0.5)),
-        Holdout(bert.held_out, MetricGate(TEXT_CLASSIFICATION, labels[::-1], 0.5)),
-        Holdout(bert.held_out, MetricGate(TEXT_CLASSIFICATION, labels, 0.4)),
-        Holdout(bert.held_out, MetricGate(TEXT_CLASSIFICATION, labels, 0.5), "other"),
+        Holdout(bert.held_out[:-1], make_gate(labels, 0.5)),
+        Holdout(bert.held_out, make_gate(labels[::-1], 0.5)),
+        Holdout(bert.held_out, make_gate(labels, 0.4)),
+        Holdout(bert.held_out, make_gate(labels, 0.5), ("other",)),
     ]
     assert len({one.digest, *(other.digest for other in others)}) == 5
-    assert (
-        one.digest
-        == Holdout(tuple(dict(feed) for feed in bert.held_out), MetricGate(TEXT_CLASSIFICATION, labels, 0.5)).digest
-    )
+    assert one.digest == Holdout(tuple(dict(feed) for feed in bert.held_out), make_gate(labels, 0.5)).digest
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """What a release's run shows in MLflow: figures that lists and charts take, and a table to read."""
 
+from dataclasses import replace
+
 from registry.records import Backend, Machine, Measurement, Precision, Verdict
-from tasks.model_tasks.contract import Metric
+from tasks.model_tasks.text_classification import ACCURACY
 from tasks.report.rows import EngineRow, ReleaseReport
 from tasks.report.summary import release_metrics, release_note
-
-ACCURACY = Metric("accuracy", "share")
 
 
 def make_row(
@@ -53,7 +53,7 @@ def test_only_published_engines_and_their_own_figures_count() -> None:
 
 
 def test_best_of_a_metric_that_should_be_low_is_the_lowest() -> None:
-    assert release_metrics(REPORT, Metric("accuracy", "share", higher_is_better=False))["best_accuracy.cpu"] == 0.91
+    assert release_metrics(REPORT, replace(ACCURACY, higher_is_better=False))["best_accuracy.cpu"] == 0.91
 
 
 def test_note_is_a_table_with_a_row_per_engine_and_one_per_skipped_target() -> None:

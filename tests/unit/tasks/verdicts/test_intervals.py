@@ -8,7 +8,17 @@ import pytest
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from tasks.verdicts.intervals import PairedLoss, paired_loss, quantile_interval, ratio_interval, share_interval
+from tasks.verdicts.intervals import (
+    RESAMPLES,
+    PairedLoss,
+    bootstrap_interval,
+    compare_scores,
+    paired_loss,
+    quantile_interval,
+    ratio_interval,
+    score_interval,
+    share_interval,
+)
 
 
 def loss_of(lost: int, won: int, rows: int, *, both_wrong: int = 0) -> PairedLoss:
@@ -162,3 +172,75 @@ def test_the_interval_of_a_ratio_turns_round_with_the_ratio() -> None:
 
 def test_windows_that_agree_to_the_bit_have_an_interval_of_no_width() -> None:
     assert ratio_interval(np.full(4, 3.0), np.full(4, 2.0)) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Micro-F1 of sums of (true positives, false positives, false negatives)."""
+    figure: NDArray[np.float64] = 2 * sums[..., 0] / np.maximum(2 * sums[..., 0] + sums[..., 1] + sums[..., 2], 1)
+    return figure
+
+
+def draw_counts(random: np.random.Generator, rows: int, recall: float = 0.8) -> NDArray[np.float64]:
+    """(true positives, false positives, false negatives) of rows with up to 6 entities."""
+    entities = random.integers(0, 7, rows)
+    found = random.binomial(entities, recall)
+    return np.stack([found, random.binomial(3, 0.1, rows), entities - found], axis=1).astype(np.float64)
+
+
+def test_the_bootstrap_of_sums_is_scipys_of_rows() -> None:
+    counts = draw_counts(np.random.default_rng(1), 150)
+    figure, low, high = bootstrap_interval(counts, f1, level=0.9)
+    theirs = stats.bootstrap(
+        (np.arange(150),),
+        lambda rows, axis: f1(counts[rows].sum(axis=axis if axis >= 0 else rows.ndim + axis)),
+        confidence_level=0.9,
+        method="BCa",
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert figure == pytest.approx(f1(counts.sum(axis=0)))
+    assert (low, high) == pytest.approx((theirs.low, theirs.high))
+    assert low < figure < high
+
+
+@pytest.mark.parametrize(("rows", "harm"), [(100, 0.02), (400, 0.05), (400, 0.0)])
+def test_the_bound_of_a_loss_of_f1_covers_the_true_loss_as_often_as_it_says(rows: int, harm: float) -> None:
+    random, runs = np.random.default_rng(7), 200
+
+    def draw(rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        before = draw_counts(random, rows)
+        lost = random.binomial(before[:, 0].astype(int), harm + 0.02)
+        won = random.binomial(before[:, 2].astype(int), 0.08)
+        return before, before + np.stack([won - lost, np.zeros(rows), lost - won], axis=1)
+
+    before, after = draw(1_000_000)
+    truth = float(f1(before.sum(axis=0)) - f1(after.sum(axis=0)))
+    losses = [compare_scores(*draw(rows), f1) for _ in range(runs)]
+    assert sum(loss.high >= truth for loss in losses) / runs >= 0.91
+    assert sum(loss.low <= truth for loss in losses) / runs >= 0.91
+
+
+def test_rows_of_which_none_changed_prove_no_more_than_for_accuracy() -> None:
+    counts = draw_counts(np.random.default_rng(2), 200)
+    loss = compare_scores(counts, counts, f1)
+    assert (loss.loss, loss.flips, loss.mcnemar_p) == (0.0, 0, None)
+    assert loss.high == pytest.approx(loss_of(0, 0, 200).high)
+
+
+def test_of_a_metric_that_should_be_low_more_is_a_loss() -> None:
+    errors = np.stack([np.arange(100) % 3, np.full(100, 9)], axis=1).astype(np.float64)
+    worse = errors + np.array([1.0, 0.0])
+
+    def error_rate(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        rate: NDArray[np.float64] = sums[..., 0] / sums[..., 1]
+        return rate
+
+    loss = compare_scores(errors, worse, error_rate, higher_is_better=False)
+    assert loss.loss == pytest.approx(1 / 9)
+    assert compare_scores(errors, worse, error_rate).loss == pytest.approx(-1 / 9)
+
+
+def test_right_and_wrong_is_tested_exactly_and_not_resampled() -> None:
+    before, after = np.ones((300, 1)), (np.arange(300) >= 12).astype(np.float64)[:, None]
+    assert compare_scores(before, after, None) == loss_of(12, 0, 300)
+    assert score_interval(after, None) == (0.96, *share_interval(np.arange(300) >= 12))
