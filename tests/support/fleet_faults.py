@@ -31,7 +31,7 @@ import time
 from pathlib import Path
 from flows.workers import release_on_workers
 from flows.release import publish
-from registry.mlflow import artifacts
+from registry.mlflow.files import artifacts
 artifacts.STORE_PAUSES_SECONDS = (1.0,)
 call, calls = {module}.{function}, []
 def held(*arguments):

@@ -40,8 +40,8 @@ Edit = Callable[[Any], object]
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr("registry.mlflow.quick.rest._TRIES", 0)
-    monkeypatch.setattr("registry.web.ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr("registry.mlflow.rows.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("registry.web.ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr("registry.mlflow.rows.ANSWER_SECONDS", 2.0)
 
 
 @pytest.fixture
