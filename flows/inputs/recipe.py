@@ -93,6 +93,8 @@ class DataSpec(Part):
     revision: Text | None = Field(default=None, examples=["main"])
     text: Text | None = Field(default=None, examples=["sentence"])
     label: Text | None = Field(default=None, examples=["sentiment"])
+    words: Text | None = Field(default=None, examples=["tokens"])
+    tags: Text | None = Field(default=None, examples=["ner_tags"])
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -107,7 +109,7 @@ class DataSpec(Part):
 
 
 # The keys of `data:` that name columns; a task's are its `columns` and `optional_columns`.
-COLUMNS = frozenset({"text", "label"})
+COLUMNS = frozenset({"text", "label", "words", "tags"})
 
 
 class AxisSpec(Part):

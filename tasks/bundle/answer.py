@@ -12,8 +12,8 @@ from tasks.model_tasks import model_task
 from tasks.model_tasks.contract import ShownAnswer
 
 
-def answer(bundle: Path, manifest: EngineManifest, inputs: Sequence[str]) -> list[ShownAnswer]:
-    """Check the bundle against its verified manifest, load its engine, answer the inputs in one batch.
+def answer(bundle: Path, manifest: EngineManifest, questions: Sequence[str]) -> list[ShownAnswer]:
+    """Check the bundle against its verified manifest, load its engine, answer the questions in one batch.
 
     Raises:
         TornBundle, DigestMismatch: the bundle is not what was published; nothing was loaded.
@@ -23,8 +23,8 @@ def answer(bundle: Path, manifest: EngineManifest, inputs: Sequence[str]) -> lis
     verify_files(bundle, manifest)
     build, task = replace(manifest.build, directory=bundle), model_task(manifest.source.task)
     largest = largest_axes(build.profiles)
-    if len(inputs) > (most := largest.get("batch", len(inputs))):
+    if len(questions) > (most := largest.get("batch", len(questions))):
         raise BadInput(f"give 1 to {most} inputs: the engine was built for such batches")
-    task.check_inputs(inputs)
+    inputs = [task.read_question(question) for question in questions]
     encoder = task.open_encoder(bundle, build.input_names, largest)
-    return task.show(open_engine(build).run(encoder.encode(inputs)), inputs, manifest.source.classes, encoder)
+    return task.show(open_engine(build).run(encoder.encode(inputs)), questions, manifest.source.classes, encoder)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from registry.errors import BadInput
 from tasks.model_tasks.contract import ModelTask
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.token_classification import TOKEN_CLASSIFICATION
 
 __all__ = ["MODEL_TASKS", "ModelTask", "model_task"]
 
-MODEL_TASKS: Mapping[str, ModelTask] = {TEXT_CLASSIFICATION.name: TEXT_CLASSIFICATION}
+MODEL_TASKS: Mapping[str, ModelTask] = {task.name: task for task in (TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)}
 
 
 def model_task(name: str) -> ModelTask:

@@ -163,17 +163,17 @@ class ModelTask(Protocol):
             BadInput: the encoder's files are missing, or of another form, or it fails on an input.
         """
 
-    def check_inputs(self, inputs: Sequence[Any]) -> None:
-        """Check what a user asks a bundle.
+    def read_question(self, text: str) -> Any:
+        """Return the input of what a user asks a bundle on the command line.
 
         Raises:
-            BadInput: an input that has no answer.
+            BadInput: it has no answer.
         """
 
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder) -> Answers:
         """Return one answer per input, from a graph's outputs in graph order for `encoder.encode(inputs)`."""
 
     def show(
-        self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], classes: Sequence[str], encoder: Encoder
+        self, outputs: Sequence[NDArray[Any]], questions: Sequence[str], classes: Sequence[str], encoder: Encoder
     ) -> list[ShownAnswer]:
-        """Return what `enginery run` prints for each input."""
+        """Return what `enginery run` prints for each question."""

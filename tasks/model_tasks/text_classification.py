@@ -1,6 +1,5 @@
 """Text classification: one text in, one of the model's labels out, judged by accuracy."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,22 +13,17 @@ from registry.errors import BadInput
 from registry.records import ModelSource
 from registry.triton.python_models import TEXT_CLASSIFICATION as PYTHON_MODEL
 from registry.triton.python_models import PythonModel
-from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, Scores, ShownAnswer
-from tasks.model_tasks.text_inputs import TextEncoder, check_positions, measure_texts, open_text_encoder
-
-# In characters. The tokenizer reads all of a text before it cuts it: so many take 1 s and 170 MB, ten times them 9 s.
-LONGEST_TEXT = 1_000_000
-# What transformers calls classes that nobody named.
-_UNNAMED = re.compile(r"LABEL_\d+")
-
-
-def score_labels(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
-    """Return 1 where a label is right, else 0, [rows, 1]."""
-    right: Scores = (np.asarray(answers) == np.asarray(targets)).astype(np.float64)[:, None]
-    return right
-
-
-ACCURACY = Metric("accuracy", "share", score_labels)
+from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, ShownAnswer
+from tasks.model_tasks.labels import check_head, compute_softmax, number_labels, read_label, show_value
+from tasks.model_tasks.scores import ACCURACY
+from tasks.model_tasks.text_inputs import (
+    LONGEST_TEXT,
+    TextEncoder,
+    check_positions,
+    check_text,
+    measure_texts,
+    open_text_encoder,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class TextClassification:
 
     def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[str, int | str] | None:
         """Return (text, label) where there is a text, and the label is one of the dataset's: a number or a name."""
-        text, label = row["text"], _read_label(row["label"])
+        text, label = row["text"], read_label(row["label"])
         if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_TEXT or label is None:
             return None
         return (text, label) if isinstance(label, str) or label in range(len(classes) if classes else 2**31) else None
@@ -72,12 +66,12 @@ class TextClassification:
         """Return what is wrong with the text or the label of a row."""
         text, label = row["text"], row["label"]
         if not isinstance(text, str) or not text.strip():
-            return f"the text is {_show(text)}: name the column of the texts in data.text"
+            return f"the text is {show_value(text)}: name the column of the texts in data.text"
         if len(text) > LONGEST_TEXT:
             return f"the text has {len(text)} characters, more than {LONGEST_TEXT}: cut it"
         if isinstance(label, list | tuple):
-            return f"the label is {_show(label)}: several labels per text are not supported, give one"
-        return f"the label is {_show(label)}: give a whole number, counted from 0, or the name of a class"
+            return f"the label is {show_value(label)}: several labels per text are not supported, give one"
+        return f"the label is {show_value(label)}: give a whole number, counted from 0, or the name of a class"
 
     def identify(self, row_input: str) -> str:
         """Return the text without case and extra space."""
@@ -86,26 +80,10 @@ class TextClassification:
     def align_rows(self, rows: Rows, source: ModelSource) -> Rows:
         """Give the labels the model's numbers: names are matched without case, and never swapped.
 
-        A model whose classes have no names of their own (LABEL_0, LABEL_1, …) takes the dataset's numbers as they are.
-
         Raises:
             BadInput: a label is not one of the model's.
         """
-        numbers = {name.casefold(): number for number, name in enumerate(source.classes)}
-        unnamed = all(_UNNAMED.fullmatch(name) for name in source.classes)
-        names = rows.classes if rows.classes and not (unnamed and len(rows.classes) == len(source.classes)) else None
-        labels = [names[label] if names and isinstance(label, int) else label for label in rows.targets]
-        targets = [numbers.get(label.casefold()) if isinstance(label, str) else label for label in labels]
-        if strange := [
-            str(label)
-            for label, number in zip(labels, targets, strict=True)
-            if number is None or number >= len(source.classes)
-        ]:
-            raise BadInput(
-                f"the labels of {rows.source} ({', '.join(sorted(set(strange))[:3])}) are not among the classes of "
-                f"{source.name} ({', '.join(source.classes)}): use the dataset that the model was trained for"
-            )
-        return replace(rows, targets=tuple(targets))
+        return replace(rows, targets=tuple(number_labels(rows.targets, rows.classes, source, rows.source)))
 
     def check_checkpoint(self, config: Mapping[str, Any]) -> None:
         """Check that the checkpoint has a head that gives one label per text.
@@ -113,12 +91,7 @@ class TextClassification:
         Raises:
             BadInput: it has another head or none, or gives several labels or a number.
         """
-        architectures = [str(name) for name in config.get("architectures") or ()]
-        if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
-            raise BadInput(
-                f"the checkpoint is a {architectures[0][:80]}, which has no head for {self.name}: use a fine-tuned "
-                "checkpoint, or fit a head with source.head"
-            )
+        check_head(config, self.name, "ForSequenceClassification")
         kind = config.get("problem_type")
         if kind not in (None, "single_label_classification"):
             raise BadInput(f"the checkpoint's problem_type is {str(kind)[:80]!r}: only one label per text is supported")
@@ -137,16 +110,14 @@ class TextClassification:
         """Encode texts with the folder's tokenizer.json, which nobody has tried."""
         return measure_texts(folder, inputs, largest)
 
-    def check_inputs(self, inputs: Sequence[str]) -> None:
-        """Check that no text is empty, or longer than any is read.
+    def read_question(self, text: str) -> str:
+        """Check that a text is not empty, nor longer than any is read.
 
         Raises:
-            BadInput: one is.
+            BadInput: it is.
         """
-        if (longest := max(map(len, inputs), default=0)) > LONGEST_TEXT:
-            raise BadInput(f"a text has {longest} characters, more than {LONGEST_TEXT}: cut it")
-        if not all(text.strip() for text in inputs):
-            raise BadInput("an empty text has no answer: give words")
+        check_text(text)
+        return text
 
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[str], encoder: Encoder) -> Answers:  # noqa: ARG002
         """Return the label with the largest logit, int64 [] per text."""
@@ -155,30 +126,15 @@ class TextClassification:
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
-        inputs: Sequence[str],
+        questions: Sequence[str],
         classes: Sequence[str],
         encoder: Encoder,  # noqa: ARG002
     ) -> list[ShownAnswer]:
         """Return the most probable label of each text."""
-        logits = outputs[0].astype(np.float64)
-        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        shares = shifted / shifted.sum(axis=-1, keepdims=True)
         return [
             LabelledText(text, classes[int(row.argmax())], float(row.max()))
-            for text, row in zip(inputs, shares, strict=True)
+            for text, row in zip(questions, compute_softmax(outputs[0]), strict=True)
         ]
 
 
 TEXT_CLASSIFICATION = TextClassification()
-
-
-def _read_label(value: object) -> int | str | None:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str):
-        return value.strip() or None
-    return int(value) if isinstance(value, int) else None
-
-
-def _show(value: object) -> str:
-    return f"{type(value).__name__} {value!r:.60}"

@@ -12,13 +12,15 @@ from registry.errors import BadInput, first_line
 from tasks.model_tasks.contract import EncodedSizes
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 FeedDict = dict[str, NDArray[np.int64]]
 # The feed of a BERT-like graph; graphs bind what they have of these by name, in any order.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Models whose first usable position stands behind the id of the padding.
 BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
+# In characters. The tokenizer reads all of a text before it cuts it: so many take 1 s and 170 MB, ten times them 9 s.
+LONGEST_TEXT = 1_000_000
 # Where no profile says how long a text may be.
 UNLIMITED_TOKENS = 512
 
@@ -32,7 +34,10 @@ class TextEncoder:
 
     def encode(self, inputs: Sequence[str]) -> FeedDict:
         """Return int64 arrays [len(inputs), longest text in tokens]; padding has mask 0."""
-        encodings = self.tokenizer.encode_batch(list(inputs))
+        return self.collect(self.tokenizer.encode_batch(list(inputs)))
+
+    def collect(self, encodings: "Sequence[Encoding]") -> FeedDict:
+        """Return what the graph takes of padded encodings, int64 [len(encodings), tokens] each."""
         columns = {
             "input_ids": [encoding.ids for encoding in encodings],
             "attention_mask": [encoding.attention_mask for encoding in encodings],
@@ -70,6 +75,18 @@ def open_text_encoder(checkpoint: Path, input_names: Sequence[str], largest: Map
     pad_id = tokenizer.token_to_id(pad_token)
     tokenizer.enable_padding(pad_id=0 if pad_id is None else pad_id, pad_token=pad_token)
     return TextEncoder(tokenizer, tuple(input_names))
+
+
+def check_text(text: str) -> None:
+    """Check a text that a user asks a bundle.
+
+    Raises:
+        BadInput: it is empty, or longer than any is read.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise BadInput(f"a text has {len(text)} characters, more than {LONGEST_TEXT}: cut it")
+    if not text.strip():
+        raise BadInput("an empty text has no answer: give words")
 
 
 def measure_texts(checkpoint: Path, texts: Sequence[str], largest: Mapping[str, int]) -> EncodedSizes:

@@ -23,7 +23,8 @@ from calibration_data.splits import DatasetRef, split_revision
 from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import CalibrationSet
-from tasks.model_tasks.text_classification import LONGEST_TEXT, TEXT_CLASSIFICATION
+from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.text_inputs import LONGEST_TEXT
 
 COLUMNS = (("text", "text"), ("label", "label"))
 TEXTS = tuple(f"row {number}" for number in range(100))

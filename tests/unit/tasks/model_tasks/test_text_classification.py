@@ -15,8 +15,9 @@ from registry.records import ModelSource
 from registry.triton.python_models import PYTHON_MODELS
 from tasks.model_tasks import MODEL_TASKS, model_task
 from tasks.model_tasks.contract import ModelTask
-from tasks.model_tasks.text_classification import ACCURACY, LONGEST_TEXT, TEXT_CLASSIFICATION, LabelledText
-from tasks.model_tasks.text_inputs import TextEncoder
+from tasks.model_tasks.scores import ACCURACY
+from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION, LabelledText
+from tasks.model_tasks.text_inputs import LONGEST_TEXT, TextEncoder
 
 ENCODER = TextEncoder(Tokenizer(WordLevel()), ())
 SOURCE = ModelSource("sst2", "distilbert/sst2", "b" * 40, "text-classification", ("no", "Yes"))
@@ -151,6 +152,6 @@ def test_what_is_shown_is_the_label_with_its_probability() -> None:
 
 def test_an_empty_text_has_no_answer() -> None:
     with pytest.raises(BadInput, match="empty text"):
-        TEXT_CLASSIFICATION.check_inputs(["words", " "])
+        TEXT_CLASSIFICATION.read_question(" ")
     with pytest.raises(BadInput, match="more than 1000000: cut it"):
-        TEXT_CLASSIFICATION.check_inputs(["words", "x" * (LONGEST_TEXT + 1)])
+        TEXT_CLASSIFICATION.read_question("x" * (LONGEST_TEXT + 1))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from registry.records import Backend, Machine, Measurement, Precision, Verdict
-from tasks.model_tasks.text_classification import ACCURACY
+from tasks.model_tasks.scores import ACCURACY
 from tasks.report.rows import EngineRow, ReleaseReport
 from tasks.report.summary import release_metrics, release_note
 

@@ -1,0 +1,65 @@
+"""Every model task goes the whole way: check, release, promote, fetch and an answer."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flows.inputs.fleet import load_fleet
+from flows.inputs.plan import why_not_here
+from flows.inputs.recipe import load_recipe
+from flows.release.check import check_recipe
+from registry.bundle.signing import local_trust
+from registry.mlflow.store import embedded_store
+from registry.promotion.promote import promote
+from registry.promotion.rules import Decision
+from registry.records import Precision
+from registry.serving.fetch import Policy, fetch
+from tasks.bundle.answer import answer
+from tasks.model_tasks import MODEL_TASKS, model_task
+from tasks.report.rows import ReleaseReport
+from tests.support.task_recipes import TASKS, write_task_recipe
+from tests.support.tiny_recipe import TinyRecipe, release_into
+
+pytest.importorskip("tensorrt_rtx")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
+
+QUESTIONS = {"token-classification": ("a good film", "the editor for music and a library")}
+
+
+@pytest.fixture(params=sorted(TASKS))
+def tiny(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRecipe:
+    tiny = write_task_recipe(tmp_path / "recipe", request.param)
+    monkeypatch.chdir(tiny.folder)
+    return tiny
+
+
+def test_every_task_has_a_recipe_here() -> None:
+    assert {*TASKS, "text-classification"} == set(MODEL_TASKS)
+
+
+def test_a_task_is_checked_released_promoted_fetched_and_answers(tiny: TinyRecipe, tmp_path: Path) -> None:
+    recipe, fleet, home = load_recipe(tiny.recipe), load_fleet(tiny.fleet), tmp_path / "home"
+    check = check_recipe(recipe, fleet, why_not_here, home)
+    assert not check.problems
+    report: ReleaseReport = release_into(home, recipe, fleet)
+    states = {(row.target, row.precision.value): row.state for row in report.rows}
+    assert states.pop(("rtx-4090", "int8-dynamic")) == "skipped"
+    assert len(states) == 5
+    assert set(states.values()) == {"built"}
+    metric = model_task(recipe.task).metrics[0].name
+    assert report.metric == metric
+    reference = next(row.quality for row in report.rows if row.target == "cpu" and row.precision is Precision.FP32)
+    assert reference is not None
+    assert reference.low is not None
+    assert reference.high is not None
+    assert reference.low <= reference.value <= reference.high
+    store = embedded_store(home)
+    candidate = store.resolve("tiny", "candidate-cpu")
+    promote(store, "tiny", {"cpu": candidate.version}, Decision("ada", "first", datetime.now(UTC)), {})
+    fetched = fetch(
+        store, "tiny", into=tmp_path / "models", alias="production-cpu", policy=Policy(local_trust(home), host=None)
+    )
+    answers = answer(fetched.path, fetched.manifest, QUESTIONS[recipe.task])
+    assert len(answers) == len(QUESTIONS[recipe.task])
+    assert all(one.line for one in answers)

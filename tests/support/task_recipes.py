@@ -1,0 +1,74 @@
+"""A recipe over a tiny random checkpoint for each model task: rows, columns and head as the task wants them."""
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
+from tests.support.tiny_recipe import FLEET, RECIPE, TinyRecipe
+
+ROWS = 64
+TAGS = ("O", "B-THING", "I-THING")
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+Columns = dict[str, list[Any]]
+
+
+def draw_texts(seed: int, count: int) -> list[str]:
+    """Draw different texts of the tiny vocabulary."""
+    draw = random.Random(seed)  # noqa: S311  # rows, not secrets
+    words = [word for word in WORDS if not word.startswith("##")]
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        texts[" ".join(draw.choices(words, k=draw.randint(3, 12)))] = None
+    return list(texts)
+
+
+def save_bert(folder: Path, architecture: str, **settings: Any) -> None:
+    """Save a random BERT with the head of an architecture, and its tokenizer."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True)
+    config = transformers.BertConfig(
+        vocab_size=len(SPECIAL + WORDS), max_position_embeddings=64, initializer_range=0.5, **SIZES, **settings
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        getattr(transformers, architecture)(config).save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def tag_words(texts: list[str]) -> Columns:
+    """Tag the words behind an article as a thing."""
+    rows = [text.split() for text in texts]
+    behind = [[word in ("a", "the") for word in ["", *words][:-1]] for words in rows]
+    return {"words": rows, "tags": [["B-THING" if article else "O" for article in row] for row in behind]}
+
+
+def save_tagger(folder: Path) -> None:
+    save_bert(folder, "BertForTokenClassification", id2label=dict(enumerate(TAGS)))
+
+
+TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]]] = {
+    "token-classification": (save_tagger, tag_words),
+}
+
+
+def write_task_recipe(folder: Path, task: str) -> TinyRecipe:
+    """Write checkpoint, disjoint splits, recipe and fleet of a task under `folder`; the same bytes each time."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    save, make_columns = TASKS[task]
+    save(folder / "checkpoint")
+    (folder / "rows").mkdir()
+    texts = draw_texts(7, 2 * ROWS)
+    for split, part in {"evaluation": texts[:ROWS], "calibration": texts[ROWS:]}.items():
+        datasets.Dataset.from_dict(make_columns(part)).to_parquet(str(folder / "rows" / f"{split}.parquet"))
+    recipe = {**RECIPE, "task": task}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (folder / "fleet.yaml").write_text(yaml.safe_dump(FLEET), encoding="utf-8")
+    return TinyRecipe(folder)
