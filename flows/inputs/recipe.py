@@ -93,6 +93,8 @@ class DataSpec(Part):
     revision: Text | None = Field(default=None, examples=["main"])
     text: Text | None = Field(default=None, examples=["sentence"])
     label: Text | None = Field(default=None, examples=["sentiment"])
+    text_pair: Text | None = Field(default=None, examples=["sentence2"])
+    score: Text | None = Field(default=None, examples=["similarity"])
     words: Text | None = Field(default=None, examples=["tokens"])
     tags: Text | None = Field(default=None, examples=["ner_tags"])
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
@@ -109,7 +111,7 @@ class DataSpec(Part):
 
 
 # The keys of `data:` that name columns; a task's are its `columns` and `optional_columns`.
-COLUMNS = frozenset({"text", "label", "words", "tags"})
+COLUMNS = frozenset({"text", "text_pair", "label", "score", "words", "tags"})
 
 
 class AxisSpec(Part):

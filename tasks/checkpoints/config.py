@@ -167,17 +167,26 @@ def read_json_object(file: Path, place: str | None = None) -> dict[str, Any]:
     Raises:
         BadInput: it is something else; `place` names its folder.
     """
+    content = read_json(file, place)
+    if not isinstance(content, dict):
+        raise BadInput(f"{place or file.parent}/{file.name} is not a JSON object: repair or download it again")
+    return content
+
+
+def read_json(file: Path, place: str | None = None) -> Any:
+    """Read JSON of at most 32 MiB, without NaN and infinities.
+
+    Raises:
+        BadInput: it is something else; `place` names its folder.
+    """
     where = f"{place or file.parent}/{file.name}"
     try:
         if (size := file.stat().st_size) > MOST_BYTES:
             raise BadInput(f"{where} has {size} bytes, more than {MOST_BYTES}: repair or download it again")
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else first_line(error)
         raise BadInput(f"{where} cannot be read as JSON ({reason}): repair or download it again") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{where} is not a JSON object: repair or download it again")
-    return content
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -19,11 +19,20 @@ from registry.names import check_name
 from registry.records import ModelSource, SourceFiles
 from tasks.checkpoints.config import read_classes, read_config, read_json_object
 from tasks.checkpoints.hub import HubFile, download_files, list_commit
+from tasks.checkpoints.pooling import MODULES_FILE, POOLING_FILE
 from tasks.checkpoints.weights import check_weights
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TEXT_FILES = ("config.json", INDEX, "tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json")
+TEXT_FILES = (
+    "config.json",
+    INDEX,
+    "tokenizer*.json",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    MODULES_FILE,
+)
 ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
@@ -79,6 +88,7 @@ def from_folder(path: Path, *, name: str, task: str, into: Path, origin: str | N
     check_name(name, what="model name")
     with staging(into) as folder:
         for file in list_checkpoint(path):
+            (folder / file).parent.mkdir(exist_ok=True)
             # What `list_checkpoint` looked at: a link put there since is copied as a link, and refused.
             shutil.copyfile((path / file).resolve(), folder / file, follow_symlinks=False)
         return _move_into_place(
@@ -99,6 +109,8 @@ def list_checkpoint(path: Path) -> tuple[str, ...]:
     if not path.is_dir():
         raise BadInput(f"{path} is not a folder: name a checkpoint folder with config.json and {WEIGHTS}")
     listing = {entry.name: None for entry in sorted(path.iterdir()) if entry.is_file()}
+    if (path / POOLING_FILE).is_file():
+        listing[POOLING_FILE] = None
     weights = _choose_weights(listing, where=str(path))
     _check_links(path, listing)
     config = read_config(path)
@@ -202,7 +214,7 @@ def staging(into: Path) -> Iterator[Path]:
 
 
 def _is_text_file(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in TEXT_FILES) and "/" not in name
+    return name == POOLING_FILE or (any(fnmatchcase(name, pattern) for pattern in TEXT_FILES) and "/" not in name)
 
 
 def _choose_weights(names: Iterable[str], *, where: str) -> str:

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from registry.errors import BadInput, EngineryError, first_line
 from registry.records import OnnxArtifact, Precision, SourceFiles
 from tasks.checkpoints.module import load_module
+from tasks.checkpoints.pooling import Pooling, read_pooling
 from tasks.graphs.files import GRAPH_FILE, make_artifact, write_graph
+from tasks.graphs.pooling import PooledEncoder, add_pooling
 from tasks.graphs.session import exact_options
 from tasks.model_tasks import model_task
 from tasks.model_tasks.text_inputs import TEXT_INPUTS, open_text_encoder
@@ -72,7 +74,7 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
                     f"{source.source.name} cannot be exported for {source.source.task} ({first_line(error)[:300]}): "
                     "use a checkpoint of another architecture, or give its network as source.module"
                 ) from error
-            return _save_graph_alone(Path(scratch), into)
+            return _save_graph_alone(Path(scratch), into, _find_pooling(source))
 
 
 def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
@@ -155,7 +157,7 @@ def check_export(
         BadInput: PyTorch fails on `feed`.
         EngineryError: an output differs by more than 1e-4 of its largest magnitude in PyTorch, or is not finite.
     """
-    module = _load_checkpoint(reference) if isinstance(reference, SourceFiles) else reference
+    module = _load_reference(reference) if isinstance(reference, SourceFiles) else reference
     names = [tensor.name for tensor in onnx.outputs]
     expected = _run_module(module, names, {name: torch.from_numpy(values) for name, values in feed.items()})
     for name, exact, actual in zip(names, expected, _run_graph(onnx, names, feed), strict=True):
@@ -252,14 +254,28 @@ def _set_padding(module: Any, source: SourceFiles) -> None:
     module.config.pad_token_id = padding["pad_id"]
 
 
-def _save_graph_alone(scratch: Path, into: Path) -> OnnxArtifact:
+def _find_pooling(source: SourceFiles) -> Pooling | None:
+    """Return how a sentence encoder pools; None for other tasks, whose heads are in the graph already."""
+    task = model_task(source.source.task).export_task
+    return read_pooling(source.directory) if task == "feature-extraction" else None
+
+
+def _load_reference(source: SourceFiles) -> Any:
+    pooling = _find_pooling(source)
+    return _load_checkpoint(source) if pooling is None else PooledEncoder(_load_checkpoint(source), pooling)
+
+
+def _save_graph_alone(scratch: Path, into: Path, pooling: Pooling | None = None) -> OnnxArtifact:
     """Save the graph alone to `into`: exporters write tokenizers and scattered weights beside it."""
     import onnx
 
     into.mkdir(parents=True, exist_ok=True)
     if any(into.iterdir()):
         raise BadInput(f"{into} is not an empty folder: give the graph a folder of its own")
-    write_graph(onnx.load(str(scratch / GRAPH_FILE)), into)
+    model = onnx.load(str(scratch / GRAPH_FILE))
+    if pooling is not None:
+        add_pooling(model, pooling)
+    write_graph(model, into)
     return make_artifact(into, Precision.FP32)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from registry.records import EngineBuild, Machine, Measurement
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
-from tasks.model_tasks.contract import Metric, ModelTask
+from tasks.model_tasks.contract import Metric, ModelTask, Scores
 from tasks.verdicts.intervals import compare_scores, quantile_interval, ratio_interval, score_interval
 
 
@@ -49,10 +49,22 @@ def quality_measurements(
         loss = compare_scores(before, scores, metric.aggregate, higher_is_better=metric.higher_is_better)
         p = [] if loss.mcnemar_p is None else [figure("mcnemar_p", loss.mcnemar_p, "probability")]
         lost = figure(metric.loss, loss.loss, metric.unit, loss.low, loss.high)
-        return [figure(metric.name, value, metric.unit, low, high), lost], [figure("flips", loss.flips, "rows"), *p]
+        worst = (
+            [figure(f"{metric.name}_worst", find_worst(metric, scores), metric.unit)] if metric.reports_worst else []
+        )
+        return [figure(metric.name, value, metric.unit, low, high), lost, *worst], [
+            figure("flips", loss.flips, "rows"),
+            *p,
+        ]
 
     judged, tests = measure(task.metrics[0])
     return (*judged, *tests, *(each for metric in task.metrics[1:] for each in measure(metric)[0]))
+
+
+def find_worst(metric: Metric, scores: Scores) -> float:
+    """Return the figure of the row that is worst."""
+    figures = scores[:, 0] if metric.aggregate is None else metric.aggregate(scores)
+    return float(figures.min() if metric.higher_is_better else figures.max())
 
 
 def latency_measurements(benchmark: Benchmark, engine: EngineBuild) -> tuple[Measurement, ...]:

@@ -8,12 +8,19 @@ from collections.abc import Mapping
 
 from registry.errors import BadInput
 from tasks.model_tasks.contract import ModelTask
+from tasks.model_tasks.sentence_embedding import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 from tasks.model_tasks.token_classification import TOKEN_CLASSIFICATION
 
 __all__ = ["MODEL_TASKS", "ModelTask", "model_task"]
 
-MODEL_TASKS: Mapping[str, ModelTask] = {task.name: task for task in (TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)}
+_ALL: tuple[ModelTask, ...] = (
+    TEXT_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    FEATURE_EXTRACTION,
+    SENTENCE_SIMILARITY,
+)
+MODEL_TASKS: Mapping[str, ModelTask] = {task.name: task for task in _ALL}
 
 
 def model_task(name: str) -> ModelTask:

@@ -32,7 +32,8 @@ class Metric:
 
     `score` takes the answers, the targets and the answers of fp32 (for tasks without a truth), and returns the numbers.
     `aggregate` maps sums [..., numbers] to figures [...]; None: one number that is 1 where a row is right and 0 where
-    it is wrong, and their mean. So one paired test serves all metrics (tasks/verdicts/intervals.py).
+    it is wrong, and their mean. So one paired test serves all metrics (tasks/verdicts/intervals.py). `reports_worst`:
+    the figure of the worst row is reported too.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     score: Callable[[Answers, Sequence[Any], Answers], Scores]
     aggregate: Callable[[Scores], Scores] | None = None
     higher_is_better: bool = True
+    reports_worst: bool = False
 
     @property
     def loss(self) -> str:

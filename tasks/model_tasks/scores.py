@@ -25,4 +25,27 @@ def compute_f1(sums: Scores) -> Scores:
     return np.divide(right, both, out=np.zeros_like(both), where=both != 0)
 
 
+def score_ranks(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
+    """Return what Spearman's rho adds up, of the ranks of answers and targets: (1, x, y, x², y², xy), [rows, 6].
+
+    Ranks do not add up, so all rows are ranked once, ties by their mean (scipy.stats.rankdata), and scaled to -1 … 1.
+    """
+    import scipy  # native code, which planning a release does not need
+
+    x, y = (
+        2 * scipy.stats.rankdata(np.asarray(values, dtype=np.float64)) / (len(answers) + 1) - 1
+        for values in (answers, targets)
+    )
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+
+
+def compute_correlation(sums: Scores) -> Scores:
+    """Return Pearson's correlation of the sums (n, x, y, x², y², xy); 0 where one side does not vary."""
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    variance = (n * xx - x * x) * (n * yy - y * y)
+    root = np.sqrt(np.maximum(variance, 0))
+    rho: Scores = np.divide(n * xy - x * y, root, out=np.zeros_like(root), where=root > 1e-9)
+    return rho
+
+
 ACCURACY = Metric("accuracy", "share", score_labels)

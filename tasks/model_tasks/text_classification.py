@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,11 @@ from registry.errors import BadInput
 from registry.records import ModelSource
 from registry.triton.python_models import TEXT_CLASSIFICATION as PYTHON_MODEL
 from registry.triton.python_models import PythonModel
-from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, ShownAnswer
+from tasks.model_tasks.contract import Answers, Encoder, Metric, ShownAnswer
 from tasks.model_tasks.labels import check_head, compute_softmax, number_labels, read_label, show_value
 from tasks.model_tasks.scores import ACCURACY
-from tasks.model_tasks.text_inputs import (
-    LONGEST_TEXT,
-    TextEncoder,
-    check_positions,
-    check_text,
-    measure_texts,
-    open_text_encoder,
-)
+from tasks.model_tasks.text_inputs import LONGEST_TEXT
+from tasks.model_tasks.text_task import TextTask
 
 
 @dataclass(frozen=True)
@@ -41,18 +34,14 @@ class LabelledText:
 
 
 @dataclass(frozen=True)
-class TextClassification:
+class TextClassification(TextTask):
     """One label per text; output 0 of the graph is logits [batch, labels], the answer is their argmax."""
 
     name: str = "text-classification"
     columns: tuple[str, ...] = ("text", "label")
-    axes: tuple[str, ...] = ("batch", "sequence")
-    optional_columns: tuple[str, ...] = ()
     row_needs: str = "a text that is not empty and a label"
     export_task: str = "text-classification"
     metrics: tuple[Metric, ...] = (ACCURACY,)
-    judged_outputs: tuple[int, ...] = (0,)
-    serving_files: tuple[str, ...] = ("tokenizer.json",)
     python_model: PythonModel | None = PYTHON_MODEL
 
     def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[str, int | str] | None:
@@ -72,10 +61,6 @@ class TextClassification:
         if isinstance(label, list | tuple):
             return f"the label is {show_value(label)}: several labels per text are not supported, give one"
         return f"the label is {show_value(label)}: give a whole number, counted from 0, or the name of a class"
-
-    def identify(self, row_input: str) -> str:
-        """Return the text without case and extra space."""
-        return " ".join(row_input.casefold().split())
 
     def align_rows(self, rows: Rows, source: ModelSource) -> Rows:
         """Give the labels the model's numbers: names are matched without case, and never swapped.
@@ -97,27 +82,6 @@ class TextClassification:
             raise BadInput(f"the checkpoint's problem_type is {str(kind)[:80]!r}: only one label per text is supported")
         if len(config.get("id2label") or range(config.get("num_labels") or 2)) < 2:
             raise BadInput("the checkpoint gives one number per text (regression): only labels are supported")
-
-    def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
-        """Check that the checkpoint has a position for each token of the longest text."""
-        check_positions(config, largest)
-
-    def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> TextEncoder:
-        """Open the folder's tokenizer.json; texts are cut at the longest sequence."""
-        return open_text_encoder(folder, input_names, largest)
-
-    def measure_inputs(self, folder: Path, inputs: Sequence[str], largest: Mapping[str, int]) -> EncodedSizes:
-        """Encode texts with the folder's tokenizer.json, which nobody has tried."""
-        return measure_texts(folder, inputs, largest)
-
-    def read_question(self, text: str) -> str:
-        """Check that a text is not empty, nor longer than any is read.
-
-        Raises:
-            BadInput: it is.
-        """
-        check_text(text)
-        return text
 
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[str], encoder: Encoder) -> Answers:  # noqa: ARG002
         """Return the label with the largest logit, int64 [] per text."""

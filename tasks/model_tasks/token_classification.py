@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
-from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, Scores, ShownAnswer
 from tasks.model_tasks.labels import check_head, compute_softmax, number_labels, read_label, show_value
 from tasks.model_tasks.scores import compute_f1, compute_ratio
-from tasks.model_tasks.text_inputs import LONGEST_TEXT, check_positions, check_text
+from tasks.model_tasks.text_inputs import LONGEST_TEXT, check_text
+from tasks.model_tasks.text_task import TextTask
 from tasks.model_tasks.word_inputs import (
     WordEncoder,
     Words,
@@ -104,19 +104,14 @@ class TaggedText:
 
 
 @dataclass(frozen=True)
-class TokenClassification:
+class TokenClassification(TextTask):
     """One tag per word; output 0 of the graph is logits [batch, tokens, tags], the first token answers for its word."""
 
     name: str = "token-classification"
     columns: tuple[str, ...] = ("words", "tags")
-    optional_columns: tuple[str, ...] = ()
-    axes: tuple[str, ...] = ("batch", "sequence")
     row_needs: str = "a list of words and as many tags"
     export_task: str = "token-classification"
     metrics: tuple[Metric, ...] = (ENTITY_F1, TAG_ACCURACY)
-    judged_outputs: tuple[int, ...] = (0,)
-    serving_files: tuple[str, ...] = ("tokenizer.json",)
-    python_model: PythonModel | None = None
 
     def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[Words, tuple[Any, ...]] | None:
         """Return (words, tags) where there are as many tags as words, each a number or a name of the dataset's."""
@@ -139,10 +134,6 @@ class TokenClassification:
             return f"there are {len(words)} words and {len(tags)} tags: give each word one"
         return f"the tags are {show_value(tags)}: give whole numbers, counted from 0, or names of classes"
 
-    def identify(self, row_input: Words) -> str:
-        """Return the words without case."""
-        return " ".join(row_input).casefold()
-
     def align_rows(self, rows: Rows, source: ModelSource) -> Rows:
         """Give the tags the model's numbers: names are matched without case, and never swapped.
 
@@ -162,10 +153,6 @@ class TokenClassification:
             BadInput: it has another head or none.
         """
         check_head(config, self.name, "ForTokenClassification")
-
-    def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
-        """Check that the checkpoint has a position for each token of the longest row."""
-        check_positions(config, largest)
 
     def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> WordEncoder:
         """Open the folder's tokenizer.json; rows are cut at the longest sequence."""

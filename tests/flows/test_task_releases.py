@@ -24,7 +24,11 @@ from tests.support.tiny_recipe import TinyRecipe, release_into
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 
-QUESTIONS = {"token-classification": ("a good film", "the editor for music and a library")}
+QUESTIONS = {
+    "feature-extraction": ("a good film", "the music"),
+    "sentence-similarity": ("a good film ||| the film", "music ||| a library"),
+    "token-classification": ("a good film", "the editor for music and a library"),
+}
 
 
 @pytest.fixture(params=sorted(TASKS))

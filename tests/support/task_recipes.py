@@ -1,5 +1,6 @@
 """A recipe over a tiny random checkpoint for each model task: rows, columns and head as the task wants them."""
 
+import json
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,7 +53,26 @@ def save_tagger(folder: Path) -> None:
     save_bert(folder, "BertForTokenClassification", id2label=dict(enumerate(TAGS)))
 
 
+def save_encoder(folder: Path) -> None:
+    """Save an encoder that pools as sentence-transformers does."""
+    save_bert(folder, "BertModel")
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}', encoding="utf-8")
+
+
+def pair_texts(texts: list[str]) -> Columns:
+    """Score pairs by the words that they share."""
+    others = [" ".join(reversed(text.split()[: 1 + place % 5])) for place, text in enumerate(texts)]
+    shared = [len(set(a.split()) & set(b.split())) for a, b in zip(texts, others, strict=True)]
+    return {"text": texts, "text_pair": others, "score": [float(count) for count in shared]}
+
+
 TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]]] = {
+    "feature-extraction": (save_encoder, lambda texts: {"text": texts}),
+    "sentence-similarity": (save_encoder, pair_texts),
     "token-classification": (save_tagger, tag_words),
 }
 

@@ -1,0 +1,49 @@
+"""What tasks have in common whose rows are texts, read by the checkpoint's tokenizer.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry.triton.python_models import PythonModel
+from tasks.model_tasks.contract import EncodedSizes
+from tasks.model_tasks.text_inputs import TextEncoder, check_positions, check_text, measure_texts, open_text_encoder
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """A task whose input is one text; a task with other inputs overrides what makes feeds of them."""
+
+    axes: tuple[str, ...] = ("batch", "sequence")
+    optional_columns: tuple[str, ...] = ()
+    judged_outputs: tuple[int, ...] = (0,)
+    serving_files: tuple[str, ...] = ("tokenizer.json",)
+    python_model: PythonModel | None = None
+
+    def identify(self, row_input: Any) -> str:
+        """Return the input's text without case and extra space."""
+        text = row_input if isinstance(row_input, str) else " | ".join(row_input)
+        return " ".join(text.casefold().split())
+
+    def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
+        """Check that the checkpoint has a position for each token of the longest text."""
+        check_positions(config, largest)
+
+    def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> Any:
+        """Open the folder's tokenizer.json; texts are cut at the longest sequence."""
+        encoder: TextEncoder = open_text_encoder(folder, input_names, largest)
+        return encoder
+
+    def measure_inputs(self, folder: Path, inputs: Sequence[Any], largest: Mapping[str, int]) -> EncodedSizes:
+        """Encode the inputs' texts with the folder's tokenizer.json, which nobody has tried."""
+        texts = [text for each in inputs for text in ((each,) if isinstance(each, str) else each)]
+        return measure_texts(folder, texts, largest)
+
+    def read_question(self, text: str) -> Any:
+        """Return a text that is not empty, nor longer than any is read.
+
+        Raises:
+            BadInput: it is.
+        """
+        check_text(text)
+        return text
