@@ -103,7 +103,8 @@ class OnnxArtifact:
     """An ONNX graph; its precision is in the graph (Q/DQ nodes, casts), not in builder flags.
 
     `file` is the graph's name under `directory`; `files` are the graph and its external data.
-    `digest` is over `files`, so it names the bytes and not the place.
+    `digest` is over `files`, so it names the bytes and not the place. `macs_share` is the share of the multiply-adds of
+    layers with weights whose weights have the precision, 0 to 1; None for fp32, or where no rows were there to count.
     """
 
     file: str
@@ -115,6 +116,7 @@ class OnnxArtifact:
     outputs: tuple[Tensor, ...]
     quantized_from: str | None = None
     calibration_set: str | None = None
+    macs_share: float | None = None
     directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
     @property

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -25,6 +26,9 @@ from tests.support.postgres import NoPostgres, Postgres, running_postgres
 from tests.support.publisher import Publisher, make_publisher
 from tests.support.servers import BUCKET, mlflow_server, s3_server
 
+# On a busy machine an example takes as long as it takes.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 # A shell that starts us with `&` has Ctrl-C ignored, by us and by all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -88,7 +88,6 @@ def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged
     """Log an engine's figures, files and verdict to its nested run."""
     build, row = judged.engine, judged.row
     graph, calibration = shared.graphs.by_precision[build.precision], shared.calibration_of(build.precision)
-    choice = read_choice(graph)
     with tempfile.TemporaryDirectory() as scratch:
         entry = EngineEntry(
             build,
@@ -100,7 +99,7 @@ def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged
             source_revision=source_revision(release.context.recipe),
             figures=draw_engine(judged, graph, Path(scratch), release.context.recipe.gates.latency_p99_ms_max),
             tables=tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file()),
-            int8_share=choice.int8_share if choice else None,
+            macs_share=graph.macs_share,
             remark=row.remark,
             links=make_flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
         )

@@ -167,10 +167,10 @@ def list_read_tensors(node: onnx.NodeProto) -> Iterator[str]:
             yield from (output.name for output in body.output)
 
 
-def list_weight_types(model: onnx.ModelProto) -> set[int]:
-    """List the types that the weights of a graph's layers are stored in (TensorProto.DataType)."""
+def list_stored_weights(model: onnx.ModelProto) -> list[tuple[int, int]]:
+    """List the weight of each layer as it is stored, in graph order: (TensorProto.DataType, number of values)."""
     graph = Graph(model)
-    types = set()
+    weights = []
     for node in model.graph.node:
         if node.op_type not in ("MatMul", "Gemm", "Conv", *INTEGER_OPERATORS):
             continue
@@ -178,8 +178,8 @@ def list_weight_types(model: onnx.ModelProto) -> set[int]:
         while name not in graph.constants and name in graph.producers and graph.producers[name].input:
             name = graph.producers[name].input[0]
         if name in graph.constants:
-            types.add(graph.constants[name].data_type)
-    return types
+            weights.append((graph.constants[name].data_type, int(np.prod(graph.constants[name].dims))))
+    return weights
 
 
 def group_by_input(linears: tuple[Linear, ...]) -> dict[str, tuple[Linear, ...]]:

@@ -15,7 +15,7 @@ import scipy
 from tasks.calibration.probe import open_session
 from tasks.calibration.rows import Feed
 from tasks.graphs.files import has_external_data
-from tasks.graphs.layers import Graph, group_by_input
+from tasks.graphs.layers import Graph, Linear, group_by_input
 from tasks.quantization.scales import ActivationScale
 
 
@@ -34,7 +34,17 @@ class Block:
 
 
 def measure_macs(graph_file: Path, scales: Mapping[str, ActivationScale], feed: Feed) -> tuple[Block, ...]:
-    """List the blocks of an fp32 graph with their multiply-adds on one row of `feed`, in graph order.
+    """List the blocks of an fp32 graph with their multiply-adds on one row of `feed`, in graph order."""
+    macs = count_macs(graph_file, feed)
+    return tuple(
+        Block(tensor, tuple(layer.index for layer in members), sum(macs[layer] for layer in members))
+        for tensor, members in group_by_input(tuple(macs)).items()
+        if tensor in scales
+    )
+
+
+def count_macs(graph_file: Path, feed: Feed) -> dict[Linear, int]:
+    """Count the multiply-adds of each layer of an fp32 graph on one row of `feed`, in graph order.
 
     A layer does K·N/N multiply-adds for each value of its output, for MatMul, Gemm and Conv alike; the values are
     counted on the real rows of `feed`.
@@ -49,12 +59,26 @@ def measure_macs(graph_file: Path, scales: Mapping[str, ActivationScale], feed: 
     rows, macs = len(next(iter(feed.values()))), {}
     for layer in graph.list_linears():
         shape = graph.constants[layer.weight].dims
-        macs[layer.index] = sizes[outputs[layer.index]] * int(np.prod(shape)) // shape[layer.columns] // rows
-    return tuple(
-        Block(tensor, tuple(layer.index for layer in members), sum(macs[layer.index] for layer in members))
-        for tensor, members in group_by_input(graph.list_linears()).items()
-        if tensor in scales
-    )
+        macs[layer] = sizes[outputs[layer.index]] * int(np.prod(shape)) // shape[layer.columns] // rows
+    return macs
+
+
+def compute_share(
+    macs: Mapping[Linear, int], graph_file: Path, stored: Sequence[tuple[int, int]], wanted: int
+) -> float:
+    """Return the share of the layers' MACs whose weights a rewritten graph stores in the type `wanted`.
+
+    `macs` are those of the fp32 graph in `graph_file`, `stored` the weights of the rewritten one
+    (`list_stored_weights`), whose layers are found by the number of their weights' values: layers of one size do about
+    as many multiply-adds each.
+    """
+    graph = Graph(onnx.load(graph_file, load_external_data=False))
+    sizes: dict[int, list[int]] = {}
+    for layer, count in macs.items():
+        sizes.setdefault(int(np.prod(graph.constants[layer.weight].dims)), []).append(count)
+    means = {size: sum(counts) / len(counts) for size, counts in sizes.items()}
+    total = sum(means.get(size, 0.0) for _, size in stored)
+    return sum(means.get(size, 0.0) for kind, size in stored if kind == wanted) / total if total else 0.0
 
 
 def compute_int8_share(blocks: Sequence[Block], fp32_blocks: AbstractSet[str]) -> float:

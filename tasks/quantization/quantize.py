@@ -16,10 +16,11 @@ from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.casts import cast_graph, silence_logs
 from tasks.graphs.compare import FLOAT_BUDGET, QUANTIZED_BUDGET, check_rewrite
 from tasks.graphs.files import GRAPH_FILE, make_artifact, save_graph, write_graph
-from tasks.graphs.layers import INTEGER_OPERATORS, Graph, list_weight_types
+from tasks.graphs.layers import INTEGER_OPERATORS, Graph, list_stored_weights
 from tasks.graphs.prepare import FP8_OPSET, INT4_OPSET, convert_to_opset, list_values, number_tensors, prepare_graph
 from tasks.quantization import autopilot, qdq
 from tasks.quantization.autopilot import CHOICE_FILE
+from tasks.quantization.blocks import compute_share, count_macs
 from tasks.quantization.gptq import make_compensating_format
 from tasks.quantization.int8 import make_int8_graph
 from tasks.quantization.request import Int8Plan, QuantizationRequest, QuantizedGraph
@@ -55,10 +56,12 @@ def quantize(
         raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
     if into.exists() and any(into.iterdir()):
         raise BadInput(f"{into} is not empty: the digest covers every file in it; give the graph its own folder")
+    share: float | None = None
     with _name_unforeseen(precision), prepare_graph(artifact.path) as graph_file:
         request = QuantizationRequest(graph_file, artifact.digest, rows, on_progress, plan or Int8Plan())
         quantized = METHODS[precision](request)
-        _check_label(quantized.graph, precision)
+        stored = list_stored_weights(quantized.graph)
+        _check_label(stored, precision)
         on_progress("write", 0.0)
         into.mkdir(parents=True, exist_ok=True)
         save_graph(quantized.graph, into)
@@ -66,8 +69,11 @@ def quantize(
             quantized = replace(quantized, graph=onnx.ModelProto())  # its weights are not held beside those compared
             what = f"quantize {precision}"
             check_rewrite(graph_file, into / GRAPH_FILE, rows[:1], budget=QUANTIZED_BUDGET, what=what)
+            if (wanted := WEIGHT_TYPES.get(precision)) is not None:
+                share = compute_share(count_macs(graph_file, rows[0]), graph_file, stored, wanted)
     calibration_set = calibration_set_digest if precision in CALIBRATED else None
     written = make_artifact(into, precision, quantized_from=artifact.digest, calibration_set=calibration_set)
+    written = replace(written, macs_share=share)
     if quantized.table is not None:
         (into / TABLE_FILE).write_bytes(to_json(quantized.table))
     if quantized.choice is not None:
@@ -76,14 +82,14 @@ def quantize(
     return written
 
 
-def _check_label(graph: onnx.ModelProto, precision: Precision) -> None:
+def _check_label(stored: Sequence[tuple[int, int]], precision: Precision) -> None:
     """Check that at least one layer is in the precision that the graph is published as.
 
     Raises:
         BadInput: none is; an engine of it would be fp32 by another name.
     """
     wanted = WEIGHT_TYPES.get(precision)
-    if wanted is not None and wanted not in list_weight_types(graph):
+    if wanted is not None and wanted not in {kind for kind, _ in stored}:
         raise BadInput(f"no layer of the graph can be made {precision}: leave the precision out of the recipe")
 
 

@@ -45,7 +45,7 @@ class EngineEntry:
     source_revision: str
     figures: Mapping[str, Path] = field(default_factory=dict)
     tables: tuple[Path, ...] = ()
-    int8_share: float | None = None
+    macs_share: float | None = None
     remark: str = ""
     links: Mapping[str, str] = field(default_factory=dict)
 
@@ -91,8 +91,8 @@ def engine_metrics(entry: EngineEntry) -> Iterator[Metric]:
     now = int(time.time() * 1000)
     yield Metric("size_mb", entry.build.size_bytes / 1e6, now, 0)
     yield Metric("build_seconds", entry.build.build_seconds, now, 0)
-    if entry.int8_share is not None:
-        yield Metric("int8_macs_share", entry.int8_share, now, 0)
+    if entry.macs_share is not None:
+        yield Metric("macs_share", entry.macs_share, now, 0)
     for measurement in entry.measurements:
         bounds = {"": measurement.value, "_low": measurement.low, "_high": measurement.high}
         for end, value in bounds.items():

@@ -1,14 +1,28 @@
 """Blocks of a graph: their multiply-adds counted, and the cheapest set of them to keep in fp32."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime as ort
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.records import OnnxArtifact, Precision
+from tasks.graphs.files import make_artifact, save_graph
 from tasks.graphs.layers import Graph, group_by_input
 from tasks.graphs.session import exact_options
-from tasks.quantization.blocks import Block, compute_int8_share, measure_macs, solve_knapsack
+from tasks.quantization.blocks import (
+    Block,
+    compute_int8_share,
+    compute_share,
+    count_macs,
+    measure_macs,
+    solve_knapsack,
+)
+from tasks.quantization.quantize import quantize
 from tests.support.quantized_networks import CalibratedNetwork
 
 
@@ -43,3 +57,44 @@ def test_the_knapsack_keeps_fewer_macs_and_takes_as_much_damage(
     damage = {block.tensor: block.damage or 0.0 for block in blocks}
     assert compute_int8_share(blocks, lighter) > compute_int8_share(blocks, prefix)
     assert sum(damage[name] for name in lighter) >= sum(damage[name] for name in prefix) * (1 - 1e-5)
+
+
+MIXED = """
+<ir_version: 10, opset_import: ["" : 18]>
+mixed (float[batch, sequence, 64] x) => (float[batch, sequence, 7] y) {
+    hidden = MatMul (x, wide)
+    y = MatMul (hidden, narrow)
+}
+"""
+
+
+def make_mixed(folder: Path) -> OnnxArtifact:
+    """Save two layers, of 64 x 64 and 64 x 7 multiply-adds per token."""
+    model, random = onnx.parser.parse_model(MIXED), np.random.default_rng(0)
+    for name, columns in (("wide", 64), ("narrow", 7)):
+        weight = random.normal(size=(64, columns)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    folder.mkdir()
+    save_graph(model, folder)
+    return make_artifact(folder, Precision.FP32)
+
+
+@pytest.mark.parametrize("precision", [precision for precision in Precision if precision is not Precision.FP32])
+def test_a_graph_says_which_share_of_the_macs_its_precision_has(tmp_path: Path, precision: Precision) -> None:
+    random = np.random.default_rng(1)
+    feeds = [{"x": random.normal(size=(4, 5, 64)).astype(np.float32)} for _ in range(4)]
+    source = make_mixed(tmp_path / "source")
+    graph = quantize(source, precision, feeds, calibration_set_digest="c" * 64, into=tmp_path / "made")
+    assert graph.macs_share == pytest.approx(1.0)
+    assert source.macs_share is None
+
+
+def test_a_layer_that_stays_float_is_not_in_the_share(tmp_path: Path) -> None:
+    source = make_mixed(tmp_path / "source")
+    macs = count_macs(source.path, {"x": np.zeros((2, 3, 64), dtype=np.float32)})
+    assert list(macs.values()) == [3 * 64 * 64, 3 * 64 * 7]
+    float_type, int8 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT8
+    stored = [(int8, 64 * 64), (float_type, 64 * 7)]
+    assert compute_share(macs, source.path, stored, int8) == pytest.approx(64 / 71)
+    assert compute_share(macs, source.path, stored, float_type) == pytest.approx(7 / 71)
+    assert compute_share(macs, source.path, [], int8) == 0.0
