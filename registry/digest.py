@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path, PurePath
@@ -27,6 +27,7 @@ def canonical_json(value: object) -> bytes:
     """Return the RFC 8785 canonical JSON of dataclasses, enums, tuples and plain values.
 
     Fields marked `records.PLACE` are left out at every depth: a digest identifies bytes, not a folder of one machine.
+    So are fields marked `records.LATER` that are None.
 
     Raises:
         ValueError: a float is NaN or infinite, or a value has no JSON form.
@@ -37,7 +38,7 @@ def canonical_json(value: object) -> bytes:
 def _to_json_types(value: object) -> Any:
     # Not pydantic: it writes NaN as null, and does not look into a dataclass inside an untyped value.
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _to_json_types(getattr(value, f.name)) for f in fields(value) if not f.metadata.get("place")}
+        return {f.name: _to_json_types(getattr(value, f.name)) for f in fields(value) if not _is_left_out(f, value)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -45,6 +46,11 @@ def _to_json_types(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [_to_json_types(item) for item in value]
     return value.as_posix() if isinstance(value, PurePath) else value
+
+
+def _is_left_out(field: "Field[Any]", value: object) -> bool:
+    is_missing = bool(field.metadata.get("later")) and getattr(value, field.name) is None
+    return bool(field.metadata.get("place")) or is_missing
 
 
 def read_canonical(

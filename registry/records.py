@@ -7,6 +7,8 @@ from pathlib import Path
 
 # A field that says where files lie on one machine: never in JSON, nor in a digest.
 PLACE = {"place": True}
+# A field that came after a format: canonical JSON leaves it out where it is None, so older texts stay as they are.
+LATER = {"later": True}
 
 
 class Precision(StrEnum):
@@ -222,13 +224,17 @@ class EngineBuild:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a figure was measured on. `clocks` in words; GPU fields are None on a CPU."""
+    """What a figure was measured on. `clocks` in words; GPU fields are None on a CPU.
+
+    `instruction_set` is the CPU's, like "avx2" or "avx512-vnni"; None where nobody looked.
+    """
 
     host_cpu: str
     cores: int
     gpu: str | None = None
     driver: str | None = None
     clocks: str | None = None
+    instruction_set: str | None = field(default=None, metadata=LATER)
 
     @property
     def label(self) -> str:

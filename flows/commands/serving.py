@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flows.commands.console import Json, need, out, plain, print_json
+from flows.commands.console import Json, err, need, out, plain, print_json
 from registry.errors import BadInput
 from registry.host.home import home
 from registry.names import check_name, production_alias
 
 if TYPE_CHECKING:
     from registry.host.compatibility import Host
+    from registry.records import EngineManifest
     from registry.serving.fetch import Fetched
     from registry.store import ServingStore
 
@@ -90,6 +91,7 @@ def fetch(
         return
     how = "was in place already, intact" if fetched.reused else "fetched and verified"
     out.print(f"{model} version {fetched.version} {how}: {fetched.path}", highlight=False, soft_wrap=True)
+    _note_other_cpu(fetched.manifest)
 
 
 def open_fetch(model: str, into: Path, selection: Selection) -> "Callable[[], Fetched]":
@@ -189,6 +191,15 @@ def run(
         return
     for shown in answers:
         out.print(escape(shown.line), highlight=False)
+    _note_other_cpu(manifest)
+
+
+def _note_other_cpu(manifest: "EngineManifest") -> None:
+    from registry.host.compatibility import note_other_cpu
+    from registry.host.cpu import read_cpu
+
+    if (note := note_other_cpu(manifest, read_cpu())) is not None:
+        err.print(f"note: {manifest.model} was {note}", highlight=False, soft_wrap=True)
 
 
 def _find_production_alias(store: "ServingStore", model: str, target: str, host: "Host") -> str:

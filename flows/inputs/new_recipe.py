@@ -28,8 +28,15 @@ from tasks.quantization.holdout import rows_to_prove
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 EVALUATION_SPLITS = ("evaluation", "validation", "test", "dev", "eval")
 CALIBRATION_SPLITS = ("calibration", "train", "training", "fit")
-TEXT_COLUMNS = ("text", "sentence", "content", "review", "document", "question", "title")
-LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "sentiment")
+# What people call the columns of a task.
+COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "text": ("text", "sentence", "content", "review", "document", "question", "title", "sentence1", "text1"),
+    "text_pair": ("text_pair", "sentence2", "text2"),
+    "label": ("label", "labels", "class", "category", "target", "sentiment"),
+    "score": ("score", "similarity", "similarity_score"),
+    "words": ("words", "tokens"),
+    "tags": ("tags", "ner_tags", "pos_tags"),
+}
 # Limits on the loss of quality, the strictest first: a recipe gets the first that its evaluation rows can prove.
 LOSS_LIMITS = (0.01, 0.02, 0.05)
 # Enough texts to know how long they are.
@@ -57,12 +64,11 @@ class Data:
     """What a recipe says of a dataset; `rows` are its evaluation rows, 0 where they were not read."""
 
     origin: Origin
-    text: str = "text"
-    label: str = "label"
+    columns: tuple[tuple[str, str], ...] = ()
     calibration: str = "calibration"
     evaluation: str = "evaluation"
     rows: int = 0
-    texts: tuple[str, ...] = ()
+    texts: tuple[Any, ...] = ()
 
 
 def find_origin(name: str, what: str) -> Origin:
@@ -93,8 +99,11 @@ def draft_recipe(checkpoint: Origin, data: Origin, targets: Sequence[str], name:
         else:
             list_checkpoint(folder)
         config = read_config(folder)
-        task, needs_head = _find_task(config)
-        described = Data(data) if data.is_hub else _describe_data(data)
+        fits = _find_tasks(config)
+        task, needs_head = fits[0]
+        described = Data(data, tuple((name, name) for name in task.columns))
+        if not data.is_hub:
+            task, needs_head, described = _describe_data(data, fits)
         usual, longest = _measure_lengths(task, folder, config, described.texts)
     return model, _write_recipe(model, checkpoint, described, targets, _Shape(task, usual, longest, needs_head))
 
@@ -105,27 +114,35 @@ def _make_name(origin: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")
 
 
-def _find_task(config: Mapping[str, Any]) -> tuple[ModelTask, bool]:
-    """Return the task of a checkpoint, and whether it needs a head to be fitted first.
+def _find_tasks(config: Mapping[str, Any]) -> tuple[tuple[ModelTask, bool], ...]:
+    """Return the tasks of a checkpoint, and whether each needs a head to be fitted first.
 
     Raises:
         BadInput: it is of no task that there is.
     """
+    found: list[tuple[ModelTask, bool]] = []
     refusals = []
-    for task in MODEL_TASKS.values():
+    if [str(kind) for kind in config.get("architectures") or ()] == ["BertModel"]:
+        found.append((TEXT_CLASSIFICATION, True))
+    # What needs more columns first: pairs with a score are texts too.
+    for task in sorted(MODEL_TASKS.values(), key=lambda task: -len(task.columns)):
         try:
             task.check_checkpoint(config)
         except BadInput as error:
             refusals.append(str(error))
         else:
-            return task, False
-    if [str(kind) for kind in config.get("architectures") or ()] == ["BertModel"]:
-        return TEXT_CLASSIFICATION, True
-    raise BadInput("; ".join(refusals))
+            found.append((task, False))
+    if not found:
+        raise BadInput("; ".join(refusals))
+    return tuple(found)
 
 
-def _describe_data(origin: Origin) -> Data:
-    """Find splits and columns in a folder of Parquet files."""
+def _describe_data(origin: Origin, fits: Sequence[tuple[ModelTask, bool]]) -> tuple[ModelTask, bool, Data]:
+    """Find splits in a folder of Parquet files, and the first task whose columns they have.
+
+    Raises:
+        BadInput: no splits, or columns of no task that fits the checkpoint.
+    """
     splits = {file.stem: file for file in sorted(Path(origin.name).glob("*.parquet"))}
     evaluation = next((split for split in EVALUATION_SPLITS if split in splits), None)
     calibration = next((split for split in CALIBRATION_SPLITS if split in splits), None)
@@ -136,32 +153,40 @@ def _describe_data(origin: Origin) -> Data:
             f"({' or '.join(EVALUATION_SPLITS)}), each a Parquet file of that name: it has {there}"
         )
     columns = read_columns(splits[evaluation], MEASURED_TEXTS)
-    text, label = _find_text(columns, origin), _find_label(columns, origin)
-    rows, texts = columns[0].rows, tuple(value for value in text.values if isinstance(value, str))
-    return Data(origin, text.name, label.name, calibration, evaluation, rows, texts)
+    refusals = []
+    for task, needs_head in fits:
+        try:
+            found = tuple((name, _find_column(name, columns, origin)) for name in task.columns)
+        except BadInput as error:
+            refusals.append(str(error))
+            continue
+        texts = tuple(value for value in found[0][1].values if isinstance(value, str | list))
+        named = tuple((name, column.name) for name, column in found)
+        return task, needs_head, Data(origin, named, calibration, evaluation, columns[0].rows, texts)
+    raise BadInput(refusals[0])
 
 
-def _find_text(columns: Sequence[Column], origin: Origin) -> Column:
-    """Return the column of texts: by its name, else the one with the longest."""
-    texts = [column for column in columns if column.is_text and column.name.lower() not in LABEL_COLUMNS]
-    if not texts:
-        raise BadInput(f"{origin.name} has no column of texts: it has {', '.join(column.name for column in columns)}")
-    named = [column for name in TEXT_COLUMNS for column in texts if column.name.lower() == name]
-    return named[0] if named else max(texts, key=lambda column: column.mean_length)
+def _find_column(name: str, columns: Sequence[Column], origin: Origin) -> Column:
+    """Return the column for one of a task's names; where none is called so, texts are the longest that there are.
+
+    Raises:
+        BadInput: there is none.
+    """
+    called = COLUMN_NAMES.get(name, (name,))
+    if found := [column for each in called for column in columns if column.name.lower() == each]:
+        return found[0]
+    others = {*COLUMN_NAMES["label"], *COLUMN_NAMES["text_pair"]}
+    texts = [column for column in columns if column.is_text and column.name.lower() not in others]
+    if name == "text" and texts:
+        return max(texts, key=lambda column: column.mean_length)
+    there = ", ".join(column.name for column in columns)
+    raise BadInput(
+        f"{origin.name} has no column named {' or '.join(called)}, but {there}: rename the one with the {name}, or "
+        "write the recipe as docs/recipes.md shows"
+    )
 
 
-def _find_label(columns: Sequence[Column], origin: Origin) -> Column:
-    named = [column for name in LABEL_COLUMNS for column in columns if column.name.lower() == name]
-    if not named:
-        raise BadInput(
-            f"{origin.name} has no column named {' or '.join(LABEL_COLUMNS)}, but "
-            f"{', '.join(column.name for column in columns)}: rename the one with the labels, or write the recipe as "
-            "docs/recipes.md shows"
-        )
-    return named[0]
-
-
-def _measure_lengths(task: ModelTask, folder: Path, config: Mapping[str, Any], texts: Sequence[str]) -> tuple[int, int]:
+def _measure_lengths(task: ModelTask, folder: Path, config: Mapping[str, Any], texts: Sequence[Any]) -> tuple[int, int]:
     """Return how many tokens the texts usually have, and how many nearly all have at most: multiples of 8 and 16."""
     if not texts:
         return DEFAULT_LENGTHS
@@ -199,6 +224,7 @@ def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[
         limit, proof = LOSS_LIMITS[0], f"{rows_to_prove(LOSS_LIMITS[0])} rows can prove that"
     read = "" if data.rows else "   # not read: correct the names of columns and splits\n"
     head = "\n  head: {split: fit}   # it has no head: one is fitted on this split first" if shape.needs_head else ""
+    columns = "\n".join(f"  {name}: {write_flow(column)}" for name, column in data.columns)
     quantized = "[fp32, int8, int8-dynamic]" if list(targets) == ["cpu"] else "[fp32, fp16, int8, int8-dynamic]"
     return f"""\
 # Check it with `enginery check`, release it with `enginery release`. docs/recipes.md explains every key.
@@ -210,8 +236,7 @@ source:
 
 data:
 {read}  {data.origin.key}
-  text: {write_flow(data.text)}
-  label: {write_flow(data.label)}
+{columns}
   max_length: {shape.longest}   # texts are cut there; 99 % of the measured ones fit
   calibration: {{split: {write_flow(data.calibration)}, samples: 256}}   # int8 finds its scales on these rows
   evaluation: {{split: {write_flow(data.evaluation)}}}   # every engine is judged on these

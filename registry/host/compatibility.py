@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from registry.errors import BadInput, Incompatible, TornBundle
+from registry.host.cpu import Cpu
 from registry.host.gpu import read_gpu
 from registry.host.tensorrt_releases import is_release_of
 from registry.names import PRODUCTION, production_alias
-from registry.records import Backend, EngineVersion
+from registry.records import Backend, EngineManifest, EngineVersion
 from registry.store import ServingStore
 
 # The wheels that carry each library, by the CUDA version in their names.
@@ -132,6 +133,20 @@ def find_incompatibility(engine: EngineVersion, host: Host) -> str | None:
     ):
         return f"it needs driver {engine.minimum_driver} or newer"
     return None
+
+
+def note_other_cpu(manifest: EngineManifest, cpu: Cpu) -> str | None:
+    """Say where an engine for CPUs was judged on one that adds int8 otherwise than this one; None where it is alike."""
+    if manifest.build.backend is not Backend.ONNXRUNTIME:
+        return None
+    own = (each.measured_on.instruction_set for each in manifest.measurements if each.subject == "engine")
+    judged = next((instructions for instructions in own if instructions), None)
+    if judged is None or Cpu("", judged).adds_int8_exactly == cpu.adds_int8_exactly:
+        return None
+    return (
+        f"judged on a CPU with {judged}, this one has {cpu.instruction_set}: int8 is added otherwise, so the speed and "
+        "some answers differ from the record"
+    )
 
 
 def list_production(engines: Sequence[EngineVersion]) -> str:

@@ -1,13 +1,11 @@
 """ONNX Runtime sessions that compute exactly what their graph says, on every CPU."""
 
-import platform
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from registry.host.cpu import read_cpu
 
 if TYPE_CHECKING:
     import onnxruntime
-
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def exact_options() -> "onnxruntime.SessionOptions":
@@ -30,9 +28,7 @@ def exact_options() -> "onnxruntime.SessionOptions":
 
 def adds_int8_exactly() -> bool:
     """Return whether this CPU adds int8 products in 32 bits: x86 with VNNI, or another architecture."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    return _CPU_INFO.exists() and "vnni" in _CPU_INFO.read_text(encoding="utf-8")
+    return read_cpu().adds_int8_exactly
 
 
 def choose_providers() -> list[str | tuple[str, dict[str, str]]]:

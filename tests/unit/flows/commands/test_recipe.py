@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from flows.inputs.recipe import load_recipe
 from tests.support.commands import Enginery
 from tests.support.hub_server import serve_hub
+from tests.support.task_recipes import TASKS, write_task_recipe
 from tests.support.tiny import tiny_bert
 from tests.support.tiny_recipe import TinyRecipe, write_split
 
@@ -52,6 +54,17 @@ def test_an_encoder_without_a_head_gets_one_fitted(tiny: TinyRecipe, enginery: E
     ran = enginery("init", "encoder", "--data", "rows", "--fleet", "fleet.yaml")
     assert ran.code == 0, ran.err
     assert "head: {split: fit}" in Path("encoder.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_the_task_is_found_by_the_checkpoint_and_the_columns(
+    task: str, tmp_path: Path, enginery: Enginery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = write_task_recipe(tmp_path / "of-a-task", task)
+    monkeypatch.chdir(tiny.folder)
+    ran = enginery("init", "checkpoint", "--data", "rows", "--name", "mine", "--fleet", "fleet.yaml")
+    assert ran.code == 0, ran.err
+    assert load_recipe(Path("mine.yaml")).task == task
 
 
 @pytest.mark.parametrize(
