@@ -1,11 +1,12 @@
 """Rows of an MLflow server by its public REST interface.
 
-Only of a server that needs no credentials and stores the files itself. Why and what was measured:
-docs/adr/0015-fetch.md.
+Only of a server that stores the files itself, and asks for a user's password or a token at most: answers are bounded
+in size and time here, which they are not in mlflow's client. Why and what was measured: docs/adr/0015-fetch.md.
 """
 
 import json
 import os
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ _PAGE = 1000
 _TRIES, _TRANSIENT = 3, (408, 429, 500, 502, 503, 504)
 # Settings with which mlflow's client would send other requests than this module.
 _SETTINGS = ("MLFLOW_TRACKING_", "MLFLOW_HTTP_", "MLFLOW_WORKSPACE", "MLFLOW_ENABLE_PROXY_")
+_USER, _PASSWORD, _TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
+_KNOWN_SETTINGS = ("MLFLOW_TRACKING_URI", _USER, _PASSWORD, _TOKEN)
 
 
 @dataclass(frozen=True)
@@ -196,10 +199,21 @@ class RestRows:
 
 
 def is_plain(uri: str) -> bool:
-    """Tell whether `uri` is an MLflow server for which this host has no credentials or TLS settings."""
-    settings = [name for name in os.environ if name.startswith(_SETTINGS) and name != "MLFLOW_TRACKING_URI"]
+    """Tell whether `uri` is an MLflow server for which this host has a password or a token at most."""
+    settings = [name for name in os.environ if name.startswith(_SETTINGS) and name not in _KNOWN_SETTINGS]
     stored = Path("~/.mlflow/credentials").expanduser().exists()
     return uri.startswith(("http://", "https://")) and "@" not in uri and not settings and not stored
+
+
+def read_authorization() -> str | None:
+    """Return the header that mlflow's client would send: of a user's password, else of a token; None without either.
+
+    https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth/
+    """
+    user, password, token = (os.environ.get(name) for name in (_USER, _PASSWORD, _TOKEN))
+    if user and password:
+        return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+    return f"Bearer {token}" if token else None
 
 
 def _get_server_info(server: str) -> _ServerInfo | None:
@@ -215,7 +229,10 @@ def _ask(kind: type[T], address: str, body: Mapping[str, Any] | None = None) -> 
     data = None if body is None else json.dumps(body).encode()
     try:
         # `is_plain` admits http(s) only.
-        raw = read_answer(Request(address, data, {"Content-Type": "application/json"}))  # noqa: S310
+        request = Request(address, data, {"Content-Type": "application/json"})  # noqa: S310
+        if (authorization := read_authorization()) is not None:
+            request.add_unredirected_header("Authorization", authorization)  # never to another host
+        raw = read_answer(request)
     except (OSError, ValueError):
         return None
     try:
@@ -245,6 +262,8 @@ def _open_server_files(root: str) -> "HttpFiles":
 
     session, retry = requests.Session(), Retry(_TRIES, status_forcelist=_TRANSIENT, backoff_factor=1)
     session.mount(root, HTTPAdapter(max_retries=retry))
+    if (authorization := read_authorization()) is not None:
+        session.headers["Authorization"] = authorization  # requests drops it on the way to another host
 
     def send_get(path: str, headers: Mapping[str, str]) -> requests.Response:
         return session.get(f"{root}/{quote(path)}", headers=dict(headers), stream=True, timeout=_CHUNK_TIMEOUT_SECONDS)

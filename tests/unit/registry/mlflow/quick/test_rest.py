@@ -8,21 +8,26 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import requests
 
-from registry.errors import BadName, DigestMismatch, NotFound, TornBundle
+from registry.errors import BadName, DigestMismatch, Interrupted, NotFound, TornBundle
+from registry.mlflow.quick.open import open_to_read
 from registry.mlflow.quick.rest import RestRows, _ServerInfo, is_plain
 from registry.mlflow.quick.store import QuickStore
 from registry.mlflow.store import MlflowStore
 from registry.promotion.promote import promote
 from registry.promotion.rules import Decision
+from registry.serving.fetch import Policy, fetch
 from registry.store import ServingStore
-from tests.support.publisher import Publisher
+from tests.support.lying_server import LyingHandler, lying_server
+from tests.support.publisher import HOST, Publisher
 
 ROOT = Path(__file__).parents[5]
 FETCH = """
 import sys
 from pathlib import Path
 from registry.serving.fetch import Policy, fetch
+from registry.mlflow.quick.open import open_to_read
 from registry.mlflow.quick.rest import RestRows
 from registry.mlflow.quick.store import QuickStore
 from registry.bundle.signing import Trust
@@ -146,14 +151,16 @@ def test_fetch_never_imports_mlflow_and_in_place_no_signing(
         ("https://u:p@h", None, False),
         ("sqlite:///x", None, False),
         ("", None, False),
-        ("http://h", "MLFLOW_TRACKING_TOKEN", False),
+        ("http://h", "MLFLOW_TRACKING_TOKEN", True),
+        ("http://h", "MLFLOW_TRACKING_PASSWORD", True),
+        ("http://h", "MLFLOW_TRACKING_AUTH", False),
         ("http://h", "MLFLOW_HTTP_REQUEST_TIMEOUT", False),
         ("http://h", "MLFLOW_WORKSPACE", False),
         ("http://h", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", False),
         ("https://h", "MLFLOW_TRACKING_SERVER_CERT_PATH", False),
     ],
 )
-def test_only_a_server_without_credentials_is_queried_directly(
+def test_a_server_is_queried_directly_with_a_password_or_a_token_at_most(
     uri: str, setting: str | None, plain: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -164,3 +171,84 @@ def test_only_a_server_without_credentials_is_queried_directly(
     (tmp_path / ".mlflow").mkdir()
     (tmp_path / ".mlflow" / "credentials").touch()
     assert not is_plain(uri)
+
+
+CREDENTIALS = [
+    ({"MLFLOW_TRACKING_USERNAME": "ana", "MLFLOW_TRACKING_PASSWORD": "s3:cret"}, "Basic YW5hOnMzOmNyZXQ="),
+    ({"MLFLOW_TRACKING_TOKEN": "t0ken"}, "Bearer t0ken"),
+    (
+        {"MLFLOW_TRACKING_USERNAME": "ana", "MLFLOW_TRACKING_PASSWORD": "x", "MLFLOW_TRACKING_TOKEN": "t0ken"},
+        "Basic YW5hOng=",
+    ),
+    ({"MLFLOW_TRACKING_USERNAME": "ana"}, None),
+]
+
+
+@pytest.mark.parametrize(("settings", "header"), CREDENTIALS, ids=["password", "token", "both", "half"])
+def test_every_request_has_the_credentials_that_mlflows_client_sends(
+    settings: dict[str, str],
+    header: str | None,
+    server_uri: str,
+    model: str,
+    publisher: Publisher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    sent = list[str | None]()
+
+    def note(handler: LyingHandler, true: requests.Response) -> None:
+        sent.append(handler.headers["Authorization"])
+        handler.send_whole(true, true.content)
+
+    with lying_server(server_uri) as server:
+        server.lie("/api/", note)
+        quick = QuickStore(RestRows(server.address), refuses)
+        policy = Policy(publisher.trust, HOST)
+        assert fetch(quick, model, alias="production-l4", into=tmp_path / "models", policy=policy).version == 1
+        assert len(sent) > 3
+        assert set(sent) == {header}
+        sent.clear()
+        MlflowStore(server.address, tmp_path / "other").version(model, 1)
+        assert set(sent) == {header}
+
+
+def test_credentials_never_reach_another_host(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
+    sent = list[str | None]()
+
+    def note(handler: LyingHandler, true: requests.Response) -> None:
+        sent.append(handler.headers["Authorization"])
+        handler.send_whole(true, true.content)
+
+    with lying_server(server_uri) as other, lying_server(server_uri) as server:
+        other.lie("/", note)
+
+        def redirect(handler: LyingHandler, _true: requests.Response) -> None:
+            handler.send_response(302)
+            handler.send_header("Location", other.address + handler.path)
+            handler.end_headers()
+
+        server.lie("/", redirect)
+        RestRows(server.address).aliases("m")
+        assert sent == [None]
+
+
+def test_an_endless_answer_to_someone_with_a_token_is_one_sentence(
+    server_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
+    monkeypatch.setattr("registry.web.MAX_ANSWER_BYTES", 2**20)
+
+    def never_end(handler: LyingHandler, _true: requests.Response) -> None:
+        handler.send_open()
+        while True:
+            handler.wfile.write(b" " * 2**16)
+
+    with lying_server(server_uri) as server:
+        server.lie("/api/", never_end)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+        assert is_plain(server.address)
+        with pytest.raises(Interrupted, match="answered with more than 1048576 bytes: check the server"):
+            open_to_read().aliases("m")
