@@ -71,6 +71,7 @@ def quantize(
             check_rewrite(graph_file, into / GRAPH_FILE, rows[:1], budget=QUANTIZED_BUDGET, what=what)
             if (wanted := WEIGHT_TYPES.get(precision)) is not None:
                 share = compute_share(count_macs(graph_file, rows[0]), graph_file, stored, wanted)
+                _check_share(share, precision)
     calibration_set = calibration_set_digest if precision in CALIBRATED else None
     written = make_artifact(into, precision, quantized_from=artifact.digest, calibration_set=calibration_set)
     written = replace(written, macs_share=share)
@@ -91,6 +92,19 @@ def _check_label(stored: Sequence[tuple[int, int]], precision: Precision) -> Non
     wanted = WEIGHT_TYPES.get(precision)
     if wanted is not None and wanted not in {kind for kind, _ in stored}:
         raise BadInput(f"no layer of the graph can be made {precision}: leave the precision out of the recipe")
+
+
+def _check_share(share: float, precision: Precision) -> None:
+    """Check that more than a last layer has the precision, such as the classifier of a network of convolutions.
+
+    Raises:
+        BadInput: less than LEAST_SHARE of the multiply-adds do.
+    """
+    if share < LEAST_SHARE:
+        raise BadInput(
+            f"only {share:.2%} of the multiply-adds of the graph's layers would be {precision}, the rest stays float: "
+            "leave the precision out of the recipe"
+        )
 
 
 @contextmanager
@@ -234,6 +248,8 @@ def quantize_int8_dynamic(request: QuantizationRequest) -> QuantizedGraph:
 # Rows that smoothing is checked on: what is folded wrongly is wrong on each of them.
 CHECKED_ROWS = 4
 # The type that a precision stores the weights of its layers in.
+# An engine of a smaller share of its precision is the float engine by another name.
+LEAST_SHARE = 0.01
 WEIGHT_TYPES = {
     Precision.FP16: onnx.TensorProto.FLOAT16,
     Precision.BF16: onnx.TensorProto.BFLOAT16,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.errors import BadInput
 from registry.records import OnnxArtifact, Precision
 from tasks.graphs.files import make_artifact, save_graph
 from tasks.graphs.layers import Graph, group_by_input
@@ -98,3 +99,28 @@ def test_a_layer_that_stays_float_is_not_in_the_share(tmp_path: Path) -> None:
     assert compute_share(macs, source.path, stored, int8) == pytest.approx(64 / 71)
     assert compute_share(macs, source.path, stored, float_type) == pytest.approx(7 / 71)
     assert compute_share(macs, source.path, [], int8) == 0.0
+
+
+CONVOLUTIONS = """
+<ir_version: 10, opset_import: ["" : 18]>
+convolutions (float[batch, 3, 16, 16] x) => (float[batch, 5] y) {
+    seen = Conv <pads = [1, 1, 1, 1]> (x, kernel)
+    pooled = GlobalAveragePool (seen)
+    flat = Flatten (pooled)
+    y = MatMul (flat, classifier)
+}
+"""
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8_DYNAMIC, Precision.INT4_WEIGHT_ONLY])
+def test_a_graph_whose_classifier_alone_has_the_precision_is_refused(tmp_path: Path, precision: Precision) -> None:
+    model, random = onnx.parser.parse_model(CONVOLUTIONS), np.random.default_rng(0)
+    for name, shape in (("kernel", (64, 3, 3, 3)), ("classifier", (64, 5))):
+        weight = random.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    (tmp_path / "source").mkdir()
+    save_graph(model, tmp_path / "source")
+    source = make_artifact(tmp_path / "source", Precision.FP32)
+    feeds = [{"x": random.normal(size=(2, 3, 16, 16)).astype(np.float32)}]
+    with pytest.raises(BadInput, match=rf"only 0\.\d\d% of the multiply-adds .* would be {precision}"):
+        quantize(source, precision, feeds, calibration_set_digest="c" * 64, into=tmp_path / "made")
