@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Thread
 
 from flows.prefect_server.reachable import check_address, require_prefect_server
+from flows.prefect_server.room import check_room, describe_full_disks
 from registry.errors import EngineryError, first_line
 
 
@@ -37,9 +38,13 @@ def start_prefect() -> Callable[[], None]:
 
     It is the server that Prefect itself would start at the first flow, in a process that ends with this one. A
     configured server is only checked. The function raises as `TemporaryServer.start` or `require_prefect_server`.
+
+    Raises:
+        EngineryError: a disk that the server writes to is full.
     """
     if "PREFECT_API_URL" in os.environ:
         return _check_server
+    check_room()
     from flows.prefect_server.temporary import TemporaryServer  # two seconds, which a release found finished saves
 
     failed: list[Exception] = []
@@ -80,10 +85,11 @@ def explain_failures() -> Iterator[None]:
                 raise before from error
             before = before.__context__
         answered = f"it answered {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else ""
-        reason = answered or first_line(error)
+        reason = describe_full_disks() or answered or first_line(error)
+        mend = "look at the server's log" if "PREFECT_API_URL" in os.environ else "see what is wrong there"
         raise EngineryError(
-            f"Prefect's server failed in mid-release ({reason}): look at its disk and its log; finished work is kept, "
-            "run the same command again to resume"
+            f"Prefect's server failed in mid-release ({reason}): {mend}; finished work is kept, run the same command "
+            "again to resume"
         ) from error
 
 

@@ -22,6 +22,7 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, get_current_settings
 
 from flows.prefect_server import serve
+from flows.prefect_server.room import describe_full_disks
 from registry.errors import EngineryError
 
 _POLL_SECONDS = 0.1
@@ -98,9 +99,10 @@ class TemporaryServer(SubprocessASGIServer):
                 time.sleep(_POLL_SECONDS)
         ended = process is None or process.poll() is not None
         state = "ended as it started" if ended else f"does not answer after {seconds:.0f} s"
+        reason = describe_full_disks() or self.describe_failure()
         raise EngineryError(
             f"Prefect's temporary server, with its data in {os.environ.get('PREFECT_HOME', '~/.prefect')}, {state} "
-            f"({self.describe_failure()}): mend that, or set PREFECT_API_URL to a Prefect server"
+            f"({reason}): mend that, or set PREFECT_API_URL to a Prefect server"
         )
 
 

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 from registry.digest import check_record, digest_of, record_file
 from registry.errors import BadInput, BuildError
-from registry.records import Backend, EngineBuild, OnnxArtifact
+from registry.records import Backend, EngineBuild, OnnxArtifact, axis_name
 from tasks.backends import BACKENDS
 from tasks.backends.contract import BuildInputs, BuiltEngine
 from tasks.execution.isolate import run_isolated
@@ -54,6 +54,7 @@ def build_engine(inputs: BuildInputs, *, into: Path, on_progress: OnProgress) ->
     if reason := backend.supports(onnx.precision, target) or backend.can_build(target):
         raise BuildError(f"{target.name}: {reason}")
     _check_graph(onnx)
+    _check_axes(inputs)
     version = backend.version()
     into.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -97,6 +98,23 @@ def _describe_build(
         size_bytes=record.size_bytes,
         directory=engine.parent,
     )
+
+
+def _check_axes(inputs: BuildInputs) -> None:
+    """Check that each axis of the profiles is a dynamic axis of the graph; a fixed one would take its own size only.
+
+    Raises:
+        BadInput: one is not.
+    """
+    shapes = {tensor.name: tensor.shape for tensor in inputs.onnx.inputs}
+    dynamic = {axis_name(size) for shape in shapes.values() for size in shape if isinstance(size, str)}
+    asked = {axis for profile in inputs.profiles for axis, _ in profile.axes}
+    if fixed := sorted(asked - dynamic):
+        shown = ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
+        raise BadInput(
+            f"the profile has the axis {', '.join(fixed)}, which no input of the graph has as a dynamic one ({shown}): "
+            "export the graph with that axis dynamic"
+        )
 
 
 def _check_graph(onnx: OnnxArtifact) -> None:

@@ -63,3 +63,18 @@ def test_a_disk_too_small_is_refused_before_anything_is_made(disk: Disk, tmp_pat
     assert_one_sentence(errors)
     assert " MB free, a release needs 16 MB at least" in errors
     assert not (disk.folder / "stages").exists()
+
+
+@pytest.mark.parametrize("setting", ["PREFECT_HOME", "TMPDIR"])
+def test_the_disk_that_has_no_room_for_prefect_is_named_at_once(setting: str, home: Path, tmp_path: Path) -> None:
+    tiny, place = write_tiny_recipe(tmp_path / "recipe"), tmp_path / "other"
+    with mounted(place, 10**6) as small:
+        if small is None:
+            pytest.skip("mounting a tmpfs needs root, on Linux")
+        with releasing(tiny, home, **{setting: str(place)}) as process:
+            output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 1, errors
+    assert output == ""
+    assert_one_sentence(errors)
+    assert f"{place} ({setting}) has " in errors
+    assert f"needs 8 MB: free some, or set {setting} to a folder on another disk" in errors

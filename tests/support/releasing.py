@@ -22,13 +22,13 @@ Stamps = dict[str, int]
 
 
 @contextmanager
-def releasing(tiny: TinyRecipe, home: Path) -> Iterator[subprocess.Popen[str]]:
-    """`enginery release` in a session of its own, which is ended with the block."""
+def releasing(tiny: TinyRecipe, home: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """`enginery release` in a session of its own, which is ended with the block; `settings` are variables for it."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, "release", "recipe.yaml", "--fleet", "fleet.yaml", "--json"],
         cwd=tiny.folder,
-        env=inherited | {"ENGINERY_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        env=inherited | {"ENGINERY_HOME": str(home), "PYTHONPATH": str(ROOT)} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -167,3 +167,14 @@ def test_machine_without_the_gpu_says_what_it_needs(monkeypatch: pytest.MonkeyPa
     assert reason == (
         "needs the tensorrt package and a GPU: NVIDIA L4; run it on a worker of pool gpu-l4 that has enginery[trt]"
     )
+
+
+@pytest.mark.parametrize("backend", [CPU, GpuTarget("rtx", Backend.TENSORRT_RTX, "8.9")])
+def test_a_profile_of_an_axis_that_the_graph_fixes_is_refused_by_name(tmp_path: Path, backend: GpuTarget) -> None:
+    if backend is not CPU:
+        pytest.importorskip("tensorrt_rtx")
+    graph = save_graph(tmp_path / "onnx", Precision.FP32)
+    fixed = replace(graph, inputs=tuple(replace(tensor, shape=(2, "sequence", 64)) for tensor in graph.inputs))
+    with pytest.raises(BadInput, match=r"the profile has the axis batch, which no input .* \(x \[2, sequence, 64\]\)"):
+        build_engine(BuildInputs(fixed, backend, (PROFILE,), 2**28), into=tmp_path / "e", on_progress=lambda *_: True)
+    assert not (tmp_path / "e").exists()
