@@ -27,7 +27,7 @@ def test_what_a_flow_raised_is_told_where_prefect_could_not_store_it() -> None:
 
 def test_a_server_that_fails_is_one_sentence() -> None:
     with (
-        pytest.raises(EngineryError, match=r"\(it answered 500\): look at its disk"),
+        pytest.raises(EngineryError, match=r"\(it answered 500\): see what is wrong there"),
         explain_failures(),
     ):
         refuse()
