@@ -4,7 +4,7 @@
 """
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -118,7 +118,7 @@ def _read_usable(
         )
     classes = _read_class_names(table.features[ref.columns[-1][1]])
     names = [name for name, _ in ref.columns]
-    columns = [table[column] for _, column in ref.columns]
+    columns = [_read_column(table, column) for _, column in ref.columns]
     every = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     rows = [reader.read_row(row, classes) for row in every]
     usable = [row for row in rows if row is not None]
@@ -130,6 +130,23 @@ def _read_usable(
             f"in row {first} {reader.explain_row(every[first])}"
         )
     return usable, classes, quarantined
+
+
+def _read_column(table: "Dataset", column: str) -> Iterable[Any]:
+    """Return the values of a column; those of a column of images as the bytes of their files, not decoded."""
+    import datasets
+
+    if isinstance(table.features[column], datasets.Image):
+        table = table.cast_column(column, datasets.Image(decode=False))
+    return (_read_image_file(value) if isinstance(value, dict) else value for value in table[column])
+
+
+def _read_image_file(value: dict[str, Any]) -> Any:
+    """Return the bytes of an image, which a dataset holds or names the file of; anything else as it is."""
+    content, path = value.get("bytes"), value.get("path")
+    if content is None and isinstance(path, str) and Path(path).is_file():
+        return Path(path).read_bytes()
+    return value if content is None else content
 
 
 def _read_class_names(feature: Any) -> Sequence[str] | None:

@@ -28,6 +28,7 @@ def canonical_json(value: object) -> bytes:
 
     Fields marked `records.PLACE` are left out at every depth: a digest identifies bytes, not a folder of one machine.
     So are fields marked `records.LATER` that are None.
+    Bytes, such as those of an image, are written as their sha256.
 
     Raises:
         ValueError: a float is NaN or infinite, or a value has no JSON form.
@@ -41,6 +42,8 @@ def _to_json_types(value: object) -> Any:
         return {f.name: _to_json_types(getattr(value, f.name)) for f in fields(value) if not _is_left_out(f, value)}
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, bytes):
+        return f"sha256:{hashlib.sha256(value).hexdigest()}"
     if isinstance(value, Mapping):
         return {str(_to_json_types(key)): _to_json_types(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

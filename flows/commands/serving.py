@@ -166,15 +166,17 @@ def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle's folde
 
 def run(
     engine: Annotated[str, typer.Argument(help="A model in production, which is fetched first, or a bundle's folder.")],
-    inputs: Annotated[list[str], typer.Argument(help="One or more inputs of the model's task, such as sentences.")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="One or more inputs of the model's task: texts, or files of images.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Answer inputs with an engine, which is verified before it is loaded.
 
-    For example, `enginery run sst2 "a charming film"`. A text classifier answers with a label and its
-    probability.
+    For example, `enginery run sst2 "a charming film"`, or `enginery run digits seven.png`. A classifier answers
+    with a label and its probability.
     """
-    need("onnxruntime", "tokenizers", what="run")
+    need("onnxruntime", "tokenizers", "PIL", what="run")
     from registry.bundle.signing import local_trust
     from registry.serving.fetch import verify_placed
     from tasks.bundle.answer import answer

@@ -34,6 +34,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "text_pair": ("text_pair", "sentence2", "text2"),
     "label": ("label", "labels", "class", "category", "target", "sentiment"),
     "score": ("score", "similarity", "similarity_score"),
+    "image": ("image", "img", "picture"),
     "words": ("words", "tokens"),
     "tags": ("tags", "ner_tags", "pos_tags"),
 }
@@ -188,7 +189,7 @@ def _find_column(name: str, columns: Sequence[Column], origin: Origin) -> Column
 
 def _measure_lengths(task: ModelTask, folder: Path, config: Mapping[str, Any], texts: Sequence[Any]) -> tuple[int, int]:
     """Return how many tokens the texts usually have, and how many nearly all have at most: multiples of 8 and 16."""
-    if not texts:
+    if not texts or "sequence" not in task.axes:
         return DEFAULT_LENGTHS
     lengths = try_encoder(task, folder, texts, {"sequence": UNLIMITED_TOKENS}, config)
     longest = _round_up(float(np.quantile(lengths, LONGEST_SHARE)), 16)
@@ -225,6 +226,11 @@ def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[
     read = "" if data.rows else "   # not read: correct the names of columns and splits\n"
     head = "\n  head: {split: fit}   # it has no head: one is fitted on this split first" if shape.needs_head else ""
     columns = "\n".join(f"  {name}: {write_flow(column)}" for name, column in data.columns)
+    takes_text = "sequence" in shape.task.axes
+    length = (
+        f"  max_length: {shape.longest}   # texts are cut there; 99 % of the measured ones fit\n" if takes_text else ""
+    )
+    sequence = f"    sequence: {{min: 4, opt: {shape.usual}, max: {shape.longest}}}\n" if takes_text else ""
     quantized = "[fp32, int8, int8-dynamic]" if list(targets) == ["cpu"] else "[fp32, fp16, int8, int8-dynamic]"
     return f"""\
 # Check it with `enginery check`, release it with `enginery release`. docs/recipes.md explains every key.
@@ -237,8 +243,7 @@ source:
 data:
 {read}  {data.origin.key}
 {columns}
-  max_length: {shape.longest}   # texts are cut there; 99 % of the measured ones fit
-  calibration: {{split: {write_flow(data.calibration)}, samples: 256}}   # int8 finds its scales on these rows
+{length}  calibration: {{split: {write_flow(data.calibration)}, samples: 256}}   # int8 finds its scales on these rows
   evaluation: {{split: {write_flow(data.evaluation)}}}   # every engine is judged on these
 
 # fp32 is the reference. On a CPU int8-dynamic is the fastest; int8 is for GPUs.
@@ -247,8 +252,7 @@ targets: {write_flow(list(targets))}   # `enginery targets` shows all
 
 profiles:   # what an engine must take: it is tuned for opt, and latency is measured there
   - batch: {{min: 1, opt: 8, max: 32}}
-    sequence: {{min: 4, opt: {shape.usual}, max: {shape.longest}}}
-
+{sequence}
 gates:   # what an engine must hold, or it is not published
   loss_max: {limit}   # at most {100 * limit:g} points of {shape.task.metrics[0].name} below fp32; {proof}
   speedup_min: 1.0   # no slower than fp32

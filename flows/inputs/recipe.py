@@ -95,6 +95,7 @@ class DataSpec(Part):
     label: Text | None = Field(default=None, examples=["sentiment"])
     text_pair: Text | None = Field(default=None, examples=["sentence2"])
     score: Text | None = Field(default=None, examples=["similarity"])
+    image: Text | None = Field(default=None, examples=["img"])
     words: Text | None = Field(default=None, examples=["tokens"])
     tags: Text | None = Field(default=None, examples=["ner_tags"])
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
@@ -109,9 +110,14 @@ class DataSpec(Part):
             raise ValueError("a hub dataset needs a revision")
         return self
 
+    @property
+    def named_columns(self) -> dict[str, str]:
+        """The dataset's names of columns, by the task's."""
+        return {name: column for name in COLUMNS if (column := getattr(self, name)) is not None}
+
 
 # The keys of `data:` that name columns; a task's are its `columns` and `optional_columns`.
-COLUMNS = frozenset({"text", "text_pair", "label", "score", "words", "tags"})
+COLUMNS = ("text", "text_pair", "label", "score", "image", "words", "tags")
 
 
 class AxisSpec(Part):
@@ -190,11 +196,13 @@ class Recipe(Part):
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} names one of its entries twice")
         task, axes = self.model_task, self.model_task.axes
-        if strange := sorted((self.data.model_fields_set & COLUMNS) - {*task.columns, *task.optional_columns}):
+        if strange := sorted(self.data.named_columns.keys() - {*task.columns, *task.optional_columns}):
             raise ValueError(
                 f"{self.task} reads no data.{strange[0]}: its columns are "
                 f"{', '.join((*task.columns, *task.optional_columns))}"
             )
+        if "sequence" not in axes and (self.source.module or self.source.head):
+            raise ValueError(f"{self.task} takes no source.module and no source.head: those are for texts")
         for profile in self.profiles:
             if sorted(profile.root) != sorted(axes):
                 raise ValueError(
@@ -224,8 +232,9 @@ class Recipe(Part):
     def dataset(self) -> DatasetRef:
         """The dataset, with the columns that the task reads."""
         task = self.model_task
-        optional = [name for name in task.optional_columns if name in self.data.model_fields_set]
-        columns = tuple((name, getattr(self.data, name) or name) for name in (*optional, *task.columns))
+        named = self.data.named_columns
+        optional = [name for name in task.optional_columns if name in named]
+        columns = tuple((name, named.get(name, name)) for name in (*optional, *task.columns))
         origin = self.data.hub or str(self.data.path)
         return DatasetRef(origin, columns, self.data.revision, is_hub=self.data.hub is not None)
 

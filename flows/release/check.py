@@ -29,7 +29,6 @@ from tasks.quantization.holdout import rows_to_prove
 DATABASES_BYTES = 16 * 10**6
 # Of each split.
 TRIED_ROWS = 500
-TRIED_WITHOUT_ROWS = ("a text", "Another, longer text; it has 2 clauses.")
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path) -> R
         classes = checks.run("labels", lambda: _read_class_names(recipe, checkpoint)) if checkpoint else None
         rows = _check_rows(checks, recipe, classes)
         if checkpoint:
-            checks.run("tokenizer", lambda: _try_encoder(recipe, checkpoint, rows))
+            checks.run("encoder", lambda: _try_encoder(recipe, checkpoint, rows))
     checks.run("table", lambda: read_table_of(recipe))
     steps = list_steps(recipe, plans)
     seconds = {step: times.estimate(step, weights_bytes) for step in steps}
@@ -191,7 +190,8 @@ def _read_class_names(recipe: Recipe, checkpoint: _Checkpoint) -> tuple[str, ...
 
 
 def _try_encoder(recipe: Recipe, checkpoint: _Checkpoint, rows: Sequence[Any]) -> None:
-    try_encoder(recipe.model_task, checkpoint.folder, rows or TRIED_WITHOUT_ROWS, recipe.largest, checkpoint.config)
+    task = recipe.model_task
+    try_encoder(task, checkpoint.folder, rows or task.example_inputs, recipe.largest, checkpoint.config)
 
 
 def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None) -> tuple[Any, ...]:

@@ -9,9 +9,9 @@ from flows.inputs.rows import read_table_of
 from flows.release.context import ReleaseContext, describe_size, versions
 from registry.errors import BadInput
 from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
+from tasks.calibration.feeds import EncodedFeeds
 from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
-from tasks.model_tasks.contract import Feed
 from tasks.quantization.autopilot import CHOICE_FILE, Choice
 from tasks.quantization.autopilot import from_json as choice_from_json
 from tasks.quantization.holdout import Holdout, MetricGate, rows_to_prove, run_holdout
@@ -73,11 +73,12 @@ def gather(
     encoder = context.open_encoder(source, onnx.input_names)
     groups = list(encoder.batches(rows.inputs, BATCH))
     targets = tuple(rows.targets[position] for positions, _ in groups for position in positions)
-    gate = MetricGate(task, encoder, tuple(tuple(inputs) for _, inputs in groups), targets, limit)
+    feeds = EncodedFeeds(encoder, tuple(tuple(inputs) for _, inputs in groups))
+    gate = MetricGate(task, encoder, feeds.batches, targets, limit)
     if not gate.provable:
         missing = f"{len(rows.inputs)} rows are left for the holdout, {rows_to_prove(limit)} could prove a loss of at"
         return Material(source, onnx, calibration, None, f"{missing} most {limit:.2%}")
-    return Material(source, onnx, calibration, Holdout(tuple(encoder.encode(inputs) for _, inputs in groups), gate))
+    return Material(source, onnx, calibration, Holdout(feeds, gate))
 
 
 def make_graphs(
@@ -188,9 +189,8 @@ def read_choice(graph: OnnxArtifact) -> Choice | None:
     return choice_from_json(file.read_bytes()) if file.is_file() else None
 
 
-def calibration_feeds(context: ReleaseContext, material: Material) -> list[Feed]:
+def calibration_feeds(context: ReleaseContext, material: Material) -> EncodedFeeds:
     """Return calibration rows as feed dicts, 32 rows of similar length per batch."""
     encoder = context.open_encoder(material.source, material.onnx.input_names)
-    return [
-        encoder.encode(inputs) for _, inputs in encoder.batches(read_calibration_inputs(material.calibration), BATCH)
-    ]
+    batches = encoder.batches(read_calibration_inputs(material.calibration), BATCH)
+    return EncodedFeeds(encoder, tuple(tuple(inputs) for _, inputs in batches))

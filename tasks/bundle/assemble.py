@@ -22,7 +22,7 @@ from registry.records import (
     largest_axes,
 )
 from registry.triton.model import WarmupRow
-from registry.triton.warmup import ROWS_FILE, write_rows
+from registry.triton.warmup import ROWS_FILE, holds_inputs, write_rows
 from tasks.bundle.toolchain import toolchain
 from tasks.model_tasks import model_task
 from tasks.verdicts.gates import overall
@@ -69,9 +69,13 @@ def _describe_tensor(tensor: Tensor) -> dict[str, object]:
 def add_warmup(build: EngineBuild, source: SourceFiles, inputs: Sequence[Any], into: Path) -> None:
     """Write warmup.json: `inputs` with their feeds, which a server runs before it says that it is ready.
 
+    Nothing is written for an engine whose inputs rows cannot hold, such as images.
+
     Raises:
         BadInput: a file of the encoder is missing, or the graph has an input that the task's rows do not give.
     """
+    if not holds_inputs(build):
+        return
     task = model_task(source.source.task)
     encoder = task.open_encoder(source.directory, build.input_names, largest_axes(build.profiles))
     rows = []

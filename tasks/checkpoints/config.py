@@ -75,11 +75,13 @@ Count = Annotated[int, _whole(1, 2**12)]
 Rows = Annotated[int, _whole(1, 2**24)]
 Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 Names = Annotated[list[str], Field(description="a list of class names")]
+_SIDE = Annotated[int, Field(ge=1, le=2**18, strict=True)]
+Widths = Annotated[_SIDE | list[_SIDE], Field(description="a whole number from 1 to 262144, or a list of them")]
 Dtype = Annotated[str, Field(pattern=r"^(b?float16|float32|float64)$", description="a floating-point type")]
 
 
 class NetworkConfig(BaseModel):
-    """What sizes a network: the keys of text models, by every name that architectures have for them."""
+    """What sizes a network: the keys of text and image models, by every name that they have."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -116,6 +118,11 @@ class NetworkConfig(BaseModel):
     label2id: Annotated[dict[str, int], Field(description="a mapping of class names to numbers")] | None = None
     pruned_heads: Annotated[dict[str, list[int]], Field(description="a mapping of layers to heads")] | None = None
     chunk_size_feed_forward: Annotated[int, _whole(0, 2**24)] | None = None
+    num_channels: Count | None = None
+    patch_size: Widths | None = None
+    image_size: Widths | None = None
+    hidden_sizes: Widths | None = None
+    depths: Widths | None = None
 
 
 def read_config(folder: Path, *, where: str | None = None) -> dict[str, Any]:

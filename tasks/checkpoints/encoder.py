@@ -1,4 +1,4 @@
-"""The encoder of a checkpoint (a text model's tokenizer.json), tried before a release depends on it.
+"""The encoder of a checkpoint (its tokenizer or image processor), tried before a release depends on it.
 
 It is a stranger's program: regular expressions that may backtrack for ever, in native code that Ctrl-C does not reach
 and that may panic. So it runs on real rows in a process of its own first, with a time limit.
@@ -52,7 +52,7 @@ def try_encoder(
     except BuildError as error:
         raise BadInput(
             f"{folder / task.serving_files[0]} cannot encode the first {len(tried)} rows "
-            f"({first_line(error).removeprefix('_measure_inputs: ')}): use a checkpoint with another tokenizer"
+            f"({first_line(error).removeprefix('_measure_inputs: ')}): use a checkpoint with another one"
         ) from None
     rows = config.get("vocab_size")
     if isinstance(rows, int) and sizes.largest_id >= rows:

@@ -32,6 +32,7 @@ TEXT_FILES = (
     "merges.txt",
     "special_tokens_map.json",
     MODULES_FILE,
+    "preprocessor_config.json",
 )
 ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")

@@ -1,7 +1,7 @@
 """The headers of safetensors files, compared with config.json before a network is made of either.
 
 A header names each tensor with its shape, and is read without the weights
-(https://huggingface.co/docs/safetensors/index#format). What can be told of any text model by the names alone is
+(https://huggingface.co/docs/safetensors/index#format). What can be told of a network by the names alone is
 compared here; export compares each tensor.
 """
 
@@ -20,7 +20,7 @@ WIDTHS = ("word_embed_proj_dim", "input_embedding_size", "embedding_size", "hidd
 LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 _EMBEDDING = re.compile(r"(?:.*\.)?(?:word_embeddings|word_embedding|embed_tokens|tok_embeddings|wte|shared)\.weight")
 _LAYER = re.compile(r"(?:.*\.)?(?:layer|layers|h)\.(\d{1,9})\..*")
-_HEAD = re.compile(r"(?:classifier|score|logits_proj|(?:classifier|classification_head)\.out_proj)\.weight")
+_HEAD = re.compile(r"(?:classifier(?:\.1)?|score|logits_proj|(?:classifier|classification_head)\.out_proj)\.weight")
 
 
 def check_weights(files: Sequence[Path], config: Mapping[str, Any]) -> None:
@@ -75,7 +75,7 @@ def _list_layers(shapes: Mapping[str, object], config: Mapping[str, Any]) -> Ite
 
 def _list_classes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> Iterator[_Said]:
     kinds = [str(kind) for kind in config.get("architectures") or ()]
-    if any(kind.endswith("ForSequenceClassification") for kind in kinds):
+    if any(kind.endswith(("ForSequenceClassification", "ForImageClassification")) for kind in kinds):
         for name, shape in shapes.items():
             if _HEAD.fullmatch(name) and len(shape) == 2:
                 yield "a number of classes (id2label) of", len(read_classes(config)), name, shape[0]

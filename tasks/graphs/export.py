@@ -1,4 +1,4 @@
-"""PyTorch to ONNX with dynamic batch and sequence axes, and the check that both compute the same.
+"""PyTorch to ONNX with a dynamic batch axis, for texts a sequence axis too; the check that both compute the same.
 
 Checkpoints go through Optimum (TorchScript route), plain modules through torch.onnx's dynamo route.
 """
@@ -25,7 +25,7 @@ from tasks.graphs.files import GRAPH_FILE, make_artifact, write_graph
 from tasks.graphs.pooling import PooledEncoder, add_pooling
 from tasks.graphs.session import exact_options
 from tasks.model_tasks import model_task
-from tasks.model_tasks.text_inputs import TEXT_INPUTS, open_text_encoder
+from tasks.model_tasks.text_inputs import TEXT_INPUTS, TOKENIZER, open_text_encoder
 
 CHECKPOINT_OPSET, MODULE_OPSET = 18, 20
 # A share of the largest magnitude in an output: fp32 sums in another order differ by about 1e-6 of it.
@@ -44,7 +44,8 @@ NOISY_LOGGERS = ("transformers", "optimum", "torch.onnx", "onnxscript", "onnx_ir
 def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
     """Export a checkpoint for its task to `into`/model.onnx (and external data beyond 2 GB).
 
-    Inputs are int64 [batch_size, sequence_length], outputs are float32; the artifact names their axes.
+    Inputs of texts are int64 [batch_size, sequence_length], those of images float32 [batch_size, channels, height,
+    width], all but the first fixed; outputs are float32; the artifact names their axes.
 
     Raises:
         BadInput: weights that the task needs are missing or do not fit their config.json, or the task or architecture
@@ -53,8 +54,10 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
     with _silence_exporters():
         from optimum.exporters.onnx import onnx_export_from_model
 
-        module = _load_checkpoint(source)
-        _set_padding(module, source)
+        task = model_task(source.source.task)
+        module, fixed = _load_checkpoint(source), task.fixed_sizes(source.directory)
+        if TOKENIZER in task.serving_files:
+            _set_padding(module, source)
         with tempfile.TemporaryDirectory(prefix="export-") as scratch, tempfile.TemporaryDirectory() as nothing:
             # Optimum would load and save the tokenizer that lies there, by classes of transformers.
             module.config.name_or_path = nothing
@@ -62,19 +65,20 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
                 onnx_export_from_model(
                     module,
                     scratch,
-                    task=model_task(source.source.task).export_task,
+                    task=task.export_task,
                     opset=CHECKPOINT_OPSET,
                     device="cpu",
                     do_validation=False,  # check_export compares on real rows
+                    **fixed,  # code that computes with a size in Python is traced with the one that will be fed
                 )
             except (MemoryError, OSError):
                 raise
             except Exception as error:  # what an exporter raises depends on the architecture
                 raise BadInput(
                     f"{source.source.name} cannot be exported for {source.source.task} ({first_line(error)[:300]}): "
-                    "use a checkpoint of another architecture, or give its network as source.module"
+                    "use a checkpoint of another architecture, or give a text model's network as source.module"
                 ) from error
-            return _save_graph_alone(Path(scratch), into, _find_pooling(source))
+            return _save_graph_alone(Path(scratch), into, fixed, _find_pooling(source))
 
 
 def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
@@ -115,7 +119,7 @@ def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
             )
         except (RuntimeError, ValueError, TypeError, torch.onnx.OnnxExporterError) as error:
             raise BadInput(f"{callable_path} cannot be exported to ONNX: {_explain_refusal(error)}") from error
-        onnx = _save_graph_alone(Path(scratch), into)
+        onnx = _save_graph_alone(Path(scratch), into, {})
         _check_axes(callable_path, onnx)
         return onnx
 
@@ -149,15 +153,20 @@ def _explain_refusal(error: BaseException) -> str:
 
 
 def check_export(
-    reference: SourceFiles | torch.nn.Module, onnx: OnnxArtifact, feed: Mapping[str, NDArray[Any]]
+    reference: SourceFiles | torch.nn.Module, onnx: OnnxArtifact, *feeds: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Check that the graph gives the same outputs as PyTorch on `feed`.
+    """Check that the graph gives the same outputs as PyTorch on each of `feeds`.
 
     Raises:
-        BadInput: PyTorch fails on `feed`.
+        BadInput: PyTorch fails on a feed.
         EngineryError: an output differs by more than 1e-4 of its largest magnitude in PyTorch, or is not finite.
     """
     module = _load_reference(reference) if isinstance(reference, SourceFiles) else reference
+    for feed in feeds:
+        _compare(module, onnx, feed)
+
+
+def _compare(module: torch.nn.Module, onnx: OnnxArtifact, feed: Mapping[str, NDArray[Any]]) -> None:
     names = [tensor.name for tensor in onnx.outputs]
     expected = _run_module(module, names, {name: torch.from_numpy(values) for name, values in feed.items()})
     for name, exact, actual in zip(names, expected, _run_graph(onnx, names, feed), strict=True):
@@ -187,7 +196,7 @@ def _run_module(module: torch.nn.Module, names: list[str], feed: dict[str, torch
     except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
         raise BadInput(
             f"{type(module).__name__} fails in PyTorch on real rows ({first_line(error)[:300]}): its config.json and "
-            "tokenizer must describe its weights"
+            "its tokenizer or image processor must describe its weights"
         ) from error
     if isinstance(outputs, Mapping):  # a transformers output: its fields are the graph's names
         outputs = tuple(outputs[name] for name in names)
@@ -265,8 +274,13 @@ def _load_reference(source: SourceFiles) -> Any:
     return _load_checkpoint(source) if pooling is None else PooledEncoder(_load_checkpoint(source), pooling)
 
 
-def _save_graph_alone(scratch: Path, into: Path, pooling: Pooling | None = None) -> OnnxArtifact:
-    """Save the graph alone to `into`: exporters write tokenizers and scattered weights beside it."""
+def _save_graph_alone(
+    scratch: Path, into: Path, fixed: Mapping[str, int], pooling: Pooling | None = None
+) -> OnnxArtifact:
+    """Save the graph alone to `into`, with the sizes of its `fixed` axes.
+
+    Exporters write tokenizers and scattered weights beside it.
+    """
     import onnx
 
     into.mkdir(parents=True, exist_ok=True)
@@ -275,6 +289,10 @@ def _save_graph_alone(scratch: Path, into: Path, pooling: Pooling | None = None)
     model = onnx.load(str(scratch / GRAPH_FILE))
     if pooling is not None:
         add_pooling(model, pooling)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in fixed:
+                axis.dim_value = fixed[axis.dim_param]
     write_graph(model, into)
     return make_artifact(into, Precision.FP32)
 

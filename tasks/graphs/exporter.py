@@ -37,5 +37,5 @@ def _export(
     model_task(task).measure_inputs(source.directory, inputs, largest)
     onnx = export_checkpoint(source, into=into)
     encoder = model_task(task).open_encoder(source.directory, onnx.input_names, largest)
-    check_export(source, onnx, encoder.encode(inputs))
+    check_export(source, onnx, encoder.encode(inputs), encoder.encode(inputs[:1]))
     return onnx

@@ -58,7 +58,8 @@ def quality_measurements(
         ]
 
     judged, tests = measure(task.metrics[0])
-    return (*judged, *tests, *(each for metric in task.metrics[1:] for each in measure(metric)[0]))
+    others = (metric for metric in task.metrics[1:] if metric.applies(exact))
+    return (*judged, *tests, *(each for metric in others for each in measure(metric)[0]))
 
 
 def find_worst(metric: Metric, scores: Scores) -> float:

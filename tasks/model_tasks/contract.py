@@ -33,7 +33,8 @@ class Metric:
     `score` takes the answers, the targets and the answers of fp32 (for tasks without a truth), and returns the numbers.
     `aggregate` maps sums [..., numbers] to figures [...]; None: one number that is 1 where a row is right and 0 where
     it is wrong, and their mean. So one paired test serves all metrics (tasks/verdicts/intervals.py). `reports_worst`:
-    the figure of the worst row is reported too.
+    the figure of the worst row is reported too. `applies` tells by the answers whether there is anything to measure,
+    of a metric that is only reported.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Metric:
     aggregate: Callable[[Scores], Scores] | None = None
     higher_is_better: bool = True
     reports_worst: bool = False
+    applies: Callable[[Answers], bool] = bool
 
     @property
     def loss(self) -> str:
@@ -118,6 +120,10 @@ class ModelTask(Protocol):
     def python_model(self) -> PythonModel | None:
         """The model for Triton's Python backend that answers as `enginery run` does, or None."""
 
+    @property
+    def example_inputs(self) -> tuple[Any, ...]:
+        """Inputs to try an encoder on where no rows were read."""
+
     def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[Any, Any] | None:
         """Return (input, target) of a dataset's row by the task's names of columns; None if unusable.
 
@@ -151,6 +157,13 @@ class ModelTask(Protocol):
             BadInput: it does not.
         """
 
+    def fixed_sizes(self, folder: Path) -> dict[str, int]:
+        """Return the sizes of axes that a checkpoint's encoder always gives, by Optimum's names for them.
+
+        Raises:
+            BadInput: the encoder's files are missing.
+        """
+
     def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> Encoder:
         """Open the encoder of a checkpoint or bundle; inputs are cut at the `largest` size of each named axis.
 
@@ -166,10 +179,10 @@ class ModelTask(Protocol):
         """
 
     def read_question(self, text: str) -> Any:
-        """Return the input of what a user asks a bundle on the command line.
+        """Return the input of what a user asks a bundle on the command line: a text, or the name of a file.
 
         Raises:
-            BadInput: it has no answer.
+            BadInput: it has no answer, or the file cannot be read.
         """
 
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder) -> Answers:

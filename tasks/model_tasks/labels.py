@@ -23,6 +23,21 @@ def read_label(value: object) -> int | str | None:
     return int(value) if isinstance(value, int) else None
 
 
+def read_known_label(value: object, classes: Sequence[str] | None) -> int | str | None:
+    """Return a row's label: a name, or a number that the dataset's `classes` have; None for anything else."""
+    label = read_label(value)
+    if isinstance(label, int) and not 0 <= label < (len(classes) if classes else 2**31):
+        return None
+    return label
+
+
+def explain_label(value: object, *, of: str) -> str:
+    """Return, for an error, what is wrong with the label of a text or image."""
+    if isinstance(value, list | tuple):
+        return f"the label is {show_value(value)}: several labels per {of} are not supported, give one"
+    return f"the label is {show_value(value)}: give a whole number, counted from 0, or the name of a class"
+
+
 def number_labels(
     labels: Sequence[int | str], dataset_classes: Sequence[str] | None, source: ModelSource, origin: str
 ) -> list[int]:
@@ -65,6 +80,19 @@ def check_head(config: Mapping[str, Any], task: str, head: str) -> None:
             f"the checkpoint is a {architectures[0][:80]}, which has no head for {task}: use a fine-tuned "
             f"checkpoint{fit}"
         )
+
+
+def check_one_label(config: Mapping[str, Any], *, of: str) -> None:
+    """Check by config.json that a checkpoint gives one label per text or image.
+
+    Raises:
+        BadInput: it gives several labels or a number.
+    """
+    kind = config.get("problem_type")
+    if kind not in (None, "single_label_classification"):
+        raise BadInput(f"the checkpoint's problem_type is {str(kind)[:80]!r}: only one label per {of} is supported")
+    if len(config.get("id2label") or range(config.get("num_labels") or 2)) < 2:
+        raise BadInput(f"the checkpoint gives one number per {of} (regression): only labels are supported")
 
 
 def compute_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

@@ -7,11 +7,26 @@ import numpy as np
 
 from tasks.model_tasks.contract import Answers, Metric, Scores
 
+# As many labels a task ranks that has more; of fewer, each would be right.
+RANKED = 5
+
 
 def score_labels(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
-    """Return 1 where a label is right, else 0, [rows, 1]."""
-    right: Scores = (np.asarray(answers) == np.asarray(targets)).astype(np.float64)[:, None]
+    """Return 1 where a label, or the first of ranked ones, is right, else 0, [rows, 1]."""
+    given = np.asarray(answers).reshape(len(answers), -1)
+    right: Scores = (given[:, :1] == np.asarray(targets)[:, None]).astype(np.float64)
     return right
+
+
+def score_ranked_labels(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
+    """Return 1 where a label is among the ranked ones, else 0, [rows, 1]."""
+    right: Scores = (np.asarray(answers) == np.asarray(targets)[:, None]).any(axis=1).astype(np.float64)[:, None]
+    return right
+
+
+def has_ranks(answers: Answers) -> bool:
+    """Tell whether answers rank several labels."""
+    return len(answers[0]) == RANKED
 
 
 def compute_ratio(sums: Scores) -> Scores:
@@ -49,3 +64,4 @@ def compute_correlation(sums: Scores) -> Scores:
 
 
 ACCURACY = Metric("accuracy", "share", score_labels)
+TOP_5_ACCURACY = Metric("top_5_accuracy", "share", score_ranked_labels, applies=has_ranks)

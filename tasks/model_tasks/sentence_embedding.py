@@ -17,7 +17,7 @@ from registry.records import ModelSource
 from tasks.model_tasks.contract import Answers, Encoder, Feed, Metric, Scores, ShownAnswer
 from tasks.model_tasks.labels import show_value
 from tasks.model_tasks.scores import compute_correlation, compute_ratio, score_ranks
-from tasks.model_tasks.text_inputs import LONGEST_TEXT, TextEncoder, check_text, open_text_encoder
+from tasks.model_tasks.text_inputs import EXAMPLE_TEXTS, LONGEST_TEXT, TextEncoder, check_text, open_text_encoder
 from tasks.model_tasks.text_task import TextTask
 
 Pair = tuple[str, str]
@@ -161,6 +161,11 @@ class SentenceSimilarity(TextTask):
     row_needs: str = "two texts that are not empty and a number that says how alike they are"
     export_task: str = "feature-extraction"
     metrics: tuple[Metric, ...] = (SPEARMAN,)
+
+    @property
+    def example_inputs(self) -> tuple[Pair, ...]:
+        """A pair of texts."""
+        return (EXAMPLE_TEXTS,)
 
     def read_row(self, row: Mapping[str, Any], _classes: Sequence[str] | None) -> tuple[Pair, float] | None:
         """Return ((text, text), score) where there are two texts, and a number that is finite."""

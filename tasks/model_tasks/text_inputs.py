@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 FeedDict = dict[str, NDArray[np.int64]]
 # The feed of a BERT-like graph; graphs bind what they have of these by name, in any order.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+TOKENIZER = "tokenizer.json"
 # Models whose first usable position stands behind the id of the padding.
 BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 # In characters. The tokenizer reads all of a text before it cuts it: so many take 1 s and 170 MB, ten times them 9 s.
 LONGEST_TEXT = 1_000_000
+EXAMPLE_TEXTS = ("a text", "Another, longer text; it has 2 clauses.")
 # Where no profile says how long a text may be.
 UNLIMITED_TOKENS = 512
 

@@ -7,7 +7,15 @@ from typing import Any
 
 from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import EncodedSizes
-from tasks.model_tasks.text_inputs import TextEncoder, check_positions, check_text, measure_texts, open_text_encoder
+from tasks.model_tasks.text_inputs import (
+    EXAMPLE_TEXTS,
+    TOKENIZER,
+    TextEncoder,
+    check_positions,
+    check_text,
+    measure_texts,
+    open_text_encoder,
+)
 
 
 @dataclass(frozen=True)
@@ -17,8 +25,13 @@ class TextTask:
     axes: tuple[str, ...] = ("batch", "sequence")
     optional_columns: tuple[str, ...] = ()
     judged_outputs: tuple[int, ...] = (0,)
-    serving_files: tuple[str, ...] = ("tokenizer.json",)
+    serving_files: tuple[str, ...] = (TOKENIZER,)
     python_model: PythonModel | None = None
+
+    @property
+    def example_inputs(self) -> tuple[Any, ...]:
+        """A short text and a longer one."""
+        return EXAMPLE_TEXTS
 
     def identify(self, row_input: Any) -> str:
         """Return the input's text without case and extra space."""
@@ -28,6 +41,10 @@ class TextTask:
     def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
         """Check that the checkpoint has a position for each token of the longest text."""
         check_positions(config, largest)
+
+    def fixed_sizes(self, folder: Path) -> dict[str, int]:  # noqa: ARG002
+        """Return none: texts have any length."""
+        return {}
 
     def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> Any:
         """Open the folder's tokenizer.json; texts are cut at the longest sequence."""

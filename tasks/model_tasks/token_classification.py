@@ -14,7 +14,7 @@ from registry.records import ModelSource
 from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, Scores, ShownAnswer
 from tasks.model_tasks.labels import check_head, compute_softmax, number_labels, read_label, show_value
 from tasks.model_tasks.scores import compute_f1, compute_ratio
-from tasks.model_tasks.text_inputs import LONGEST_TEXT, check_text
+from tasks.model_tasks.text_inputs import EXAMPLE_TEXTS, LONGEST_TEXT, check_text
 from tasks.model_tasks.text_task import TextTask
 from tasks.model_tasks.word_inputs import (
     WordEncoder,
@@ -112,6 +112,11 @@ class TokenClassification(TextTask):
     row_needs: str = "a list of words and as many tags"
     export_task: str = "token-classification"
     metrics: tuple[Metric, ...] = (ENTITY_F1, TAG_ACCURACY)
+
+    @property
+    def example_inputs(self) -> tuple[Words, ...]:
+        """A short row and a longer one."""
+        return tuple(split_words(text)[0] for text in EXAMPLE_TEXTS)
 
     def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[Words, tuple[Any, ...]] | None:
         """Return (words, tags) where there are as many tags as words, each a number or a name of the dataset's."""

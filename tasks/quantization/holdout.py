@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from registry.digest import digest_of
+from tasks.calibration.feeds import count_rows
 from tasks.calibration.probe import open_session
 from tasks.calibration.rows import Feed
 from tasks.graphs.files import has_external_data
@@ -52,14 +53,14 @@ class Gate(Protocol):
 class Holdout:
     """Feed dicts of [batch, …], the gate that holds their targets, and the tensors judged (none: all outputs)."""
 
-    feeds: tuple[Feed, ...]
+    feeds: Sequence[Feed]
     gate: Gate
     judged: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         """The number of rows."""
-        return sum(len(next(iter(feed.values()))) for feed in self.feeds)
+        return count_rows(self.feeds)
 
     @property
     def digest(self) -> str:

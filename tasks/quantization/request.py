@@ -9,6 +9,7 @@ import onnx
 
 from registry.errors import BadInput
 from tasks.calibration.collect import calibrate
+from tasks.calibration.feeds import count_rows
 from tasks.calibration.ranges import Method
 from tasks.calibration.rows import Feed
 from tasks.calibration.statistics import Calibration
@@ -71,8 +72,7 @@ class QuantizationRequest:
         """
         if self.rows is None:
             raise BadInput("this precision needs calibration rows: name a calibration set in the recipe")
-        feeds = self.rows if isinstance(self.rows, Sequence) else None
-        total = sum(len(next(iter(feed.values()))) for feed in feeds) if feeds else 0
+        total = count_rows(self.rows) if isinstance(self.rows, Sequence) else 0
         started = time.monotonic()
 
         def report_row(row: int) -> None:

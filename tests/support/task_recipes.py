@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from tasks.model_tasks import model_task
+from tests.support.images import SHAPES, draw_image, save_classifier
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
-from tests.support.tiny_recipe import FLEET, RECIPE, TinyRecipe
+from tests.support.tiny_recipe import FLEET, PROFILES, RECIPE, TinyRecipe
 
 ROWS = 64
 TAGS = ("O", "B-THING", "I-THING")
@@ -70,9 +72,26 @@ def pair_texts(texts: list[str]) -> Columns:
     return {"text": texts, "text_pair": others, "score": [float(count) for count in shared]}
 
 
+def save_shapes(folder: Path) -> None:
+    """Save a classifier of images, and beside its folder an image to ask it about."""
+    save_classifier(folder)
+    (folder.parent / "shape.png").write_bytes(draw_image(0))
+
+
+def draw_shapes(texts: list[str]) -> Columns:
+    """Draw an image for each text, of any size and mode."""
+    drawn = [random.Random(text) for text in texts]  # noqa: S311  # rows, not secrets
+    images = [
+        draw_image(draw.getrandbits(32), (draw.randint(5, 40), draw.randint(5, 40)), draw.choice(("RGB", "L", "RGBA")))
+        for draw in drawn
+    ]
+    return {"image": images, "label": [SHAPES[len(text) % len(SHAPES)] for text in texts]}
+
+
 TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]]] = {
     "feature-extraction": (save_encoder, lambda texts: {"text": texts}),
     "sentence-similarity": (save_encoder, pair_texts),
+    "image-classification": (save_shapes, draw_shapes),
     "token-classification": (save_tagger, tag_words),
 }
 
@@ -88,7 +107,8 @@ def write_task_recipe(folder: Path, task: str) -> TinyRecipe:
     texts = draw_texts(7, 2 * ROWS)
     for split, part in {"evaluation": texts[:ROWS], "calibration": texts[ROWS:]}.items():
         datasets.Dataset.from_dict(make_columns(part)).to_parquet(str(folder / "rows" / f"{split}.parquet"))
-    recipe = {**RECIPE, "task": task}
+    profiles = [{axis: profile[axis] for axis in model_task(task).axes} for profile in PROFILES]
+    recipe = {**RECIPE, "task": task, "profiles": profiles}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     (folder / "fleet.yaml").write_text(yaml.safe_dump(FLEET), encoding="utf-8")
     return TinyRecipe(folder)

@@ -24,13 +24,16 @@ EVALUATION_ROWS = 64
 CALIBRATION_ROWS = 24
 
 
+PROFILES = [{"batch": {"min": 1, "opt": 2, "max": 4}, "sequence": {"min": 4, "opt": 8, "max": 16}}]
+
+
 RECIPE = {
     "model": "tiny",
     "source": {"path": "checkpoint"},
     "data": {"path": "rows", "max_length": 16, "calibration": {"samples": 16}},
     "precisions": ["fp32", "int8-dynamic", "int8"],
     "targets": ["cpu", "rtx-4090"],
-    "profiles": [{"batch": {"min": 1, "opt": 2, "max": 4}, "sequence": {"min": 4, "opt": 8, "max": 16}}],
+    "profiles": PROFILES,
     "gates": {"loss_max": 1.0, "size_mb_max": 50.0},
     "latency": {"windows": 4, "iterations": 5, "warmup": 1},
     "workspace_mb": 64,

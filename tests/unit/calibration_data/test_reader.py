@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from calibration_data import reader
 from calibration_data.reader import (
@@ -23,8 +23,10 @@ from calibration_data.splits import DatasetRef, split_revision
 from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import CalibrationSet
+from tasks.model_tasks.image_classification import IMAGE_CLASSIFICATION
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 from tasks.model_tasks.text_inputs import LONGEST_TEXT
+from tests.support.images import draw_image
 
 COLUMNS = (("text", "text"), ("label", "label"))
 TEXTS = tuple(f"row {number}" for number in range(100))
@@ -251,3 +253,50 @@ def test_a_calibration_set_of_too_few_rows_is_refused(draw: Draw) -> None:
     assert draw(samples=FEWEST_CALIBRATION_ROWS).samples == FEWEST_CALIBRATION_ROWS
     with pytest.raises(BadInput, match="gives 7 usable rows; at least 8"):
         draw(samples=FEWEST_CALIBRATION_ROWS - 1)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "image", "path"])
+def test_images_are_read_as_the_bytes_of_their_files(tmp_path: Path, kind: str) -> None:
+    files = [draw_image(seed) for seed in range(10)]
+    columns: dict[str, list[object]] = {"image": list(files), "label": [seed % 2 for seed in range(10)]}
+    features = Features({"image": Image(), "label": Value("int64")})
+    if kind == "path":
+        for seed, content in enumerate(files):
+            (tmp_path / f"{seed}.png").write_bytes(content)
+        paths = [{"path": str(tmp_path / f"{seed}.png"), "bytes": None} for seed in range(10)]
+        # Written without `datasets`, which would put the bytes in.
+        table = pyarrow.table({"image": paths, "label": columns["label"]})
+        pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    else:
+        table = Dataset.from_dict(columns, features=features if kind == "image" else None)
+        table.to_parquet(tmp_path / "train.parquet")
+    ref = DatasetRef(str(tmp_path), (("image", "image"), ("label", "label")))
+    rows = load_split(ref, IMAGE_CLASSIFICATION, "train")
+    assert rows.inputs == tuple(files)
+    assert rows.digest == digest_of((tuple(files), rows.targets))
+
+
+def test_a_row_that_is_no_image_is_counted_and_many_are_refused_with_the_first(tmp_path: Path) -> None:
+    def write_images(broken: int) -> DatasetRef:
+        files = [draw_image(seed)[: 30 if seed >= 10 - broken else None] for seed in range(10)]
+        Dataset.from_dict({"image": files, "label": [0] * 10}).to_parquet(tmp_path / "train.parquet")
+        return DatasetRef(str(tmp_path), (("image", "image"), ("label", "label")))
+
+    assert load_split(write_images(2), IMAGE_CLASSIFICATION, "train").quarantined == 2
+    with pytest.raises(BadInput, match=r"3 of 10 rows of .* lack an image .*; in row 7 the image's 30 bytes cannot be"):
+        load_split(write_images(3), IMAGE_CLASSIFICATION, "train")
+
+
+def test_a_drawn_set_of_images_is_read_back(tmp_path: Path) -> None:
+    files = [draw_image(seed) for seed in range(20)]
+    Dataset.from_dict({"image": files, "label": [0] * 20}).to_parquet(tmp_path / "train.parquet")
+    ref = DatasetRef(str(tmp_path), (("image", "image"), ("label", "label")))
+    into = tmp_path / "drawn"
+    into.mkdir()
+    evaluation = Rows((draw_image(99),), (0,), None, 0, "e" * 64)
+    drawn = draw_calibration_set(
+        ref, IMAGE_CLASSIFICATION, "train", samples=12, seed=1, evaluation=evaluation, into=into
+    )
+    assert set(read_calibration_inputs(drawn)) < set(files)
+    with pytest.raises(BadInput, match=r"1 calibration rows also stand in the evaluation split \(as 'sha256 "):
+        refuse_overlap(IMAGE_CLASSIFICATION, files, files[3:4])

@@ -1,5 +1,6 @@
 """Canonical JSON has one form: what is read is what is written. A folder is looked at before it is read."""
 
+import hashlib
 import os
 import subprocess
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.digest import canonical_json, read_canonical, record_tree, verify_tree
+from registry.digest import canonical_json, digest_of, read_canonical, record_tree, verify_tree
 from registry.errors import BadInput, DigestMismatch, TornBundle
 
 
@@ -27,6 +28,11 @@ TABLE = Table((Range("a", 0.5), Range("b", 2.0)))
 
 def test_value_is_read_as_it_was_written() -> None:
     assert read_canonical(Table, canonical_json(TABLE), "table.json", advice="make it again") == TABLE
+
+
+def test_bytes_have_a_digest_at_any_depth() -> None:
+    assert digest_of([b"image"]) == digest_of((b"image",)) != digest_of([b"other"])
+    assert canonical_json({"a": b""}) == b'{"a":"sha256:' + hashlib.sha256().hexdigest().encode() + b'"}'
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,12 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ({"precisions": ["fp32", "int8", "int8"]}, "precisions names one of its entries twice"),
         ({"targets": ["cpu", "cpu"]}, "targets names one of its entries twice"),
         ({"data__max_length": 63}, "max_length must be the largest sequence max"),
+        ({"task": "image-classification"}, "a profile of image-classification has the axes batch, each with min"),
+        ({"task": "image-classification", "data__image": "img", "data__text": "a"}, "reads no data.text: its columns"),
+        (
+            {"task": "image-classification", "source": {"path": "m", "head": {}}},
+            "image-classification takes no source.module and no source.head: those are for texts",
+        ),
         ({"source": {}}, "source: give exactly one of hub, package, path"),
         ({"source": {"path": "m", "hub": "a/b", "revision": "main"}}, "source: give exactly one of"),
         ({"source": {"hub": "a/b"}}, "source: a hub model needs a revision"),

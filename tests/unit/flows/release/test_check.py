@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from flows.release.check import RecipeCheck, check_recipe
 from registry.errors import BadInput
 from tasks.execution.progress import StepEnd
 from tasks.execution.step_times import StepTimes
-from tests.support.tiny_recipe import RECIPE, TinyRecipe
+from tests.support.task_recipes import write_task_recipe
+from tests.support.tiny_recipe import RECIPE, TinyRecipe, write_split
 
 Change = Callable[[TinyRecipe], None]
 
@@ -157,3 +159,52 @@ def test_the_time_is_that_of_this_machine_once_it_is_known(tiny: TinyRecipe) -> 
     times.record(StepEnd("export fp32", 123.0, found=False))
     result = check(tiny)
     assert (result.timed_steps, result.step_seconds["export fp32"]) == (1, 123.0)
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRecipe:
+    shapes = write_task_recipe(tmp_path / "shapes", "image-classification")
+    monkeypatch.chdir(shapes.folder)
+    return shapes
+
+
+def set_processor(**changes: Any) -> Change:
+    def edit(shapes: TinyRecipe) -> None:
+        file = shapes.folder / "checkpoint" / "preprocessor_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes), encoding="utf-8")
+
+    return edit
+
+
+def write_texts(shapes: TinyRecipe) -> None:
+    for split in ("evaluation", "calibration"):
+        write_split(shapes.folder / "rows", split, [f"text {split} {row}" for row in range(60)])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (remove("checkpoint/preprocessor_config.json"), "has no preprocessor_config.json: save the checkpoint with"),
+        (edit_config(architectures=["ConvNextModel"]), "ConvNextModel, which has no head for image-classification"),
+        (edit_config(num_channels=1), "takes images of 1 channels"),
+        (set_processor(image_processor_type="BeitImageProcessor"), "the image processor has the type 'Beit'"),
+        (set_processor(auto_map={"AutoImageProcessor": "a--b.C"}), "auto_map"),
+        (write_texts, "has no column image: it has text, label"),
+    ],
+    ids=["processor", "head", "channels", "steps", "code", "column"],
+)
+def test_what_an_image_release_would_fail_on_is_one_sentence(spoil: Change, words: str, shapes: TinyRecipe) -> None:
+    recipe, fleet = load_recipe(shapes.recipe), load_fleet(shapes.fleet)
+    assert check_recipe(recipe, fleet, why_not_here, shapes.folder / "home").problems == ()
+    spoil(shapes)
+    problems = check_recipe(recipe, fleet, why_not_here, shapes.folder / "home").problems
+    assert any(words in problem for problem in problems), problems
+    assert not any("\n" in problem for problem in problems)
+
+
+def test_rows_that_are_on_a_hub_are_not_needed_to_try_an_image_processor(shapes: TinyRecipe) -> None:
+    content = yaml.safe_load(shapes.recipe.read_text(encoding="utf-8"))
+    content["data"] = {"hub": "team/shapes", "revision": "main"}
+    shapes.recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    result = check_recipe(load_recipe(shapes.recipe), load_fleet(shapes.fleet), why_not_here, shapes.folder / "home")
+    assert result.problems == ()

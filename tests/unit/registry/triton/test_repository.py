@@ -149,6 +149,23 @@ def test_a_bundle_brings_its_own_rows(tmp_path: Path) -> None:
     assert array.array("q", file.read_bytes()).tolist() == ids
 
 
+def test_a_bundle_of_images_brings_no_rows_and_is_served(tmp_path: Path) -> None:
+    """Warm-up rows hold whole numbers, and an image has too many to write down."""
+    bundle = write_bundle(tmp_path / "bundle", L4, engine=b"plan")
+    manifest = read_manifest((bundle / "manifest.json").read_bytes())
+    pixels = Tensor("pixel_values", "float32", ("batch_size", 3, 16, 16))
+    profiles = (ShapeProfile.of(batch=AxisRange(1, 8, 32)),)
+    logits = Tensor("logits", "float32", ("batch_size", 2))
+    build = replace(manifest.build, inputs=(pixels,), outputs=(logits,), profiles=profiles)
+    source = SourceFiles(replace(manifest.source, task="image-classification"), "d" * 64, (), bundle)
+    add_warmup(build, source, [b"an image"], tmp_path)
+    assert not (tmp_path / ROWS_FILE).exists()
+    (bundle / "manifest.json").write_bytes(write_manifest(replace(manifest, source=source.source, build=build)))
+    config = config_of(place_triton([verified(bundle)], tmp_path / "repository", version=1))
+    assert list(config.input[0].dims) == [3, 16, 16]
+    assert (config.max_batch_size, list(config.model_warmup)) == (32, [])
+
+
 @pytest.mark.parametrize("raw", [b"", b"{}", b'[{"text": 1}]', b'[{"text": "a", "tokens": [["input_ids", [1.5]]]}]'])
 def test_malformed_rows_are_refused(tmp_path: Path, raw: bytes) -> None:
     bundle = with_rows(write_bundle(tmp_path / "bundle", L4, engine=b"plan"), raw)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from registry.errors import BadInput
 from tasks.checkpoints.source import list_checkpoint
+from tests.support.images import save_classifier
 from tests.support.tiny import tiny_bert, tiny_deberta
 
 
@@ -89,3 +90,20 @@ def test_other_architectures_are_read_by_their_own_names(tmp_path: Path) -> None
         network.save_pretrained(tmp_path / name)
         assert "model.safetensors" in list_checkpoint(tmp_path / name)
     assert "model.safetensors" in list_checkpoint(tiny_deberta(tmp_path / "deberta"))
+
+
+def test_the_head_of_an_image_model_has_the_classes_of_its_config(tmp_path: Path) -> None:
+    """ConvNeXT's head is `classifier`, ResNet's `classifier.1`, behind a layer without weights."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=3)
+    ).save_pretrained(tmp_path / "resnet")
+    save_classifier(tmp_path / "convnext")
+    for name in ("resnet", "convnext"):
+        assert "model.safetensors" in list_checkpoint(tmp_path / name)
+        file = tmp_path / name / "config.json"
+        content = json.loads(file.read_text()) | {"id2label": {"0": "a", "1": "b"}, "num_labels": None}
+        file.write_text(json.dumps(content))
+        with pytest.raises(BadInput, match=r"classes \(id2label\) of 2, but the weights have 3 \(classifier"):
+            list_checkpoint(tmp_path / name)

@@ -14,7 +14,9 @@ from registry.records import SourceFiles
 from tasks.checkpoints.source import from_folder
 from tasks.graphs.export import export_checkpoint
 from tasks.graphs.exporter import run_exporter
+from tasks.model_tasks.image_classification import IMAGE_CLASSIFICATION
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tests.support.images import draw_image, save_classifier
 from tests.support.tiny import tiny_bert
 
 TEXTS = ("a good film", "bad music for the editor of the library")
@@ -55,3 +57,21 @@ def test_a_token_type_that_the_network_lacks_is_a_sentence(source: SourceFiles, 
     )
     with pytest.raises(BadInput, match=r"fails in PyTorch on real rows \(index out of range.*\): its config\.json and"):
         run_exporter(wrong, TEXT_CLASSIFICATION, TEXTS, {"sequence": 16}, into=tmp_path / "graph")
+
+
+def test_only_the_batch_of_an_image_models_graph_is_dynamic(tmp_path: Path) -> None:
+    """Its other sizes are the image processor's, so a profile names the batch alone."""
+    made = save_classifier(tmp_path / "made", edge=24)
+    source = from_folder(made, name="shapes", task="image-classification", into=tmp_path / "taken")
+    images = [draw_image(seed, (20 + seed, 30)) for seed in range(3)]
+    graph = run_exporter(source, IMAGE_CLASSIFICATION, images, {"batch": 4}, into=tmp_path / "graph")
+    assert [(tensor.name, tensor.shape) for tensor in graph.inputs] == [("pixel_values", ("batch_size", 3, 24, 24))]
+    assert [tensor.shape for tensor in graph.outputs] == [("batch_size", 3)]
+
+
+def test_an_image_model_without_its_processor_is_a_sentence(tmp_path: Path) -> None:
+    made = save_classifier(tmp_path / "made")
+    (made / "preprocessor_config.json").unlink()
+    source = from_folder(made, name="shapes", task="image-classification", into=tmp_path / "taken")
+    with pytest.raises(BadInput, match=r"has no preprocessor_config\.json: save the checkpoint with its image"):
+        run_exporter(source, IMAGE_CLASSIFICATION, [draw_image(0)], {"batch": 4}, into=tmp_path / "graph")

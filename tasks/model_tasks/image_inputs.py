@@ -1,0 +1,287 @@
+"""Images to feed dicts, by the steps of the checkpoint's preprocessor_config.json, with Pillow and NumPy alone.
+
+The steps are those of transformers' processors on Pillow (image_processing_vit.py and its kin, 4.57.6), to the last
+bit: a serving host then needs neither torch nor transformers. A processor with any other step is refused.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from registry.errors import BadInput, first_line
+from tasks.model_tasks.contract import EncodedSizes, Feed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PROCESSOR_FILE = "preprocessor_config.json"
+PIXELS = "pixel_values"
+CHANNELS = 3
+# A decoded pixel has 3 bytes: 150 MB.
+MOST_PIXELS = 50_000_000
+# Resizing keeps the shape: a line of one by a million pixels would become one of 224 by 224 million.
+MOST_STRETCHED = 32
+# Pillow reads many more, some through other programs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+BILINEAR, BICUBIC = 2, 3
+# ConvNeXT's processor cuts nothing off from this size on.
+UNCROPPED_EDGE = 384
+# transformers' processors whose steps are these, and how they resample where their file does not say.
+PROCESSORS = {"ViT": BILINEAR, "ConvNext": BILINEAR, "DeiT": BICUBIC, "Bit": BICUBIC, "CLIP": BICUBIC}
+_AGAIN = "save the checkpoint with its image processor again, or use another model"
+
+_Edge = Annotated[int, Field(ge=1, le=2048)]
+_Size = _Edge | dict[str, _Edge]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Share = Annotated[float, Field(gt=0, le=1)]
+_Channels = Annotated[list[_Number], Field(min_length=CHANNELS, max_length=CHANNELS)]
+_Spreads = Annotated[
+    list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=CHANNELS, max_length=CHANNELS)
+]
+
+
+class _ProcessorFile(BaseModel):
+    """preprocessor_config.json: what its steps depend on, and in `model_extra` everything else."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    image_processor_type: str | None = None
+    feature_extractor_type: str | None = None
+    do_resize: bool = True
+    size: _Size
+    resample: Annotated[int, Field(ge=0, le=5)] | None = None
+    do_center_crop: bool | None = None
+    crop_size: _Size | None = None
+    crop_pct: _Share | None = None
+    do_rescale: bool = True
+    rescale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1 / 255
+    do_normalize: bool = True
+    image_mean: _Channels | None = None
+    image_std: _Spreads | None = None
+    do_convert_rgb: bool | None = None  # images are RGB when they are decoded
+
+    @property
+    def kind(self) -> str:
+        """The processor's name without its ending."""
+        name = self.image_processor_type or self.feature_extractor_type or ""
+        return name.removesuffix("Fast").removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """The steps from an image to the model's pixels.
+
+    `resize` is (height, width), or the length of the shorter edge; `crop` the (height, width) that is kept of the
+    middle. Then values are multiplied by `scale`, and `mean` and `deviation` of each channel are taken out.
+    """
+
+    resize: tuple[int, int] | int
+    crop: tuple[int, int] | None
+    resample: int
+    scale: float | None
+    mean: tuple[float, ...] | None
+    deviation: tuple[float, ...] | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of what the model sees."""
+        return self.crop or (self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize))
+
+    def process(self, image: "Image") -> NDArray[np.float32]:
+        """Return an RGB image as the model sees it, float32 [channels, height, width]."""
+        height, width = self.resize if isinstance(self.resize, tuple) else _fit_shorter(image.size, self.resize)
+        values: NDArray[Any] = np.asarray(image.resize((width, height), self.resample))
+        if self.crop:
+            top, left = (height - self.crop[0]) // 2, (width - self.crop[1]) // 2
+            values = values[top : top + self.crop[0], left : left + self.crop[1]]
+        scaled = (
+            values.astype(np.float32) if self.scale is None else (values * np.float64(self.scale)).astype(np.float32)
+        )
+        if self.mean and self.deviation:
+            mean, deviation = (np.array(each, dtype=np.float32) for each in (self.mean, self.deviation))
+            scaled = (scaled - mean) / deviation
+        return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def _fit_shorter(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Return the (height, width) with a shorter edge of `edge`, for an image of (width, height)."""
+    width, height = size
+    longer = int(edge * max(size) / min(size))
+    return (longer, edge) if width <= height else (edge, longer)
+
+
+def read_processor(folder: Path) -> ImageProcessor:
+    """Read the steps of a checkpoint's or bundle's image processor.
+
+    Raises:
+        BadInput: there is no preprocessor_config.json, it is not one, or its processor has other steps.
+    """
+    file = folder / PROCESSOR_FILE
+    if not file.is_file():
+        raise BadInput(f"{folder} has no {PROCESSOR_FILE}: save the checkpoint with its image processor")
+    try:
+        said = _ProcessorFile.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        key = next((str(step) for step in error.errors(include_url=False)[0]["loc"]), "")
+        what = f"{key} is missing, or has a value that no image processor has" if key else "it is not a JSON object"
+        raise BadInput(f"{file}: {what}: {_AGAIN}") from None
+    strange = sorted(key for key, value in (said.model_extra or {}).items() if key.startswith("do_") and value)
+    if said.kind not in PROCESSORS or strange:
+        what = f"a step {strange[0][:60]}" if strange else f"the type {(said.kind or None)!r:.60}"
+        raise BadInput(
+            f"{file}: the image processor has {what}, and only those of {', '.join(PROCESSORS)} are known: use another "
+            "model"
+        )
+    return _find_steps(said, file)
+
+
+def _find_steps(said: _ProcessorFile, file: Path) -> ImageProcessor:
+    resize, crop = _find_geometry(said, file)
+    if isinstance(resize, int) and crop is None:
+        raise BadInput(f"{file}: without a crop the images keep their shape, and a graph takes one: {_AGAIN}")
+    edges = resize if isinstance(resize, tuple) else (resize, resize)
+    if not said.do_resize or (crop and (crop[0] > edges[0] or crop[1] > edges[1])):
+        raise BadInput(
+            f"{file}: images are not resized to more than is cropped, but padded, which is not known: {_AGAIN}"
+        )
+    if said.do_normalize and not (said.image_mean and said.image_std):
+        raise BadInput(f"{file}: image_mean or image_std is missing: {_AGAIN}")
+    return ImageProcessor(
+        resize=resize,
+        crop=crop,
+        resample=PROCESSORS[said.kind] if said.resample is None else said.resample,
+        scale=said.rescale_factor if said.do_rescale else None,
+        mean=tuple(said.image_mean or ()) if said.do_normalize else None,
+        deviation=tuple(said.image_std or ()) if said.do_normalize else None,
+    )
+
+
+def _find_geometry(said: _ProcessorFile, file: Path) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:
+    """Return what is resized to, and what of it is kept."""
+    if said.kind == "ViT":
+        return _read_square(said.size, file), None
+    if said.kind == "ConvNext":
+        edge = _read_edge(said.size, file)
+        if edge >= UNCROPPED_EDGE:
+            return (edge, edge), None
+        return int(edge / (224 / 256 if said.crop_pct is None else said.crop_pct)), (edge, edge)
+    is_square = said.kind == "DeiT" or (isinstance(said.size, dict) and "shortest_edge" not in said.size)
+    resize = _read_square(said.size, file) if is_square else _read_edge(said.size, file)
+    if said.do_center_crop is False:
+        return resize, None
+    if said.crop_size is None:
+        raise BadInput(f"{file}: crop_size is missing: {_AGAIN}")
+    return resize, _read_square(said.crop_size, file)
+
+
+def _read_square(size: _Size, file: Path) -> tuple[int, int]:
+    """Return (height, width); files of older versions have one number for both."""
+    if isinstance(size, int):
+        return size, size
+    if not {"height", "width"} <= size.keys():
+        raise BadInput(f"{file}: a size has no height and width: {_AGAIN}")
+    return size["height"], size["width"]
+
+
+def _read_edge(size: _Size, file: Path) -> int:
+    if isinstance(size, int):
+        return size
+    if "shortest_edge" not in size:
+        raise BadInput(f"{file}: size has no shortest_edge: {_AGAIN}")
+    return size["shortest_edge"]
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """Decodes encoded images and makes the model's pixels of them."""
+
+    processor: ImageProcessor
+
+    def encode(self, inputs: Sequence[bytes]) -> Feed:
+        """Return float32 [len(inputs), channels, height, width]."""
+        return {PIXELS: np.stack([self.processor.process(decode_image(content)) for content in inputs])}
+
+    def batches(self, inputs: Sequence[bytes], size: int) -> Iterator[tuple[list[int], list[bytes]]]:
+        """Yield images in their order, as (their positions, the images): all have one size."""
+        for start in range(0, len(inputs), size):
+            batch = list(inputs[start : start + size])
+            yield list(range(start, start + len(batch))), batch
+
+
+def open_image_encoder(folder: Path, input_names: Sequence[str]) -> ImageEncoder:
+    """Open the encoder of a folder that holds preprocessor_config.json.
+
+    Raises:
+        BadInput: as `read_processor`, or the graph has inputs that an image does not give.
+    """
+    if strange := sorted(set(input_names) - {PIXELS}):
+        raise BadInput(f"the graph has inputs {', '.join(strange)}, which an image does not give: only {PIXELS}")
+    return ImageEncoder(read_processor(folder))
+
+
+def measure_images(folder: Path, inputs: Sequence[bytes]) -> EncodedSizes:
+    """Encode images, one at a time, with a preprocessor_config.json that nobody has tried; they have no tokens.
+
+    Raises:
+        BadInput: as `open_image_encoder`, or an image cannot be decoded.
+    """
+    encoder = open_image_encoder(folder, ())
+    for content in inputs:
+        encoder.encode([content])
+    return EncodedSizes((), 0)
+
+
+def decode_image(content: bytes) -> "Image":
+    """Decode an encoded image: upright, RGB, the first frame of several.
+
+    As transformers' pipelines load images (image_utils.load_image): alpha is dropped, grey gets three channels.
+
+    Raises:
+        BadInput: it is no image of `FORMATS`, or too large.
+    """
+    return _read_image(content, thumbnail=False)
+
+
+def check_image(content: bytes) -> None:
+    """Check that an encoded image can be decoded.
+
+    Raises:
+        BadInput: as `decode_image`.
+    """
+    _read_image(content, thumbnail=True)
+
+
+def _read_image(content: bytes, *, thumbnail: bool) -> "Image":
+    from PIL import Image, ImageOps, UnidentifiedImageError  # native code, which planning a release does not need
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of sizes, which are refused here, and of odd metadata
+            image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
+            _check_size(*image.size)
+            if thumbnail:
+                image.draft("RGB", (1, 1))  # a JPEG is read to its end in any case, and an eighth of it is decoded
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (BadInput, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise BadInput(f"the image has more than {MOST_PIXELS / 1e6:.0f} megapixels: make it smaller") from None
+    except Exception as error:  # what Pillow raises depends on the format
+        reason = "no image" if isinstance(error, UnidentifiedImageError) else first_line(error)[:100]
+        raise BadInput(
+            f"the image's {len(content)} bytes cannot be decoded ({reason}): give a PNG, JPEG or WebP"
+        ) from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise BadInput(f"the image has more than {MOST_PIXELS / 1e6:.0f} megapixels: make it smaller")
+    if max(width, height) > MOST_STRETCHED * min(width, height):
+        raise BadInput(f"the image is {width} by {height} pixels, more than {MOST_STRETCHED} to 1: cut it")

@@ -1,0 +1,44 @@
+"""Small images as files, and tiny image classifiers in Hugging Face layout."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SHAPES = ("bright", "dark", "striped")
+CHANNELS = {"RGB": 3, "RGBA": 4, "LA": 2, "L": 1}
+
+
+def draw_image(
+    seed: int, size: tuple[int, int] = (12, 9), mode: str = "RGB", file_type: str = "PNG", **options: Any
+) -> bytes:
+    """Draw noise of a mode and (width, height), as a file."""
+    width, height = size
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, CHANNELS[mode]), dtype=np.uint8)
+    return save_image(Image.fromarray(values.squeeze(-1) if mode == "L" else values, mode), file_type, **options)
+
+
+def save_image(image: Image.Image, file_type: str = "PNG", **options: Any) -> bytes:
+    """Return an image's file."""
+    file = io.BytesIO()
+    image.save(file, file_type, **options)
+    return file.getvalue()
+
+
+def save_classifier(folder: Path, labels: tuple[str, ...] = SHAPES, *, edge: int = 16) -> Path:
+    """Save a random ConvNext classifier and its image processor."""
+    import torch
+    from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = ConvNextConfig(
+        hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, patch_size=2, image_size=edge, initializer_range=0.5,
+        id2label=dict(enumerate(labels)), label2id={label: number for number, label in enumerate(labels)},
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ConvNextForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": edge, "width": edge}).save_pretrained(folder)
+    return folder
