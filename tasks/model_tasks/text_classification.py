@@ -1,7 +1,7 @@
 """Text classification: one text in, one of the model's labels out, judged by accuracy."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from tasks.model_tasks.text_inputs import TextEncoder, check_positions, measure_
 LONGEST_TEXT = 1_000_000
 # What transformers calls classes that nobody named.
 _UNNAMED = re.compile(r"LABEL_\d+")
+# A number as a CSV file writes it, with ".0" where the column once lacked values.
+_WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")
 
 
 def score_labels(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
@@ -87,20 +89,18 @@ class TextClassification:
         """Give the labels the model's numbers: names are matched without case, and never swapped.
 
         A model whose classes have no names of their own (LABEL_0, LABEL_1, …) takes the dataset's numbers as they are.
+        Whole numbers are the names of classes where the model has such names, else its numbers.
 
         Raises:
-            BadInput: a label is not one of the model's.
+            BadInput: a label is not one of the model's, or could be the name of one class and the number of another.
         """
-        numbers = {name.casefold(): number for number, name in enumerate(source.classes)}
-        unnamed = all(_UNNAMED.fullmatch(name) for name in source.classes)
-        names = rows.classes if rows.classes and not (unnamed and len(rows.classes) == len(source.classes)) else None
-        labels = [names[label] if names and isinstance(label, int) else label for label in rows.targets]
-        targets = [numbers.get(label.casefold()) if isinstance(label, str) else label for label in labels]
-        if strange := [
-            str(label)
-            for label, number in zip(labels, targets, strict=True)
-            if number is None or number >= len(source.classes)
-        ]:
+        names = _names_of(rows, source)
+        labels = [_read_label(names[label]) if names and isinstance(label, int) else label for label in rows.targets]
+        numbers = {_fold_case(_read_label(name)): number for number, name in enumerate(source.classes)}
+        if _are_numbers(labels, numbers, source, are_named=names is not None):
+            numbers = {number: number for number in range(len(source.classes))}
+        targets = [numbers.get(_fold_case(label)) for label in labels]
+        if strange := [str(label) for label, number in zip(labels, targets, strict=True) if number is None]:
             raise BadInput(
                 f"the labels of {rows.source} ({', '.join(sorted(set(strange))[:3])}) are not among the classes of "
                 f"{source.name} ({', '.join(source.classes)}): use the dataset that the model was trained for"
@@ -176,8 +176,60 @@ def _read_label(value: object) -> int | str | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str):
-        return value.strip() or None
+        number = _WHOLE_NUMBER.fullmatch(value.strip())
+        return int(number[1]) if number else value.strip() or None
     return int(value) if isinstance(value, int) else None
+
+
+def _fold_case(label: int | str | None) -> int | str | None:
+    return label.casefold() if isinstance(label, str) else label
+
+
+def _names_of(rows: Rows, source: ModelSource) -> Sequence[str] | None:
+    """Return the dataset's names of classes, where the model has names too or other numbers of them.
+
+    Raises:
+        BadInput: the names are numbers in another order, and the model has no names.
+    """
+    if not rows.classes or len(rows.classes) != len(source.classes):
+        return rows.classes
+    if not all(_UNNAMED.fullmatch(name) for name in source.classes):
+        return rows.classes
+    own, order = [_read_label(name) for name in rows.classes], list(range(len(rows.classes)))
+    if own != order and set(own) == set(order):
+        raise _two_meanings(own, source)
+    return None
+
+
+def _are_numbers(
+    labels: Sequence[int | str | None],
+    numbers: Mapping[int | str | None, int],
+    source: ModelSource,
+    *,
+    are_named: bool,
+) -> bool:
+    """Tell whether labels are the model's numbers, and not names of its classes that look like numbers.
+
+    Raises:
+        BadInput: they could be both, and differ.
+    """
+    found = set(labels)
+    if not all(isinstance(label, int) for label in found):
+        return False
+    if not found <= numbers.keys():
+        return True
+    are_swapped = any(numbers[label] != label for label in found)
+    if are_swapped and not are_named and found <= set(range(len(source.classes))):
+        raise _two_meanings(found, source)
+    return False
+
+
+def _two_meanings(labels: Iterable[int | str | None], source: ModelSource) -> BadInput:
+    shown = ", ".join(sorted(map(str, labels))[:3])
+    return BadInput(
+        f"the labels {shown} could be names or numbers of the classes of {source.name} ({', '.join(source.classes)}): "
+        "store the classes' names in the dataset, or in the checkpoint's id2label"
+    )
 
 
 def _show(value: object) -> str:

@@ -60,7 +60,7 @@ def test_an_encoder_without_a_head_gets_one_fitted(tiny: TinyRecipe, enginery: E
         (("nowhere", "--data", "rows"), "nowhere is no folder, and no id of the hub"),
         (("checkpoint", "--data", "nowhere"), "name the dataset"),
         (("rows", "--data", "rows"), "no config.json"),
-        (("checkpoint", "--data", "checkpoint"), "no Parquet files"),
+        (("checkpoint", "--data", "checkpoint"), "needs a split to calibrate on"),
     ],
     ids=["checkpoint", "data", "no checkpoint", "no data"],
 )
