@@ -178,6 +178,7 @@ def _read_saved(split: Split) -> "Dataset":
 
 
 def _read_media(split: Split) -> "Dataset":
+    import pyarrow
     from datasets import Audio, ClassLabel, Dataset, Features, Image
 
     column, kind = ("image", Image) if split.form is Form.IMAGES else ("audio", Audio)
@@ -185,7 +186,8 @@ def _read_media(split: Split) -> "Dataset":
     numbers = {name: number for number, name in enumerate(split.classes)}
     labels = [numbers[file.parent.name] for file in split.files]
     features = Features({column: kind(decode=False), "label": ClassLabel(names=list(split.classes))})
-    return Dataset.from_dict({column: media, "label": labels}, features=features)
+    # Not Dataset.from_dict: it asks for the decoders of audio, though nothing is decoded.
+    return Dataset(pyarrow.table({column: media, "label": labels}, schema=features.arrow_schema))
 
 
 def _make_table(columns: Mapping[str, list[Any]]) -> "Dataset":
