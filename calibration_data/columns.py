@@ -1,16 +1,16 @@
-"""The columns of a Parquet file: their names, what they hold, and their first values."""
+"""The columns of a split: their names, what they hold, and their first values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from registry.errors import BadInput
+from calibration_data.forms import read_quietly, read_split
+from calibration_data.splits import Split
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a file with `rows` rows; `values` are the first of them."""
+    """A column of a split with `rows` rows; `values` are the first of them."""
 
     name: str
     rows: int
@@ -24,22 +24,15 @@ class Column:
         return sum(lengths) / len(lengths) if lengths else 0.0
 
 
-def read_columns(file: Path, rows: int) -> tuple[Column, ...]:
-    """Read the columns of a Parquet file, with the first `rows` values of each.
+def read_columns(split: Split, rows: int) -> tuple[Column, ...]:
+    """Read the columns of a split, with the first `rows` values of each.
 
     Raises:
-        BadInput: it is not a Parquet file.
+        BadInput: it cannot be read.
     """
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as parquet:
-            total = parquet.metadata.num_rows
-            batch = next(parquet.iter_batches(batch_size=rows), None)
-            columns = [(field.name, str(field.type)) for field in parquet.schema_arrow]
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}; write it again") from error
-    values = batch.to_pydict() if batch is not None else {}
+    table = read_quietly(lambda: read_split(split))
+    values = table[:rows]
     return tuple(
-        Column(name, total, kind in ("string", "large_string"), values.get(name, [])) for name, kind in columns
+        Column(name, table.num_rows, getattr(feature, "dtype", "") in ("string", "large_string"), values[name])
+        for name, feature in table.features.items()
     )

@@ -3,15 +3,15 @@
 `datasets` is imported where rows are read: it brings pandas, a second that a worker, who gets its rows, does not pay.
 """
 
-import errno
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from calibration_data.splits import DatasetRef, split_file
+from calibration_data.forms import read_parquet, read_quietly, read_split
+from calibration_data.splits import DatasetRef, check_rows, find_split
 from registry.digest import digest_of, record_tree
-from registry.errors import BadInput, first_line
+from registry.errors import BadInput
 from registry.records import CalibrationSet
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ FEWEST_CALIBRATION_ROWS = 8
 FEWEST_EVALUATION_ROWS = 50
 # Above this share of unusable rows the column, and not the row, is wrong.
 MOST_QUARANTINED = 0.2
-# Rows are kept in memory, and each is evaluated: 2,000,000 texts of 100 characters take 1 GB.
-MOST_ROWS = 2_000_000
-MOST_BYTES = 4 * 10**9
 
 
 @dataclass(frozen=True)
@@ -112,10 +109,7 @@ def _read_usable(
         raise BadInput(
             f"{ref.origin} split {split!r} has no column {', '.join(missing)}: it has {', '.join(table.column_names)}"
         )
-    if table.num_rows > MOST_ROWS:
-        raise BadInput(
-            f"{ref.origin} split {split!r} has {table.num_rows} rows, more than {MOST_ROWS}: make a smaller split of it"
-        )
+    check_rows(f"{ref.origin} split {split!r}", table.num_rows)
     classes = _read_class_names(table.features[ref.columns[-1][1]])
     names = [name for name, _ in ref.columns]
     columns = [_read_column(table, column) for _, column in ref.columns]
@@ -173,35 +167,9 @@ def _open(ref: DatasetRef, split: str) -> "Dataset":
     import datasets
 
     if not ref.is_hub:
-        file = split_file(ref, split)
-        return _quietly(lambda: _read_parquet(file))
-    return _quietly(lambda: datasets.load_dataset(ref.origin, split=split, revision=ref.revision))
-
-
-def _read_parquet(file: Path) -> "Dataset":
-    import pyarrow.parquet
-    from datasets import Dataset
-
-    metadata = pyarrow.parquet.read_metadata(file)
-    size = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
-    if size > MOST_BYTES:
-        raise BadInput(f"{file} holds {size} bytes uncompressed, more than {MOST_BYTES}: make a smaller split of it")
-    # Not Dataset.from_parquet: its cache goes by path and mtime, and gives the old rows of a file replaced in place.
-    return Dataset(pyarrow.parquet.read_table(file, partitioning=None))
-
-
-def _quietly(read: Callable[[], "Dataset"]) -> "Dataset":
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        return read()
-    except BadInput:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # nothing is wrong with the dataset
-        raise BadInput(f"the dataset cannot be read: {error.__class__.__name__}: {first_line(error)}") from error
+        found = find_split(Path(ref.origin), split)
+        return read_quietly(lambda: read_split(found))
+    return read_quietly(lambda: datasets.load_dataset(ref.origin, split=split, revision=ref.revision))
 
 
 def refuse_overlap(reader: RowReader, calibration: Sequence[Any], evaluation: Sequence[Any]) -> None:
@@ -228,7 +196,7 @@ def draw_calibration_set(
     """
     rows = load_split(ref, reader, split, samples=samples, seed=seed, fewest=FEWEST_CALIBRATION_ROWS)
     refuse_overlap(reader, rows.inputs, evaluation.inputs)
-    _quietly(lambda: _write(rows, into / "rows.parquet"))
+    read_quietly(lambda: _write(rows, into / "rows.parquet"))
     return CalibrationSet(
         name=f"{split}-{len(rows.inputs)}-{seed}",
         dataset=ref.origin,
@@ -254,5 +222,5 @@ def _write(rows: Rows, file: Path) -> "Dataset":
 
 def read_calibration_inputs(calibration: CalibrationSet) -> tuple[Any, ...]:
     """Return the inputs of a drawn calibration set, in the order drawn."""
-    table = _quietly(lambda: _read_parquet(calibration.directory / "rows.parquet"))
+    table = read_quietly(lambda: read_parquet(calibration.directory / "rows.parquet"))
     return tuple(table[table.column_names[0]])

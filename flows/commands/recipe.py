@@ -21,7 +21,7 @@ Recipe = Annotated[Path, typer.Argument(help="Path of the recipe, such as recipe
 def init(
     checkpoint: Annotated[str, typer.Argument(help="The checkpoint's folder, or its id on the hub, such as org/name.")],
     data: Annotated[
-        str, typer.Option("--data", help="A folder with SPLIT.parquet files, or a dataset's id on the hub.")
+        str, typer.Option("--data", help="A folder with SPLIT.csv, .jsonl or .parquet, or a dataset's id on the hub.")
     ],
     to: Annotated[
         Path | None,

@@ -1,7 +1,7 @@
 """A first recipe for a checkpoint and a dataset: what can be read from them is filled in, and comments teach the rest.
 
-`draft_recipe` reads config.json, the tokenizer and the Parquet files of a folder; it downloads only a hub model's small
-files, and no hub dataset.
+`draft_recipe` reads config.json, the tokenizer and the splits of a folder; it downloads only a hub model's small files,
+and no hub dataset.
 """
 
 import re
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from calibration_data.columns import Column, read_columns
+from calibration_data.splits import find_split, list_splits
 from flows.inputs.places import write_flow
 from registry.errors import BadInput
 from registry.names import check_name
@@ -139,21 +140,24 @@ def _find_tasks(config: Mapping[str, Any]) -> tuple[tuple[ModelTask, bool], ...]
 
 
 def _describe_data(origin: Origin, fits: Sequence[tuple[ModelTask, bool]]) -> tuple[ModelTask, bool, Data]:
-    """Find splits in a folder of Parquet files, and the first task whose columns they have.
+    """Find splits in a folder, and the first task whose columns they have.
 
     Raises:
         BadInput: no splits, or columns of no task that fits the checkpoint.
     """
-    splits = {file.stem: file for file in sorted(Path(origin.name).glob("*.parquet"))}
+    folder = Path(origin.name)
+    splits = list_splits(folder)
     evaluation = next((split for split in EVALUATION_SPLITS if split in splits), None)
     calibration = next((split for split in CALIBRATION_SPLITS if split in splits), None)
     if evaluation is None or calibration is None:
-        there = ", ".join(splits) or "no Parquet files"
+        there = ", ".join(splits) or "no splits"
         raise BadInput(
             f"{origin.name} needs a split to calibrate on ({' or '.join(CALIBRATION_SPLITS)}) and one to judge on "
-            f"({' or '.join(EVALUATION_SPLITS)}), each a Parquet file of that name: it has {there}"
+            f"({' or '.join(EVALUATION_SPLITS)}), each a file such as train.csv or a folder of "
+            f"that name: it has {there}"
         )
-    columns = read_columns(splits[evaluation], MEASURED_TEXTS)
+    find_split(folder, calibration)
+    columns = read_columns(find_split(folder, evaluation), MEASURED_TEXTS)
     refusals = []
     for task, needs_head in fits:
         try:

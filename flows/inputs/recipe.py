@@ -86,7 +86,7 @@ class EvaluationSpec(Part):
 
 
 class DataSpec(Part):
-    """The dataset: a folder of Parquet splits (`path`), or a hub dataset (`hub`) at a `revision`."""
+    """The dataset: a folder of splits (`path`), or a hub dataset (`hub`) at a `revision`."""
 
     path: Text | None = Field(default=None, examples=["rows"])
     hub: Text | None = Field(default=None, examples=["stanfordnlp/sst2"])

@@ -1,7 +1,7 @@
 """Labels of rows and classes of checkpoints: read, compared, and numbered as the model numbers them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from registry.records import ModelSource
 
 # What transformers calls classes that nobody named.
 _UNNAMED = re.compile(r"LABEL_\d+")
+# A number as a CSV file writes it, with ".0" where the column once lacked values.
+_WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")
 
 
 def read_label(value: object) -> int | str | None:
@@ -19,7 +21,8 @@ def read_label(value: object) -> int | str | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str):
-        return value.strip() or None
+        number = _WHOLE_NUMBER.fullmatch(value.strip())
+        return int(number[1]) if number else value.strip() or None
     return int(value) if isinstance(value, int) else None
 
 
@@ -44,27 +47,76 @@ def number_labels(
     """Return the model's number of each label: names are matched without case, and never swapped.
 
     Numbers are those of `dataset_classes`, where the dataset names its classes. A model whose classes have no names of
-    their own (LABEL_0, LABEL_1, …) takes the dataset's numbers as they are.
+    their own (LABEL_0, LABEL_1, …) takes the dataset's numbers as they are. Whole numbers are the names of classes
+    where the model has such names, else its numbers.
 
     Raises:
-        BadInput: a label is not one of the model's; `origin` names the dataset.
+        BadInput: a label is not one of the model's, or could be the name of one class and the number of another;
+            `origin` names the dataset.
     """
-    numbers = {name.casefold(): number for number, name in enumerate(source.classes)}
-    unnamed = all(_UNNAMED.fullmatch(name) for name in source.classes)
-    names = dataset_classes
-    if names and unnamed and len(names) == len(source.classes):
-        names = None
-    named = [names[label] if names and isinstance(label, int) else label for label in labels]
-    found = [numbers.get(label.casefold(), -1) if isinstance(label, str) else label for label in named]
-    strange = {
-        str(label) for label, number in zip(named, found, strict=True) if number < 0 or number >= len(source.classes)
-    }
-    if strange:
+    names = _choose_names(dataset_classes, source)
+    named = [read_label(names[label]) if names and isinstance(label, int) else label for label in labels]
+    numbers = {_fold_case(read_label(name)): number for number, name in enumerate(source.classes)}
+    if _are_numbers(named, numbers, source, are_named=names is not None):
+        numbers = {number: number for number in range(len(source.classes))}
+    found = [numbers.get(_fold_case(label), -1) for label in named]
+    if strange := {str(label) for label, number in zip(named, found, strict=True) if number < 0}:
         raise BadInput(
             f"the labels of {origin} ({', '.join(sorted(strange)[:3])}) are not among the classes of "
             f"{source.name} ({', '.join(source.classes)}): use the dataset that the model was trained for"
         )
     return found
+
+
+def _choose_names(dataset_classes: Sequence[str] | None, source: ModelSource) -> Sequence[str] | None:
+    """Return the dataset's names of classes, where the model has names too or other numbers of them.
+
+    Raises:
+        BadInput: the names are numbers in another order, and the model has no names.
+    """
+    if not dataset_classes or len(dataset_classes) != len(source.classes):
+        return dataset_classes
+    if not all(_UNNAMED.fullmatch(name) for name in source.classes):
+        return dataset_classes
+    own, order = [read_label(name) for name in dataset_classes], list(range(len(dataset_classes)))
+    if own != order and set(own) == set(order):
+        raise _two_meanings(own, source)
+    return None
+
+
+def _are_numbers(
+    labels: Sequence[int | str | None],
+    numbers: Mapping[int | str | None, int],
+    source: ModelSource,
+    *,
+    are_named: bool,
+) -> bool:
+    """Tell whether labels are the model's numbers, and not names of its classes that look like numbers.
+
+    Raises:
+        BadInput: they could be both, and differ.
+    """
+    found = set(labels)
+    if not all(isinstance(label, int) for label in found):
+        return False
+    if not found <= numbers.keys():
+        return True
+    are_swapped = any(numbers[label] != label for label in found)
+    if are_swapped and not are_named and found <= set(range(len(source.classes))):
+        raise _two_meanings(found, source)
+    return False
+
+
+def _two_meanings(labels: Iterable[int | str | None], source: ModelSource) -> BadInput:
+    shown = ", ".join(sorted(map(str, labels))[:3])
+    return BadInput(
+        f"the labels {shown} could be names or numbers of the classes of {source.name} ({', '.join(source.classes)}): "
+        "store the classes' names in the dataset, or in the checkpoint's id2label"
+    )
+
+
+def _fold_case(label: int | str | None) -> int | str | None:
+    return label.casefold() if isinstance(label, str) else label
 
 
 def check_head(config: Mapping[str, Any], task: str, head: str) -> None:

@@ -71,7 +71,7 @@ class TextClassification(TextTask):
         """Give the labels the model's numbers: names are matched without case, and never swapped.
 
         Raises:
-            BadInput: a label is not one of the model's.
+            BadInput: a label is not one of the model's, or could be the name of one class and the number of another.
         """
         return replace(rows, targets=tuple(number_labels(rows.targets, rows.classes, source, rows.source)))
 

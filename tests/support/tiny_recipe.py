@@ -83,6 +83,24 @@ def write_split(folder: Path, split: str, texts: list[str]) -> None:
     datasets.Dataset.from_dict(columns, features=features).to_parquet(str(folder / f"{split}.parquet"))
 
 
+def convert_splits(folder: Path, form: str) -> None:
+    """Write each Parquet split of a folder in another form, with its labels as numbers, and remove it."""
+    import datasets
+    import pandas as pd
+
+    for file in folder.glob("*.parquet"):
+        rows = pd.read_parquet(file)
+        write: dict[str, Callable[[Path], object]] = {
+            "csv": partial(rows.to_csv, index=False),
+            "tsv": partial(rows.to_csv, index=False, sep="\t"),
+            "json": partial(rows.to_json, orient="records"),
+            "jsonl": partial(rows.to_json, orient="records", lines=True),
+            "saved": datasets.Dataset.from_pandas(rows).save_to_disk,
+        }
+        write[form](file.with_suffix("" if form == "saved" else f".{form}"))
+        file.unlink()
+
+
 def write_tiny_recipe(folder: Path) -> TinyRecipe:
     """Checkpoint, disjoint splits, recipe and fleet under `folder`; the same bytes each time."""
     words = [word for word in WORDS if not word.startswith("##")]

@@ -11,7 +11,7 @@ from tests.support.commands import Enginery
 from tests.support.hub_server import serve_hub
 from tests.support.task_recipes import TASKS, write_task_recipe
 from tests.support.tiny import tiny_bert
-from tests.support.tiny_recipe import TinyRecipe, write_split
+from tests.support.tiny_recipe import TinyRecipe, convert_splits, write_split
 
 
 def test_a_recipe_is_written_for_a_folder_and_passes_its_check(tiny: TinyRecipe, enginery: Enginery) -> None:
@@ -25,6 +25,24 @@ def test_a_recipe_is_written_for_a_folder_and_passes_its_check(tiny: TinyRecipe,
     text = (tiny.folder / "checkpoint.yaml").read_text(encoding="utf-8")
     for line in ("path: checkpoint", "path: rows", "max_length: 16 ", "loss_max: 0.05 "):
         assert line in text
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json", "saved"])
+def test_init_finds_splits_in_every_form_and_their_recipe_passes_its_check(
+    form: str, tiny: TinyRecipe, enginery: Enginery
+) -> None:
+    convert_splits(tiny.folder / "rows", form)
+    ran = enginery("init", "checkpoint", "--data", "rows", "--fleet", "fleet.yaml")
+    assert ran.code == 0, ran.err
+    assert "text: text\n  label: label\n" in Path("checkpoint.yaml").read_text(encoding="utf-8")
+    assert enginery("check", "checkpoint.yaml", "--fleet", "fleet.yaml", "--json").json["problems"] == []
+
+
+def test_init_refuses_a_split_in_two_forms(tiny: TinyRecipe, enginery: Enginery) -> None:
+    Path("rows/evaluation.csv").write_text("text,label\ngood,1\n", encoding="utf-8")
+    ran = enginery("init", "checkpoint", "--data", "rows", "--fleet", "fleet.yaml")
+    assert ran.code == 2
+    assert "twice, as evaluation.csv and evaluation.parquet: keep one of them" in ran.err
 
 
 def test_a_file_that_exists_is_never_overwritten(tiny: TinyRecipe, enginery: Enginery) -> None:
@@ -73,7 +91,7 @@ def test_the_task_is_found_by_the_checkpoint_and_the_columns(
         (("nowhere", "--data", "rows"), "nowhere is no folder, and no id of the hub"),
         (("checkpoint", "--data", "nowhere"), "name the dataset"),
         (("rows", "--data", "rows"), "no config.json"),
-        (("checkpoint", "--data", "checkpoint"), "no Parquet files"),
+        (("checkpoint", "--data", "checkpoint"), "needs a split to calibrate on"),
     ],
     ids=["checkpoint", "data", "no checkpoint", "no data"],
 )

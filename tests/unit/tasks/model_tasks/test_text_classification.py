@@ -40,6 +40,12 @@ def test_every_task_is_found_by_its_own_name_and_has_a_triton_model_of_the_same_
         (("good", 1.0), ("good", 1)),
         (("good", True), ("good", 1)),
         (("good", "yes"), ("good", "yes")),
+        (("good", "1"), ("good", 1)),
+        (("good", "1.0 "), ("good", 1)),
+        (("good", "2"), None),
+        (("good", "-1"), ("good", "-1")),
+        (("good", "01a"), ("good", "01a")),
+        (("good", float("nan")), None),
         (("good", " "), None),
         (("good", [0, 1]), None),
         ((" \n", 1), None),
@@ -83,17 +89,56 @@ def test_labels_are_numbered_as_the_model_does(
     assert align(targets, classes, source) == numbers
 
 
+STARS = replace(SOURCE, classes=("1", "2", "3"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes", "source", "numbers"),
+    [
+        ((1, 2, 3), None, STARS, [0, 1, 2]),
+        ((0, 1, 2), None, STARS, [0, 1, 2]),
+        ((0, 1), ("3", "1"), STARS, [2, 0]),
+        ((0, 1), ("2", "1"), STARS, [1, 0]),
+        ((0, 1, 0), None, replace(SOURCE, classes=("0", "1")), [0, 1, 0]),
+        ((1, 0, 1), None, replace(SOURCE, classes=("1.0", "0.0")), None),
+        ((0, 1), ("1", "0"), SOURCE, [1, 0]),
+        ((0, 1), ("0", "1"), UNNAMED, [0, 1]),
+        ((0, 1), ("1", "0"), UNNAMED, None),
+        ((0, 1), ("1", "2"), UNNAMED, [0, 1]),
+        ((1, 2), None, STARS, None),
+        ((1, 1), None, STARS, None),
+    ],
+)
+def test_whole_numbers_are_names_or_numbers_and_refused_where_they_could_be_both(
+    targets: tuple[int | str, ...], classes: tuple[str, ...] | None, source: ModelSource, numbers: list[int] | None
+) -> None:
+    if numbers is not None:
+        assert align(targets, classes, source) == numbers
+        return
+    with pytest.raises(BadInput, match=r"the labels 0?,? ?1(, 2)? could be names or numbers of the classes of sst2"):
+        align(targets, classes, source)
+
+
 @pytest.mark.parametrize(
     ("targets", "classes", "source"),
     [
         ((0, 2), None, SOURCE),
+        (("no", 1), None, SOURCE),
         ((0, 1), ("a", "b"), SOURCE),
         ((0, 1, 2), ("no", "yes", "maybe"), SOURCE),
         (("no", "perhaps"), None, SOURCE),
         (("positive", "negative"), None, UNNAMED),
         ((0, 1, 2), ("a", "b", "c"), UNNAMED),
     ],
-    ids=["number", "names", "one too many", "name", "names for a model without", "too many for a model without"],
+    ids=[
+        "number",
+        "name and number",
+        "names",
+        "one too many",
+        "name",
+        "names for a model without",
+        "too many for a model without",
+    ],
 )
 def test_labels_of_another_dataset_are_refused(
     targets: tuple[int | str, ...], classes: tuple[str, ...] | None, source: ModelSource
