@@ -76,7 +76,7 @@ def _read_delimited(file: Path, delimiter: str) -> "Dataset":
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             lines = csv.reader(opened, delimiter=delimiter, strict=True)
-            header = next(lines, [])
+            header = next(filter(None, lines), [])
             if twice := next((name for name in header if header.count(name) > 1), None):
                 raise BadInput(f"{file} has two columns named {twice!r}: rename one of them")
             columns: list[list[str]] = [[] for _ in header]
