@@ -22,8 +22,8 @@ from tasks.checkpoints.config import read_config
 from tasks.checkpoints.encoder import try_encoder
 from tasks.checkpoints.source import download_texts, list_checkpoint
 from tasks.model_tasks import MODEL_TASKS, ModelTask
+from tasks.model_tasks.inputs.texts import UNLIMITED_TOKENS
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
-from tasks.model_tasks.text_inputs import UNLIMITED_TOKENS
 from tasks.quantization.holdout import rows_to_prove
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)

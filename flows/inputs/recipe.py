@@ -96,6 +96,9 @@ class DataSpec(Part):
     text_pair: Text | None = Field(default=None, examples=["sentence2"])
     score: Text | None = Field(default=None, examples=["similarity"])
     image: Text | None = Field(default=None, examples=["img"])
+    question: Text | None = Field(default=None, examples=["question"])
+    context: Text | None = Field(default=None, examples=["passage"])
+    answers: Text | None = Field(default=None, examples=["answers"])
     words: Text | None = Field(default=None, examples=["tokens"])
     tags: Text | None = Field(default=None, examples=["ner_tags"])
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128

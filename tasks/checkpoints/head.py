@@ -18,12 +18,15 @@ from calibration_data.reader import Rows
 from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import SourceFiles
+from tasks.checkpoints.pooling import MODULES_FILE, POOLING_FILE
 from tasks.checkpoints.source import collect, staging
 from tasks.execution.progress import OnProgress, ignore_progress
-from tasks.model_tasks.text_inputs import TEXT_INPUTS, open_text_encoder
+from tasks.model_tasks.inputs.texts import TEXT_INPUTS, open_text_encoder
 
 TASK = "text-classification"
 BATCH_ROWS = 64
+# What says how an encoder ends, which the head does from now on.
+REPLACED = ("config.json", MODULES_FILE, POOLING_FILE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def fit_head(
     rows_digest = digest_of((list(rows.inputs), [int(label) for label in rows.targets], list(classes)))
     with staging(into) as folder:
         for file in encoder.files:
-            if file.path != "config.json" and not file.path.endswith((".safetensors", ".safetensors.index.json")):
+            if file.path not in REPLACED and not file.path.endswith((".safetensors", ".safetensors.index.json")):
                 shutil.copyfile(encoder.directory / file.path, folder / file.path)
         bert.save_pretrained(folder)
         origin = f"{encoder.source.origin} + head fitted on {rows_digest}"

@@ -25,7 +25,7 @@ from tasks.graphs.files import GRAPH_FILE, make_artifact, write_graph
 from tasks.graphs.pooling import PooledEncoder, add_pooling
 from tasks.graphs.session import exact_options
 from tasks.model_tasks import model_task
-from tasks.model_tasks.text_inputs import TEXT_INPUTS, TOKENIZER, open_text_encoder
+from tasks.model_tasks.inputs.texts import TEXT_INPUTS, TOKENIZER, open_text_encoder
 
 CHECKPOINT_OPSET, MODULE_OPSET = 18, 20
 # A share of the largest magnitude in an output: fp32 sums in another order differ by about 1e-6 of it.

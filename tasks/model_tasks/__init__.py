@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from registry.errors import BadInput
 from tasks.model_tasks.contract import ModelTask
 from tasks.model_tasks.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.question_answering import QUESTION_ANSWERING
 from tasks.model_tasks.sentence_embedding import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
 from tasks.model_tasks.token_classification import TOKEN_CLASSIFICATION
@@ -21,6 +22,7 @@ _ALL: tuple[ModelTask, ...] = (
     FEATURE_EXTRACTION,
     SENTENCE_SIMILARITY,
     IMAGE_CLASSIFICATION,
+    QUESTION_ANSWERING,
 )
 MODEL_TASKS: Mapping[str, ModelTask] = {task.name: task for task in _ALL}
 

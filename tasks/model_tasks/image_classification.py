@@ -15,7 +15,7 @@ from registry.errors import BadInput
 from registry.records import ModelSource
 from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, ShownAnswer
-from tasks.model_tasks.image_inputs import (
+from tasks.model_tasks.inputs.images import (
     CHANNELS,
     PROCESSOR_FILE,
     ImageEncoder,

@@ -15,14 +15,12 @@ from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.contract import Answers, Encoder, Feed, Metric, Scores, ShownAnswer
+from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, TextEncoder, check_text, is_text, open_text_encoder
 from tasks.model_tasks.labels import show_value
 from tasks.model_tasks.scores import compute_correlation, compute_ratio, score_ranks
-from tasks.model_tasks.text_inputs import EXAMPLE_TEXTS, LONGEST_TEXT, TextEncoder, check_text, open_text_encoder
-from tasks.model_tasks.text_task import TextTask
+from tasks.model_tasks.text_task import BETWEEN, TextTask, split_pair
 
 Pair = tuple[str, str]
-# Between the two texts of a pair on the command line.
-BETWEEN = " ||| "
 
 
 def compute_cosines(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
@@ -212,9 +210,7 @@ class SentenceSimilarity(TextTask):
         Raises:
             BadInput: there are not two, or one is empty or too long.
         """
-        first, found, second = text.partition(BETWEEN)
-        if not found:
-            raise BadInput(f'give two texts with {BETWEEN.strip()!r} between them, as in "a film{BETWEEN}a movie"')
+        first, second = split_pair(text, example=f"a film{BETWEEN}a movie")
         check_text(first)
         check_text(second)
         return first, second
@@ -235,11 +231,6 @@ class SentenceSimilarity(TextTask):
         pairs = [self.read_question(question) for question in questions]
         cosines = self.answers(outputs, pairs, encoder)
         return [SimilarTexts(*pair, float(cosine)) for pair, cosine in zip(pairs, cosines, strict=True)]
-
-
-def is_text(value: object) -> bool:
-    """Tell whether a value is a text that is neither empty nor too long."""
-    return isinstance(value, str) and bool(value.strip()) and len(value) <= LONGEST_TEXT
 
 
 FEATURE_EXTRACTION = FeatureExtraction()

@@ -12,6 +12,7 @@ from registry.records import ModelSource
 from registry.triton.python_models import TEXT_CLASSIFICATION as PYTHON_MODEL
 from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import Answers, Encoder, Metric, ShownAnswer
+from tasks.model_tasks.inputs.texts import LONGEST_TEXT
 from tasks.model_tasks.labels import (
     check_head,
     check_one_label,
@@ -22,7 +23,6 @@ from tasks.model_tasks.labels import (
     show_value,
 )
 from tasks.model_tasks.scores import ACCURACY
-from tasks.model_tasks.text_inputs import LONGEST_TEXT
 from tasks.model_tasks.text_task import TextTask
 
 

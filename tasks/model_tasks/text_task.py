@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from registry.errors import BadInput
 from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import EncodedSizes
-from tasks.model_tasks.text_inputs import (
+from tasks.model_tasks.inputs.texts import (
     EXAMPLE_TEXTS,
     TOKENIZER,
     TextEncoder,
@@ -16,6 +17,21 @@ from tasks.model_tasks.text_inputs import (
     measure_texts,
     open_text_encoder,
 )
+
+# Between the two texts of a pair on the command line.
+BETWEEN = " ||| "
+
+
+def split_pair(text: str, *, example: str) -> tuple[str, str]:
+    """Return the two texts of "one ||| other".
+
+    Raises:
+        BadInput: there are not two; the message shows `example`.
+    """
+    first, found, second = text.partition(BETWEEN)
+    if not found:
+        raise BadInput(f'give two texts with {BETWEEN.strip()!r} between them, as in "{example}"')
+    return first, second
 
 
 @dataclass(frozen=True)

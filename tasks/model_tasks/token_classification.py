@@ -12,11 +12,8 @@ from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, Scores, ShownAnswer
-from tasks.model_tasks.labels import check_head, compute_softmax, number_labels, read_label, show_value
-from tasks.model_tasks.scores import compute_f1, compute_ratio
-from tasks.model_tasks.text_inputs import EXAMPLE_TEXTS, LONGEST_TEXT, check_text
-from tasks.model_tasks.text_task import TextTask
-from tasks.model_tasks.word_inputs import (
+from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, LONGEST_TEXT, check_text
+from tasks.model_tasks.inputs.words import (
     WordEncoder,
     Words,
     measure_words,
@@ -24,6 +21,9 @@ from tasks.model_tasks.word_inputs import (
     read_words,
     split_words,
 )
+from tasks.model_tasks.labels import check_head, compute_softmax, number_labels, read_label, show_value
+from tasks.model_tasks.scores import compute_f1, compute_ratio
+from tasks.model_tasks.text_task import TextTask
 
 CUT = -1
 OUTSIDE = "O"

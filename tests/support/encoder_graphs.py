@@ -12,7 +12,7 @@ from registry.records import OnnxArtifact, Precision
 from tasks.calibration.statistics import Calibration
 from tasks.graphs.files import GRAPH_FILE, make_artifact
 from tasks.graphs.session import exact_options
-from tasks.model_tasks.text_inputs import FeedDict
+from tasks.model_tasks.inputs.texts import FeedDict
 
 WIDTH, VOCABULARY, NAN_TOKEN, OUTLIERS = 64, 50, 49, (3, 17)
 

@@ -88,8 +88,16 @@ def draw_shapes(texts: list[str]) -> Columns:
     return {"image": images, "label": [SHAPES[len(text) % len(SHAPES)] for text in texts]}
 
 
+def ask_texts(texts: list[str]) -> Columns:
+    """Ask for the first words of a text, some of which is longer than a span."""
+    contexts = [" ".join([text, *texts[at % 3 : at % 3 + at % 4]]) for at, text in enumerate(texts)]
+    answers = [{"text": [" ".join(text.split()[:2])], "answer_start": [0]} for text in texts]
+    return {"question": [text.split()[-1] for text in texts], "context": contexts, "answers": answers}
+
+
 TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]]] = {
     "feature-extraction": (save_encoder, lambda texts: {"text": texts}),
+    "question-answering": (lambda folder: save_bert(folder, "BertForQuestionAnswering"), ask_texts),
     "sentence-similarity": (save_encoder, pair_texts),
     "image-classification": (save_shapes, draw_shapes),
     "token-classification": (save_tagger, tag_words),

@@ -1,7 +1,7 @@
 """Text in, label and score out: runs in Triton's Python backend beside engine, tokenizer.json and manifest.json.
 
 Copied into the model repository, so it needs nothing of Enginery: the server's Python has numpy, onnxruntime and
-tokenizers. It answers as `enginery run` does (tasks/bundle/answer.py, tasks/model_tasks/text_inputs.py); a test holds
+tokenizers. It answers as `enginery run` does (tasks/bundle/answer.py, tasks/model_tasks/inputs/texts.py); a test holds
 the two together.
 """
 

@@ -10,7 +10,8 @@ from registry.records import SourceFiles
 from tasks.checkpoints.head import fit_head
 from tasks.checkpoints.source import from_folder
 from tasks.graphs.export import check_export, export_checkpoint
-from tasks.model_tasks.text_inputs import open_text_encoder
+from tasks.model_tasks.inputs.texts import open_text_encoder
+from tests.support.task_recipes import save_encoder
 from tests.support.tiny import tiny_bert
 
 WORDS = ("film", "music", "library", "editor")
@@ -49,6 +50,14 @@ def test_fitted_checkpoint_exports_like_any_other(encoder: SourceFiles, tmp_path
     config = json.loads((fitted.directory / "config.json").read_text())
     assert config["label2id"] == {"praise": 0, "blame": 1}
     assert config["problem_type"] == "single_label_classification"
+
+
+def test_a_head_takes_the_place_of_an_encoders_pooling(tmp_path: Path) -> None:
+    save_encoder(tmp_path / "made")
+    pooled = from_folder(tmp_path / "made", name="tiny", task="feature-extraction", into=tmp_path / "taken")
+    assert (pooled.directory / "1_Pooling" / "config.json").is_file()
+    fitted = fit(pooled, tmp_path / "fitted")
+    assert not any("ooling" in file.path or file.path == "modules.json" for file in fitted.files)
 
 
 def test_progress_ends_with_all_rows(encoder: SourceFiles, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tasks.checkpoints.module import load_module
 from tasks.checkpoints.source import from_folder
 from tasks.graphs.export import check_export, export_checkpoint, export_module
 from tasks.graphs.session import exact_options
-from tasks.model_tasks.text_inputs import FeedDict, open_text_encoder
+from tasks.model_tasks.inputs.texts import FeedDict, open_text_encoder
 from tests.support.tiny import tiny_bert
 
 TEXTS = ("a good film", "bad music", "the editor of the library for good and fine films and poor films")

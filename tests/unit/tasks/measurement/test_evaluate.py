@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from registry.errors import MeasurementError
 from tasks.measurement.evaluate import LARGEST_BATCH, Evaluation, evaluate
+from tasks.model_tasks.inputs.texts import FeedDict, TextEncoder, open_text_encoder
 from tasks.model_tasks.scores import ACCURACY
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
-from tasks.model_tasks.text_inputs import FeedDict, TextEncoder, open_text_encoder
 from tests.support.tiny import WORDS, write_tokenizer
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from registry.records import Machine, Tensor
 from tasks.measurement.latency import LatencyPlan, interleave, latency_feed, save_benchmark
-from tasks.model_tasks.text_inputs import FeedDict
+from tasks.model_tasks.inputs.texts import FeedDict
 from tasks.verdicts.intervals import ratio_interval
 
 PLAN = LatencyPlan(windows=4, iterations=5, warmup=3, sizes=(("batch", 2), ("sequence", 3)))

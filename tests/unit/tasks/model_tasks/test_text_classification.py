@@ -15,9 +15,9 @@ from registry.records import ModelSource
 from registry.triton.python_models import PYTHON_MODELS
 from tasks.model_tasks import MODEL_TASKS, model_task
 from tasks.model_tasks.contract import ModelTask
+from tasks.model_tasks.inputs.texts import LONGEST_TEXT, TextEncoder
 from tasks.model_tasks.scores import ACCURACY
 from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION, LabelledText
-from tasks.model_tasks.text_inputs import LONGEST_TEXT, TextEncoder
 
 ENCODER = TextEncoder(Tokenizer(WordLevel()), ())
 SOURCE = ModelSource("sst2", "distilbert/sst2", "b" * 40, "text-classification", ("no", "Yes"))

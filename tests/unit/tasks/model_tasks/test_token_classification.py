@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
+from tasks.model_tasks.inputs.words import WordEncoder, open_word_encoder
 from tasks.model_tasks.token_classification import (
     CUT,
     ENTITY_F1,
@@ -20,7 +21,6 @@ from tasks.model_tasks.token_classification import (
     Tags,
     find_entities,
 )
-from tasks.model_tasks.word_inputs import WordEncoder, open_word_encoder
 from tests.support.tiny import write_tokenizer
 
 CLASSES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")

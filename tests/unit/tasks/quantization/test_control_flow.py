@@ -13,7 +13,7 @@ from registry.records import OnnxArtifact, Precision
 from tasks.checkpoints.source import from_folder
 from tasks.graphs.export import export_checkpoint
 from tasks.graphs.session import choose_providers, exact_options
-from tasks.model_tasks.text_inputs import FeedDict, open_text_encoder
+from tasks.model_tasks.inputs.texts import FeedDict, open_text_encoder
 from tasks.quantization.quantize import quantize
 from tests.support.tiny import WORDS, tiny_deberta
 

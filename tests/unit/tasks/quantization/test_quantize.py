@@ -13,7 +13,7 @@ from registry.records import OnnxArtifact, Precision
 from tasks.calibration.collect import calibrate
 from tasks.calibration.ranges import Method
 from tasks.graphs.layers import Graph
-from tasks.model_tasks.text_inputs import FeedDict
+from tasks.model_tasks.inputs.texts import FeedDict
 from tasks.quantization import qdq
 from tasks.quantization.int8 import make_int8_graph
 from tasks.quantization.quantize import CALIBRATED, METHODS, quantize

@@ -79,6 +79,11 @@ def open_text_encoder(checkpoint: Path, input_names: Sequence[str], largest: Map
     return TextEncoder(tokenizer, tuple(input_names))
 
 
+def is_text(value: object) -> bool:
+    """Tell whether a value is a text that is neither empty nor too long."""
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= LONGEST_TEXT
+
+
 def check_text(text: str) -> None:
     """Check a text that a user asks a bundle.
 

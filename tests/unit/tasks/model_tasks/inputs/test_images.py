@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from registry.errors import BadInput
-from tasks.model_tasks import image_inputs
-from tasks.model_tasks.image_inputs import PIXELS, check_image, decode_image, open_image_encoder, read_processor
+from tasks.model_tasks.inputs import images
+from tasks.model_tasks.inputs.images import PIXELS, check_image, decode_image, open_image_encoder, read_processor
 from tests.support.images import draw_image, save_image
 
 HALF = [0.5, 0.5, 0.5]
@@ -146,7 +146,7 @@ def test_an_image_is_refused_by_its_size_before_it_is_decoded(monkeypatch: pytes
     assert len(bomb) < 100_000
     with pytest.raises(BadInput, match="more than 50 megapixels: make it smaller"):
         check_image(bomb)
-    monkeypatch.setattr(image_inputs, "MOST_PIXELS", 100)
+    monkeypatch.setattr(images, "MOST_PIXELS", 100)
     with pytest.raises(BadInput, match="megapixels"):
         check_image(draw_image(0, (12, 9)))
 

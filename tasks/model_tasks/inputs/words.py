@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.model_tasks.contract import EncodedSizes
-from tasks.model_tasks.text_inputs import FeedDict, TextEncoder, measure_texts, open_text_encoder
+from tasks.model_tasks.inputs.texts import FeedDict, TextEncoder, measure_texts, open_text_encoder
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
