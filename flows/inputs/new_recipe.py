@@ -34,6 +34,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "text": ("text", "sentence", "content", "review", "document", "question", "title", "sentence1", "text1"),
     "text_pair": ("text_pair", "sentence2", "text2"),
     "label": ("label", "labels", "class", "category", "target", "sentiment"),
+    "labels": ("labels", "topics", "categories"),
     "score": ("score", "similarity", "similarity_score"),
     "image": ("image", "img", "picture"),
     "words": ("words", "tokens"),
@@ -166,6 +167,8 @@ def _describe_data(origin: Origin, fits: Sequence[tuple[ModelTask, bool]]) -> tu
             refusals.append(str(error))
             continue
         texts = tuple(value for value in found[0][1].values if isinstance(value, str | list))
+        optional = ((name, _find_named(name, columns)) for name in task.optional_columns)
+        found = (*((name, column) for name, column in optional if column), *found)
         named = tuple((name, column.name) for name, column in found)
         return task, needs_head, Data(origin, named, calibration, evaluation, columns[0].rows, texts)
     raise BadInput(refusals[0])
@@ -177,9 +180,9 @@ def _find_column(name: str, columns: Sequence[Column], origin: Origin) -> Column
     Raises:
         BadInput: there is none.
     """
+    if found := _find_named(name, columns):
+        return found
     called = COLUMN_NAMES.get(name, (name,))
-    if found := [column for each in called for column in columns if column.name.lower() == each]:
-        return found[0]
     others = {*COLUMN_NAMES["label"], *COLUMN_NAMES["text_pair"]}
     texts = [column for column in columns if column.is_text and column.name.lower() not in others]
     if name == "text" and texts:
@@ -189,6 +192,11 @@ def _find_column(name: str, columns: Sequence[Column], origin: Origin) -> Column
         f"{origin.name} has no column named {' or '.join(called)}, but {there}: rename the one with the {name}, or "
         "write the recipe as docs/recipes.md shows"
     )
+
+
+def _find_named(name: str, columns: Sequence[Column]) -> Column | None:
+    called = COLUMN_NAMES.get(name, (name,))
+    return next((column for each in called for column in columns if column.name.lower() == each), None)
 
 
 def _measure_lengths(task: ModelTask, folder: Path, config: Mapping[str, Any], texts: Sequence[Any]) -> tuple[int, int]:

@@ -93,6 +93,7 @@ class DataSpec(Part):
     revision: Text | None = Field(default=None, examples=["main"])
     text: Text | None = Field(default=None, examples=["sentence"])
     label: Text | None = Field(default=None, examples=["sentiment"])
+    labels: Text | None = Field(default=None, examples=["topics"])
     text_pair: Text | None = Field(default=None, examples=["sentence2"])
     score: Text | None = Field(default=None, examples=["similarity"])
     image: Text | None = Field(default=None, examples=["img"])

@@ -142,9 +142,18 @@ def check_one_label(config: Mapping[str, Any], *, of: str) -> None:
     """
     kind = config.get("problem_type")
     if kind not in (None, "single_label_classification"):
-        raise BadInput(f"the checkpoint's problem_type is {str(kind)[:80]!r}: only one label per {of} is supported")
+        raise BadInput(
+            f"the checkpoint's problem_type is {str(kind)[:80]!r}: only one label per {of} is supported"
+            f"{_name_task(kind, of)}"
+        )
     if len(config.get("id2label") or range(config.get("num_labels") or 2)) < 2:
-        raise BadInput(f"the checkpoint gives one number per {of} (regression): only labels are supported")
+        use = _name_task("regression", of)
+        raise BadInput(f"the checkpoint gives one number per {of} (regression): only labels are supported{use}")
+
+
+def _name_task(kind: object, of: str) -> str:
+    tasks = {"multi_label_classification": "multi-label-classification", "regression": "text-regression"}
+    return f"; use task: {tasks[str(kind)]}" if of == "text" and str(kind) in tasks else ""
 
 
 def compute_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

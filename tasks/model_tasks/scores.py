@@ -64,4 +64,5 @@ def compute_correlation(sums: Scores) -> Scores:
 
 
 ACCURACY = Metric("accuracy", "share", score_labels)
+SPEARMAN = Metric("spearman", "rho", score_ranks, compute_correlation)
 TOP_5_ACCURACY = Metric("top_5_accuracy", "share", score_ranked_labels, applies=has_ranks)

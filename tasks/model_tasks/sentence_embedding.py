@@ -15,9 +15,9 @@ from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.contract import Answers, Encoder, Feed, Metric, Scores, ShownAnswer
-from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, TextEncoder, check_text, is_text, open_text_encoder
+from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, TextEncoder, check_text, is_number, is_text, open_text_encoder
 from tasks.model_tasks.labels import show_value
-from tasks.model_tasks.scores import compute_correlation, compute_ratio, score_ranks
+from tasks.model_tasks.scores import SPEARMAN, compute_ratio
 from tasks.model_tasks.text_task import BETWEEN, TextTask, split_pair
 
 Pair = tuple[str, str]
@@ -38,7 +38,6 @@ def score_cosines(answers: Answers, _targets: Sequence[Any], reference: Answers)
 
 
 COSINE = Metric("cosine", "cosine", score_cosines, compute_ratio, reports_worst=True)
-SPEARMAN = Metric("spearman", "rho", score_ranks, compute_correlation)
 
 
 @dataclass(frozen=True)
@@ -168,8 +167,7 @@ class SentenceSimilarity(TextTask):
     def read_row(self, row: Mapping[str, Any], _classes: Sequence[str] | None) -> tuple[Pair, float] | None:
         """Return ((text, text), score) where there are two texts, and a number that is finite."""
         texts, score = (row["text"], row["text_pair"]), row["score"]
-        is_number = isinstance(score, int | float) and not isinstance(score, bool) and np.isfinite(score)
-        return (texts, float(score)) if all(map(is_text, texts)) and is_number else None
+        return (texts, float(score)) if all(map(is_text, texts)) and is_number(score) else None
 
     def explain_row(self, row: Mapping[str, Any]) -> str:
         """Return what is wrong with the texts or the score of a row."""

@@ -61,7 +61,7 @@ def _add_switches(
     for tensor, members in group_by_input(graph.list_linears()).items():
         if tensor not in scales:
             continue
-        switch = switches[tensor] = f"enginery/int8/{len(switches)}"
+        switch = switches[tensor] = graph.make_name(f"enginery/int8/{len(switches)}")
         model.graph.input.append(helper.make_tensor_value_info(switch, TensorProto.BOOL, []))
         source = _switch_input(graph, tensor, scales[tensor], switch, zero.name)
         for add, position in graph.find_residual_adds(tensor):

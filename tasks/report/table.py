@@ -57,10 +57,12 @@ def _format_cells(row: EngineRow) -> tuple[str, ...]:
 
 
 def format_quality(quality: Measurement | None) -> str:
-    """Return a metric as a percentage with its interval; * marks that of the ONNX graph."""
+    """Return a metric with its interval, a share as a percentage; * marks that of the ONNX graph."""
     if quality is None or quality.low is None or quality.high is None:
         return ""
     mark = "" if quality.subject == "engine" else "*"
+    if quality.unit != "share":
+        return f"{quality.value:.4f} ({quality.low:.4f}-{quality.high:.4f}){mark}"
     return f"{100 * quality.value:.1f} ({100 * quality.low:.1f}-{100 * quality.high:.1f}){mark}"
 
 

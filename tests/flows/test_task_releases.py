@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 QUESTIONS = {
     "feature-extraction": ("a good film", "the music"),
     "image-classification": ("shape.png", "shape.png"),
+    "multi-label-classification": ("a good film", "the music"),
+    "text-regression": ("a good film ||| the film", "music ||| a library"),
     "question-answering": ("film ||| the film of a library", "music ||| good music for the editor"),
     "sentence-similarity": ("a good film ||| the film", "music ||| a library"),
     "token-classification": ("a good film", "the editor for music and a library"),

@@ -95,8 +95,24 @@ def ask_texts(texts: list[str]) -> Columns:
     return {"question": [text.split()[-1] for text in texts], "context": contexts, "answers": answers}
 
 
+def save_many_labels(folder: Path) -> None:
+    names = dict(enumerate(("mood", "thing", "short")))
+    save_bert(folder, "BertForSequenceClassification", id2label=names, problem_type="multi_label_classification")
+
+
+def label_texts(texts: list[str]) -> Columns:
+    """Label texts by what is in them, some with nothing."""
+    found = [
+        [name for name, is_so in zip(("mood", "thing", "short"), each, strict=True) if is_so]
+        for each in (("good" in text, "film" in text, len(text) < 30) for text in texts)
+    ]
+    return {"text": texts, "labels": found}
+
+
 TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]]] = {
     "feature-extraction": (save_encoder, lambda texts: {"text": texts}),
+    "multi-label-classification": (save_many_labels, label_texts),
+    "text-regression": (lambda folder: save_bert(folder, "BertForSequenceClassification", num_labels=1), pair_texts),
     "question-answering": (lambda folder: save_bert(folder, "BertForQuestionAnswering"), ask_texts),
     "sentence-similarity": (save_encoder, pair_texts),
     "image-classification": (save_shapes, draw_shapes),
@@ -113,10 +129,12 @@ def write_task_recipe(folder: Path, task: str) -> TinyRecipe:
     save(folder / "checkpoint")
     (folder / "rows").mkdir()
     texts = draw_texts(7, 2 * ROWS)
+    optional = [name for name in model_task(task).optional_columns if name in make_columns(texts[:1])]
     for split, part in {"evaluation": texts[:ROWS], "calibration": texts[ROWS:]}.items():
         datasets.Dataset.from_dict(make_columns(part)).to_parquet(str(folder / "rows" / f"{split}.parquet"))
     profiles = [{axis: profile[axis] for axis in model_task(task).axes} for profile in PROFILES]
-    recipe = {**RECIPE, "task": task, "profiles": profiles}
+    data = {"path": "rows", "max_length": 16, "calibration": {"samples": 16}} | {name: name for name in optional}
+    recipe = {**RECIPE, "task": task, "profiles": profiles, "data": data}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     (folder / "fleet.yaml").write_text(yaml.safe_dump(FLEET), encoding="utf-8")
     return TinyRecipe(folder)

@@ -29,14 +29,15 @@ UNLIMITED_TOKENS = 512
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Encodes texts for a graph whose inputs are `input_names`, cut at the tokenizer's longest sequence."""
+    """Encodes texts or pairs of them for a graph with `input_names`, cut at the tokenizer's longest sequence."""
 
     tokenizer: "Tokenizer"
     input_names: tuple[str, ...]
 
-    def encode(self, inputs: Sequence[str]) -> FeedDict:
-        """Return int64 arrays [len(inputs), longest text in tokens]; padding has mask 0."""
-        return self.collect(self.tokenizer.encode_batch(list(inputs)))
+    def encode(self, inputs: Sequence[str | Sequence[str]]) -> FeedDict:
+        """Return int64 arrays [len(inputs), longest text or pair in tokens]; padding has mask 0."""
+        texts = [each if isinstance(each, str) else tuple(each) for each in inputs]
+        return self.collect(self.tokenizer.encode_batch(texts))
 
     def collect(self, encodings: "Sequence[Encoding]") -> FeedDict:
         """Return what the graph takes of padded encodings, int64 [len(encodings), tokens] each."""
@@ -47,9 +48,10 @@ class TextEncoder:
         }
         return {name: np.asarray(columns[name], dtype=np.int64) for name in self.input_names}
 
-    def batches(self, inputs: Sequence[str], size: int) -> Iterator[tuple[list[int], list[str]]]:
+    def batches(self, inputs: Sequence[Any], size: int) -> Iterator[tuple[list[int], list[Any]]]:
         """Yield texts of similar length together (less padding), as (their positions, the texts)."""
-        order = sorted(range(len(inputs)), key=lambda position: len(inputs[position]))
+        lengths = [len(each) if isinstance(each, str) else sum(map(len, each)) for each in inputs]
+        order = sorted(range(len(inputs)), key=lambda position: lengths[position])
         for start in range(0, len(order), size):
             positions = order[start : start + size]
             yield positions, [inputs[position] for position in positions]
@@ -82,6 +84,11 @@ def open_text_encoder(checkpoint: Path, input_names: Sequence[str], largest: Map
 def is_text(value: object) -> bool:
     """Tell whether a value is a text that is neither empty nor too long."""
     return isinstance(value, str) and bool(value.strip()) and len(value) <= LONGEST_TEXT
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value is a number that is finite, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def check_text(text: str) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from registry.records import Backend, Precision, Verdict
+from registry.records import Backend, Machine, Measurement, Precision, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
-from tasks.report.table import LONGEST_NOTE, describe_result, list_notes, make_release_table
+from tasks.report.table import LONGEST_NOTE, describe_result, format_quality, list_notes, make_release_table
 
 BUILT = EngineRow("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "", Verdict.PASSED, version=1)
 MISSING = [
@@ -25,6 +25,14 @@ def test_a_target_skipped_as_a_whole_is_one_line() -> None:
     lines = console.export_text().splitlines()
     assert sum("l4" in line for line in lines) == 1
     assert sum("all 2" in line for line in lines) == 2
+
+
+def test_a_share_is_a_percentage_and_a_cosine_is_not() -> None:
+    machine = Machine("x86", 2)
+    share = Measurement("accuracy", 0.9123, "share", 100, "engine", "d" * 64, machine, 0.9, 0.92)
+    cosine = replace(share, metric="cosine", unit="cosine", subject="onnx-graph")
+    assert format_quality(share) == "91.2 (90.0-92.0)"
+    assert format_quality(cosine) == "0.9123 (0.9000-0.9200)*"
 
 
 def test_a_reason_is_listed_once_for_all_its_engines() -> None:
