@@ -17,6 +17,7 @@ class TextTask:
     axes: tuple[str, ...] = ("batch", "sequence")
     optional_columns: tuple[str, ...] = ()
     judged_outputs: tuple[int, ...] = (0,)
+    answer_axes: tuple[str, ...] = ("batch", "labels")
     serving_files: tuple[str, ...] = ("tokenizer.json",)
     python_model: PythonModel | None = None
 
