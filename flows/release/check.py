@@ -23,6 +23,7 @@ from tasks.checkpoints.encoder import try_encoder
 from tasks.checkpoints.module import check_tokenizer
 from tasks.checkpoints.source import download_texts, list_checkpoint, locate_package
 from tasks.execution.step_times import StepTimes
+from tasks.graphs.given.source import describe_graph, list_graph_files
 from tasks.quantization.holdout import rows_to_prove
 
 # MLflow's and Prefect's, a key, locks and records: what a release writes whatever its model is.
@@ -81,7 +82,7 @@ class RecipeCheck:
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """What a checkpoint's small files tell; `weights_bytes` is 0 for a module."""
+    """What a checkpoint's small files tell; `weights_bytes` is 0 for a module, and all of a given graph."""
 
     config: dict[str, Any]
     folder: Path
@@ -148,10 +149,11 @@ def _open_checkpoint(checks: _Checks, recipe: Recipe) -> Iterator[_Checkpoint | 
 
 
 def _read_checkpoint(spec: SourceSpec, scratch: Path) -> _Checkpoint:
-    if spec.module is not None:
+    if spec.is_bare:
         folder = Path(str(spec.tokenizer))
         check_tokenizer(folder)
-        return _Checkpoint({}, folder, 0)
+        graph_files = list_graph_files(Path(spec.onnx)) if spec.onnx is not None else ()
+        return _Checkpoint({}, folder, sum(file.stat().st_size for file in graph_files))
     if spec.hub is not None:
         _, weights = download_texts(spec.hub, str(spec.revision), into=scratch)
         return _Checkpoint(read_config(scratch), scratch, sum(file.size_bytes or 0 for file in weights.values()))
@@ -170,6 +172,8 @@ def _fit_task(recipe: Recipe, checkpoint: _Checkpoint) -> str:
     task, source = recipe.model_task, recipe.source
     if source.module is not None:
         return f"module {source.module}"
+    if source.onnx is not None:
+        return describe_graph(Path(source.onnx), task, checkpoint.weights_bytes)
     if source.head is None:
         task.check_checkpoint(checkpoint.config)
     task.check_shapes(checkpoint.config, recipe.largest)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from calibration_data.splits import split_revision
 from flows.inputs.fleet import Fleet
-from flows.inputs.recipe import Recipe
+from flows.inputs.recipe import Recipe, SourceSpec
 from registry.digest import digest_of, file_sha256, record_tree
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
@@ -17,7 +17,9 @@ from registry.records import FileRecord, GpuTarget, Verdict
 from tasks.backends import BACKENDS
 from tasks.bundle.toolchain import own_code, toolchain
 from tasks.checkpoints.hub import dataset_commit
+from tasks.checkpoints.module import check_tokenizer, module_digest
 from tasks.checkpoints.source import resolve_revision
+from tasks.graphs.given.source import digest_graph
 from tasks.measurement.machine import this_machine
 from tasks.report.rows import ROWS, ReleaseReport, add_aliases
 
@@ -32,17 +34,22 @@ def pin_recipe(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"source": source, "data": data})
 
 
-def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | str:
-    """Return a folder's files or a module's digest.
+def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | tuple[str, str]:
+    """Return a folder's files, or the digests of a module or a graph and of its tokenizer.
 
     It is empty for a hub and for a package: a pinned recipe names their commit or version.
     """
-    if recipe.source.module is not None:
-        from tasks.checkpoints.module import module_digest
-
-        return module_digest(recipe.source.module)
+    if recipe.source.is_bare:
+        return _bare_digest(recipe.source), file_sha256(check_tokenizer(Path(str(recipe.source.tokenizer))))
     path = recipe.source.path
     return record_tree(Path(path)) if path is not None and Path(path).is_dir() else ()
+
+
+def _bare_digest(source: SourceSpec) -> str:
+    """Return the digest of a module's weights, or of a given graph's files."""
+    if source.module is not None:
+        return module_digest(source.module)
+    return digest_graph(Path(str(source.onnx)))
 
 
 def describe_machines(targets: Sequence[GpuTarget]) -> object:
@@ -95,7 +102,8 @@ def find_finished_release(model: str, release_id: str, store: MlflowStore) -> Re
 def source_revision(recipe: Recipe) -> str:
     """Identify a pinned recipe's weights without fetching them: by a hub's commit, or by a digest.
 
-    The digest covers a folder's files, a module's weights or a package's pin, and the data that a head is fitted on.
+    The digest covers a folder's files, a module's weights, a graph's files or a package's pin, and the data that a
+    head is fitted on.
     """
     spec, data = recipe.source, recipe.data
     if spec.hub is not None:

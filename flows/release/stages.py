@@ -21,6 +21,7 @@ from tasks.checkpoints.source import from_folder, from_hub, from_package
 from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
 from tasks.graphs.exporter import run_exporter
+from tasks.graphs.given.source import Trial, copy_graph, locate_graph, run_admission
 
 # Real rows on which the exported graph is compared with PyTorch.
 CHECKED_ROWS = 32
@@ -29,6 +30,7 @@ CHECKED_ROWS = 32
 def make_source(context: ReleaseContext) -> SourceFiles:
     """Return the checkpoint, with its head where the recipe fits one."""
     spec, name, task = context.recipe.source, context.recipe.model, context.recipe.task
+    content = source_content(context.recipe)
 
     def make(into: Path) -> SourceFiles:
         if spec.hub is not None:
@@ -43,17 +45,19 @@ def make_source(context: ReleaseContext) -> SourceFiles:
                 task=task,
                 into=into,
             )
-        if spec.module is not None:
-            weights, tokenizer = str(source_content(context.recipe)), Path(str(spec.tokenizer))
-            return from_module(spec.module, weights, tokenizer, spec.labels or (), name=name, task=task, into=into)
+        if spec.is_bare:
+            digest, tokenizer, classes = str(content[0]), Path(str(spec.tokenizer)), spec.labels or ()
+            if spec.module is not None:
+                return from_module(spec.module, digest, tokenizer, classes, name=name, task=task, into=into)
+            return copy_graph(Path(str(spec.onnx)), digest, tokenizer, classes, name=name, task=task, into=into)
         return from_folder(Path(str(spec.path)), name=name, task=task, into=into)
 
     origin = spec.model_copy(update={"head": None}).model_dump(mode="json")
-    key = (origin, source_content(context.recipe), name, task)
+    key = (origin, content, name, task)
     source = context.run(Step("source", name, key, SourceFiles, make, lambda made: describe_size(made.files)))
     if spec.head is not None:
         return _with_head(context, source)
-    if spec.module is None:
+    if not spec.is_bare:
         context.recipe.model_task.check_checkpoint(read_config(source.directory))
     return source
 
@@ -94,13 +98,17 @@ def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> Calibrati
 
 
 def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) -> OnnxArtifact:
-    """Export the fp32 graph, checked against PyTorch on real rows before anything else happens."""
-    module, checked = context.recipe.source.module, evaluation.inputs[:CHECKED_ROWS]
+    """Export the fp32 graph, checked against PyTorch on real rows before anything else happens; or take a given one."""
+    recipe, checked = context.recipe, evaluation.inputs[:CHECKED_ROWS]
+    module = recipe.source.module
 
     def make(into: Path) -> OnnxArtifact:
         verify_stage(source.directory)
+        if recipe.source.onnx is not None:
+            trial = Trial(source.directory, checked, recipe.largest, source.source.classes)
+            return run_admission(locate_graph(source), recipe.model_task, trial, into=into)
         if module is None:
-            return run_exporter(source, context.recipe.model_task, checked, context.recipe.largest, into=into)
+            return run_exporter(source, recipe.model_task, checked, recipe.largest, into=into)
         # Two seconds of imports, which the export of a checkpoint pays in a process of its own.
         from tasks.checkpoints.module import load_module
         from tasks.graphs.export import check_export, export_module
@@ -110,5 +118,5 @@ def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) ->
         check_export(load_module(module)[0], onnx, encoder.encode(checked))
         return onnx
 
-    key = (source.digest, context.recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
+    key = (source.digest, recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
     return context.run(Step("export", "fp32", key, OnnxArtifact, make, lambda graph: describe_size(graph.files)))

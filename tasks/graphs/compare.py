@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
@@ -39,6 +40,37 @@ def check_rewrite(
             f"{what}: output {worst} is {distances[worst]:.0%} away from the fp32 graph's on real rows, at most "
             f"{budget:.0%} is accepted: this graph is not rewritten right; leave the precision out of the recipe"
         )
+
+
+def check_interface(before: onnx.ModelProto, after: onnx.ModelProto, *, what: str) -> None:
+    """Check that a rewrite kept names, types, order and ranks of a graph's inputs and outputs.
+
+    Constants that were listed among the inputs may be gone, and a rank that was not declared may be.
+
+    Raises:
+        BadInput: one changed; `what` names the rewrite.
+    """
+    for kind in ("input", "output"):
+        then, now = _list_declared(before, kind), _list_declared(after, kind)
+        if [each[:2] for each in then] != [each[:2] for each in now]:
+            changed = f"the {kind}s {_show_declared(then)} became {_show_declared(now)}"
+        elif pair := next((pair for pair in zip(then, now, strict=True) if pair[0][2] not in (None, pair[1][2])), None):
+            changed = f"{kind} {pair[0][0]} had {pair[0][2]} axes and has {pair[1][2]}"
+        else:
+            continue
+        raise BadInput(f"{what} changes what the graph declares: {changed}; leave it out of the recipe")
+
+
+def _list_declared(model: onnx.ModelProto, kind: str) -> list[tuple[str, int, int | None]]:
+    """List (name, type, rank) of the inputs or outputs that are no constants; a rank may be undeclared."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    values = model.graph.output if kind == "output" else [v for v in model.graph.input if v.name not in constants]
+    tensors = [(value.name, value.type.tensor_type) for value in values]
+    return [(name, each.elem_type, len(each.shape.dim) if each.HasField("shape") else None) for name, each in tensors]
+
+
+def _show_declared(declared: Sequence[tuple[str, int, int | None]]) -> str:
+    return ", ".join(f"{name} ({onnx.TensorProto.DataType.Name(kind).lower()})" for name, kind, _ in declared)
 
 
 def run_graph(file: Path, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, list[Any]]:

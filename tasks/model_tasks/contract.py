@@ -113,6 +113,10 @@ class ModelTask(Protocol):
         """Positions of the graph's outputs that answers are made of; none of their values may be NaN or infinite."""
 
     @property
+    def answer_axes(self) -> tuple[str, ...]:
+        """What the axes of a judged output are, such as batch, sequence, labels."""
+
+    @property
     def serving_files(self) -> tuple[str, ...]:
         """The files of a checkpoint that a bundle carries for its encoder."""
 

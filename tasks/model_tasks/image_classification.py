@@ -62,6 +62,7 @@ class ImageClassification:
     export_task: str = "image-classification"
     metrics: tuple[Metric, ...] = (ACCURACY, TOP_5_ACCURACY)
     judged_outputs: tuple[int, ...] = (0,)
+    answer_axes: tuple[str, ...] = ("batch", "labels")
     serving_files: tuple[str, ...] = (PROCESSOR_FILE,)
     python_model: PythonModel | None = None
 

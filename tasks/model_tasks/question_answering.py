@@ -72,6 +72,7 @@ class QuestionAnswering(TextTask):
     export_task: str = "question-answering"
     metrics: tuple[Metric, ...] = (ANSWER_F1, EXACT_MATCH)
     judged_outputs: tuple[int, ...] = (0, 1)
+    answer_axes: tuple[str, ...] = ("batch", "sequence")
 
     @property
     def example_inputs(self) -> tuple[Passage, ...]:

@@ -107,6 +107,7 @@ class FeatureExtraction(TextTask):
 
     name: str = "feature-extraction"
     columns: tuple[str, ...] = ("text",)
+    answer_axes: tuple[str, ...] = ("batch", "width")
     row_needs: str = "a text that is not empty"
     export_task: str = "feature-extraction"
     metrics: tuple[Metric, ...] = (COSINE,)
@@ -155,6 +156,7 @@ class SentenceSimilarity(TextTask):
 
     name: str = "sentence-similarity"
     columns: tuple[str, ...] = ("text", "text_pair", "score")
+    answer_axes: tuple[str, ...] = ("batch", "width")
     row_needs: str = "two texts that are not empty and a number that says how alike they are"
     export_task: str = "feature-extraction"
     metrics: tuple[Metric, ...] = (SPEARMAN,)

@@ -38,6 +38,7 @@ class TextRegression(TextTask):
     columns: tuple[str, ...] = ("text", "score")
     optional_columns: tuple[str, ...] = ("text_pair",)
     row_needs: str = "a text that is not empty, or two, and a number"
+    answer_axes: tuple[str, ...] = ("batch", "width")
     export_task: str = "text-classification"
     metrics: tuple[Metric, ...] = (SPEARMAN,)
 

@@ -41,6 +41,7 @@ class TextTask:
     axes: tuple[str, ...] = ("batch", "sequence")
     optional_columns: tuple[str, ...] = ()
     judged_outputs: tuple[int, ...] = (0,)
+    answer_axes: tuple[str, ...] = ("batch", "labels")
     serving_files: tuple[str, ...] = (TOKENIZER,)
     python_model: PythonModel | None = None
 

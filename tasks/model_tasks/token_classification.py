@@ -109,6 +109,7 @@ class TokenClassification(TextTask):
 
     name: str = "token-classification"
     columns: tuple[str, ...] = ("words", "tags")
+    answer_axes: tuple[str, ...] = ("batch", "sequence", "labels")
     row_needs: str = "a list of words and as many tags"
     export_task: str = "token-classification"
     metrics: tuple[Metric, ...] = (ENTITY_F1, TAG_ACCURACY)

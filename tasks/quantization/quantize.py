@@ -14,7 +14,7 @@ from registry.records import OnnxArtifact, Precision
 from tasks.calibration.rows import Feed
 from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.casts import cast_graph, silence_logs
-from tasks.graphs.compare import FLOAT_BUDGET, QUANTIZED_BUDGET, check_rewrite
+from tasks.graphs.compare import FLOAT_BUDGET, QUANTIZED_BUDGET, check_interface, check_rewrite
 from tasks.graphs.files import GRAPH_FILE, make_artifact, save_graph, write_graph
 from tasks.graphs.layers import INTEGER_OPERATORS, Graph, list_stored_weights
 from tasks.graphs.prepare import FP8_OPSET, INT4_OPSET, convert_to_opset, list_values, number_tensors, prepare_graph
@@ -64,6 +64,9 @@ def quantize(
         _check_label(stored, precision)
         on_progress("write", 0.0)
         into.mkdir(parents=True, exist_ok=True)
+        check_interface(
+            onnx.load(artifact.path, load_external_data=False), quantized.graph, what=f"quantize {precision}"
+        )
         save_graph(quantized.graph, into)
         if isinstance(rows, Sequence) and rows:
             quantized = replace(quantized, graph=onnx.ModelProto())  # its weights are not held beside those compared

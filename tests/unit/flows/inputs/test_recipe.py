@@ -17,6 +17,7 @@ from registry.records import AxisRange, Backend, Precision
 
 RECIPES = Path(__file__).parents[4] / "recipes"
 SHA = "a" * 64
+ONNX = {"onnx": "m.onnx", "tokenizer": "t", "labels": ["a", "b"]}
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ({"task": "image-classification", "data__image": "img", "data__text": "a"}, "reads no data.text: its columns"),
         (
             {"task": "image-classification", "source": {"path": "m", "head": {}}},
-            "image-classification takes no source.module and no source.head: those are for texts",
+            "image-classification takes no source.module, source.onnx or source.head: those are for texts",
         ),
         ({"source": {}}, "source: give exactly one of hub, package, path"),
         ({"source": {"path": "m", "hub": "a/b", "revision": "main"}}, "source: give exactly one of"),
@@ -244,6 +245,12 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ({"source": {"package": "p", "version": "1", "folder": "m"}}, "source: a package needs version, folder and"),
         ({"source": {"package": "p", "version": "1", "folder": "m", "sha256": SHA[1:]}}, "source.sha256: "),
         ({"source": {"package": "p", "version": "1", "folder": "m", "sha256": SHA + "\n"}}, "source.sha256: "),
+        ({"source": {"path": "m", "onnx": "m.onnx"}}, "source: give exactly one of hub, package, path, module, onnx"),
+        ({"source": {"path": "m", "labels": ["a", "b"]}}, "source: tokenizer and labels go with a module or an onnx"),
+        ({"source": {"onnx": "m.onnx", "labels": ["a", "b"]}}, "source: a module or an onnx graph needs tokenizer"),
+        ({"source": {"onnx": "m.onnx", "tokenizer": "t"}}, "tells classes apart: name them in source.labels"),
+        ({"source": {"module": "m:f", "tokenizer": "t"}}, "source: a module needs labels"),
+        ({"task": "feature-extraction", "source": ONNX}, "tells no classes apart: remove source.labels"),
         ({"data": {}}, "data: give exactly one of path, hub"),
         ({"data": {"path": "p", "hub": "h", "revision": "r"}}, "data: give exactly one of path, hub"),
         ({"data": {"hub": "h"}}, "data: a hub dataset needs a revision"),

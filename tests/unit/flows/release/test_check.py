@@ -19,8 +19,9 @@ from flows.release.check import RecipeCheck, check_recipe
 from registry.errors import BadInput
 from tasks.execution.progress import StepEnd
 from tasks.execution.step_times import StepTimes
+from tests.support.given_graphs import make_classifier, save_classifier
 from tests.support.task_recipes import write_task_recipe
-from tests.support.tiny_recipe import RECIPE, TinyRecipe, write_split
+from tests.support.tiny_recipe import LABELS, RECIPE, TinyRecipe, write_split
 
 Change = Callable[[TinyRecipe], None]
 
@@ -98,6 +99,28 @@ def test_what_a_release_would_fail_on_is_found_without_building(spoil: Change, w
     assert any(words in problem for problem in result.problems), result.problems
     with pytest.raises(BadInput, match=words):
         result.require()
+
+
+def give_graph(tiny: TinyRecipe, file: str = "net.onnx", **options: Any) -> dict[str, Any]:
+    save_classifier(tiny.folder / file, make_classifier(**options))
+    return {"onnx": file, "tokenizer": "checkpoint", "labels": list(LABELS)}
+
+
+def test_a_given_graph_is_described(tiny: TinyRecipe) -> None:
+    result = check(tiny, source=give_graph(tiny, opset=18))
+    assert result.problems == ()
+    (source,) = (each.found for each in result.checks if each.what == "source")
+    shape = "int64[batch_size, sequence_length]"
+    assert source.startswith(f"net.onnx: opset 18, inputs input_ids {shape}, attention_mask {shape}, outputs logits ")
+    assert source.endswith(" MB of weights")
+
+
+def test_what_is_wrong_with_a_given_graph_is_told_with_the_other_mistakes(tiny: TinyRecipe) -> None:
+    repeat_rows(tiny)
+    problems = check(tiny, source=give_graph(tiny, axes=("batch", 64))).problems
+    assert len(problems) == 2
+    assert "net.onnx: input input_ids has its sequence axis fixed at 64" in problems[0]
+    assert "also stand in" in problems[1]
 
 
 def test_several_mistakes_are_told_together(tiny: TinyRecipe) -> None:

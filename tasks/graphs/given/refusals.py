@@ -1,0 +1,120 @@
+"""What a given graph may not be: read from its nodes and its declarations, before any library runs it."""
+
+from collections.abc import Iterator
+
+import onnx
+
+from registry.errors import BadInput
+from tasks.graphs.layers import INTEGER_OPERATORS, list_stored_weights
+from tasks.model_tasks import ModelTask
+from tasks.model_tasks.inputs.texts import TEXT_INPUTS
+
+OWN_DOMAINS = ("", "ai.onnx")
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "QLinearConv", "ConvInteger", *INTEGER_OPERATORS)
+TOKEN_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+FLOAT_TYPES = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
+
+
+def check_given(model: onnx.ModelProto, task: ModelTask, where: str) -> None:
+    """Check that a graph has ONNX's own operators and float32 weights, and takes what the task's rows give.
+
+    Raises:
+        BadInput: it does not; `where` names the graph.
+    """
+    if not model.graph.node or not model.graph.output:
+        raise BadInput(f"{where} is not an ONNX graph, it has no nodes or no outputs: export it again")
+    _check_operators(model, where)
+    _check_weights(model, where)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if strange := [value.name for value in inputs if value.name not in TEXT_INPUTS] or not inputs:
+        there = ", ".join(f"{value.name!r:.60}" for value in inputs) or "none"
+        named = "no inputs" if strange is True else f"inputs that rows of {task.name} do not give"
+        raise BadInput(f"{where} has {named}: it has {there}, known are {', '.join(TEXT_INPUTS)}: rename them")
+    for value in inputs:
+        _check_input(value, task, where)
+    for position, value in enumerate(model.graph.output):
+        _check_output(value, where, is_judged=position in task.judged_outputs)
+
+
+def _check_operators(model: onnx.ModelProto, where: str) -> None:
+    if model.functions:
+        names = _join({f"{body.domain}::{body.name}" for body in model.functions})
+        raise BadInput(f"{where} has functions of its own ({names}): export it with them inlined")
+    foreign = {f"{node.domain}::{node.op_type}" for node in walk_nodes(model.graph) if node.domain not in OWN_DOMAINS}
+    if foreign:
+        raise BadInput(f"{where} has operators that are not ONNX's own ({_join(foreign)}): export it without them")
+    opset = next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS), 0)
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= opset <= newest:
+        raise BadInput(f"{where} has opset {opset}, known are 1 to {newest}: export it with one of these")
+    if model.training_info:
+        raise BadInput(f"{where} has steps of a training: export it for inference")
+
+
+def _check_weights(model: onnx.ModelProto, where: str) -> None:
+    quantized = {node.op_type for node in walk_nodes(model.graph) if node.op_type in QUANTIZED}
+    if quantized:
+        raise BadInput(
+            f"{where} is quantized already ({_join(quantized)}): give the fp32 graph, which Enginery quantizes itself"
+        )
+    floats = (tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1)  # scalars are no weights
+    kinds = {kind for kind, _ in list_stored_weights(model)} | {kind for kind in floats if kind in FLOAT_TYPES}
+    if other := kinds - {onnx.TensorProto.FLOAT} - {onnx.TensorProto.INT64, onnx.TensorProto.INT32}:
+        raise BadInput(
+            f"{where} has weights in {_join({_name_type(kind) for kind in other})}: give the fp32 graph, the "
+            "recipe's precisions say what is made of it"
+        )
+
+
+def _check_input(value: onnx.ValueInfoProto, task: ModelTask, where: str) -> None:
+    tensor, place = value.type.tensor_type, f"{where}: input {value.name}"
+    if tensor.elem_type not in TOKEN_TYPES:
+        raise BadInput(f"{place} is {_name_type(tensor.elem_type)}, tokens are int64 or int32: export it so")
+    axes = tensor.shape.dim
+    if len(axes) != len(task.axes):
+        raise BadInput(
+            f"{place} has {len(axes)} axes, rows of {task.name} have {len(task.axes)} ({', '.join(task.axes)}): "
+            "export it so"
+        )
+    for name, axis in zip(task.axes, axes, strict=True):
+        if axis.HasField("dim_value"):
+            raise BadInput(
+                f"{place} has its {name} axis fixed at {axis.dim_value}: export it with a dynamic axis, since rows "
+                "differ in it"
+            )
+
+
+def _check_output(value: onnx.ValueInfoProto, where: str, *, is_judged: bool) -> None:
+    tensor, place = value.type.tensor_type, f"{where}: output {value.name}"
+    if not value.type.HasField("tensor_type"):
+        raise BadInput(f"{place} is no tensor: export it without this output")
+    if not tensor.HasField("shape"):  # ONNX's checker asks for them too
+        raise BadInput(f"{place} declares no axes: export it with the shapes of its outputs")
+    if is_judged and tensor.elem_type not in FLOAT_TYPES:
+        raise BadInput(f"{place} is {_name_type(tensor.elem_type)}, answers are read from floats: export its logits")
+
+
+def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield a graph's nodes with those of its branches and bodies."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from walk_nodes(body)
+
+
+def _name_type(kind: int) -> str:
+    known: dict[int, str] = {number: name for name, number in onnx.TensorProto.DataType.items()}
+    return known.get(kind, f"type {kind}").lower()
+
+
+def _join(names: set[str]) -> str:
+    shown = [f"{name!r:.80}"[1:-1] for name in sorted(names)]
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
