@@ -1,14 +1,17 @@
 """The architectures that the installed transformers has, read from its source: importing it takes seconds."""
 
-import ast
 import difflib
 import importlib.util
+import re
 from functools import cache
 from pathlib import Path
 
 from registry.errors import BadInput
 
 _SOURCE, _TABLE = "models/auto/configuration_auto.py", "CONFIG_MAPPING_NAMES"
+# A line of the table, ("bert", "BertConfig"). Not ast.parse: in two threads at once, as a flow's, Python 3.11 ends it
+# with "AST constructor recursion depth mismatch" (https://github.com/python/cpython/issues/106905).
+_ENTRY = re.compile(r'^\s*\("([^"]+)", "\w+"\),$', re.MULTILINE)
 
 
 def check_model_type(model_type: object, name: str) -> None:
@@ -32,14 +35,6 @@ def list_model_types() -> frozenset[str]:
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         return frozenset()
-    for node in ast.parse((Path(spec.origin).parent / _SOURCE).read_text(encoding="utf-8")).body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(target, ast.Name) and target.id == _TABLE for target in targets):
-            return frozenset(
-                str(pair.elts[0].value)
-                for pair in ast.walk(node)
-                if isinstance(pair, ast.Tuple) and len(pair.elts) == 2 and isinstance(pair.elts[0], ast.Constant)
-            )
-    return frozenset()
+    source = (Path(spec.origin).parent / _SOURCE).read_text(encoding="utf-8")
+    _, found, table = source.partition(f"\n{_TABLE} = ")
+    return frozenset(_ENTRY.findall(table[: table.find("\n)")])) if found else frozenset()

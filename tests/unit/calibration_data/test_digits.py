@@ -41,5 +41,5 @@ def test_the_same_rows_are_written_again(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_network_learns_to_read_them(folder: Path, tmp_path: Path) -> None:
     assert pq.read_metadata(folder / "fit.parquet").num_rows == SPLITS["fit"]
-    assert train(folder, tmp_path) > 0.95
+    assert train(folder, tmp_path, epochs=4) > 0.85
     assert (tmp_path / "preprocessor_config.json").is_file()
