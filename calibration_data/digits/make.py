@@ -62,6 +62,7 @@ def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
         return processor(images, return_tensors="pt")["pixel_values"], torch.tensor(list(table["label"]))
 
     torch.manual_seed(SEED)
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(mode=True)
     names = dict(enumerate(CLASSES))
     network = ResNetForImageClassification(
@@ -90,6 +91,7 @@ def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
             optimizer.step()
             schedule.step()
     torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(mode=was_deterministic)
     network.eval()
     network.save_pretrained(folder)
     processor.save_pretrained(folder)
