@@ -154,6 +154,16 @@ def test_bundle_without_a_plain_manifest_is_torn(manifest_factory: Any, tmp_path
         verify_bundle(directory)
 
 
+def test_a_whole_bundle_is_its_own_manifest_and_a_changed_byte_is_refused(manifest_factory: Any) -> None:
+    manifest, directory = manifest_factory()
+    (directory / MANIFEST_FILE).write_bytes(write_manifest(manifest))
+    assert verify_bundle(directory) == manifest
+    engine = directory / manifest.build.file
+    engine.write_bytes(bytes(len(engine.read_bytes())))
+    with pytest.raises(DigestMismatch):
+        verify_bundle(directory)
+
+
 def test_manifest_too_large_is_not_read(manifest_factory: Any) -> None:
     directory = manifest_factory()[1]
     with (directory / MANIFEST_FILE).open("wb") as file:
