@@ -35,7 +35,7 @@ from tasks.calibration.collect import calibrate
 from tasks.graphs.files import write_graph
 from tasks.graphs.layers import Floats, Graph
 from tasks.model_tasks.contract import Encoder
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tasks.quantization import qdq
 from tasks.quantization.autopilot import Choice, choose_mix
 from tasks.quantization.gptq import make_compensating_format

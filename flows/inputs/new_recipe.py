@@ -23,7 +23,7 @@ from tasks.checkpoints.encoder import try_encoder
 from tasks.checkpoints.source import download_texts, list_checkpoint
 from tasks.model_tasks import MODEL_TASKS, ModelTask
 from tasks.model_tasks.inputs.texts import UNLIMITED_TOKENS
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tasks.quantization.holdout import rows_to_prove
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)

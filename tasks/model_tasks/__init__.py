@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from registry.errors import BadInput
 from tasks.model_tasks.contract import ModelTask
-from tasks.model_tasks.image_classification import IMAGE_CLASSIFICATION
-from tasks.model_tasks.multi_label_classification import MULTI_LABEL_CLASSIFICATION
-from tasks.model_tasks.question_answering import QUESTION_ANSWERING
-from tasks.model_tasks.sentence_embedding import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
-from tasks.model_tasks.text_regression import TEXT_REGRESSION
-from tasks.model_tasks.token_classification import TOKEN_CLASSIFICATION
+from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.texts.multi_label_classification import MULTI_LABEL_CLASSIFICATION
+from tasks.model_tasks.texts.question_answering import QUESTION_ANSWERING
+from tasks.model_tasks.texts.sentence_embedding import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_regression import TEXT_REGRESSION
+from tasks.model_tasks.texts.token_classification import TOKEN_CLASSIFICATION
 
 __all__ = ["MODEL_TASKS", "ModelTask", "model_task"]
 

@@ -9,7 +9,7 @@ from calibration_data.digits.make import CLASSES, SPLITS, train, write_rows
 from calibration_data.reader import Rows, load_split
 from calibration_data.splits import DatasetRef
 from registry.digest import record_tree
-from tasks.model_tasks.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from calibration_data.forms import read_split
 from calibration_data.reader import Rows, load_split
 from calibration_data.splits import DatasetRef, find_split, list_splits, split_revision
 from registry.errors import BadInput
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 
 COLUMNS = (("text", "text"), ("label", "label"))
 # What a form could lose: separators, quotes, line ends, other alphabets, and texts that look like something else.

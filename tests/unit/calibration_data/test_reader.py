@@ -23,9 +23,9 @@ from calibration_data.splits import DatasetRef, split_revision
 from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import CalibrationSet
-from tasks.model_tasks.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
 from tasks.model_tasks.inputs.texts import LONGEST_TEXT
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tests.support.images import draw_image
 
 COLUMNS = (("text", "text"), ("label", "label"))

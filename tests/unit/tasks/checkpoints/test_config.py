@@ -15,7 +15,7 @@ from registry.errors import BadInput, EngineryError
 from tasks.checkpoints.architectures import list_model_types
 from tasks.checkpoints.config import MOST_BYTES, NetworkConfig, read_classes, read_config
 from tasks.checkpoints.source import list_checkpoint
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tests.support.tiny import tiny_bert
 
 Edit = Callable[..., Path]

@@ -9,7 +9,7 @@ import pytest
 
 from registry.errors import BadInput
 from tasks.checkpoints.encoder import try_encoder
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 
 CONFIG = {"vocab_size": len(SPECIAL + WORDS)}

@@ -14,8 +14,8 @@ from registry.records import SourceFiles
 from tasks.checkpoints.source import from_folder
 from tasks.graphs.export import export_checkpoint
 from tasks.graphs.exporter import run_exporter
-from tasks.model_tasks.image_classification import IMAGE_CLASSIFICATION
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tests.support.images import draw_image, save_classifier
 from tests.support.tiny import tiny_bert
 

@@ -10,7 +10,7 @@ from registry.errors import MeasurementError
 from tasks.measurement.evaluate import LARGEST_BATCH, Evaluation, evaluate
 from tasks.model_tasks.inputs.texts import FeedDict, TextEncoder, open_text_encoder
 from tasks.model_tasks.scores import ACCURACY
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tests.support.tiny import WORDS, write_tokenizer
 
 

@@ -14,7 +14,7 @@ from registry.errors import BadInput
 from registry.records import Precision
 from tasks.graphs.layers import Graph
 from tasks.model_tasks.inputs.texts import TextEncoder
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tasks.quantization import qdq
 from tasks.quantization.autopilot import CHOICE_FILE, COMPENSATED, NEAREST, Choice, choose_mix, from_json, to_json
 from tasks.quantization.blocks import compute_int8_share

@@ -17,7 +17,7 @@ from tasks.model_tasks import MODEL_TASKS, model_task
 from tasks.model_tasks.contract import ModelTask
 from tasks.model_tasks.inputs.texts import LONGEST_TEXT, TextEncoder
 from tasks.model_tasks.scores import ACCURACY
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION, LabelledText
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION, LabelledText
 
 ENCODER = TextEncoder(Tokenizer(WordLevel()), ())
 SOURCE = ModelSource("sst2", "distilbert/sst2", "b" * 40, "text-classification", ("no", "Yes"))

@@ -15,7 +15,7 @@ from tasks.model_tasks.inputs.spans import Passage, SpanEncoder, open_span_encod
 from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, check_text, is_text
 from tasks.model_tasks.labels import check_head, compute_softmax, show_value
 from tasks.model_tasks.scores import compute_ratio
-from tasks.model_tasks.text_task import BETWEEN, TextTask, split_pair
+from tasks.model_tasks.texts.text_task import BETWEEN, TextTask, split_pair
 
 # In tokens, as in transformers' example (run_qa.py, `max_answer_length`).
 LONGEST_ANSWER = 30

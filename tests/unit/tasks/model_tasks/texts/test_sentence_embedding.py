@@ -11,7 +11,7 @@ from registry.errors import BadInput
 from tasks.measurement.measurements import find_worst
 from tasks.model_tasks.contract import Metric
 from tasks.model_tasks.scores import SPEARMAN
-from tasks.model_tasks.sentence_embedding import COSINE, FEATURE_EXTRACTION, SENTENCE_SIMILARITY, PairEncoder
+from tasks.model_tasks.texts.sentence_embedding import COSINE, FEATURE_EXTRACTION, SENTENCE_SIMILARITY, PairEncoder
 from tests.support.tiny import write_tokenizer
 
 

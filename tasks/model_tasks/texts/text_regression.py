@@ -14,7 +14,7 @@ from tasks.model_tasks.contract import Answers, Encoder, Metric, ShownAnswer
 from tasks.model_tasks.inputs.texts import check_text, is_number, is_text
 from tasks.model_tasks.labels import check_head, show_value
 from tasks.model_tasks.scores import SPEARMAN
-from tasks.model_tasks.text_task import BETWEEN, TextTask
+from tasks.model_tasks.texts.text_task import BETWEEN, TextTask
 
 
 @dataclass(frozen=True)

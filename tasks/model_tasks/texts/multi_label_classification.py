@@ -14,7 +14,7 @@ from tasks.model_tasks.contract import Answers, Encoder, Metric, Scores, ShownAn
 from tasks.model_tasks.inputs.texts import is_text
 from tasks.model_tasks.labels import check_head, number_labels, read_known_label, show_value
 from tasks.model_tasks.scores import compute_f1
-from tasks.model_tasks.text_task import TextTask
+from tasks.model_tasks.texts.text_task import TextTask
 
 
 def count_labels(answers: Answers, targets: Sequence[Sequence[int]], _reference: Answers) -> Scores:

@@ -11,9 +11,9 @@ from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.inputs.texts import TextEncoder, open_text_encoder
-from tasks.model_tasks.multi_label_classification import MICRO_F1, MULTI_LABEL_CLASSIFICATION, ManyLabels
-from tasks.model_tasks.text_classification import TEXT_CLASSIFICATION
-from tasks.model_tasks.text_regression import TEXT_REGRESSION
+from tasks.model_tasks.texts.multi_label_classification import MICRO_F1, MULTI_LABEL_CLASSIFICATION, ManyLabels
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_regression import TEXT_REGRESSION
 from tests.support.tiny import write_tokenizer
 
 CLASSES = ("sad", "Glad", "mad")

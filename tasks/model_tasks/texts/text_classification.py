@@ -23,7 +23,7 @@ from tasks.model_tasks.labels import (
     show_value,
 )
 from tasks.model_tasks.scores import ACCURACY
-from tasks.model_tasks.text_task import TextTask
+from tasks.model_tasks.texts.text_task import TextTask
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tasks.model_tasks.inputs.words import (
 )
 from tasks.model_tasks.labels import check_head, compute_softmax, number_labels, read_label, show_value
 from tasks.model_tasks.scores import compute_f1, compute_ratio
-from tasks.model_tasks.text_task import TextTask
+from tasks.model_tasks.texts.text_task import TextTask
 
 CUT = -1
 OUTSIDE = "O"

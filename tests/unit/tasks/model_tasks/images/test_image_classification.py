@@ -10,7 +10,7 @@ import pytest
 from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
-from tasks.model_tasks.image_classification import IMAGE_CLASSIFICATION, LabelledImage
+from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION, LabelledImage
 from tasks.model_tasks.inputs.images import ImageEncoder, open_image_encoder
 from tasks.model_tasks.scores import ACCURACY, TOP_5_ACCURACY
 from tests.support.images import draw_image, save_classifier

@@ -9,7 +9,7 @@ from torchmetrics.functional.text import squad
 
 from registry.errors import BadInput
 from tasks.model_tasks.inputs.spans import SpanEncoder
-from tasks.model_tasks.question_answering import (
+from tasks.model_tasks.texts.question_answering import (
     ANSWER_F1,
     EXACT_MATCH,
     LONGEST_ANSWER,

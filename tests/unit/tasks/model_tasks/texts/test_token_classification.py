@@ -12,7 +12,7 @@ from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.inputs.words import WordEncoder, open_word_encoder
-from tasks.model_tasks.token_classification import (
+from tasks.model_tasks.texts.token_classification import (
     CUT,
     ENTITY_F1,
     TAG_ACCURACY,

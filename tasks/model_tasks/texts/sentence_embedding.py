@@ -18,7 +18,7 @@ from tasks.model_tasks.contract import Answers, Encoder, Feed, Metric, Scores, S
 from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, TextEncoder, check_text, is_number, is_text, open_text_encoder
 from tasks.model_tasks.labels import show_value
 from tasks.model_tasks.scores import SPEARMAN, compute_ratio
-from tasks.model_tasks.text_task import BETWEEN, TextTask, split_pair
+from tasks.model_tasks.texts.text_task import BETWEEN, TextTask, split_pair
 
 Pair = tuple[str, str]
 

@@ -1,0 +1,1 @@
+"""Tasks whose rows are texts, read by the checkpoint's tokenizer.json; `text_task.py` is what they share."""
