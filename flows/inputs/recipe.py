@@ -9,7 +9,7 @@ from calibration_data.splits import DatasetRef
 from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed, Sha256, Text, parse_yaml
 from registry.errors import BadInput
 from registry.records import AxisRange, Precision, ShapeProfile, largest_axes
-from tasks.model_tasks import ModelTask, model_task
+from tasks.model_tasks import MODEL_TASKS, ModelTask, model_task
 
 
 def _check_task(name: str) -> str:
@@ -129,8 +129,10 @@ class DataSpec(Part):
         return {name: column for name in COLUMNS if (column := getattr(self, name)) is not None}
 
 
-# The keys of `data:` that name columns; a task's are its `columns` and `optional_columns`.
-COLUMNS = ("text", "text_pair", "label", "score", "image", "words", "tags")
+# The keys of `data:` that name columns.
+COLUMNS = tuple(
+    dict.fromkeys(name for task in MODEL_TASKS.values() for name in (*task.columns, *task.optional_columns))
+)
 
 
 class AxisSpec(Part):

@@ -14,6 +14,7 @@ from flows.inputs.recipe import load_recipe
 from flows.inputs.strict_yaml import LARGEST_FILE
 from registry.errors import BadInput
 from registry.records import AxisRange, Backend, Precision
+from tasks.model_tasks import MODEL_TASKS, ModelTask
 
 RECIPES = Path(__file__).parents[4] / "recipes"
 SHA = "a" * 64
@@ -105,6 +106,15 @@ def test_an_unknown_task_is_refused_with_the_nearest_name(tmp_path: Path, task: 
     assert "task: " in message
     assert hint in message
     assert len(message) < 300
+
+
+@pytest.mark.parametrize("task", MODEL_TASKS.values(), ids=MODEL_TASKS)
+def test_every_column_of_a_task_can_be_named(tmp_path: Path, task: ModelTask) -> None:
+    columns = (*task.optional_columns, *task.columns)
+    axes = {axis: {"min": 4, "opt": 8, "max": 32} for axis in task.axes}
+    data = {"path": "rows", "max_length": 32} | {name: f"my {name}" for name in columns}
+    document = recipe(task=task.name, profiles=[axes], data=data)
+    assert load_recipe(write(tmp_path, document)).dataset.columns == tuple((name, f"my {name}") for name in columns)
 
 
 @pytest.mark.parametrize("axes", [("batch",), ("sequence",), ("batch", "sequence", "height"), ("batch", "length")])
