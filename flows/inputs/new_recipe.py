@@ -31,8 +31,21 @@ EVALUATION_SPLITS = ("evaluation", "validation", "test", "dev", "eval")
 CALIBRATION_SPLITS = ("calibration", "train", "training", "fit")
 # What people call the columns of a task.
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
-    "text": ("text", "sentence", "content", "review", "document", "question", "title", "sentence1", "text1"),
-    "text_pair": ("text_pair", "sentence2", "text2"),
+    "text": (
+        "text",
+        "sentence",
+        "content",
+        "review",
+        "document",
+        "question",
+        "title",
+        "sentence1",
+        "text1",
+        "premise",
+        "question1",
+        "query",
+    ),
+    "text_pair": ("text_pair", "sentence2", "text2", "hypothesis", "question2", "passage"),
     "label": ("label", "labels", "class", "category", "target", "sentiment"),
     "labels": ("labels", "topics", "categories"),
     "score": ("score", "similarity", "similarity_score"),

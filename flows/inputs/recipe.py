@@ -165,12 +165,14 @@ class GateSpec(Part):
     """What an engine must hold; an absent limit is not a gate, an absent measurement fails its gate.
 
     `loss_max` is the most that may be lost of the task's metric against fp32, such as 0.01 of accuracy.
+    `batch_flips_max` is the most rows, as a share, that may be answered otherwise alone, in a batch or padded.
     """
 
     loss_max: Fraction = 0.01
     latency_p99_ms_max: Positive | None = Field(default=None, examples=[20])
     speedup_min: Positive | None = Field(default=None, examples=[1.0])
     size_mb_max: Positive | None = Field(default=None, examples=[200])
+    batch_flips_max: Fraction | None = Field(default=None, examples=[0.01])
 
 
 class LatencySpec(Part):

@@ -14,7 +14,7 @@ from registry.names import candidate_alias, production_alias
 from registry.promotion.rules import Decision
 from registry.records import EngineManifest, Verdict
 from registry.store import Store
-from tasks.measurement.answers import ANSWERS_FILE, read_answers
+from tasks.measurement.answers import ANSWERS_FILES, read_answers
 from tasks.model_tasks.contract import Answers
 from tasks.verdicts.against_production import Measured, compare
 from tasks.verdicts.gates import find, overall
@@ -118,6 +118,6 @@ def _read_answers(manifest: EngineManifest, metric: str, stages: Path) -> Answer
     if quality is None or quality.subject != "engine":
         return None
     # Searched by content: a stage's folder is named by its inputs.
-    files = sorted((stages / "evaluate").glob(f"*/{ANSWERS_FILE}"))
+    files = sorted((stages / "evaluate").glob(f"*/{ANSWERS_FILES}"))
     file = next((file for file in files if file_sha256(file) == quality.raw_digest), None)
     return None if file is None else read_answers(file)

@@ -32,7 +32,7 @@ from tasks.execution.steps import submit_stage
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
 from tasks.measurement.machine import this_machine
-from tasks.measurement.measurements import latency_measurements, quality_measurements
+from tasks.measurement.measurements import describe_batch_flips, latency_measurements, quality_measurements
 from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits, judge, overall
 
@@ -127,7 +127,8 @@ def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArti
     benchmark = benchmark_engines(context, target, shared, builds)
     for precision, measured in measure_engines(context, target, shared, builds, benchmark).items():
         row = make_row(context, target, precision, states[precision])
-        row = replace(row, remark=graphs.remarks.get(precision, ""))
+        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements))
+        row = replace(row, remark="; ".join(filter(None, remarks)))
         judged[precision] = judge_engine(context, row, builds[precision], measured)
     if benchmark is not None and any(engine.verdict is Verdict.INCONCLUSIVE for engine in judged.values()):
         # Undecided call times are no finished stage: the next release measures again, on a quieter machine perhaps.
@@ -144,7 +145,7 @@ def measure_engines(
 ) -> dict[Precision, EngineMeasurements]:
     """Measure each engine; where none of the target runs here, score the exact ONNX graphs instead."""
     runs_here = BACKENDS[target.backend].can_run(target) is None
-    exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32])
+    exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32], context.recipe.shape_profiles)
     reference = make_evaluation(context, shared.source, exact, shared.evaluation)
     measured = {}
     for precision, build in builds.items():
@@ -161,7 +162,7 @@ def score_engine(
     context: ReleaseContext, shared: SharedArtifacts, build: EngineBuild, reference: Evaluation, *, runs_here: bool
 ) -> tuple[Measurement, ...]:
     """Score an engine, or its exact ONNX graph, against the reference; nothing where that fails."""
-    subject = build if runs_here else graph_as_engine(shared.graphs.by_precision[build.precision])
+    subject = build if runs_here else graph_as_engine(shared.graphs.by_precision[build.precision], build.profiles)
     try:
         answers = make_evaluation(context, shared.source, subject, shared.evaluation)
     except EngineryError as error:

@@ -10,6 +10,7 @@ from flows.release.context import ReleaseContext, describe_size, versions
 from registry.errors import BadInput
 from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
 from tasks.calibration.feeds import EncodedFeeds
+from tasks.calibration.spread import check_spread
 from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
 from tasks.quantization.autopilot import CHOICE_FILE, Choice
@@ -55,8 +56,14 @@ class Material:
 def gather(
     context: ReleaseContext, source: SourceFiles, onnx: OnnxArtifact, calibration: CalibrationSet, evaluation: Rows
 ) -> Material:
-    """Draw the holdout: rows behind the calibration rows, none of which stands in the evaluation split."""
+    """Draw the holdout: rows behind the calibration rows, none of which stands in the evaluation split.
+
+    Raises:
+        BadInput: calibration rows were prepared otherwise than evaluation rows.
+    """
     spec, limit = context.recipe.data.calibration, context.recipe.gates.loss_max
+    encoder, calibrating = context.open_encoder(source, onnx.input_names), read_calibration_inputs(calibration)
+    check_spread(encoder, calibrating, evaluation.inputs)
     if not spec.holdout:
         return Material(source, onnx, calibration, None, "the recipe asks for no holdout")
     task = context.recipe.model_task
@@ -67,10 +74,9 @@ def gather(
         after=spec.samples,
         samples=spec.holdout,
         seed=spec.seed,
-        apart_from=(*read_calibration_inputs(calibration), *evaluation.inputs),
+        apart_from=(*calibrating, *evaluation.inputs),
     )
     rows = task.align_rows(rows, source.source)
-    encoder = context.open_encoder(source, onnx.input_names)
     groups = list(encoder.batches(rows.inputs, BATCH))
     targets = tuple(rows.targets[position] for positions, _ in groups for position in positions)
     feeds = EncodedFeeds(encoder, tuple(tuple(inputs) for _, inputs in groups))

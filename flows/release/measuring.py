@@ -17,6 +17,7 @@ from registry.records import (
     GpuTarget,
     OnnxArtifact,
     Precision,
+    ShapeProfile,
     SourceFiles,
 )
 from tasks.backends import BACKENDS
@@ -51,11 +52,11 @@ def make_evaluation(context: ReleaseContext, source: SourceFiles, build: EngineB
 
     label = f"{build.target.name} {build.precision}"
     engine = (build.digest, build.backend, build.backend_version)
-    key = (*engine, source.digest, evaluation.digest, recipe.task, recipe.largest, versions())
+    key = (*engine, source.digest, evaluation.digest, recipe.task, build.profiles, versions())
     return context.run(Step("evaluate", label, key, Evaluation, make, lambda answers: f"{answers.rows} rows"))
 
 
-def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
+def graph_as_engine(onnx: OnnxArtifact, profiles: tuple[ShapeProfile, ...]) -> EngineBuild:
     """Return the exact ONNX graph as a build, to be scored by ONNX Runtime where the engine made of it cannot run."""
     record = next(record for record in onnx.files if record.path == onnx.file)
     return EngineBuild(
@@ -68,7 +69,7 @@ def graph_as_engine(onnx: OnnxArtifact) -> EngineBuild:
         backend=Backend.ONNXRUNTIME,
         backend_version=BACKENDS[Backend.ONNXRUNTIME].version(),
         target=GRAPH,
-        profiles=(),
+        profiles=profiles,
         inputs=onnx.inputs,
         outputs=onnx.outputs,
         build_seconds=0.0,

@@ -183,7 +183,7 @@ def make_jobs(fan_out: FanOut, fleet: Fleet) -> dict[str, TargetJob]:
 
 def _send_shared(fan_out: FanOut) -> Mapping[str, StageArchive]:
     context, shared = fan_out.release.context, fan_out.shared
-    exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32])
+    exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32], context.recipe.shape_profiles)
     reference = make_evaluation(context, shared.source, exact, shared.evaluation)
     return {
         "tokenizer": _send_stage(fan_out, _make_tokenizer(context.workspace, shared.source).directory),

@@ -4,9 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.measurement.batching import Batching
 from tasks.model_tasks.contract import Answers
 
-ANSWERS_FILE = "answers.npz"
+ANSWERS_FILES = "answers*.npz"
+
+
+def answers_file(batching: Batching) -> str:
+    """Return the name of the file with the answers of a batching."""
+    return "answers.npz" if batching is Batching.BY_LENGTH else f"answers-{batching}.npz"
 
 
 def write_answers(answers: Answers, file: Path) -> None:

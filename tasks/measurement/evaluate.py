@@ -1,6 +1,6 @@
-"""Answers on the evaluation split: every row once through a session, one answer kept per row."""
+"""Answers on the evaluation split: every row through a session, one answer kept per row and batching."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,14 +10,25 @@ from numpy.typing import NDArray
 
 from registry.digest import record_tree
 from registry.errors import MeasurementError
-from registry.records import EngineBuild, FileRecord, largest_axes
+from registry.records import AxisRange, EngineBuild, FileRecord
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
-from tasks.measurement.answers import ANSWERS_FILE, read_answers, write_answers
+from tasks.measurement.answers import answers_file, read_answers, write_answers
+from tasks.measurement.batching import (
+    Batch,
+    BatchDependence,
+    Batching,
+    OutputComparison,
+    batch_padded,
+    choose_probed,
+    find_longest,
+    is_another_answer,
+)
 from tasks.model_tasks import model_task
 from tasks.model_tasks.contract import Answers, Encoder, Feed, ModelTask
 
 LARGEST_BATCH = 32
+ANY_BATCH = AxisRange(1, LARGEST_BATCH, LARGEST_BATCH)
 
 
 class Runs(Protocol):
@@ -29,16 +40,76 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The task's answer for each evaluation row, in the order of the rows, in answers.npz."""
+    """The task's answer for each evaluation row, in the order of the rows, in a file for each of `batchings`.
+
+    There is one batching where answers do not depend on the batch, as `dependence` says.
+    """
 
     rows: int
     subject_digest: str
     files: tuple[FileRecord, ...]
+    batchings: tuple[Batching, ...] = (Batching.BY_LENGTH,)
+    dependence: BatchDependence | None = None
     directory: Path = field(default=Path(), compare=False)
 
-    def answers(self) -> Answers:
+    def answers(self, batching: Batching = Batching.BY_LENGTH) -> Answers:
         """Read the answers, one array per row."""
-        return read_answers(self.directory / ANSWERS_FILE)
+        return read_answers(self.directory / answers_file(batching))
+
+    def sha256(self, batching: Batching) -> str:
+        """Return the digest of the file with the answers."""
+        return next(file.sha256 for file in self.files if file.path == answers_file(batching))
+
+
+@dataclass
+class _Passes:
+    """Runs rows through a session in one batching after another, and keeps the answer to each row in each."""
+
+    session: Runs
+    task: ModelTask
+    encoder: Encoder
+    inputs: Sequence[Any]
+    subject_digest: str
+    on_progress: OnProgress
+    answers: dict[Batching, dict[int, Any]] = field(default_factory=lambda: {each: {} for each in Batching})
+    outputs: OutputComparison = field(default_factory=OutputComparison)
+    # Of the batches of like length: the values that a row has in the feed, and the rows.
+    widths: dict[float, Sequence[int]] = field(default_factory=dict)
+
+    def run(self, batching: Batching, batches: Iterable[Batch], rows: int) -> None:
+        """Run batches, after which `rows` rows have run in this batching."""
+        answers = self.answers[batching]
+        for positions, batch in batches:
+            feed = self.encoder.encode(batch)
+            outputs = self.session.run(feed)
+            judged = [outputs[position] for position in self.task.judged_outputs]
+            if not all(np.isfinite(output).all() for output in judged):
+                raise MeasurementError(
+                    f"the graph {self.subject_digest[:12]} gave NaN or infinite outputs: it cannot be judged"
+                )
+            answers.update(zip(positions, self.task.answers(outputs, batch, self.encoder), strict=False))
+            self.outputs.add(batching, positions, len(batch), judged)
+            if batching is Batching.BY_LENGTH:
+                self.widths[sum(array.size / len(array) for array in feed.values())] = positions
+            self.on_progress(f"evaluate {batching}", len(answers) / rows)
+
+    def run_alone(self, positions: Sequence[int]) -> None:
+        """Run rows one at a time."""
+        rows = len(self.answers[Batching.ALONE]) + len(positions)
+        self.run(Batching.ALONE, (([position], [self.inputs[position]]) for position in positions), rows)
+
+    def run_padded(self, positions: Sequence[int], size: int) -> None:
+        """Run rows beside the longest row, where rows differ in length."""
+        if len(self.widths) > 1:
+            longest = find_longest(self.encoder, self.inputs, self.widths[max(self.widths)])
+            rows = len(self.answers[Batching.PADDED]) + len(positions)
+            self.run(Batching.PADDED, batch_padded(self.encoder, self.inputs, positions, size, longest), rows)
+
+    def count_flips(self, positions: Sequence[int]) -> int:
+        """Count the rows whose answer is not the same in all batchings."""
+        first = self.answers[Batching.BY_LENGTH]
+        others = [found for batching, found in self.answers.items() if found and batching is not Batching.BY_LENGTH]
+        return sum(any(is_another_answer(first[row], other[row]) for other in others) for row in positions)
 
 
 def evaluate(
@@ -49,23 +120,34 @@ def evaluate(
     *,
     subject_digest: str,
     into: Path,
-    batch_size: int = LARGEST_BATCH,
-    on_progress: Callable[[float], object] = lambda _: None,
+    batch: AxisRange = ANY_BATCH,
+    on_progress: OnProgress = lambda _phase, _fraction: None,
 ) -> Evaluation:
-    """Run every input through `session` and keep the task's answers.
+    """Run every input through `session`, in batches of like length, and keep the task's answers.
+
+    Where `batch` allows it, some rows run alone too, and beside the longest row; all rows do where one of them is
+    answered otherwise so.
 
     Raises:
         MeasurementError: the session gave NaN or infinite outputs.
     """
-    answers: dict[int, Any] = {}
-    for positions, batch in encoder.batches(inputs, batch_size):
-        outputs = session.run(encoder.encode(batch))
-        if not all(np.isfinite(outputs[position]).all() for position in task.judged_outputs):
-            raise MeasurementError(f"the graph {subject_digest[:12]} gave NaN or infinite outputs: it cannot be judged")
-        answers.update(zip(positions, task.answers(outputs, batch, encoder), strict=True))
-        on_progress(len(answers) / len(inputs))
-    write_answers([answers[position] for position in range(len(inputs))], into / ANSWERS_FILE)
-    return Evaluation(len(inputs), subject_digest, record_tree(into), into)
+    passes = _Passes(session, task, encoder, inputs, subject_digest, on_progress)
+    size, positions = min(LARGEST_BATCH, batch.max), range(len(inputs))
+    tried: Sequence[int] = choose_probed(len(inputs)) if batch.min == 1 < size else []
+    passes.run_alone(tried)
+    passes.run(Batching.BY_LENGTH, encoder.batches(inputs, size), len(inputs))
+    passes.run_padded(tried, size)
+    flips = passes.count_flips(tried)
+    if flips and len(tried) < len(inputs):
+        rest = sorted(set(positions) - set(tried))
+        passes.run_alone(rest)
+        passes.run_padded(rest, size)
+        tried, flips = positions, passes.count_flips(positions)
+    dependence = BatchDependence(len(tried), flips, passes.outputs.largest) if tried else None
+    batchings = tuple(each for each, found in passes.answers.items() if found and (flips or each is Batching.BY_LENGTH))
+    for batching in batchings:
+        write_answers([passes.answers[batching][position] for position in positions], into / answers_file(batching))
+    return Evaluation(len(inputs), subject_digest, record_tree(into), batchings, dependence, into)
 
 
 def evaluate_engine(
@@ -82,6 +164,8 @@ def evaluate_engine(
     Inputs are cut at the `largest` size of each named axis.
     """
     chosen = model_task(task)
+    batches = [axis for profile in build.profiles if (axis := profile.axis("batch"))]
+    most = max((axis.max for axis in batches), default=LARGEST_BATCH)
     return evaluate(
         open_engine(build),
         chosen,
@@ -89,6 +173,6 @@ def evaluate_engine(
         inputs,
         subject_digest=build.digest,
         into=into,
-        batch_size=min(LARGEST_BATCH, largest_axes(build.profiles).get("batch", LARGEST_BATCH)),
-        on_progress=lambda done: on_progress("evaluate", done),
+        batch=AxisRange(min((axis.min for axis in batches), default=1), most, most),
+        on_progress=on_progress,
     )

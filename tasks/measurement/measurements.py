@@ -1,15 +1,18 @@
 """From raw answers and raw call times to measurements, each with its interval and where it was measured."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from registry.records import EngineBuild, Machine, Measurement
+from tasks.measurement.batching import Batching
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
-from tasks.model_tasks.contract import Metric, ModelTask, Scores
-from tasks.verdicts.intervals import compare_scores, quantile_interval, ratio_interval, score_interval
+from tasks.model_tasks.contract import Answers, Metric, ModelTask, Scores
+from tasks.verdicts.gates import find
+from tasks.verdicts.intervals import compare_scores, quantile_interval, ratio_interval, score_interval, share_interval
 
 
 def quality_measurements(
@@ -23,9 +26,11 @@ def quality_measurements(
 ) -> tuple[Measurement, ...]:
     """Return the task's metrics, and what is lost of each against fp32 on the same rows; `subject` says what ran.
 
-    The first metric is the one that is judged, and comes first.
+    The first metric is the one that is judged, and comes first. Where answers depend on what else is in the batch, the
+    figures are those of the batching in which it is worst.
     """
-    answers, exact = evaluation.answers(), reference.answers()
+    exact = reference.answers()
+    batching, answers = choose_worst(task.metrics[0], evaluation, targets, exact)
 
     def figure(
         metric: str, value: float, unit: str, low: float | None = None, high: float | None = None
@@ -40,7 +45,7 @@ def quality_measurements(
             machine,
             low,
             high,
-            evaluation.files[0].sha256,
+            evaluation.sha256(batching),
         )
 
     def measure(metric: Metric) -> tuple[list[Measurement], list[Measurement]]:
@@ -59,7 +64,36 @@ def quality_measurements(
 
     judged, tests = measure(task.metrics[0])
     others = (metric for metric in task.metrics[1:] if metric.applies(exact))
-    return (*judged, *tests, *(each for metric in others for each in measure(metric)[0]))
+    figures = (*judged, *tests, *(each for metric in others for each in measure(metric)[0]))
+    if evaluation.dependence is None:
+        return figures
+    rows, flips, difference = vars(evaluation.dependence).values()
+    shares = [figure("batch_flips", flips / rows, "share", *share_interval(np.arange(rows) < flips))]
+    shares += [] if difference is None else [figure("batch_difference", difference, "share")]
+    return (*figures, *(replace(share, samples=rows) for share in shares))
+
+
+def choose_worst(
+    metric: Metric, evaluation: Evaluation, targets: Sequence[Any], exact: Answers
+) -> tuple[Batching, Answers]:
+    """Return the batching in which the metric is worst, and the answers in it."""
+
+    def measure(answers: Answers) -> float:
+        sums = metric.score(answers, targets, exact).sum(axis=0)
+        value = float(sums[0] if metric.aggregate is None else metric.aggregate(sums))
+        return value if metric.higher_is_better else -value
+
+    answers = {batching: evaluation.answers(batching) for batching in evaluation.batchings}
+    worst = min(answers, key=lambda batching: measure(answers[batching])) if len(answers) > 1 else Batching.BY_LENGTH
+    return worst, answers[worst]
+
+
+def describe_batch_flips(measurements: Sequence[Measurement]) -> str:
+    """Return a note on an engine whose answers depend on what else is in the batch; empty for any other."""
+    flips = find(measurements, "batch_flips")
+    if flips is None or not flips.value:
+        return ""
+    return f"answers to {flips.value:.1%} of {flips.samples} rows depend on their batch: judged at its worst batching"
 
 
 def find_worst(metric: Metric, scores: Scores) -> float:

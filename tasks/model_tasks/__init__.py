@@ -13,6 +13,7 @@ from tasks.model_tasks.texts.multi_label_classification import MULTI_LABEL_CLASS
 from tasks.model_tasks.texts.question_answering import QUESTION_ANSWERING
 from tasks.model_tasks.texts.sentence_embedding import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_pair_classification import TEXT_PAIR_CLASSIFICATION
 from tasks.model_tasks.texts.text_regression import TEXT_REGRESSION
 from tasks.model_tasks.texts.token_classification import TOKEN_CLASSIFICATION
 
@@ -20,6 +21,7 @@ __all__ = ["MODEL_TASKS", "ModelTask", "model_task"]
 
 _ALL: tuple[ModelTask, ...] = (
     TEXT_CLASSIFICATION,
+    TEXT_PAIR_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
     FEATURE_EXTRACTION,
     SENTENCE_SIMILARITY,

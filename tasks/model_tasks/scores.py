@@ -9,6 +9,8 @@ from tasks.model_tasks.contract import Answers, Metric, Scores
 
 # As many labels a task ranks that has more; of fewer, each would be right.
 RANKED = 5
+# A bootstrap holds six numbers a class and row.
+MOST_COUNTED_CLASSES = 64
 
 
 def score_labels(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
@@ -27,6 +29,29 @@ def score_ranked_labels(answers: Answers, targets: Sequence[Any], _reference: An
 def has_ranks(answers: Answers) -> bool:
     """Tell whether answers rank several labels."""
     return len(answers[0]) == RANKED
+
+
+def score_classes(answers: Answers, targets: Sequence[Any], reference: Answers) -> Scores:
+    """Return for each class whether a row is right, wrong and missed in it, [rows, 3 times classes].
+
+    The classes are those of the targets and of fp32's answers: any other answer is only missed.
+    """
+    given, wanted = np.asarray(answers), np.asarray(targets)
+    classes = np.union1d(wanted, np.asarray(reference))
+    is_given, is_wanted = given[:, None] == classes, wanted[:, None] == classes
+    return np.hstack([is_given & is_wanted, is_given & ~is_wanted, ~is_given & is_wanted]).astype(np.float64)
+
+
+def has_few_classes(answers: Answers) -> bool:
+    """Tell whether answers are of few enough classes that each is counted apart."""
+    return len(np.unique(np.asarray(answers))) <= MOST_COUNTED_CLASSES
+
+
+def compute_macro_f1(sums: Scores) -> Scores:
+    """Return the mean F1 over classes, of sums as `score_classes` gives them; of a class that no row has it is 0."""
+    numbers = np.stack(np.split(sums, 3, axis=-1), axis=-1)
+    mean: Scores = compute_f1(numbers).mean(axis=-1)
+    return mean
 
 
 def compute_ratio(sums: Scores) -> Scores:
@@ -64,5 +89,6 @@ def compute_correlation(sums: Scores) -> Scores:
 
 
 ACCURACY = Metric("accuracy", "share", score_labels)
+MACRO_F1 = Metric("macro_f1", "share", score_classes, compute_macro_f1, applies=has_few_classes)
 SPEARMAN = Metric("spearman", "rho", score_ranks, compute_correlation)
 TOP_5_ACCURACY = Metric("top_5_accuracy", "share", score_ranked_labels, applies=has_ranks)

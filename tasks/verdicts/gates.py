@@ -20,6 +20,7 @@ class Limits:
     latency_p99_ms_max: float | None = None
     speedup_min: float | None = None
     size_mb_max: float | None = None
+    batch_flips_max: float | None = None
 
 
 def find(measurements: Sequence[Measurement], metric: str) -> Measurement | None:
@@ -41,6 +42,8 @@ def judge(
         results.append(_judge_speedup(find(measurements, "speedup"), limits.speedup_min))
     if limits.size_mb_max is not None:
         results.append(_judge_size(size_bytes, limits.size_mb_max))
+    if limits.batch_flips_max is not None:
+        results.append(_judge_batch_flips(find(measurements, "batch_flips"), limits.batch_flips_max))
     return tuple(results)
 
 
@@ -118,6 +121,22 @@ def _judge_speedup(speedup: Measurement | None, limit: float) -> GateResult:
         reason = f"{figure}: the windows differ too much to prove it; measure longer, or on a quieter machine"
         return GateResult(gate, Verdict.INCONCLUSIVE, reason, speedup)
     return GateResult(gate, Verdict.PASSED, figure, speedup)
+
+
+def _judge_batch_flips(flips: Measurement | None, limit: float) -> GateResult:
+    gate = "batch_flips"
+    if flips is None or not _is_usable(flips) or flips.subject != "engine":
+        return GateResult(gate, Verdict.UNMEASURED, "whether answers depend on the batch was not measured", flips)
+    low, high = _read_bounds(flips)
+    figure = (
+        f"{flips.value:.2%} of {flips.samples} rows ({low:.2%} to {high:.2%}) are answered otherwise in another batch, "
+        f"limit {limit:.2%}"
+    )
+    if low > limit:
+        return GateResult(gate, Verdict.FAILED, figure, flips)
+    if high > limit:
+        return GateResult(gate, Verdict.INCONCLUSIVE, f"{figure}: too few rows to prove it", flips)
+    return GateResult(gate, Verdict.PASSED, figure, flips)
 
 
 def _judge_size(size_bytes: int, limit_mb: float) -> GateResult:

@@ -72,6 +72,17 @@ def pair_texts(texts: list[str]) -> Columns:
     return {"text": texts, "text_pair": others, "score": [float(count) for count in shared]}
 
 
+def save_comparer(folder: Path) -> None:
+    save_bert(folder, "BertForSequenceClassification", id2label={0: "short", 1: "long"})
+
+
+def compare_texts(texts: list[str]) -> Columns:
+    """Label pairs by whether the second text is longer than a word."""
+    pairs = pair_texts(texts)
+    labels = ["long" if " " in text else "short" for text in pairs["text_pair"]]
+    return {"text": pairs["text"], "text_pair": pairs["text_pair"], "label": labels}
+
+
 def save_shapes(folder: Path) -> None:
     """Save a classifier of images, and beside its folder an image to ask it about."""
     save_classifier(folder)
@@ -113,6 +124,7 @@ TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]
     "feature-extraction": (save_encoder, lambda texts: {"text": texts}),
     "multi-label-classification": (save_many_labels, label_texts),
     "text-regression": (lambda folder: save_bert(folder, "BertForSequenceClassification", num_labels=1), pair_texts),
+    "text-pair-classification": (save_comparer, compare_texts),
     "question-answering": (lambda folder: save_bert(folder, "BertForQuestionAnswering"), ask_texts),
     "sentence-similarity": (save_encoder, pair_texts),
     "image-classification": (save_shapes, draw_shapes),

@@ -22,7 +22,7 @@ from tasks.model_tasks.labels import (
     read_known_label,
     show_value,
 )
-from tasks.model_tasks.scores import ACCURACY
+from tasks.model_tasks.scores import ACCURACY, MACRO_F1
 from tasks.model_tasks.texts.text_task import TextTask
 
 
@@ -48,10 +48,10 @@ class TextClassification(TextTask):
     columns: tuple[str, ...] = ("text", "label")
     row_needs: str = "a text that is not empty and a label"
     export_task: str = "text-classification"
-    metrics: tuple[Metric, ...] = (ACCURACY,)
+    metrics: tuple[Metric, ...] = (ACCURACY, MACRO_F1)
     python_model: PythonModel | None = PYTHON_MODEL
 
-    def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[str, int | str] | None:
+    def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[Any, int | str] | None:
         """Return (text, label) where there is a text, and the label is one of the dataset's: a number or a name."""
         text, label = row["text"], read_known_label(row["label"], classes)
         if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_TEXT or label is None:
@@ -84,7 +84,7 @@ class TextClassification(TextTask):
         check_head(config, self.name, "ForSequenceClassification")
         check_one_label(config, of="text")
 
-    def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[str], encoder: Encoder) -> Answers:  # noqa: ARG002
+    def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder) -> Answers:  # noqa: ARG002
         """Return the label with the largest logit, int64 [] per text."""
         return list(outputs[0].argmax(axis=-1).astype(np.int64))
 

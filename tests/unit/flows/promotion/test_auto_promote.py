@@ -19,7 +19,8 @@ from registry.digest import file_sha256
 from registry.promotion.promote import nominate
 from registry.promotion.rules import Decision
 from registry.records import Machine, Measurement, Verdict
-from tasks.measurement.answers import ANSWERS_FILE, write_answers
+from tasks.measurement.answers import answers_file, write_answers
+from tasks.measurement.batching import Batching
 from tests.support.deciding import promote, rollback
 from tests.support.memory_store import MemoryStore
 
@@ -70,10 +71,10 @@ def publish(memory_store: MemoryStore, manifest_factory: Any, recipe: Recipe, tm
         answers[:wrong] = 1 - answers[:wrong]
         folder = tmp_path / "stages" / "evaluate" / f"{number}"
         folder.mkdir(parents=True)
-        write_answers(list(answers), folder / ANSWERS_FILE)
-        raw = file_sha256(folder / ANSWERS_FILE)
+        write_answers(list(answers), folder / answers_file(Batching.PADDED))
+        raw = file_sha256(folder / answers_file(Batching.PADDED))
         if not keep:
-            (folder / ANSWERS_FILE).unlink()
+            (folder / answers_file(Batching.PADDED)).unlink()
         share = 1 - wrong / ROWS
         own = "engine", manifest.build.digest, L4
         figures = (
@@ -141,7 +142,7 @@ def test_answers_of_other_bytes_than_the_manifest_says_are_not_used(
 ) -> None:
     promote(memory_store, "l4", publish(20))
     nominate(memory_store, "sst2", "l4", publish(30))
-    write_answers(list(np.arange(ROWS) % 2), tmp_path / "stages" / "evaluate" / "2" / ANSWERS_FILE)
+    write_answers(list(np.arange(ROWS) % 2), tmp_path / "stages" / "evaluate" / "2" / answers_file(Batching.PADDED))
     assert "paired" not in run(memory_store, recipe, tmp_path).reason
 
 

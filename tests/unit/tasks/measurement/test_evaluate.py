@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from registry.errors import MeasurementError
+from registry.records import AxisRange
 from tasks.measurement.evaluate import LARGEST_BATCH, Evaluation, evaluate
 from tasks.model_tasks.inputs.texts import FeedDict, TextEncoder, open_text_encoder
 from tasks.model_tasks.scores import ACCURACY
@@ -71,22 +72,32 @@ def test_accuracy_does_not_depend_on_the_order_of_the_rows(encoder: TextEncoder,
     assert after == [before[n] for n in order]
 
 
-def test_every_row_runs_once_and_progress_ends_at_one(encoder: TextEncoder, into: Path) -> None:
-    session, done = ByTokens(), list[float]()
+def test_progress_names_the_batching_and_ends_at_one(encoder: TextEncoder, into: Path) -> None:
+    done: dict[str, list[float]] = {}
     evaluate(
-        session, TEXT_CLASSIFICATION, encoder, texts(70), subject_digest="d" * 64, into=into, on_progress=done.append
+        ByTokens(),
+        TEXT_CLASSIFICATION,
+        encoder,
+        texts(70),
+        subject_digest="d" * 64,
+        into=into,
+        on_progress=lambda phase, fraction: done.setdefault(phase, []).append(fraction),
     )
-    assert (session.rows, session.largest) == (70, LARGEST_BATCH)
-    assert done == [32 / 70, 64 / 70, 1.0]
+    assert done["evaluate by-length"] == [32 / 70, 64 / 70, 1.0]
+    assert {phase: shares[-1] for phase, shares in done.items()} == {
+        "evaluate alone": 1.0,
+        "evaluate by-length": 1.0,
+        "evaluate padded": 1.0,
+    }
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_the_size_of_a_batch_changes_no_answer(encoder: TextEncoder, into: Path, size: int) -> None:
-    rows, session = texts(50), ByTokens()
+    rows, session, batch = texts(50), ByTokens(), AxisRange(1, size, size)
     expected = judge(encoder, rows, into).answers()
-    found = evaluate(session, TEXT_CLASSIFICATION, encoder, rows, subject_digest="d" * 64, into=into, batch_size=size)
+    found = evaluate(session, TEXT_CLASSIFICATION, encoder, rows, subject_digest="d" * 64, into=into, batch=batch)
     np.testing.assert_array_equal(found.answers(), expected)
-    assert session.largest == min(size, 50)
+    assert session.largest <= min(size, LARGEST_BATCH)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

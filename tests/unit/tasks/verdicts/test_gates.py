@@ -173,6 +173,20 @@ def test_a_size_over_its_limit_fails(size: int, verdict: Verdict) -> None:
     assert verdicts(size=size)["size_mb"] is verdict
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.0, 0.01, PASSED), (0.0, 0.011, INCONCLUSIVE), (0.011, 0.02, FAILED), (0.01, 0.02, INCONCLUSIVE)],
+)
+def test_answers_that_depend_on_their_batch_pass_only_with_the_whole_interval(
+    low: float, high: float, verdict: Verdict
+) -> None:
+    limits = replace(LIMITS, batch_flips_max=0.01)
+    flips = figure("batch_flips", 0.01, low, high)
+    assert verdicts(flips, limits=limits)["batch_flips"] is verdict
+    assert verdicts(replace(flips, subject="onnx-graph"), limits=limits)["batch_flips"] is UNMEASURED
+    assert verdicts(limits=limits)["batch_flips"] is UNMEASURED
+
+
 def test_a_limit_that_is_not_set_is_no_gate() -> None:
     assert set(verdicts(limits=Limits("accuracy", 0.01), size=10**12)) == {"accuracy_loss", "latency_p99"}
 
