@@ -33,7 +33,7 @@ class SourceSpec(Part):
     """Where the model comes from: exactly one of hub, package, path, module, onnx.
 
     A module ("package.module:callable") is the user's own code, and an ONNX graph is released without an export; both
-    bring no tokenizer and no class names: name them.
+    bring no processor (a tokenizer or an image processor) and no class names: name them.
     """
 
     hub: Text | None = Field(default=None, examples=["distilbert/distilbert-base-uncased-finetuned-sst-2-english"])
@@ -45,7 +45,7 @@ class SourceSpec(Part):
     path: Text | None = Field(default=None, examples=["checkpoint"])
     module: Text | None = Field(default=None, examples=["nets.text:classifier"])
     onnx: Text | None = Field(default=None, examples=["model.onnx"])
-    tokenizer: Text | None = Field(default=None, examples=["checkpoint"])
+    processor: Text | None = Field(default=None, examples=["checkpoint"])
     labels: Annotated[tuple[Text, ...], Field(min_length=2)] | None = Field(
         default=None, examples=[["negative", "positive"]]
     )
@@ -53,19 +53,20 @@ class SourceSpec(Part):
 
     @property
     def is_bare(self) -> bool:
-        """Whether the network comes alone, without a config.json, a tokenizer and class names."""
+        """Whether the network comes alone, without a config.json, a processor and class names."""
         return self.module is not None or self.onnx is not None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if sum(origin is not None for origin in (self.hub, self.package, self.path, self.module, self.onnx)) != 1:
             raise ValueError("give exactly one of hub, package, path, module, onnx")
-        if not self.is_bare and not (self.tokenizer is None and self.labels is None):
-            raise ValueError("tokenizer and labels go with a module or an onnx graph, and only with one")
-        if self.is_bare and not (self.tokenizer and self.head is None):
-            raise ValueError("a module or an onnx graph needs tokenizer (a folder with tokenizer.json), takes no head")
-        if self.module and not self.labels:
-            raise ValueError("a module needs labels: name its classes in order")
+        if not self.is_bare and not (self.processor is None and self.labels is None):
+            raise ValueError("processor and labels go with a module or an onnx graph, and only with one")
+        if self.is_bare and not (self.processor and self.head is None):
+            raise ValueError(
+                "a module or an onnx graph needs processor (a folder with tokenizer.json or preprocessor_config.json), "
+                "takes no head"
+            )
         if self.hub and not self.revision:
             raise ValueError("a hub model needs a revision (a branch, a tag or a commit; it is resolved to a commit)")
         if self.package and not (self.version and self.folder and self.sha256):
@@ -208,9 +209,9 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _source_fits_task(self) -> Self:
         task = self.model_task
-        if "sequence" not in task.axes and (self.source.is_bare or self.source.head):
-            raise ValueError(f"{self.task} takes no source.module, source.onnx or source.head: those are for texts")
-        if self.source.onnx and ("labels" in task.answer_axes) != (self.source.labels is not None):
+        if not task.graph_inputs.are_tokens and self.source.head:
+            raise ValueError(f"{self.task} takes no source.head: that is for texts")
+        if self.source.is_bare and ("labels" in task.answer_axes) != (self.source.labels is not None):
             change = "tells no classes apart: remove" if self.source.labels else "tells classes apart: name them in"
             raise ValueError(f"{self.task} {change} source.labels")
         return self

@@ -14,13 +14,13 @@ from typing import Any
 from calibration_data.reader import FEWEST_CALIBRATION_ROWS, FEWEST_EVALUATION_ROWS, Rows, load_split, refuse_overlap
 from flows.inputs.fleet import Fleet
 from flows.inputs.plan import TargetPlan, WhyNot, list_steps, plan_target
-from flows.inputs.recipe import Recipe, SourceSpec
+from flows.inputs.recipe import Recipe
 from flows.inputs.rows import evaluation_rows, head_rows, read_table_of
+from flows.release.identity import processor_of
 from registry.errors import BadInput, EngineryError
 from registry.records import ModelSource
 from tasks.checkpoints.config import read_classes, read_config
 from tasks.checkpoints.encoder import try_encoder
-from tasks.checkpoints.module import check_tokenizer
 from tasks.checkpoints.source import download_texts, list_checkpoint, locate_package
 from tasks.execution.step_times import StepTimes
 from tasks.graphs.given.source import describe_graph, list_graph_files
@@ -142,16 +142,17 @@ def _plan_targets(recipe: Recipe, fleet: Fleet, why_not: WhyNot) -> tuple[Target
 def _open_checkpoint(checks: _Checks, recipe: Recipe) -> Iterator[_Checkpoint | None]:
     """Yield what the checkpoint's small files tell; None where it cannot be used."""
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint: _Checkpoint | None = checks.run("source", lambda: _read_checkpoint(recipe.source, Path(scratch)))
+        checkpoint: _Checkpoint | None = checks.run("source", lambda: _read_checkpoint(recipe, Path(scratch)))
         if checkpoint is not None and (found := checks.run("source", lambda: _fit_task(recipe, checkpoint))):
             checks.add(Check("source", found))
         yield checkpoint
 
 
-def _read_checkpoint(spec: SourceSpec, scratch: Path) -> _Checkpoint:
+def _read_checkpoint(recipe: Recipe, scratch: Path) -> _Checkpoint:
+    spec = recipe.source
     if spec.is_bare:
-        folder = Path(str(spec.tokenizer))
-        check_tokenizer(folder)
+        folder = Path(str(spec.processor))
+        processor_of(recipe).list_files()
         graph_files = list_graph_files(Path(spec.onnx)) if spec.onnx is not None else ()
         return _Checkpoint({}, folder, sum(file.stat().st_size for file in graph_files))
     if spec.hub is not None:
@@ -173,7 +174,7 @@ def _fit_task(recipe: Recipe, checkpoint: _Checkpoint) -> str:
     if source.module is not None:
         return f"module {source.module}"
     if source.onnx is not None:
-        return describe_graph(Path(source.onnx), task, checkpoint.weights_bytes)
+        return describe_graph(Path(source.onnx), task, checkpoint.folder, checkpoint.weights_bytes)
     if source.head is None:
         task.check_checkpoint(checkpoint.config)
     task.check_shapes(checkpoint.config, recipe.largest)

@@ -9,7 +9,7 @@ from calibration_data.reader import (
 from calibration_data.splits import split_revision
 from flows.inputs.rows import head_rows
 from flows.release.context import ReleaseContext, describe_size, versions
-from flows.release.identity import source_content
+from flows.release.identity import processor_of, source_content
 from registry.records import (
     CalibrationSet,
     OnnxArtifact,
@@ -46,10 +46,10 @@ def make_source(context: ReleaseContext) -> SourceFiles:
                 into=into,
             )
         if spec.is_bare:
-            digest, tokenizer, classes = str(content[0]), Path(str(spec.tokenizer)), spec.labels or ()
+            digest, processor, classes = str(content[0]), processor_of(context.recipe), spec.labels or ()
             if spec.module is not None:
-                return from_module(spec.module, digest, tokenizer, classes, name=name, task=task, into=into)
-            return copy_graph(Path(str(spec.onnx)), digest, tokenizer, classes, name=name, task=task, into=into)
+                return from_module(spec.module, digest, processor, classes, name=name, task=task, into=into)
+            return copy_graph(Path(str(spec.onnx)), digest, processor, classes, name=name, task=task, into=into)
         return from_folder(Path(str(spec.path)), name=name, task=task, into=into)
 
     origin = spec.model_copy(update={"head": None}).model_dump(mode="json")
@@ -105,8 +105,8 @@ def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) ->
     def make(into: Path) -> OnnxArtifact:
         verify_stage(source.directory)
         if recipe.source.onnx is not None:
-            trial = Trial(source.directory, checked, recipe.largest, source.source.classes)
-            return run_admission(locate_graph(source), recipe.model_task, trial, into=into)
+            trial = Trial(checked, recipe.largest, source.source.classes)
+            return run_admission(locate_graph(source), recipe.model_task, source.directory, trial, into=into)
         if module is None:
             return run_exporter(source, recipe.model_task, checked, recipe.largest, into=into)
         # Two seconds of imports, which the export of a checkpoint pays in a process of its own.

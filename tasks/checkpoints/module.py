@@ -11,6 +11,7 @@ import re
 import shutil
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,44 @@ if TYPE_CHECKING:  # a second of imports, for sources that are modules alone
     import torch
 
 CALLABLE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The folder of a tokenizer or image processor, and the `names` of the files in it that a task reads."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def digest(self) -> str:
+        """Return the digest of the files.
+
+        Raises:
+            BadInput: one is missing.
+        """
+        return digest_of([(file.name, file_sha256(file)) for file in self.list_files()])
+
+    def copy(self, into: Path) -> None:
+        """Copy the files.
+
+        Raises:
+            BadInput: one is missing.
+        """
+        for file in self.list_files():
+            shutil.copyfile(file, into / file.name)
+
+    def list_files(self) -> tuple[Path, ...]:
+        """List the files.
+
+        Raises:
+            BadInput: one is missing.
+        """
+        files = tuple(self.folder / name for name in self.names)
+        if missing := next((file.name for file in files if not file.is_file()), None):
+            raise BadInput(
+                f"{self.folder} has no {missing}: name the folder of the model's processor in source.processor"
+            )
+        return files
 
 
 def load_module(callable_path: str) -> "tuple[torch.nn.Module, dict[str, torch.Tensor]]":
@@ -86,30 +125,24 @@ def module_digest(callable_path: str) -> str:
 
 
 def from_module(
-    callable_path: str, weights: str, tokenizer: Path, classes: tuple[str, ...], *, name: str, task: str, into: Path
+    callable_path: str,
+    weights: str,
+    processor: Processor,
+    classes: tuple[str, ...],
+    *,
+    name: str,
+    task: str,
+    into: Path,
 ) -> SourceFiles:
-    """Copy the tokenizer of a plain module into `into`, and record the module as a source.
+    """Copy the processor of a plain module into `into`, and record the module as a source.
 
     `weights` is the module's digest (`module_digest`), which becomes its revision.
 
     Raises:
-        BadInput: the folder `tokenizer` has no tokenizer.json.
+        BadInput: the processor lacks a file.
     """
     check_name(name, what="model name")
-    file = check_tokenizer(tokenizer)
-    shutil.copyfile(file, into / file.name)
+    processor.copy(into)
     files = record_tree(into)
     digest = digest_of((weights, files, classes))
     return SourceFiles(ModelSource(name, f"module:{callable_path}", weights, task, classes), digest, files, into)
-
-
-def check_tokenizer(folder: Path) -> Path:
-    """Return the tokenizer.json of a plain module's tokenizer folder.
-
-    Raises:
-        BadInput: the folder has none.
-    """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise BadInput(f"{folder} has no tokenizer.json: name the folder of the module's fast tokenizer")
-    return file

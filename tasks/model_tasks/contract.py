@@ -52,6 +52,19 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class GraphInputs:
+    """What a graph of a task takes: inputs of these `names`, or one of any name where there are none, all of `axes`.
+
+    They are ids of tokens (integers) or values (floats). Of the axes the task's are dynamic, and the others have the
+    sizes that the encoder gives (`fixed_sizes`).
+    """
+
+    names: tuple[str, ...]
+    axes: tuple[str, ...]
+    are_tokens: bool
+
+
+@dataclass(frozen=True)
 class EncodedSizes:
     """What encoding gave: the tokens of each input, and the largest id that there is or that came out."""
 
@@ -95,6 +108,10 @@ class ModelTask(Protocol):
     @property
     def axes(self) -> tuple[str, ...]:
         """The dynamic axes of the task's graphs, each of which a profile has to name."""
+
+    @property
+    def graph_inputs(self) -> GraphInputs:
+        """What a graph takes."""
 
     @property
     def row_needs(self) -> str:

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 
 
 def test_a_module_named_in_a_recipe_is_released_like_a_checkpoint(tmp_path: Path, tiny_recipe: TinyRecipe) -> None:
-    source = {"module": "tests.support.text_module:classifier", "tokenizer": "checkpoint", "labels": list(LABELS)}
+    source = {"module": "tests.support.text_module:classifier", "processor": "checkpoint", "labels": list(LABELS)}
     tiny_recipe.recipe.write_text(yaml.safe_dump({**RECIPE, "source": source, "targets": ["cpu"]}), encoding="utf-8")
     report = release(tmp_path / "home", tiny_recipe)
     verdicts = {row.precision: row.verdict for row in report.rows}

@@ -19,7 +19,9 @@ from tasks.checkpoints.source import from_folder
 from tasks.graphs.export import export_checkpoint
 from tasks.model_tasks.contract import ShownAnswer
 from tests.flows.test_release import release
-from tests.support.given_graphs import make_classifier, save_classifier
+from tests.support.given_graphs import make_classifier, make_image_classifier, save_classifier
+from tests.support.images import SHAPES
+from tests.support.task_recipes import write_task_recipe
 from tests.support.tiny import write_tokenizer
 from tests.support.tiny_recipe import LABELS, RECIPE, TinyRecipe
 
@@ -34,7 +36,7 @@ def test_a_given_graph_is_released_with_the_answers_of_its_checkpoint(tmp_path: 
     checkpoint = from_folder(Path("checkpoint"), name="tiny", task="text-classification", into=tmp_path / "checkpoint")
     shutil.copy(export_checkpoint(checkpoint, into=tmp_path / "export").path, "net.onnx")
 
-    spec = {"onnx": "net.onnx", "tokenizer": "checkpoint", "labels": list(LABELS)}
+    spec = {"onnx": "net.onnx", "processor": "checkpoint", "labels": list(LABELS)}
     given = {**document, "model": "given", "source": spec}
     tiny_recipe.recipe.write_text(yaml.safe_dump(given), encoding="utf-8")
     report = release(tmp_path / "home", tiny_recipe)
@@ -52,7 +54,7 @@ def test_a_given_graph_is_released_with_the_answers_of_its_checkpoint(tmp_path: 
 
 
 def test_another_graph_under_the_same_name_is_another_release(tiny_recipe: TinyRecipe) -> None:
-    source = {"onnx": "net.onnx", "tokenizer": "checkpoint", "labels": list(LABELS)}
+    source = {"onnx": "net.onnx", "processor": "checkpoint", "labels": list(LABELS)}
     tiny_recipe.recipe.write_text(yaml.safe_dump({**RECIPE, "source": source}), encoding="utf-8")
     recipe, ids = load_recipe(tiny_recipe.recipe), set()
     for opset in (17, 18):
@@ -75,3 +77,18 @@ def fetch_fp32(home: Path, model: str, into: Path) -> Path:
     store = embedded_store(home)
     (version,) = (each.version for each in store.versions(model) if each.precision is Precision.FP32)
     return fetch(store, model, into=into, version=version, policy=Policy(local_trust(home), host=None)).path
+
+
+def test_a_given_graph_of_images_is_released_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = write_task_recipe(tmp_path / "recipe", "image-classification")
+    monkeypatch.chdir(tiny.folder)
+    save_classifier(Path("net.onnx"), make_image_classifier(classes=len(SHAPES)))
+    document = yaml.safe_load(tiny.recipe.read_text(encoding="utf-8"))
+    source = {"onnx": "net.onnx", "processor": "checkpoint", "labels": list(SHAPES)}
+    document |= {"source": source, "targets": ["cpu"], "precisions": ["fp32", "int8"]}
+    tiny.recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
+    report = release(tmp_path / "home", tiny)
+    assert {row.precision for row in report.rows if row.version is not None} == {Precision.FP32, Precision.INT8}
+    bundle = fetch_fp32(tmp_path / "home", "tiny", tmp_path / "models")
+    (shown,) = answer(bundle, verify_bundle(bundle), ["shape.png"])
+    assert any(name in shown.line for name in SHAPES)

@@ -56,3 +56,26 @@ def save_classifier(file: Path, model: onnx.ModelProto | None = None, *, externa
         size_threshold=1024,
     )
     return file
+
+
+def make_image_classifier(
+    *, name: str = "images", kind: int = TensorProto.FLOAT, axes: Axes = ("n", 3, "h", "w"), classes: int = CLASSES
+) -> onnx.ModelProto:
+    """A classifier of images: a convolution, the mean over height and width, and a product."""
+    draw = np.random.default_rng(0)
+    kernel, weight = (
+        numpy_helper.from_array(draw.normal(size=shape).astype(np.float32), each)
+        for shape, each in (((WIDTH, 3, 3, 3), "kernel"), ((WIDTH, classes), "weight"))
+    )
+    nodes = [
+        helper.make_node("Cast", [name], ["pixels"], to=TensorProto.FLOAT, name="cast"),
+        helper.make_node("Conv", ["pixels", "kernel"], ["features"], name="conv"),
+        helper.make_node("Relu", ["features"], ["active"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["active"], ["pooled"], name="pool"),
+        helper.make_node("Flatten", ["pooled"], ["mean"], name="flatten"),
+        helper.make_node("MatMul", ["mean", "weight"], ["logits"], name="matmul"),
+    ]
+    inputs = [helper.make_tensor_value_info(name, kind, axes)]
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("n", classes))
+    graph = helper.make_graph(nodes, "classifier", inputs, [output], [kernel, weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

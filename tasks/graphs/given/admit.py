@@ -1,5 +1,6 @@
 """A given graph made like an export: checked in full, cleaned, of a known opset, int64 in and float32 out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -32,16 +33,17 @@ FAILURES = (
 AXIS_NAMES = {"batch": "batch_size", "sequence": "sequence_length"}
 
 
-def admit_graph(graph: Path, task: ModelTask, *, into: Path) -> OnnxArtifact:
+def admit_graph(graph: Path, task: ModelTask, sizes: Mapping[str, int], *, into: Path) -> OnnxArtifact:
     """Check a given graph, and write it to the empty folder `into` as an export of this task would be.
 
-    Names and order of inputs and outputs stay. Ids become int64 where they were int32, and judged outputs float32,
-    by a Cast each. Documentation and metadata are dropped, and shapes inferred anew.
+    Names and order of inputs and outputs stay. Ids of tokens become int64, other inputs and judged outputs float32, by
+    a Cast each. Axes that are always of one size (`sizes`) get it. Documentation and metadata are dropped, and shapes
+    inferred anew.
 
     Raises:
         BadInput: it is refused, ONNX's checker finds a fault, or its opset cannot be converted.
     """
-    check_given(onnx.load(graph, load_external_data=False), task, str(graph))
+    check_given(onnx.load(graph, load_external_data=False), task, sizes, str(graph))
     into.mkdir(parents=True, exist_ok=True)
     try:
         onnx.checker.check_model(graph)  # in full below, where shapes are no external data any more
@@ -49,7 +51,7 @@ def admit_graph(graph: Path, task: ModelTask, *, into: Path) -> OnnxArtifact:
         made = _clean(model)
         check_interface(model, made, what=f"{graph}: its clean-up")
         del model
-        made = _retype(made, task)
+        made = _fix_axes(_retype(made, task), task, sizes)
         file = write_graph(made, into)
         del made
         onnx.shape_inference.infer_shapes_path(str(file), strict_mode=True)
@@ -79,16 +81,17 @@ def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _retype(model: onnx.ModelProto, task: ModelTask) -> onnx.ModelProto:
-    """Make int32 inputs int64, and judged outputs float32, by a Cast each."""
+    """Make ids of tokens int64, and other inputs and judged outputs float32, by a Cast each."""
     made = onnx_ir.from_proto(model)
-    graph, wide, single = made.graph, onnx_ir.DataType.INT64, onnx_ir.DataType.FLOAT
+    graph, single = made.graph, onnx_ir.DataType.FLOAT
+    taken = onnx_ir.DataType.INT64 if task.graph_inputs.are_tokens else single
     for value in graph.inputs:
-        if value.dtype == onnx_ir.DataType.INT32:
+        if value.dtype != taken:
             narrow = onnx_ir.node("Cast", [value], {"to": value.dtype}, name=f"{value.name}/cast")
-            narrow.outputs[0].name = f"{value.name}/int32"
+            narrow.outputs[0].name = f"{value.name}/given"
             value.replace_all_uses_with(narrow.outputs[0])
             narrow.replace_input_with(0, value)
-            value.dtype = wide
+            value.dtype = taken
             graph.insert_before(graph[0], narrow)
     for position in task.judged_outputs:
         value = graph.outputs[position]
@@ -102,12 +105,23 @@ def _retype(model: onnx.ModelProto, task: ModelTask) -> onnx.ModelProto:
     return onnx_ir.to_proto(made)
 
 
+def _fix_axes(model: onnx.ModelProto, task: ModelTask, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    """Give input axes that are always of one size that size."""
+    for value in model.graph.input:
+        for axis, dimension in zip(task.graph_inputs.axes, value.type.tensor_type.shape.dim, strict=True):
+            if axis in sizes:
+                dimension.dim_value = sizes[axis]
+    return model
+
+
 def _name_axes(file: Path, task: ModelTask) -> None:
     """Name the axes that rows differ in as an export does; profiles and Triton know them by these names."""
     model = onnx.load(file, load_external_data=False)
     names: dict[str, str] = {}
     for value in model.graph.input:
-        for axis, dimension in zip(task.axes, value.type.tensor_type.shape.dim, strict=True):
+        for axis, dimension in zip(task.graph_inputs.axes, value.type.tensor_type.shape.dim, strict=True):
+            if axis not in task.axes:
+                continue
             names[dimension.dim_param] = dimension.dim_param = AXIS_NAMES[axis]
     names.pop("", None)
     for position, value in enumerate(model.graph.output):

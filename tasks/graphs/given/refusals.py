@@ -1,13 +1,12 @@
 """What a given graph may not be: read from its nodes and its declarations, before any library runs it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 
 from registry.errors import BadInput
 from tasks.graphs.layers import INTEGER_OPERATORS, list_stored_weights
 from tasks.model_tasks import ModelTask
-from tasks.model_tasks.inputs.texts import TEXT_INPUTS
 
 OWN_DOMAINS = ("", "ai.onnx")
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "QLinearConv", "ConvInteger", *INTEGER_OPERATORS)
@@ -20,8 +19,10 @@ FLOAT_TYPES = (
 )
 
 
-def check_given(model: onnx.ModelProto, task: ModelTask, where: str) -> None:
+def check_given(model: onnx.ModelProto, task: ModelTask, sizes: Mapping[str, int], where: str) -> None:
     """Check that a graph has ONNX's own operators and float32 weights, and takes what the task's rows give.
+
+    `sizes` are those of axes which are always of one size.
 
     Raises:
         BadInput: it does not; `where` names the graph.
@@ -33,12 +34,16 @@ def check_given(model: onnx.ModelProto, task: ModelTask, where: str) -> None:
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
-    if strange := [value.name for value in inputs if value.name not in TEXT_INPUTS] or not inputs:
-        there = ", ".join(f"{value.name!r:.60}" for value in inputs) or "none"
-        named = "no inputs" if strange is True else f"inputs that rows of {task.name} do not give"
-        raise BadInput(f"{where} has {named}: it has {there}, known are {', '.join(TEXT_INPUTS)}: rename them")
+    known, there = task.graph_inputs.names, ", ".join(f"{value.name!r:.60}" for value in inputs) or "none"
+    if not inputs:
+        raise BadInput(f"{where} has no inputs: export it again")
+    if known and any(value.name not in known for value in inputs):
+        wrong = f"inputs that rows of {task.name} do not give"
+        raise BadInput(f"{where} has {wrong}: it has {there}, known are {', '.join(known)}: rename them")
+    if not known and len(inputs) > 1:
+        raise BadInput(f"{where} has inputs {there}, and a row of {task.name} gives one: export it with one")
     for value in inputs:
-        _check_input(value, task, where)
+        _check_input(value, task, sizes, where)
     for position, value in enumerate(model.graph.output):
         _check_output(value, where, is_judged=position in task.judged_outputs)
 
@@ -73,18 +78,24 @@ def _check_weights(model: onnx.ModelProto, where: str) -> None:
         )
 
 
-def _check_input(value: onnx.ValueInfoProto, task: ModelTask, where: str) -> None:
-    tensor, place = value.type.tensor_type, f"{where}: input {value.name}"
-    if tensor.elem_type not in TOKEN_TYPES:
-        raise BadInput(f"{place} is {_name_type(tensor.elem_type)}, tokens are int64 or int32: export it so")
+def _check_input(value: onnx.ValueInfoProto, task: ModelTask, sizes: Mapping[str, int], where: str) -> None:
+    tensor, place, taken = value.type.tensor_type, f"{where}: input {value.name}", task.graph_inputs
+    if tensor.elem_type not in (TOKEN_TYPES if taken.are_tokens else FLOAT_TYPES):
+        wanted = "tokens are int64 or int32" if taken.are_tokens else f"rows of {task.name} are floats"
+        raise BadInput(f"{place} is {_name_type(tensor.elem_type)}, {wanted}: export it so")
     axes = tensor.shape.dim
-    if len(axes) != len(task.axes):
+    if len(axes) != len(taken.axes):
         raise BadInput(
-            f"{place} has {len(axes)} axes, rows of {task.name} have {len(task.axes)} ({', '.join(task.axes)}): "
+            f"{place} has {len(axes)} axes, rows of {task.name} have {len(taken.axes)} ({', '.join(taken.axes)}): "
             "export it so"
         )
-    for name, axis in zip(task.axes, axes, strict=True):
-        if axis.HasField("dim_value"):
+    for name, axis in zip(taken.axes, axes, strict=True):
+        if name not in task.axes and axis.HasField("dim_value") and axis.dim_value != sizes.get(name, axis.dim_value):
+            raise BadInput(
+                f"{place} has its {name} axis fixed at {axis.dim_value}, and the processor gives {sizes[name]}: give "
+                "the graph's own processor"
+            )
+        if name in task.axes and axis.HasField("dim_value"):
             raise BadInput(
                 f"{place} has its {name} axis fixed at {axis.dim_value}: export it with a dynamic axis, since rows "
                 "differ in it"

@@ -14,7 +14,7 @@ from registry.digest import digest_of, file_sha256, record_tree
 from registry.errors import BadInput, BuildError, first_line
 from registry.names import check_name
 from registry.records import FileRecord, ModelSource, OnnxArtifact, SourceFiles, Tensor
-from tasks.checkpoints.module import check_tokenizer
+from tasks.checkpoints.module import Processor
 from tasks.execution.isolate import run_isolated
 from tasks.execution.offline import go_offline
 from tasks.execution.progress import OnProgress, ignore_progress
@@ -32,9 +32,8 @@ LIMIT_SECONDS = 1800.0
 
 @dataclass(frozen=True)
 class Trial:
-    """Real rows that a graph is run on, with the folder of their tokenizer, the largest sizes, and the classes."""
+    """Real rows that a graph is run on, with the largest sizes, and the classes."""
 
-    folder: Path
     inputs: tuple[Any, ...]
     largest: Mapping[str, int]
     classes: tuple[str, ...]
@@ -79,22 +78,21 @@ def digest_graph(graph: Path) -> str:
 
 
 def copy_graph(
-    graph: Path, digest: str, tokenizer: Path, classes: tuple[str, ...], *, name: str, task: str, into: Path
+    graph: Path, digest: str, processor: Processor, classes: tuple[str, ...], *, name: str, task: str, into: Path
 ) -> SourceFiles:
-    """Copy a given graph, with its external data, and its tokenizer into `into`, and record them as a source.
+    """Copy a given graph, with its external data, and its processor into `into`, and record them as a source.
 
     Raises:
         BadInput: as `list_graph_files`; the copy has another digest than `digest`, which becomes the revision; or the
-            folder `tokenizer` has no tokenizer.json.
+            processor lacks a file.
     """
     check_name(name, what="model name")
-    encoder = check_tokenizer(tokenizer)
     for file in list_graph_files(graph):
         place = into / GRAPH_FOLDER / file.relative_to(graph.parent)
         place.parent.mkdir(parents=True, exist_ok=True)
         # What was looked at: a link put there since is copied as a link, and refused.
         shutil.copyfile(file.resolve() if file == graph else file, place, follow_symlinks=False)
-    shutil.copyfile(encoder, into / encoder.name)
+    processor.copy(into)
     if digest_graph(into / GRAPH_FOLDER / graph.name) != digest:
         raise BadInput(f"{graph} changed while it was copied: run again once it is written")
     files = record_tree(into)
@@ -107,10 +105,11 @@ def locate_graph(source: SourceFiles) -> Path:
     return source.directory / GRAPH_FOLDER / source.source.origin.removeprefix(ORIGIN)
 
 
-def run_admission(graph: Path, task: ModelTask, trial: Trial | None, *, into: Path) -> OnnxArtifact:
+def run_admission(graph: Path, task: ModelTask, folder: Path, trial: Trial | None, *, into: Path) -> OnnxArtifact:
     """Check a given graph, and write it to `into` as an export would be; with a trial both are compared on its rows.
 
-    A hostile graph may crash or stall the libraries that read it: they run in a process without a network.
+    `folder` holds the processor. A hostile graph may crash or stall the libraries that read it: they run in a process
+    without a network.
 
     Raises:
         BadInput: the graph is refused (`check_given`, `admit_graph`), or ended the process.
@@ -118,21 +117,21 @@ def run_admission(graph: Path, task: ModelTask, trial: Trial | None, *, into: Pa
     list_graph_files(graph)
     try:
         return run_isolated(
-            _admit, graph, task.name, trial, into, on_progress=ignore_progress, limit_seconds=LIMIT_SECONDS
+            _admit, graph, task.name, folder, trial, into, on_progress=ignore_progress, limit_seconds=LIMIT_SECONDS
         )
     except BuildError as error:
         reason = first_line(error).removeprefix("_admit: ")
         raise BadInput(f"{graph} cannot be read ({reason[:300]}): export it again") from None
 
 
-def describe_graph(graph: Path, task: ModelTask, weights_bytes: int) -> str:
+def describe_graph(graph: Path, task: ModelTask, folder: Path, weights_bytes: int) -> str:
     """Say what a given graph is, once it is known that it would be admitted.
 
     Raises:
         BadInput: as `run_admission`.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        onnx = run_admission(graph, task, None, into=Path(scratch))
+        onnx = run_admission(graph, task, folder, None, into=Path(scratch))
     inputs, outputs = (", ".join(map(_show_tensor, tensors)) for tensors in (onnx.inputs, onnx.outputs))
     return f"{graph}: opset {onnx.opset}, inputs {inputs}, outputs {outputs}, {weights_bytes / 1e6:.1f} MB of weights"
 
@@ -141,16 +140,19 @@ def _show_tensor(tensor: Tensor) -> str:
     return f"{tensor.name} {tensor.dtype}[{', '.join(map(str, tensor.shape))}]"
 
 
-def _admit(graph: Path, task: str, trial: Trial | None, into: Path, _progress: OnProgress) -> OnnxArtifact:
+def _admit(
+    graph: Path, task: str, folder: Path, trial: Trial | None, into: Path, _progress: OnProgress
+) -> OnnxArtifact:
     go_offline()
     from tasks.graphs.given.admit import admit_graph
     from tasks.graphs.given.trial import try_graph
 
-    onnx = admit_graph(graph, model_task(task), into=into)
+    chosen = model_task(task)
+    onnx = admit_graph(graph, chosen, chosen.fixed_sizes(folder), into=into)
     if trial is not None:
-        encoder = model_task(task).open_encoder(trial.folder, onnx.input_names, trial.largest)
+        encoder = chosen.open_encoder(folder, onnx.input_names, trial.largest)
         for inputs in _split(trial.inputs):
-            try_graph(graph, onnx, model_task(task), encoder.encode(inputs), trial.classes)
+            try_graph(graph, onnx, chosen, encoder.encode(inputs), trial.classes)
     return onnx
 
 

@@ -41,7 +41,7 @@ def try_graph(
     except RUN_FAILURES as error:
         raise BadInput(
             f"{graph} does not run on {len(next(iter(feed.values())))} real rows ({first_line(error)[:300]}): its axes "
-            "must be dynamic and its tokenizer its own"
+            "must be dynamic and its processor its own"
         ) from error
     for name, distance in measure_distances(exact, actual).items():
         if not distance <= TOLERANCE:  # NaN is never within
@@ -57,16 +57,16 @@ def _check_answers(
     outputs: Mapping[str, list[Any]],
     classes: tuple[str, ...],
 ) -> None:
-    batch, sequence = next(iter(feed.values())).shape
-    sizes = {"batch": batch, "sequence": sequence, "labels": len(classes)}
+    shape = next(iter(feed.values())).shape
+    sizes = dict(zip(task.graph_inputs.axes, shape, strict=True)) | {"labels": len(classes)}
     for position in task.judged_outputs:
         name = made.outputs[position].name
         answer = outputs[name][0]
         wanted = [sizes.get(axis, size) for axis, size in zip(task.answer_axes, answer.shape, strict=True)]
         if list(answer.shape) != wanted:
             raise BadInput(
-                f"{graph}: output {name} is {list(answer.shape)} for {batch} rows of {sequence} tokens, where "
-                f"{task.name} needs {wanted} ({', '.join(task.answer_axes)}): correct source.labels or the export"
+                f"{graph}: output {name} is {list(answer.shape)} for inputs of {list(shape)}, where {task.name} "
+                f"needs {wanted} ({', '.join(task.answer_axes)}): correct source.labels or the export"
             )
         if not np.isfinite(answer).all():
             raise BadInput(f"{graph}: output {name} is not finite on real rows: export it again")

@@ -14,9 +14,10 @@ from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
 from registry.triton.python_models import PythonModel
-from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, ShownAnswer
+from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, GraphInputs, Metric, ShownAnswer
 from tasks.model_tasks.inputs.images import (
     CHANNELS,
+    PIXEL_INPUT,
     PROCESSOR_FILE,
     ImageEncoder,
     check_image,
@@ -58,6 +59,7 @@ class ImageClassification:
     columns: tuple[str, ...] = ("image", "label")
     optional_columns: tuple[str, ...] = ()
     axes: tuple[str, ...] = ("batch",)
+    graph_inputs: GraphInputs = PIXEL_INPUT
     row_needs: str = "an image that can be decoded and a label"
     export_task: str = "image-classification"
     metrics: tuple[Metric, ...] = (ACCURACY, TOP_5_ACCURACY)

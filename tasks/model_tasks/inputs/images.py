@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from registry.errors import BadInput, first_line
-from tasks.model_tasks.contract import EncodedSizes, Feed
+from tasks.model_tasks.contract import EncodedSizes, Feed, GraphInputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PROCESSOR_FILE = "preprocessor_config.json"
+# Optimum's name of the input.
 PIXELS = "pixel_values"
 CHANNELS = 3
+PIXEL_INPUT = GraphInputs((), ("batch", "num_channels", "height", "width"), are_tokens=False)
 # A decoded pixel has 3 bytes: 150 MB.
 MOST_PIXELS = 50_000_000
 # Resizing keeps the shape: a line of one by a million pixels would become one of 224 by 224 million.
@@ -203,10 +205,11 @@ class ImageEncoder:
     """Decodes encoded images and makes the model's pixels of them."""
 
     processor: ImageProcessor
+    input_name: str = PIXELS
 
     def encode(self, inputs: Sequence[bytes]) -> Feed:
         """Return float32 [len(inputs), channels, height, width]."""
-        return {PIXELS: np.stack([self.processor.process(decode_image(content)) for content in inputs])}
+        return {self.input_name: np.stack([self.processor.process(decode_image(content)) for content in inputs])}
 
     def batches(self, inputs: Sequence[bytes], size: int) -> Iterator[tuple[list[int], list[bytes]]]:
         """Yield images in their order, as (their positions, the images): all have one size."""
@@ -221,9 +224,9 @@ def open_image_encoder(folder: Path, input_names: Sequence[str]) -> ImageEncoder
     Raises:
         BadInput: as `read_processor`, or the graph has inputs that an image does not give.
     """
-    if strange := sorted(set(input_names) - {PIXELS}):
-        raise BadInput(f"the graph has inputs {', '.join(strange)}, which an image does not give: only {PIXELS}")
-    return ImageEncoder(read_processor(folder))
+    if len(input_names) > 1:
+        raise BadInput(f"the graph has inputs {', '.join(input_names)}, and an image gives one: remove the others")
+    return ImageEncoder(read_processor(folder), *input_names)
 
 
 def measure_images(folder: Path, inputs: Sequence[bytes]) -> EncodedSizes:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import BadInput, first_line
-from tasks.model_tasks.contract import EncodedSizes
+from tasks.model_tasks.contract import EncodedSizes, GraphInputs
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FeedDict = dict[str, NDArray[np.int64]]
 # The feed of a BERT-like graph; graphs bind what they have of these by name, in any order.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+TOKEN_INPUTS = GraphInputs(TEXT_INPUTS, ("batch", "sequence"), are_tokens=True)
 TOKENIZER = "tokenizer.json"
 # Models whose first usable position stands behind the id of the padding.
 BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")

@@ -7,9 +7,10 @@ from typing import Any
 
 from registry.errors import BadInput
 from registry.triton.python_models import PythonModel
-from tasks.model_tasks.contract import EncodedSizes
+from tasks.model_tasks.contract import EncodedSizes, GraphInputs
 from tasks.model_tasks.inputs.texts import (
     EXAMPLE_TEXTS,
+    TOKEN_INPUTS,
     TOKENIZER,
     TextEncoder,
     check_positions,
@@ -39,6 +40,7 @@ class TextTask:
     """A task whose input is one text; a task with other inputs overrides what makes feeds of them."""
 
     axes: tuple[str, ...] = ("batch", "sequence")
+    graph_inputs: GraphInputs = TOKEN_INPUTS
     optional_columns: tuple[str, ...] = ()
     judged_outputs: tuple[int, ...] = (0,)
     answer_axes: tuple[str, ...] = ("batch", "labels")

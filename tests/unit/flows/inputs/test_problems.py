@@ -21,7 +21,7 @@ model: sst2
 task: text-classification
 source:
   {{hub: a/b, revision: main, package: p, version: "1", folder: f, sha256: {"a" * 64}, path: m, module: "a:b",
-   tokenizer: t, labels: [a, b], head: {{split: fit, seed: 0}}}}
+   processor: t, labels: [a, b], head: {{split: fit, seed: 0}}}}
 data:
   {{path: rows, hub: a/b, revision: main, text: text, label: label, max_length: 64,
    calibration: {{split: a, samples: 8, holdout: 8, seed: 0, table: t}}, evaluation: {{split: b, samples: 8, seed: 0}}}}

@@ -18,7 +18,7 @@ from tasks.model_tasks import MODEL_TASKS, ModelTask
 
 RECIPES = Path(__file__).parents[4] / "recipes"
 SHA = "a" * 64
-ONNX = {"onnx": "m.onnx", "tokenizer": "t", "labels": ["a", "b"]}
+ONNX = {"onnx": "m.onnx", "processor": "t", "labels": ["a", "b"]}
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ({"task": "image-classification", "data__image": "img", "data__text": "a"}, "reads no data.text: its columns"),
         (
             {"task": "image-classification", "source": {"path": "m", "head": {}}},
-            "image-classification takes no source.module, source.onnx or source.head: those are for texts",
+            "image-classification takes no source.head: that is for texts",
         ),
         ({"source": {}}, "source: give exactly one of hub, package, path"),
         ({"source": {"path": "m", "hub": "a/b", "revision": "main"}}, "source: give exactly one of"),
@@ -256,10 +256,10 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ({"source": {"package": "p", "version": "1", "folder": "m", "sha256": SHA[1:]}}, "source.sha256: "),
         ({"source": {"package": "p", "version": "1", "folder": "m", "sha256": SHA + "\n"}}, "source.sha256: "),
         ({"source": {"path": "m", "onnx": "m.onnx"}}, "source: give exactly one of hub, package, path, module, onnx"),
-        ({"source": {"path": "m", "labels": ["a", "b"]}}, "source: tokenizer and labels go with a module or an onnx"),
-        ({"source": {"onnx": "m.onnx", "labels": ["a", "b"]}}, "source: a module or an onnx graph needs tokenizer"),
-        ({"source": {"onnx": "m.onnx", "tokenizer": "t"}}, "tells classes apart: name them in source.labels"),
-        ({"source": {"module": "m:f", "tokenizer": "t"}}, "source: a module needs labels"),
+        ({"source": {"path": "m", "labels": ["a", "b"]}}, "source: processor and labels go with a module or an onnx"),
+        ({"source": {"onnx": "m.onnx", "labels": ["a", "b"]}}, "source: a module or an onnx graph needs processor"),
+        ({"source": {"onnx": "m.onnx", "processor": "t"}}, "tells classes apart: name them in source.labels"),
+        ({"source": {"module": "m:f", "processor": "t"}}, "tells classes apart: name them in source.labels"),
         ({"task": "feature-extraction", "source": ONNX}, "tells no classes apart: remove source.labels"),
         ({"data": {}}, "data: give exactly one of path, hub"),
         ({"data": {"path": "p", "hub": "h", "revision": "r"}}, "data: give exactly one of path, hub"),

@@ -103,7 +103,7 @@ def test_what_a_release_would_fail_on_is_found_without_building(spoil: Change, w
 
 def give_graph(tiny: TinyRecipe, file: str = "net.onnx", **options: Any) -> dict[str, Any]:
     save_classifier(tiny.folder / file, make_classifier(**options))
-    return {"onnx": file, "tokenizer": "checkpoint", "labels": list(LABELS)}
+    return {"onnx": file, "processor": "checkpoint", "labels": list(LABELS)}
 
 
 def test_a_given_graph_is_described(tiny: TinyRecipe) -> None:

@@ -28,7 +28,7 @@ Spoil = Callable[[onnx.ModelProto], Any]
 
 
 def admit(folder: Path, model: onnx.ModelProto) -> OnnxArtifact:
-    return admit_graph(save_classifier(folder / "net.onnx", model), TASK, into=folder / "made")
+    return admit_graph(save_classifier(folder / "net.onnx", model), TASK, {}, into=folder / "made")
 
 
 def assert_like_an_export(folder: Path, made: OnnxArtifact) -> None:
@@ -97,7 +97,7 @@ def test_a_branch_is_kept_and_reads_the_ids_that_were_cast(tmp_path: Path) -> No
 
 def test_external_data_is_read_from_the_graphs_folder(tmp_path: Path) -> None:
     graph = save_classifier(tmp_path / "net.onnx", external="net.weights")
-    assert_like_an_export(tmp_path, admit_graph(graph, TASK, into=tmp_path / "made"))
+    assert_like_an_export(tmp_path, admit_graph(graph, TASK, {}, into=tmp_path / "made"))
 
 
 def _set_domain(model: onnx.ModelProto) -> None:
@@ -179,9 +179,9 @@ def test_a_graph_that_does_not_fit_is_refused_in_a_sentence(
 def test_a_graph_that_fails_or_answers_for_other_classes_is_refused_on_rows(tmp_path: Path) -> None:
     made = admit(tmp_path, make_classifier())
     beyond = FEED | {"input_ids": FEED["input_ids"] + 1000}
-    with pytest.raises(BadInput, match=r"does not run on 2 real rows .*its tokenizer its own"):
+    with pytest.raises(BadInput, match=r"does not run on 2 real rows .*its processor its own"):
         try_graph(tmp_path / "net.onnx", made, TASK, beyond, LABELS)
-    with pytest.raises(BadInput, match=r"logits is \[2, 2\] for 2 rows of 4 tokens, where .* needs \[2, 3\]"):
+    with pytest.raises(BadInput, match=r"logits is \[2, 2\] for inputs of \[2, 4\], where .* needs \[2, 3\]"):
         try_graph(tmp_path / "net.onnx", made, TASK, FEED, (*LABELS, "neutral"))
 
 

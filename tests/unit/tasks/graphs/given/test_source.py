@@ -10,6 +10,7 @@ from onnx import helper
 from registry.digest import file_sha256
 from registry.errors import BadInput
 from registry.records import SourceFiles
+from tasks.checkpoints.module import Processor
 from tasks.graphs.given import source as source_module
 from tasks.graphs.given.source import copy_graph, digest_graph, list_graph_files, locate_graph, run_admission
 from tasks.model_tasks import model_task
@@ -26,7 +27,9 @@ def copy(graph: Path, digest: str, into: Path) -> SourceFiles:
     write_tokenizer(tokenizer)
     copied = into / "copied"
     copied.mkdir()
-    return copy_graph(graph, digest, tokenizer, LABELS, name="tiny", task=TASK.name, into=copied)
+    return copy_graph(
+        graph, digest, Processor(tokenizer, TASK.serving_files), LABELS, name="tiny", task=TASK.name, into=copied
+    )
 
 
 def test_a_copied_graph_names_its_file_and_its_digest(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_what_is_no_graph_is_refused_in_a_sentence(tmp_path: Path, content: byte
     file = tmp_path / "net.onnx"
     file.write_bytes(content)
     with pytest.raises(BadInput, match="is not an ONNX graph"):
-        run_admission(file, TASK, None, into=tmp_path / "made")
+        run_admission(file, TASK, tmp_path, None, into=tmp_path / "made")
 
 
 def test_a_torn_graph_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_torn_external_data_is_refused_in_a_sentence(tmp_path: Path) -> None:
     graph = save_classifier(tmp_path / "net.onnx", external="w")
     (tmp_path / "w").write_bytes(b"short")
     with pytest.raises(BadInput, match="is not a valid ONNX graph"):
-        run_admission(graph, TASK, None, into=tmp_path / "made")
+        run_admission(graph, TASK, tmp_path, None, into=tmp_path / "made")
 
 
 def test_a_refusal_arrives_from_the_process_that_looked(tmp_path: Path) -> None:
@@ -112,4 +115,4 @@ def test_a_refusal_arrives_from_the_process_that_looked(tmp_path: Path) -> None:
     model.opset_import.append(helper.make_opsetid("com.acme", 1))
     graph = save_classifier(tmp_path / "net.onnx", model)
     with pytest.raises(BadInput, match="not ONNX's own"):
-        run_admission(graph, TASK, None, into=tmp_path / "made")
+        run_admission(graph, TASK, tmp_path, None, into=tmp_path / "made")

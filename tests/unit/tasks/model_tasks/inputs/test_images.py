@@ -117,7 +117,7 @@ def test_a_folder_without_a_processor_and_a_torn_file_are_refused(tmp_path: Path
     ):
         read_processor(tmp_path)
     write(tmp_path, VIT)
-    with pytest.raises(BadInput, match=r"the graph has inputs input_ids, which an image does not give"):
+    with pytest.raises(BadInput, match="the graph has inputs input_ids, pixel_values, and an image gives one"):
         open_image_encoder(tmp_path, ["input_ids", PIXELS])
     (tmp_path / "preprocessor_config.json").write_text('{"size":', encoding="utf-8")
     with pytest.raises(BadInput, match="it is not a JSON object"):
