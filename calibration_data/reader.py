@@ -6,7 +6,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from calibration_data.forms import read_parquet, read_quietly, read_split
 from calibration_data.splits import DatasetRef, check_rows, find_split
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Fewer rows cannot tell a good scale from a lucky one.
 FEWEST_CALIBRATION_ROWS = 8
 FEWEST_EVALUATION_ROWS = 50
+# The name of the column that says which rows belong together; no task reads it.
+GROUP = "group"
 # Above this share of unusable rows the column, and not the row, is wrong.
 MOST_QUARANTINED = 0.2
 
@@ -28,7 +30,8 @@ MOST_QUARANTINED = 0.2
 class Rows:
     """Usable rows of one split, as (input, target); `quarantined` rows were unusable.
 
-    `classes` are the names that the dataset gives to its targets, where it does.
+    `classes` are the names that the dataset gives to its targets, where it does. `groups` say which rows belong
+    together, such as the questions of one document; empty where the recipe names no column for it.
     """
 
     inputs: tuple[Any, ...]
@@ -37,6 +40,7 @@ class Rows:
     quarantined: int
     digest: str
     source: str = field(compare=False, default="")
+    groups: tuple[str, ...] = ()
 
 
 class RowReader(Protocol):
@@ -96,13 +100,19 @@ def draw_holdout(
     usable, classes, quarantined = _read_usable(ref, reader, split)
     known = {reader.identify(row_input) for row_input in apart_from}
     rest = _shuffle(usable, seed)[after:] if after < len(usable) else []
-    rows = [row for row in rest if reader.identify(row[0]) not in known][:samples]
+    rows = [row for row in rest if reader.identify(row.input) not in known][:samples]
     return _make_rows(ref, rows, classes, quarantined)
 
 
-def _read_usable(
-    ref: DatasetRef, reader: RowReader, split: str
-) -> tuple[list[tuple[Any, Any]], Sequence[str] | None, int]:
+class _Row(NamedTuple):
+    """A usable row."""
+
+    input: Any
+    target: Any
+    group: str | None
+
+
+def _read_usable(ref: DatasetRef, reader: RowReader, split: str) -> tuple[list[_Row], Sequence[str] | None, int]:
     """Return the usable rows, the names of the classes, and how many rows were refused."""
     table = _open(ref, split)
     if missing := [column for _, column in ref.columns if column not in table.column_names]:
@@ -114,7 +124,7 @@ def _read_usable(
     names = [name for name, _ in ref.columns]
     columns = [_read_column(table, column) for _, column in ref.columns]
     every = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-    rows = [reader.read_row(row, classes) for row in every]
+    rows = [_read_row(row, reader, classes) for row in every]
     usable = [row for row in rows if row is not None]
     quarantined = len(every) - len(usable)
     if quarantined > MOST_QUARANTINED * len(every):
@@ -124,6 +134,12 @@ def _read_usable(
             f"in row {first} {reader.explain_row(every[first])}"
         )
     return usable, classes, quarantined
+
+
+def _read_row(row: dict[str, Any], reader: RowReader, classes: Sequence[str] | None) -> _Row | None:
+    group = row.pop(GROUP, None)
+    pair = reader.read_row(row, classes)
+    return None if pair is None else _Row(*pair, None if group is None else str(group))
 
 
 def _read_column(table: "Dataset", column: str) -> Iterable[Any]:
@@ -149,18 +165,20 @@ def _read_class_names(feature: Any) -> Sequence[str] | None:
     return names
 
 
-def _shuffle(rows: Sequence[tuple[Any, Any]], seed: int) -> list[tuple[Any, Any]]:
+def _shuffle(rows: Sequence[_Row], seed: int) -> list[_Row]:
     from datasets import Dataset
 
     return [rows[at] for at in Dataset.from_dict({"row": range(len(rows))}).shuffle(seed=seed)["row"]]
 
 
-def _make_rows(
-    ref: DatasetRef, rows: Sequence[tuple[Any, Any]], classes: Sequence[str] | None, quarantined: int
-) -> Rows:
-    inputs, targets = tuple(row_input for row_input, _ in rows), tuple(target for _, target in rows)
-    digest = digest_of((inputs, targets))
-    return Rows(inputs, targets, tuple(classes) if classes else None, quarantined, digest, ref.origin)
+def _make_rows(ref: DatasetRef, rows: Sequence[_Row], classes: Sequence[str] | None, quarantined: int) -> Rows:
+    """Make rows with their digest; a row without a group is one of its own."""
+    inputs, targets = tuple(row.input for row in rows), tuple(row.target for row in rows)
+    groups: tuple[str, ...] = ()
+    if GROUP in dict(ref.columns):
+        groups = tuple(f"row {at}" if row.group is None else f"group {row.group}" for at, row in enumerate(rows))
+    digest = digest_of((inputs, targets, groups) if groups else (inputs, targets))
+    return Rows(inputs, targets, tuple(classes) if classes else None, quarantined, digest, ref.origin, groups)
 
 
 def _open(ref: DatasetRef, split: str) -> "Dataset":

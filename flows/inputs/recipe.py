@@ -5,6 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, RootModel, model_validator
 
+from calibration_data.reader import GROUP
 from calibration_data.splits import DatasetRef
 from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed, Sha256, Text, parse_yaml
 from registry.errors import BadInput
@@ -112,6 +113,7 @@ class DataSpec(Part):
     answers: Text | None = Field(default=None, examples=["answers"])
     words: Text | None = Field(default=None, examples=["tokens"])
     tags: Text | None = Field(default=None, examples=["ner_tags"])
+    group: Text | None = Field(default=None, examples=["document"])
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -130,9 +132,10 @@ class DataSpec(Part):
         return {name: column for name in COLUMNS if (column := getattr(self, name)) is not None}
 
 
-# The keys of `data:` that name columns.
-COLUMNS = tuple(
-    dict.fromkeys(name for task in MODEL_TASKS.values() for name in (*task.columns, *task.optional_columns))
+# The keys of `data:` that name columns. Every task's rows can have groups.
+COLUMNS = (
+    *dict.fromkeys(name for task in MODEL_TASKS.values() for name in (*task.columns, *task.optional_columns)),
+    GROUP,
 )
 
 
@@ -224,10 +227,10 @@ class Recipe(Part):
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} names one of its entries twice")
         task, axes = self.model_task, self.model_task.axes
-        if strange := sorted(self.data.named_columns.keys() - {*task.columns, *task.optional_columns}):
+        if strange := sorted(self.data.named_columns.keys() - {*task.columns, *task.optional_columns, GROUP}):
             raise ValueError(
                 f"{self.task} reads no data.{strange[0]}: its columns are "
-                f"{', '.join((*task.columns, *task.optional_columns))}"
+                f"{', '.join((*task.columns, *task.optional_columns, GROUP))}"
             )
         for profile in self.profiles:
             if sorted(profile.root) != sorted(axes):
@@ -259,7 +262,7 @@ class Recipe(Part):
         """The dataset, with the columns that the task reads."""
         task = self.model_task
         named = self.data.named_columns
-        optional = [name for name in task.optional_columns if name in named]
+        optional = [name for name in (GROUP, *task.optional_columns) if name in named]
         columns = tuple((name, named.get(name, name)) for name in (*optional, *task.columns))
         origin = self.data.hub or str(self.data.path)
         return DatasetRef(origin, columns, self.data.revision, is_hub=self.data.hub is not None)

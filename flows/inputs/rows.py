@@ -8,6 +8,9 @@ from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.quantization.table import CalibrationTable, read_table
 
+# Intervals from fewer clusters are too narrow (Cameron and Miller 2015: "few" is less than 20 to 50).
+FEWEST_GROUPS = 20
+
 
 def head_rows(recipe: Recipe, head: HeadSpec) -> Rows:
     """Return the rows that a head is fitted on.
@@ -26,7 +29,7 @@ def evaluation_rows(recipe: Recipe, source: ModelSource) -> Rows:
     """Return the rows that engines are judged on.
 
     Raises:
-        BadInput: too few rows, or targets that are not the model's.
+        BadInput: too few rows, or targets that are not the model's, or so few groups that nothing can be proven.
     """
     spec, task = recipe.data.evaluation, recipe.model_task
     rows = load_split(
@@ -37,6 +40,11 @@ def evaluation_rows(recipe: Recipe, source: ModelSource) -> Rows:
         seed=spec.seed,
         fewest=FEWEST_EVALUATION_ROWS,
     )
+    if rows.groups and (groups := len(set(rows.groups))) < FEWEST_GROUPS:
+        raise BadInput(
+            f"the evaluation rows are of {groups} groups (data.group: {recipe.data.group}), and at least "
+            f"{FEWEST_GROUPS} are needed: name a column that tells more of them apart"
+        )
     return task.align_rows(rows, source)
 
 

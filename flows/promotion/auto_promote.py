@@ -110,7 +110,8 @@ def _paired(recipe: Recipe, ours: EngineManifest, theirs: EngineManifest, stages
         metric.score(each or (), task.align_rows(rows, manifest.source).targets, answers[0] or ())
         for each, manifest in zip(answers, (theirs, ours), strict=True)
     )
-    return compare_scores(before, after, metric.aggregate, higher_is_better=metric.higher_is_better)
+    better = metric.higher_is_better
+    return compare_scores(before, after, metric.aggregate, higher_is_better=better, groups=rows.groups)
 
 
 def _read_answers(manifest: EngineManifest, metric: str, stages: Path) -> Answers | None:

@@ -173,6 +173,7 @@ def score_engine(
         answers,
         reference,
         shared.evaluation.targets,
+        groups=shared.evaluation.groups,
         subject="engine" if runs_here else "onnx-graph",
         machine=this_machine(),
     )

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from calibration_data.reader import Rows
+from calibration_data.rows_file import read_rows
 from flows.inputs.fleet import TargetSpec
 from flows.inputs.recipe import Recipe
 from flows.inputs.strict_yaml import Name, Part, Sha256
@@ -191,7 +192,7 @@ def result_folder(target: str, flow_run: str) -> str:
     return f"targets/{target}/{flow_run}"
 
 
-ROWS_FILE = "rows.json"
+ROWS_FILE = "rows.parquet"
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class RowsFile:
 
     def read(self) -> Rows:
         """Read the rows."""
-        return TypeAdapter(Rows).validate_json((self.directory / ROWS_FILE).read_bytes())
+        return read_rows(self.directory / ROWS_FILE)
 
 
 def result_key(request: BuildRequest, shared: SharedArtifacts) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from calibration_data.reader import Rows
+from calibration_data.rows_file import write_rows
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.plan import why_not_supported
 from flows.inputs.recipe import Recipe, load_recipe
@@ -215,7 +216,7 @@ def _make_tokenizer(workspace: Workspace, source: SourceFiles) -> SourceFiles:
 
 def _make_rows_file(workspace: Workspace, rows: Rows) -> RowsFile:
     def make(into: Path) -> RowsFile:
-        (into / ROWS_FILE).write_bytes(TypeAdapter(Rows).dump_json(rows))
+        write_rows(rows, into / ROWS_FILE)
         return RowsFile(rows.digest, into)
 
     return workspace.stage("rows", (rows.digest, rows.classes), RowsFile, make)[0]

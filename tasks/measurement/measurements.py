@@ -21,13 +21,14 @@ def quality_measurements(
     reference: Evaluation,
     targets: Sequence[Any],
     *,
+    groups: Sequence[str] = (),
     subject: str,
     machine: Machine,
 ) -> tuple[Measurement, ...]:
     """Return the task's metrics, and what is lost of each against fp32 on the same rows; `subject` says what ran.
 
-    The first metric is the one that is judged, and comes first. Where answers depend on what else is in the batch, the
-    figures are those of the batching in which it is worst.
+    The first metric is the one that is judged, and comes first. `groups` name rows that belong together. Where answers
+    depend on what else is in the batch, the figures are those of the batching in which it is worst.
     """
     exact = reference.answers()
     batching, answers = choose_worst(task.metrics[0], evaluation, targets, exact)
@@ -50,8 +51,9 @@ def quality_measurements(
 
     def measure(metric: Metric) -> tuple[list[Measurement], list[Measurement]]:
         scores, before = (metric.score(each, targets, exact) for each in (answers, exact))
-        value, low, high = score_interval(scores, metric.aggregate)
-        loss = compare_scores(before, scores, metric.aggregate, higher_is_better=metric.higher_is_better)
+        value, low, high = score_interval(scores, metric.aggregate, groups)
+        better = metric.higher_is_better
+        loss = compare_scores(before, scores, metric.aggregate, higher_is_better=better, groups=groups)
         p = [] if loss.mcnemar_p is None else [figure("mcnemar_p", loss.mcnemar_p, "probability")]
         lost = figure(metric.loss, loss.loss, metric.unit, loss.low, loss.high)
         worst = (

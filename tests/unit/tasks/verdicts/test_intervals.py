@@ -244,3 +244,50 @@ def test_right_and_wrong_is_tested_exactly_and_not_resampled() -> None:
     before, after = np.ones((300, 1)), (np.arange(300) >= 12).astype(np.float64)[:, None]
     assert compare_scores(before, after, None) == loss_of(12, 0, 300)
     assert score_interval(after, None) == (0.96, *share_interval(np.arange(300) >= 12))
+
+
+def draw_groups(draw: np.random.Generator, groups: int, rows: int, loss: float) -> tuple[NDArray[np.float64], ...]:
+    """Rows of right and wrong before and after: in a group that is harmed all rows are lost together."""
+    before = np.ones((groups * rows, 1))
+    after = np.repeat(draw.random(groups) >= loss, rows).astype(np.float64)[:, None]
+    return before, after
+
+
+def test_the_bound_over_groups_covers_where_rows_of_a_group_flip_together() -> None:
+    draw, loss, groups, rows = np.random.default_rng(4), 0.1, 60, 10
+    names = [f"document {at // rows}" for at in range(groups * rows)]
+    alone, together = 0, 0
+    for _ in range(200):
+        before, after = draw_groups(draw, groups, rows, loss)
+        alone += compare_scores(before, after, None).high >= loss
+        together += compare_scores(before, after, None, groups=names).high >= loss
+    assert together / 200 >= 0.90
+    assert alone / 200 < 0.80
+
+
+def test_groups_of_one_row_are_rows() -> None:
+    scores = np.random.default_rng(5).random((80, 2)) + 1
+    changed = scores * np.linspace(0.9, 1.0, 80)[:, None]
+    names = [str(at) for at in range(80)]
+
+    def ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+    order = np.argsort(names)  # groups are drawn in the order of their names
+    plain = compare_scores(scores[order], changed[order], ratio)
+    assert compare_scores(scores, changed, ratio, groups=names) == plain
+    assert score_interval(scores, ratio, names) == score_interval(scores[order], ratio)
+
+
+def test_the_mean_over_groups_weighs_rows_and_not_groups_alike() -> None:
+    scores = np.array([[1.0]] * 30 + [[0.0]] * 10)
+    value, low, high = score_interval(scores, None, ["a"] * 30 + [f"b{at}" for at in range(10)])
+    assert value == 0.75
+    assert low < value < high
+
+
+def test_flips_count_rows_where_groups_are_drawn() -> None:
+    before, after = np.ones((40, 1)), np.ones((40, 1))
+    after[:3] = 0
+    found = compare_scores(before, after, None, groups=[str(at // 2) for at in range(40)])
+    assert (found.flips, found.rows, found.mcnemar_p) == (3, 40, None)
