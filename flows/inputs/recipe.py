@@ -10,6 +10,7 @@ from calibration_data.splits import DatasetRef
 from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed, Sha256, Text, parse_yaml
 from registry.errors import BadInput
 from registry.records import AxisRange, Precision, ShapeProfile, largest_axes
+from tasks.checkpoints.module import Processor
 from tasks.model_tasks import MODEL_TASKS, ModelTask, model_task
 
 
@@ -256,6 +257,11 @@ class Recipe(Part):
     def model_task(self) -> ModelTask:
         """What the recipe's task decides."""
         return model_task(self.task)
+
+    @property
+    def processor(self) -> Processor:
+        """The processor that the source names beside a module or a graph."""
+        return Processor(Path(str(self.source.processor)), self.model_task.serving_files)
 
     @property
     def dataset(self) -> DatasetRef:

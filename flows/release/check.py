@@ -16,7 +16,6 @@ from flows.inputs.fleet import Fleet
 from flows.inputs.plan import TargetPlan, WhyNot, list_steps, plan_target
 from flows.inputs.recipe import Recipe
 from flows.inputs.rows import evaluation_rows, head_rows, read_table_of
-from flows.release.identity import processor_of
 from registry.errors import BadInput, EngineryError
 from registry.records import ModelSource
 from tasks.checkpoints.config import read_classes, read_config
@@ -152,7 +151,7 @@ def _read_checkpoint(recipe: Recipe, scratch: Path) -> _Checkpoint:
     spec = recipe.source
     if spec.is_bare:
         folder = Path(str(spec.processor))
-        processor_of(recipe).list_files()
+        recipe.processor.list_files()
         graph_files = list_graph_files(Path(spec.onnx)) if spec.onnx is not None else ()
         return _Checkpoint({}, folder, sum(file.stat().st_size for file in graph_files))
     if spec.hub is not None:

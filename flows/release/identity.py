@@ -17,7 +17,7 @@ from registry.records import FileRecord, GpuTarget, Verdict
 from tasks.backends import BACKENDS
 from tasks.bundle.toolchain import own_code, toolchain
 from tasks.checkpoints.hub import dataset_commit
-from tasks.checkpoints.module import Processor, module_digest
+from tasks.checkpoints.module import module_digest
 from tasks.checkpoints.source import resolve_revision
 from tasks.graphs.given.source import digest_graph
 from tasks.measurement.machine import this_machine
@@ -40,14 +40,9 @@ def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | tuple[str, str]:
     It is empty for a hub and for a package: a pinned recipe names their commit or version.
     """
     if recipe.source.is_bare:
-        return _bare_digest(recipe.source), processor_of(recipe).digest()
+        return _bare_digest(recipe.source), recipe.processor.digest()
     path = recipe.source.path
     return record_tree(Path(path)) if path is not None and Path(path).is_dir() else ()
-
-
-def processor_of(recipe: Recipe) -> Processor:
-    """Return the processor that a recipe names beside a module or a graph."""
-    return Processor(Path(str(recipe.source.processor)), recipe.model_task.serving_files)
 
 
 def _bare_digest(source: SourceSpec) -> str:

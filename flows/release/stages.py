@@ -9,7 +9,7 @@ from calibration_data.reader import (
 from calibration_data.splits import split_revision
 from flows.inputs.rows import head_rows
 from flows.release.context import ReleaseContext, describe_size, versions
-from flows.release.identity import processor_of, source_content
+from flows.release.identity import source_content
 from registry.records import (
     CalibrationSet,
     OnnxArtifact,
@@ -46,7 +46,7 @@ def make_source(context: ReleaseContext) -> SourceFiles:
                 into=into,
             )
         if spec.is_bare:
-            digest, processor, classes = str(content[0]), processor_of(context.recipe), spec.labels or ()
+            digest, processor, classes = str(content[0]), context.recipe.processor, spec.labels or ()
             if spec.module is not None:
                 return from_module(spec.module, digest, processor, classes, name=name, task=task, into=into)
             return copy_graph(Path(str(spec.onnx)), digest, processor, classes, name=name, task=task, into=into)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 Floats = NDArray[np.float32]
+TRANSPOSE = "ConvTranspose"
 # What ONNX Runtime's dynamic quantization makes of a MatMul.
 INTEGER_OPERATORS = ("MatMulInteger", "DynamicQuantizeMatMul")
 
@@ -118,6 +119,15 @@ class Graph:
             yield Linear(node.name, node.op_type, index, node.input[0], node.input[1], columns), node
             index += 1
 
+    def list_transposes(self) -> tuple[Linear, ...]:
+        """List the ConvTransposes with a constant weight, numbered from 0; quantizers leave them in float."""
+        nodes = [
+            node for node in self.proto.graph.node if node.op_type == TRANSPOSE and node.input[1] in self.constants
+        ]
+        return tuple(
+            Linear(node.name, TRANSPOSE, index, node.input[0], node.input[1], 1) for index, node in enumerate(nodes)
+        )
+
     def find_linear_nodes(self) -> dict[Linear, onnx.NodeProto]:
         """Return each layer with its node, which callers edit in place."""
         return dict(self._walk_linears())
@@ -172,7 +182,7 @@ def list_stored_weights(model: onnx.ModelProto) -> list[tuple[int, int]]:
     graph = Graph(model)
     weights = []
     for node in model.graph.node:
-        if node.op_type not in ("MatMul", "Gemm", "Conv", *INTEGER_OPERATORS):
+        if node.op_type not in ("MatMul", "Gemm", "Conv", TRANSPOSE, *INTEGER_OPERATORS):
             continue
         name = node.input[1]
         while name not in graph.constants and name in graph.producers and graph.producers[name].input:

@@ -19,8 +19,9 @@ def exact_options() -> "onnxruntime.SessionOptions":
     import onnxruntime  # heavy: commands that only list backends must not import it
 
     options = onnxruntime.SessionOptions()
-    # Drops a Relu in front of a float8 QuantizeLinear whose zero point is 0 as if negative values were none (1.32).
-    options.add_session_config_entry("optimization.disable_specified_optimizers", "ReluQuantRewrite")
+    # In front of a float8 QuantizeLinear whose zero point is 0 the first drops a Relu as if negative values were none,
+    # and the second, of Clip, refuses the graph (1.32).
+    options.add_session_config_entry("optimization.disable_specified_optimizers", "ReluQuantRewrite;ClipQuantRewrite")
     if not adds_int8_exactly():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options

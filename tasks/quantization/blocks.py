@@ -15,7 +15,7 @@ import scipy
 from tasks.calibration.probe import open_session
 from tasks.calibration.rows import Feed
 from tasks.graphs.files import has_external_data
-from tasks.graphs.layers import Graph, Linear, group_by_input
+from tasks.graphs.layers import TRANSPOSE, Graph, Linear, group_by_input
 from tasks.quantization.scales import ActivationScale
 
 
@@ -35,7 +35,7 @@ class Block:
 
 def measure_macs(graph_file: Path, scales: Mapping[str, ActivationScale], feed: Feed) -> tuple[Block, ...]:
     """List the blocks of an fp32 graph with their multiply-adds on one row of `feed`, in graph order."""
-    macs = count_macs(graph_file, feed)
+    macs = {layer: count for layer, count in count_macs(graph_file, feed).items() if layer.op != TRANSPOSE}
     return tuple(
         Block(tensor, tuple(layer.index for layer in members), sum(macs[layer] for layer in members))
         for tensor, members in group_by_input(tuple(macs)).items()
@@ -46,20 +46,28 @@ def measure_macs(graph_file: Path, scales: Mapping[str, ActivationScale], feed: 
 def count_macs(graph_file: Path, feed: Feed) -> dict[Linear, int]:
     """Count the multiply-adds of each layer of an fp32 graph on one row of `feed`, in graph order.
 
-    A layer does K·N/N multiply-adds for each value of its output, for MatMul, Gemm and Conv alike; the values are
-    counted on the real rows of `feed`.
+    A layer does K·N/N multiply-adds for each value of its output, for MatMul, Gemm and Conv alike; a ConvTranspose as
+    many for each value of its input as a channel of that has weights. The values are counted on the real rows of
+    `feed`.
     """
     model = onnx.load(graph_file, load_external_data=False)
     graph, external = Graph(model), has_external_data(model)
     outputs = {layer.index: node.output[0] for layer, node in graph.find_linear_nodes().items()}
-    hidden = [name for name in outputs.values() if name not in graph.output_names]
+    transposes = graph.list_transposes()
+    names = [
+        name for name in dict.fromkeys([*outputs.values(), *(each.input for each in transposes)]) if name not in feed
+    ]
+    hidden = [name for name in names if name not in graph.output_names]
     session = open_session(graph_file, hidden, external=external)
-    names = list(dict.fromkeys(outputs.values()))
-    sizes = {name: value.size for name, value in zip(names, session.run(names, feed), strict=True)}
+    sizes = {name: values.size for name, values in feed.items()}
+    sizes |= {name: value.size for name, value in zip(names, session.run(names, feed), strict=True)}
     rows, macs = len(next(iter(feed.values()))), {}
     for layer in graph.list_linears():
         shape = graph.constants[layer.weight].dims
         macs[layer] = sizes[outputs[layer.index]] * int(np.prod(shape)) // shape[layer.columns] // rows
+    for layer in transposes:
+        shape = graph.constants[layer.weight].dims
+        macs[layer] = sizes[layer.input] * int(np.prod(shape)) // shape[0] // rows
     return macs
 
 
