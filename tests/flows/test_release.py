@@ -1,6 +1,7 @@
 """One release on the real path: PyTorch -> ONNX -> ONNX Runtime and TensorRT for RTX -> MLflow on SQLite."""
 
 import datetime
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ import yaml
 from flows.inputs.fleet import load_fleet
 from flows.inputs.plan import list_steps, plan_target, why_not_here
 from flows.inputs.recipe import load_recipe
+from flows.release.reporting import read_answered
 from registry.bundle.manifest import verify_bundle
 from registry.bundle.signing import local_trust
 from registry.errors import PromotionRefused
+from registry.mlflow.runs.addresses import report_address
+from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore, embedded_store
 from registry.promotion.promote import promote
 from registry.promotion.rules import Decision
@@ -23,6 +27,7 @@ from registry.serving.fetch import Policy, fetch
 from tasks.bundle.answer import answer
 from tasks.execution.progress import StepEnd
 from tasks.report.rows import ReleaseReport
+from tasks.verdicts.gates import find
 from tests.support.tiny_recipe import LABELS, TinyRecipe, copy_home, release_into, write_split
 
 pytest.importorskip("tensorrt_rtx")
@@ -156,6 +161,40 @@ def test_every_int8_row_says_how_its_graph_was_chosen(released: Released) -> Non
 
 def _files(client: Any, run_id: str) -> set[str]:
     return {item.path for folder in ("calibration", "figures") for item in client.list_artifacts(run_id, folder)}
+
+
+def test_the_report_lies_beside_the_release_and_names_what_ran_and_what_did_not(
+    released: Released, tmp_path: Path
+) -> None:
+    file = Path(report_address(released.store, released.report.run_id))
+    page, document = file.read_text(encoding="utf-8"), json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    assert page.startswith("<!doctype html>")
+    ran = {(each["target"], each["precision"]): each for each in document["engines"] if each["ran"]}
+    assert set(ran) == {("cpu", "fp32"), ("cpu", "int8-dynamic"), ("cpu", "int8")}
+    rows = {(row.target, row.precision.value): row for row in released.report.rows}
+    for name, engine in ran.items():
+        p50, flips = rows[name].figure("latency_p50_ms"), rows[name].figure("flips")
+        assert p50 is not None
+        assert flips is not None
+        assert engine["figures"]["latency_p50_ms"]["value"] == p50.value
+        assert engine["flips"]["count"] >= flips.value  # a flip from wrong to wrong changes no score
+        assert (len(engine["layers"]) > 0) is (name != ("cpu", "fp32"))
+    assert str(rows["cpu", "int8"].digest) in page
+
+
+def test_what_an_engine_answered_is_kept_with_its_run_where_it_ran(released: Released) -> None:
+    lineage = Lineage(released.store)
+    for engine in released.store.versions("tiny"):
+        answered = read_answered(lineage, "tiny", engine.version)
+        if engine.target != "cpu":
+            assert answered is None
+            continue
+        assert answered is not None
+        manifest = released.store.manifest("tiny", engine.version)
+        assert answered.evaluation_set == manifest.evaluation_set
+        accuracy = find(manifest.measurements, "accuracy")
+        assert accuracy is not None
+        assert answered.numbers.mean() == accuracy.value
 
 
 def test_an_engine_that_no_machine_here_runs_is_unmeasured(released: Released) -> None:
