@@ -17,7 +17,7 @@ from registry.names import production_alias
 from registry.records import GateResult
 from tasks.bundle.toolchain import toolchain
 from tasks.graphs.layer_table import LAYERS_FILE, LayerRow, parse_layers
-from tasks.measurement.row_results import ROW_RESULTS, ROW_RESULTS_FILE, RowResults, compare_results
+from tasks.measurement.row_results import ROW_RESULTS_FILE, RowResults, compare_results, parse_row_results
 from tasks.report.page.document import ReportedEngine, ReportInputs, describe_release
 from tasks.report.rows import EngineRow, ReleaseReport
 from tasks.verdicts.against_production import compare, read_measured
@@ -137,11 +137,4 @@ def read_answered(lineage: Lineage, model: str, version: int) -> RowResults | No
         EngineryError: it was kept, but cannot be read.
     """
     raw = lineage.version_file(model, ROW_RESULTS_FILE, version=version)
-    if raw is None:
-        return None
-    try:
-        return ROW_RESULTS.validate_json(raw)
-    except ValueError as error:
-        raise EngineryError(
-            f"{ROW_RESULTS_FILE} in the run of {model} version {version} is not what a release writes: release it again"
-        ) from error
+    return None if raw is None else parse_row_results(raw, f"{model} version {version}")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from calibration_data.reader import Rows
+from registry.errors import EngineryError
 from tasks.model_tasks.contract import Answers, Metric
 from tasks.model_tasks.scores import score_labels
 from tasks.verdicts.intervals import Numbers, PairedLoss, compare_scores
@@ -72,6 +73,20 @@ def make_row_results(metric: Metric, answers: Answers, exact: Answers, rows: Row
         return results
     truth = tuple(int(target) for target in rows.targets)
     return replace(results, labels=_first_labels(answers), reference_labels=_first_labels(exact), truth=truth)
+
+
+def parse_row_results(raw: bytes, whose: str) -> RowResults:
+    """Parse the file that a release kept of an engine; `whose` names it.
+
+    Raises:
+        EngineryError: it is another file.
+    """
+    try:
+        return ROW_RESULTS.validate_json(raw)
+    except ValidationError as error:
+        raise EngineryError(
+            f"{ROW_RESULTS_FILE} in the run of {whose} is not what a release writes: release it again"
+        ) from error
 
 
 def reference_of(results: RowResults) -> RowResults:

@@ -13,10 +13,12 @@ import yaml
 from flows.inputs.fleet import load_fleet
 from flows.inputs.plan import list_steps, plan_target, why_not_here
 from flows.inputs.recipe import load_recipe
+from flows.promotion.compare import compare_versions, measure_here
 from flows.release.reporting import read_answered
 from registry.bundle.manifest import verify_bundle
 from registry.bundle.signing import local_trust
-from registry.errors import PromotionRefused
+from registry.errors import Incompatible, PromotionRefused
+from registry.host.compatibility import read_host
 from registry.mlflow.runs.addresses import report_address
 from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore, embedded_store
@@ -25,7 +27,7 @@ from registry.promotion.rules import Decision
 from registry.records import GateResult, Precision, Verdict
 from registry.serving.fetch import Policy, fetch
 from tasks.bundle.answer import answer
-from tasks.execution.progress import StepEnd
+from tasks.execution.progress import StepEnd, ignore_progress
 from tasks.report.rows import ReleaseReport
 from tasks.verdicts.gates import find
 from tests.support.tiny_recipe import LABELS, TinyRecipe, copy_home, release_into, write_split
@@ -195,6 +197,33 @@ def test_what_an_engine_answered_is_kept_with_its_run_where_it_ran(released: Rel
         accuracy = find(manifest.measurements, "accuracy")
         assert accuracy is not None
         assert answered.numbers.mean() == accuracy.value
+
+
+def test_two_versions_are_compared_row_by_row_and_timed_here(released: Released) -> None:
+    versions = {(row.target, row.precision.value): row.version or 0 for row in released.report.rows}
+    before, after = versions["cpu", "fp32"], versions["cpu", "int8"]
+    found = compare_versions(released.store, "tiny", before, after)
+    row = next(row for row in released.report.rows if row.version == after)
+    loss = row.figure("accuracy_loss")
+    assert found.loss is not None
+    assert loss is not None
+    assert (found.loss.loss, found.loss.low, found.loss.high) == (loss.value, loss.low, loss.high)
+    assert found.layers
+    trust, host = local_trust(released.home), read_host()
+    timed = measure_here(released.store, found, trust, host, ignore_progress).interleaved
+    assert timed is not None
+    assert dict(timed.sizes) == {"batch": 2, "sequence": 8}
+    assert 0 < timed.speedup[1] <= timed.speedup[0] <= timed.speedup[2]
+
+
+def test_an_engine_that_did_not_run_is_compared_by_nothing_that_its_graph_scored(released: Released) -> None:
+    versions = {(row.target, row.precision.value): row.version or 0 for row in released.report.rows}
+    found = compare_versions(released.store, "tiny", versions["cpu", "fp32"], versions["rtx-4090", "fp32"])
+    assert found.loss is None
+    assert "no machine ran it" in found.not_paired
+    assert found.after.quality is None
+    with pytest.raises(Incompatible):
+        measure_here(released.store, found, local_trust(released.home), read_host(), ignore_progress)
 
 
 def test_an_engine_that_no_machine_here_runs_is_unmeasured(released: Released) -> None:

@@ -11,10 +11,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from tasks.report.page.charts import Point, draw_latencies, draw_pareto
+from tasks.report.page.formats import format_interval, format_limit, format_number
 
 # Beside the page's own style and script nothing runs or loads, whatever a name that slipped through would ask for.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
-_MISSING = "not run"
 _TITLES = {"latency_p50_ms": "p50", "latency_p99_ms": "p99", "speedup": "speed-up"}
 
 
@@ -121,31 +121,3 @@ def _to_interval(figure: Mapping[str, Any]) -> tuple[float, float, float]:
 
 def _find_limit(engines: Sequence[Mapping[str, Any]]) -> float | None:
     return next((gate["limit"] for each in engines for gate in each["gates"] if gate["gate"] == "latency_p99"), None)
-
-
-def format_number(value: float | None, unit: str = "") -> str:
-    """Return a figure as people read it, shares in percent; "not run" where there is none."""
-    if value is None:
-        return _MISSING
-    return (
-        f"{100 * value:.2f} %"
-        if unit == "share"
-        else f"{value:.4g}{f' {unit}' if unit not in ('', 'ratio', 'rho') else ''}"
-    )
-
-
-def format_interval(figure: Mapping[str, Any] | None) -> str:
-    """Return the interval of a figure, or nothing where it has none."""
-    if figure is None or figure["low"] is None:
-        return ""
-    high = "more" if figure["high"] is None else format_number(figure["high"], figure["unit"])
-    return f"{format_number(figure['low'], figure['unit'])} to {high}"
-
-
-def format_limit(gate: Mapping[str, Any]) -> str:
-    """Return a gate's limit with its unit and its side."""
-    if gate["limit"] is None:
-        return "none"
-    side = "at least" if gate["gate"] == "speedup" else "at most"
-    units = {"latency_p99": "ms", "size_mb": "MB", "speedup": "ratio"}
-    return f"{side} {format_number(gate['limit'], units.get(gate['gate'], 'share'))}"
