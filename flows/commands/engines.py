@@ -185,7 +185,7 @@ def _describe_comparison(comparison: "Comparison") -> list[str]:
         )
     if here is not None:
         p50 = [
-            f"{value:.2f} ms ({low:.2f} to {high:.2f})" for value, low, high in (here.before_p50_ms, here.after_p50_ms)
+            f"{value:.4g} ms ({low:.4g} to {high:.4g})" for value, low, high in (here.before_p50_ms, here.after_p50_ms)
         ]
         value, low, high = here.speedup
         sizes = ", ".join(f"{name} {size}" for name, size in here.sizes)

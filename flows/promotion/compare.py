@@ -43,13 +43,13 @@ def compare_versions(store: MlflowStore, model: str, before: int, after: int) ->
 
 
 def _read_engine(store: MlflowStore, model: str, version: int) -> ComparedEngine:
-    row, lineage = store.version(model, version), Lineage(store)
+    store.version(model, version)  # raises NotFound for a version that does not exist
+    lineage = Lineage(store)
     answered = lineage.version_file(model, ROW_RESULTS_FILE, version=version)
     layers = lineage.calibration_file(model, LAYERS_FILE, version=version)
     return ComparedEngine(
         version,
         store.manifest(model, version),
-        dict(row.metrics).get("macs_share"),
         None if answered is None else parse_row_results(answered, f"{model} version {version}"),
         None if layers is None else parse_layers(layers.decode()),
     )

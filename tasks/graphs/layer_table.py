@@ -89,6 +89,15 @@ def _name_type(kind: int) -> str:
     return _NAMES.get(kind) or TensorProto.DataType.Name(kind).lower()
 
 
+def compute_reduced_share(rows: Sequence[LayerRow]) -> float | None:
+    """Return the share of the MACs in layers whose weights are not fp32; None where some were not counted."""
+    counts = [(row.macs, row.weights) for row in rows if row.macs is not None]
+    total = sum(macs for macs, _ in counts)
+    if len(counts) < len(rows) or not total:
+        return None
+    return sum(macs for macs, weights in counts if weights != "fp32") / total
+
+
 def layers_csv(rows: Sequence[LayerRow]) -> str:
     """Return a layer table as CSV, which a spreadsheet takes for text and never for formulas."""
     text = io.StringIO()

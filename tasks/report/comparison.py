@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from registry.records import EngineManifest, Measurement, Precision
-from tasks.graphs.layer_table import LayerRow
+from tasks.graphs.layer_table import LayerRow, compute_reduced_share
 from tasks.measurement.row_results import ClassChange, Flip, RowResults, compare_results, count_by_class, list_flips
 from tasks.model_tasks.contract import Metric
 from tasks.verdicts.gates import find
@@ -25,7 +25,6 @@ class ComparedEngine:
 
     version: int
     manifest: EngineManifest
-    macs_share: float | None
     answered: RowResults | None
     layers: tuple[LayerRow, ...] | None
 
@@ -145,7 +144,7 @@ def read_figures(metric: Metric, engine: ComparedEngine) -> Figures:
         manifest.verdict.value,
         build.digest,
         build.size_bytes,
-        engine.macs_share,
+        compute_reduced_share(engine.layers or ()),
         find(own, metric.name),
         find(own, "latency_p50_ms"),
         find(own, "latency_p99_ms"),

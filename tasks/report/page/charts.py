@@ -70,7 +70,7 @@ def draw_pareto(metric: str, points: Sequence[Point], floor: float | None) -> st
             )
             bars.lines[0].set_gid(f"point-{place}")
             titles[f"point-{place}"] = _describe_point(metric, point)
-        if floor is not None:
+        if floor is not None and _is_near(floor, points):
             axes.axhline(floor, color=_BAD, linestyle=":", linewidth=1)
             axes.annotate(
                 "the gate's limit",
@@ -120,6 +120,12 @@ def draw_latencies(calls: Mapping[str, NDArray[np.float64]], limit_ms: float | N
         rows[-1].set_xlabel("one call, ms (log); line: p50, dashes: p99" + ("; dots: limit" if limit_ms else ""))
 
     return _draw(draw, 0.7 + 0.75 * len(calls), titles, f"call times of {', '.join(calls)}")
+
+
+def _is_near(floor: float, points: Sequence[Point]) -> bool:
+    """Tell whether a line is so near that the points are still told apart beside it."""
+    low, high = min(point.quality[1] for point in points), max(point.quality[2] for point in points)
+    return low - (high - low) <= floor <= high + (high - low)
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:

@@ -32,8 +32,8 @@ def engines(manifest_factory: ManifestFactory) -> tuple[ComparedEngine, Compared
     manifest, _ = manifest_factory()
     layers = tuple(LayerRow(name, "MatMul", "int8", "int8", "4x4", 16) for name in ("one", "two"))
     return (
-        ComparedEngine(3, manifest, None, answered(OLD), (replace(layers[0], activations="fp32"), layers[1])),
-        ComparedEngine(7, manifest, 0.9, answered(NEW), layers),
+        ComparedEngine(3, manifest, answered(OLD), (replace(layers[0], activations="fp32"), layers[1])),
+        ComparedEngine(7, manifest, answered(NEW), layers),
     )
 
 
@@ -88,6 +88,7 @@ def test_layers_that_changed_type_are_named_and_those_of_fp32_are_all_fp32(
     engines: tuple[ComparedEngine, ComparedEngine],
 ) -> None:
     (change,) = compare_engines(ACCURACY, *engines).layers
+    assert compare_engines(ACCURACY, *engines).after.macs_share == 1.0
     assert (change.name, change.before, change.after) == ("one", "int8 x fp32", "int8 x int8")
     build = replace(engines[0].manifest.build, precision=Precision.FP32)
     fp32 = replace(engines[0], manifest=replace(engines[0].manifest, build=build), layers=None)

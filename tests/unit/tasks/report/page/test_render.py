@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.report.page.charts import Point, draw_pareto
+from tasks.report.page.charts import Point, draw_latencies, draw_pareto
 from tasks.report.page.document import ReportInputs, describe_release
 from tasks.report.page.render import name_headline, render_page
 from tests.support.browser import CHROMIUM, Page, open_browser
@@ -127,6 +127,23 @@ def test_a_name_in_a_chart_is_text() -> None:
     svg = draw_pareto("<b>", [point], 0.85)
     assert "&lt;script&gt;$x$" in svg
     assert not {"script", "b"} & set(Tags(svg).names)
+
+
+@pytest.mark.parametrize("engines", [1, 8, 24])
+def test_engines_that_are_all_alike_are_drawn_each_with_its_name(engines: int) -> None:
+    same = [
+        Point(f"int{number}", (1.0, 1.0, 1.0), (0.9, 0.9, 0.9), number == 0, number > 0) for number in range(engines)
+    ]
+    svg = draw_pareto("accuracy", same, 0.9)
+    assert all(f">int{number}<" in svg for number in range(engines))
+    calls = {point.name: np.full((1, 1), 0.01) for point in same[:8]}
+    assert draw_latencies(calls, 5.0).count("<title>") == len(calls)
+
+
+def test_a_limit_far_from_every_point_is_not_drawn() -> None:
+    points = [Point("fp32", (1.0, 0.9, 1.1), (0.9, 0.88, 0.92), is_reference=True, is_dominated=False)]
+    assert "the gate's limit" in draw_pareto("accuracy", points, 0.87)
+    assert "the gate's limit" not in draw_pareto("accuracy", points, -0.1)
 
 
 @pytest.mark.parametrize(
