@@ -199,6 +199,24 @@ def test_what_an_engine_answered_is_kept_with_its_run_where_it_ran(released: Rel
         assert answered.numbers.mean() == accuracy.value
 
 
+def test_the_report_compares_with_production_row_by_row(released: Released, tiny_recipe: TinyRecipe) -> None:
+    serving = released.store.resolve("tiny", "candidate-cpu")
+    promote(released.store, "tiny", {"cpu": serving.version}, Decision("ada", "first", now()), {})
+    recipe = yaml.safe_load(tiny_recipe.recipe.read_text(encoding="utf-8"))
+    recipe["gates"]["size_mb_max"] = 51.0  # another release of the same engines
+    recipe["targets"] = ["cpu"]
+    tiny_recipe.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    again = release(released.home, tiny_recipe)
+    file = Path(report_address(released.store, again.run_id)).with_suffix(".json")
+    for engine in json.loads(file.read_text(encoding="utf-8"))["engines"]:
+        reasons = {gate["gate"]: gate["reason"] for gate in engine["against_production"]}
+        if engine["digest"] == serving.digest:
+            assert reasons == {}
+        else:
+            assert engine["production"] == serving.version
+            assert reasons["accuracy_against_production"].startswith("paired accuracy loss")
+
+
 def test_two_versions_are_compared_row_by_row_and_timed_here(released: Released) -> None:
     versions = {(row.target, row.precision.value): row.version or 0 for row in released.report.rows}
     before, after = versions["cpu", "fp32"], versions["cpu", "int8"]
