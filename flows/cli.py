@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import calibration, fleet, machine, promotion, recipe, refresh, release, serving, triton, watch
+from flows.commands import engines, fleet, machine, promotion, recipe, refresh, release, serving, triton, watch
 from flows.commands.console import err, out
 from registry.errors import EngineryError, explain_place
 
@@ -36,7 +36,8 @@ app.command("fetch")(serving.fetch)
 app.command("watch")(watch.watch)
 app.command("verify")(serving.verify)
 app.command("run")(serving.run)
-app.command("calibration")(calibration.calibration)
+app.command("calibration")(engines.calibration)
+app.command("compare")(engines.compare)
 app.command("targets")(machine.targets)
 app.command("doctor")(machine.doctor)
 # Then what a team's servers and workers need:

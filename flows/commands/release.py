@@ -1,5 +1,6 @@
 """Building engines: `release`, on this machine or on the fleet's workers."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ from rich.markup import escape
 from flows.commands.console import FleetFile, Json, err, need_pipeline, out, print_json
 from flows.commands.recipe import describe_plan
 from flows.inputs.default_paths import FLEET
-from registry.errors import BadInput, shown_address
+from registry.errors import BadInput, EngineryError, shown_address
 from registry.host.clock import now
 from registry.host.home import home, writable_home
 from registry.mlflow.connect import open_store
@@ -169,7 +170,7 @@ def _show_report(report: "ReleaseReport", *, as_json: bool) -> None:
 
 
 def _print_ui_address(report: "ReleaseReport") -> None:
-    from registry.mlflow.runs.addresses import LOCAL_UI, compare_address, model_address
+    from registry.mlflow.runs.addresses import LOCAL_UI, compare_address, model_address, report_address
 
     store = open_store()
     compare = compare_address(store, report.model, report.run_id)
@@ -180,5 +181,8 @@ def _print_ui_address(report: "ReleaseReport") -> None:
             highlight=False,
             soft_wrap=True,
         )
-    for what, address in (("compare them", compare), ("all versions", model_address(store, report.model))):
+    addresses = {"compare them": compare, "all versions": model_address(store, report.model)}
+    with suppress(EngineryError):  # an address is not worth a release that worked
+        addresses["report"] = report_address(store, report.run_id)
+    for what, address in addresses.items():
         out.print(f"{what}: {address}", highlight=False, markup=False, soft_wrap=True)

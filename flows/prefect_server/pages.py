@@ -14,6 +14,7 @@ from prefect.artifacts import MarkdownArtifact, TableArtifact
 
 from flows.prefect_server.artifacts import PageUpdates, make_key, put_artifact, warn_on_failure
 from registry.errors import shown_address
+from registry.mlflow.runs.addresses import REPORT_PAGE
 from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision
@@ -43,6 +44,11 @@ class Pages:
         """Return the page of a run, as `of_experiment`."""
         experiment = self.of_experiment()
         return f"{experiment}/runs/{run_id}" if experiment and run_id else None
+
+    def of_report(self) -> str | None:
+        """Return the page of the release's report, as `of_experiment`."""
+        run = self.of_run(self.release)
+        return f"{run}/artifacts/{REPORT_PAGE}" if run else None
 
     def of_engine(self, row: EngineRow) -> str | None:
         """Return the page of an engine's run, as `of_run`."""
@@ -228,6 +234,7 @@ def describe_verdicts(report: ReleaseReport, pages: Pages) -> str:
     lines = [
         f"# {_escape_markdown(report.model)}, {release}{state}",
         "",
+        *([_link_text("The report", pages.of_report()), ""] if pages.of_report() else []),
         "| engine | verdict | reason |",
         "|---|---|---|",
     ]

@@ -16,7 +16,7 @@ from registry.records import EngineManifest, Verdict
 from registry.store import Store
 from tasks.measurement.answers import ANSWERS_FILES, read_answers
 from tasks.model_tasks.contract import Answers
-from tasks.verdicts.against_production import Measured, compare
+from tasks.verdicts.against_production import compare, read_measured
 from tasks.verdicts.gates import find, overall
 from tasks.verdicts.intervals import PairedLoss, compare_scores
 
@@ -80,20 +80,14 @@ def _judge_candidate(
         return "it was in production before, and somebody moved on from it", ""
     ours, theirs = store.manifest(recipe.model, candidate), store.manifest(recipe.model, serving)
     results = compare(
-        _measured(ours),
-        _measured(theirs),
+        read_measured(ours),
+        read_measured(theirs),
         metric=recipe.model_task.metrics[0].name,
         loss_max=recipe.gates.loss_max,
         paired=_paired(recipe, ours, theirs, stages),
     )
     verdict, reason = overall(results)
     return (None if verdict is Verdict.PASSED else f"{verdict}: {reason}"), reason
-
-
-def _measured(manifest: EngineManifest) -> Measured:
-    profile = next(iter(manifest.build.profiles), None)
-    shape = tuple((name, span.opt) for name, span in profile.axes) if profile else ()
-    return Measured(manifest.measurements, manifest.evaluation_set, manifest.source.revision, shape)
 
 
 def _paired(recipe: Recipe, ours: EngineManifest, theirs: EngineManifest, stages: Path) -> PairedLoss | None:

@@ -32,7 +32,13 @@ from tasks.execution.steps import submit_stage
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
 from tasks.measurement.machine import this_machine
-from tasks.measurement.measurements import describe_batch_flips, latency_measurements, quality_measurements
+from tasks.measurement.measurements import (
+    choose_worst,
+    describe_batch_flips,
+    latency_measurements,
+    quality_measurements,
+)
+from tasks.measurement.row_results import RowResults, make_row_results
 from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits, judge, overall
 
@@ -53,9 +59,13 @@ class SharedArtifacts:
 
 @dataclass(frozen=True)
 class EngineMeasurements:
-    """What was measured of one engine; `call_seconds` are raw call times, its own and the baseline's, by precision."""
+    """What was measured of one engine; `call_seconds` are raw call times, its own and the baseline's, by precision.
+
+    `answered` is what it answered row by row, None where it did not run.
+    """
 
     measurements: tuple[Measurement, ...] = ()
+    answered: RowResults | None = None
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
@@ -63,6 +73,7 @@ class EngineMeasurements:
 class JudgedEngine:
     """A row of the report with what it was made from; `call_seconds` are raw call times by precision.
 
+    `answered` is what the engine answered row by row, None where it did not run.
     `flow_run` is the Prefect run on a worker that made it, None where this process did.
     """
 
@@ -71,6 +82,7 @@ class JudgedEngine:
     gates: tuple[GateResult, ...] = ()
     verdict: Verdict = Verdict.UNMEASURED
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    answered: RowResults | None = None
     flow_run: str | None = None
 
     @property
@@ -149,34 +161,41 @@ def measure_engines(
     reference = make_evaluation(context, shared.source, exact, shared.evaluation)
     measured = {}
     for precision, build in builds.items():
-        quality = score_engine(context, shared, build, reference, runs_here=runs_here)
+        scored = score_engine(context, shared, build, reference, runs_here=runs_here)
         if benchmark is None:
-            measured[precision] = EngineMeasurements(quality)
+            measured[precision] = scored
         else:
             calls = {str(p): benchmark.seconds(builds[p].digest) for p in {Precision.FP32, precision}}
-            measured[precision] = EngineMeasurements((*quality, *latency_measurements(benchmark, build)), calls)
+            figures = (*scored.measurements, *latency_measurements(benchmark, build))
+            measured[precision] = EngineMeasurements(figures, scored.answered, calls)
     return measured
 
 
 def score_engine(
     context: ReleaseContext, shared: SharedArtifacts, build: EngineBuild, reference: Evaluation, *, runs_here: bool
-) -> tuple[Measurement, ...]:
+) -> EngineMeasurements:
     """Score an engine, or its exact ONNX graph, against the reference; nothing where that fails."""
     subject = build if runs_here else graph_as_engine(shared.graphs.by_precision[build.precision], build.profiles)
     try:
         answers = make_evaluation(context, shared.source, subject, shared.evaluation)
     except EngineryError as error:
         context.reporter.say(f"{build.target.name} {build.precision} cannot be scored here: {error}")
-        return ()
-    return quality_measurements(
-        context.recipe.model_task,
+        return EngineMeasurements()
+    task, rows = context.recipe.model_task, shared.evaluation
+    figures = quality_measurements(
+        task,
         answers,
         reference,
-        shared.evaluation.targets,
-        groups=shared.evaluation.groups,
+        rows.targets,
+        groups=rows.groups,
         subject="engine" if runs_here else "onnx-graph",
         machine=this_machine(),
     )
+    if not runs_here:
+        return EngineMeasurements(figures)
+    exact = reference.answers()
+    _, judged = choose_worst(task.metrics[0], answers, rows.targets, exact)
+    return EngineMeasurements(figures, make_row_results(task.metrics[0], judged, exact, rows))
 
 
 def benchmark_engines(
@@ -205,7 +224,7 @@ def judge_engine(
         build_seconds=build.build_seconds,
         measurements=measured.measurements,
     )
-    return JudgedEngine(row, build, gates, verdict, measured.call_seconds)
+    return JudgedEngine(row, build, gates, verdict, measured.call_seconds, measured.answered)
 
 
 def make_row(

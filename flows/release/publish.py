@@ -27,9 +27,14 @@ from registry.promotion.promote import nominate
 from registry.records import OnnxArtifact, Precision, Verdict
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
 from tasks.execution.progress import StepEnd
+from tasks.graphs.layer_table import LAYERS_FILE
+from tasks.measurement.row_results import ROW_RESULTS, ROW_RESULTS_FILE
 from tasks.quantization.autopilot import CHOICE_FILE
 from tasks.quantization.table import TABLE_FILE, describe_drift, drift, from_json, read_table
 from tasks.report.rows import EngineRow, add_aliases, pick_winner
+
+# What a quantizer writes beside its graph.
+TABLES = (TABLE_FILE, CHOICE_FILE, LAYERS_FILE)
 
 
 def publish_engines(
@@ -98,12 +103,22 @@ def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged
             calibration=name_calibration_rows(shared) if calibration else None,
             source_revision=source_revision(release.context.recipe),
             figures=draw_engine(judged, graph, Path(scratch), release.context.recipe.gates.latency_p99_ms_max),
-            tables=tuple(file for name in (TABLE_FILE, CHOICE_FILE) if (file := graph.directory / name).is_file()),
+            tables=tuple(file for name in TABLES if (file := graph.directory / name).is_file()),
+            files=write_answered(judged, Path(scratch)),
             macs_share=graph.macs_share,
             remark=row.remark,
             links=make_flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
         )
         release.log.log_engine(run_id, entry)
+
+
+def write_answered(judged: JudgedEngine, into: Path) -> tuple[Path, ...]:
+    """Write what an engine answered row by row; nothing where it did not run."""
+    if judged.answered is None:
+        return ()
+    file = into / ROW_RESULTS_FILE
+    file.write_bytes(ROW_RESULTS.dump_json(judged.answered))
+    return (file,)
 
 
 def name_evaluation_rows(recipe: Recipe, shared: SharedArtifacts) -> UsedRows:

@@ -20,6 +20,7 @@ from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engi
 from flows.release.context import ReleaseContext, ReleaseRun, make_flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
 from flows.release.publish import draw_release, name_calibration_rows, name_evaluation_rows, publish_engines
+from flows.release.reporting import write_report
 from flows.release.stages import make_calibration_set, make_onnx, make_source
 from registry.bundle.signing import local_signer, local_trust
 from registry.errors import EngineryError
@@ -99,7 +100,8 @@ def publish_release(
     release.log.summarize(release.run_id, metrics, release_note(report), *used)
     with tempfile.TemporaryDirectory() as scratch:
         figures = draw_release(rows, Path(scratch), release.context.recipe.gates.loss_max)
-        release.log.finish(release.run_id, ROWS.dump_json(rows).decode(), figures, state=report.state)
+        pages = write_report(release, shared, judged, report, Path(scratch))
+        release.log.finish(release.run_id, ROWS.dump_json(rows).decode(), figures, pages, state=report.state)
     return report
 
 

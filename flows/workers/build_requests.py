@@ -25,6 +25,7 @@ from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import digest_of
 from registry.errors import TornBundle
 from registry.records import PLACE, EngineBuild, GateResult, GpuTarget, OnnxArtifact, Precision, Verdict
+from tasks.measurement.row_results import RowResults
 from tasks.report.rows import EngineRow
 
 # Rows, gates and raw call times of one target: a few MB where latency is measured a hundred thousand times.
@@ -72,7 +73,10 @@ class BuildRequest(BaseModel):
 
 
 class EngineResult(BaseModel):
-    """One precision of a build result; `call_seconds` are raw call times [windows, iterations] by precision."""
+    """One precision of a build result; `call_seconds` are raw call times [windows, iterations] by precision.
+
+    `answered` is what the engine answered row by row, None where it did not run.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -81,6 +85,7 @@ class EngineResult(BaseModel):
     verdict: Verdict
     engine: StageArchive | None
     call_seconds: dict[str, list[list[float]]]
+    answered: RowResults | None
 
 
 class BuildResult(BaseModel):
@@ -114,6 +119,7 @@ def make_entry(judged: JudgedEngine, transfer: StageTransfer, run_id: str, folde
         verdict=judged.verdict,
         engine=transfer.send(run_id, build.directory, folder) if build else None,
         call_seconds={name: times.tolist() for name, times in judged.call_seconds.items()},
+        answered=judged.answered,
     )
 
 
@@ -184,7 +190,7 @@ def _receive_engine(
         if (build.digest, build.onnx_digest) != (row.digest, graphs[row.precision].digest):
             raise TornBundle(f"flow run {flow_run} sent another {row.precision} engine than it judged: do not trust it")
         build = replace(build, target=request.target, precision=row.precision)
-    return JudgedEngine(row, build, entry.gates, entry.verdict, calls, flow_run=flow_run)
+    return JudgedEngine(row, build, entry.gates, entry.verdict, calls, entry.answered, flow_run)
 
 
 def result_folder(target: str, flow_run: str) -> str:

@@ -16,7 +16,8 @@ from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.casts import cast_graph, silence_logs
 from tasks.graphs.compare import FLOAT_BUDGET, QUANTIZED_BUDGET, check_interface, check_rewrite
 from tasks.graphs.files import GRAPH_FILE, make_artifact, save_graph, write_graph
-from tasks.graphs.layers import INTEGER_OPERATORS, Graph, list_stored_weights
+from tasks.graphs.layer_table import LAYERS_FILE, layers_csv, list_layers
+from tasks.graphs.layers import INTEGER_OPERATORS, Graph, Linear, list_stored_weights
 from tasks.graphs.prepare import FP8_OPSET, INT4_OPSET, convert_to_opset, list_values, number_tensors, prepare_graph
 from tasks.quantization import autopilot, qdq
 from tasks.quantization.autopilot import CHOICE_FILE
@@ -45,8 +46,8 @@ def quantize(
 
     `rows` are feed dicts of [batch, …]; int8 and fp8 need them, and the graph of each precision is compared with fp32
     on the first of them. The same graph and rows give the same bytes, however the rows are batched or ordered. The
-    calibration table of int8 is written beside the graph as calibration.json, and the autopilot's choice as
-    autopilot.json; neither is part of the artifact or its digest.
+    table of its layers is written beside it as layers.csv, the calibration table of int8 as calibration.json, and the
+    autopilot's choice as autopilot.json; none of them is part of the artifact or its digest.
 
     Raises:
         BadInput: `artifact` is not fp32, the precision has no usable rows, no layer can be quantized, or an output is
@@ -56,7 +57,7 @@ def quantize(
         raise BadInput(f"{artifact.file} is {artifact.precision}: quantize the exported fp32 graph")
     if into.exists() and any(into.iterdir()):
         raise BadInput(f"{into} is not empty: the digest covers every file in it; give the graph its own folder")
-    share: float | None = None
+    share, macs = None, dict[Linear, int]()
     with _name_unforeseen(precision), prepare_graph(artifact.path) as graph_file:
         request = QuantizationRequest(graph_file, artifact.digest, rows, on_progress, plan or Int8Plan())
         quantized = METHODS[precision](request)
@@ -73,11 +74,14 @@ def quantize(
             what = f"quantize {precision}"
             check_rewrite(graph_file, into / GRAPH_FILE, rows[:1], budget=QUANTIZED_BUDGET, what=what)
             if (wanted := WEIGHT_TYPES.get(precision)) is not None:
-                share = compute_share(count_macs(graph_file, rows[0]), graph_file, stored, wanted)
+                macs = count_macs(graph_file, rows[0])
+                share = compute_share(macs, graph_file, stored, wanted)
                 _check_share(share, precision)
     calibration_set = calibration_set_digest if precision in CALIBRATED else None
     written = make_artifact(into, precision, quantized_from=artifact.digest, calibration_set=calibration_set)
     written = replace(written, macs_share=share)
+    layers = list_layers(onnx.load(into / GRAPH_FILE, load_external_data=False), macs)
+    (into / LAYERS_FILE).write_text(layers_csv(layers), encoding="utf-8")
     if quantized.table is not None:
         (into / TABLE_FILE).write_bytes(to_json(quantized.table))
     if quantized.choice is not None:

@@ -62,7 +62,7 @@ def draw_latency_histogram(
         axes.axvline(p99_limit_ms, color=_GATE, linestyle=":", linewidth=2, label=f"limit of p99: {p99_limit_ms:g} ms")
     axes.set(xscale="log", xlabel="latency of one call, ms (log)", ylabel="calls")
     axes.set_title("further left is better; line: p50, dashes: p99")
-    _show_plain_numbers(axes.xaxis)
+    show_plain_numbers(axes.xaxis)
     _place_legend(figure)
     return _save(figure, file)
 
@@ -96,7 +96,7 @@ def draw_worst_tensors(table: CalibrationTable, file: Path) -> Path:
     )
     _draw_bars(errors, [each.tensor for each in worst], [max(each.error, 1e-12) for each in worst])
     errors.set(xscale="log", xlabel="relative squared error of the layers that read it (log)")
-    _show_plain_numbers(errors.xaxis)
+    show_plain_numbers(errors.xaxis)
     ratios = [each.amax / each.typical if each.typical else 0.0 for each in worst]
     outliers.barh(range(len(worst)), ratios, color="C1")
     outliers.set(xlabel="largest |x| over its 99.9th percentile")
@@ -122,7 +122,7 @@ def draw_int8_trade_off(choice: Choice, file: Path) -> Path:
         _draw_bars(blocks, [each.tensor for each in worst], [max(each.damage or 0.0, 1e-12) for each in worst], colors)
         blocks.set(xscale="log", xlabel="error of the answers with only this block in int8 (log)")
         blocks.set_title("shorter is better; red: kept in fp32")
-        _show_plain_numbers(blocks.xaxis)
+        show_plain_numbers(blocks.xaxis)
     return _save(figure, file)
 
 
@@ -148,7 +148,8 @@ def _draw_bars(axes: Axes, names: Sequence[str], values: Sequence[float], colors
     axes.set_yticks(range(len(names)), [_shorten(name) for name in names])
 
 
-def _show_plain_numbers(axis: Axis) -> None:
+def show_plain_numbers(axis: Axis) -> None:
+    """Write numbers as 0.5, 1, 2 on a logarithmic axis, and no powers."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry.records import GateResult, Machine, Measurement, Verdict
+from registry.records import EngineManifest, GateResult, Machine, Measurement, Verdict
 from tasks.verdicts.gates import find
 from tasks.verdicts.intervals import PairedLoss
 
@@ -27,6 +27,13 @@ class Measured:
     evaluation_set: str
     source_revision: str
     shape: tuple[tuple[str, int], ...]
+
+
+def read_measured(manifest: EngineManifest) -> Measured:
+    """Return what a manifest says was measured; calls are timed in the first profile's optimum."""
+    profile = next(iter(manifest.build.profiles), None)
+    shape = tuple((name, span.opt) for name, span in profile.axes) if profile else ()
+    return Measured(manifest.measurements, manifest.evaluation_set, manifest.source.revision, shape)
 
 
 def compare(

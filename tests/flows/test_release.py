@@ -1,6 +1,7 @@
 """One release on the real path: PyTorch -> ONNX -> ONNX Runtime and TensorRT for RTX -> MLflow on SQLite."""
 
 import datetime
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,23 @@ import yaml
 from flows.inputs.fleet import load_fleet
 from flows.inputs.plan import list_steps, plan_target, why_not_here
 from flows.inputs.recipe import load_recipe
+from flows.promotion.compare import compare_versions, measure_here
+from flows.release.reporting import read_answered
 from registry.bundle.manifest import verify_bundle
 from registry.bundle.signing import local_trust
-from registry.errors import PromotionRefused
+from registry.errors import Incompatible, PromotionRefused
+from registry.host.compatibility import read_host
+from registry.mlflow.runs.addresses import report_address
+from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore, embedded_store
 from registry.promotion.promote import promote
 from registry.promotion.rules import Decision
 from registry.records import GateResult, Precision, Verdict
 from registry.serving.fetch import Policy, fetch
 from tasks.bundle.answer import answer
-from tasks.execution.progress import StepEnd
+from tasks.execution.progress import StepEnd, ignore_progress
 from tasks.report.rows import ReleaseReport
+from tasks.verdicts.gates import find
 from tests.support.tiny_recipe import LABELS, TinyRecipe, copy_home, release_into, write_split
 
 pytest.importorskip("tensorrt_rtx")
@@ -156,6 +163,85 @@ def test_every_int8_row_says_how_its_graph_was_chosen(released: Released) -> Non
 
 def _files(client: Any, run_id: str) -> set[str]:
     return {item.path for folder in ("calibration", "figures") for item in client.list_artifacts(run_id, folder)}
+
+
+def test_the_report_lies_beside_the_release_and_names_what_ran_and_what_did_not(
+    released: Released, tmp_path: Path
+) -> None:
+    file = Path(report_address(released.store, released.report.run_id))
+    page, document = file.read_text(encoding="utf-8"), json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    assert page.startswith("<!doctype html>")
+    ran = {(each["target"], each["precision"]): each for each in document["engines"] if each["ran"]}
+    assert set(ran) == {("cpu", "fp32"), ("cpu", "int8-dynamic"), ("cpu", "int8")}
+    rows = {(row.target, row.precision.value): row for row in released.report.rows}
+    for name, engine in ran.items():
+        p50, flips = rows[name].figure("latency_p50_ms"), rows[name].figure("flips")
+        assert p50 is not None
+        assert flips is not None
+        assert engine["figures"]["latency_p50_ms"]["value"] == p50.value
+        assert engine["flips"]["count"] >= flips.value  # a flip from wrong to wrong changes no score
+        assert (len(engine["layers"]) > 0) is (name != ("cpu", "fp32"))
+    assert str(rows["cpu", "int8"].digest) in page
+
+
+def test_what_an_engine_answered_is_kept_with_its_run_where_it_ran(released: Released) -> None:
+    lineage = Lineage(released.store)
+    for engine in released.store.versions("tiny"):
+        answered = read_answered(lineage, "tiny", engine.version)
+        if engine.target != "cpu":
+            assert answered is None
+            continue
+        assert answered is not None
+        manifest = released.store.manifest("tiny", engine.version)
+        assert answered.evaluation_set == manifest.evaluation_set
+        accuracy = find(manifest.measurements, "accuracy")
+        assert accuracy is not None
+        assert answered.numbers.mean() == accuracy.value
+
+
+def test_the_report_compares_with_production_row_by_row(released: Released, tiny_recipe: TinyRecipe) -> None:
+    serving = released.store.resolve("tiny", "candidate-cpu")
+    promote(released.store, "tiny", {"cpu": serving.version}, Decision("ada", "first", now()), {})
+    recipe = yaml.safe_load(tiny_recipe.recipe.read_text(encoding="utf-8"))
+    recipe["gates"]["size_mb_max"] = 51.0  # another release of the same engines
+    recipe["targets"] = ["cpu"]
+    tiny_recipe.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    again = release(released.home, tiny_recipe)
+    file = Path(report_address(released.store, again.run_id)).with_suffix(".json")
+    for engine in json.loads(file.read_text(encoding="utf-8"))["engines"]:
+        reasons = {gate["gate"]: gate["reason"] for gate in engine["against_production"]}
+        if engine["digest"] == serving.digest:
+            assert reasons == {}
+        else:
+            assert engine["production"] == serving.version
+            assert reasons["accuracy_against_production"].startswith("paired accuracy loss")
+
+
+def test_two_versions_are_compared_row_by_row_and_timed_here(released: Released) -> None:
+    versions = {(row.target, row.precision.value): row.version or 0 for row in released.report.rows}
+    before, after = versions["cpu", "fp32"], versions["cpu", "int8"]
+    found = compare_versions(released.store, "tiny", before, after)
+    row = next(row for row in released.report.rows if row.version == after)
+    loss = row.figure("accuracy_loss")
+    assert found.loss is not None
+    assert loss is not None
+    assert (found.loss.loss, found.loss.low, found.loss.high) == (loss.value, loss.low, loss.high)
+    assert found.layers
+    trust, host = local_trust(released.home), read_host()
+    timed = measure_here(released.store, found, trust, host, ignore_progress).interleaved
+    assert timed is not None
+    assert dict(timed.sizes) == {"batch": 2, "sequence": 8}
+    assert 0 < timed.speedup[1] <= timed.speedup[0] <= timed.speedup[2]
+
+
+def test_an_engine_that_did_not_run_is_compared_by_nothing_that_its_graph_scored(released: Released) -> None:
+    versions = {(row.target, row.precision.value): row.version or 0 for row in released.report.rows}
+    found = compare_versions(released.store, "tiny", versions["cpu", "fp32"], versions["rtx-4090", "fp32"])
+    assert found.loss is None
+    assert "no machine ran it" in found.not_paired
+    assert found.after.quality is None
+    with pytest.raises(Incompatible):
+        measure_here(released.store, found, local_trust(released.home), read_host(), ignore_progress)
 
 
 def test_an_engine_that_no_machine_here_runs_is_unmeasured(released: Released) -> None:

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from registry.mlflow.errors import translate_errors
 from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore
 
 # Where `mlflow ui` listens, for a registry without a server.
 LOCAL_UI = "http://127.0.0.1:5000"
+# The page for people that a release logs to its run.
+REPORT_PAGE = "report.html"
 # Otherwise a browser that opens MLflow 3 for the first time hides models and training runs behind "GenAI".
 _MODE = "workflowType=machine_learning"
 
@@ -22,6 +25,28 @@ def compare_address(store: MlflowStore, model: str, run_id: str) -> str:
 def model_address(store: MlflowStore, model: str) -> str:
     """Return the page of a registered model, with all its versions."""
     return f"{_root(store)}/#/models/{quote(model)}?{_MODE}"
+
+
+def report_address(store: MlflowStore, run_id: str) -> str:
+    """Return where a release's report is: a file where the registry is a folder, else its page in MLflow.
+
+    Raises:
+        EngineryError: the registry does not have the run any more, or does not answer.
+    """
+    with translate_errors(f"run {run_id}"):
+        run = store.client.get_run(run_id)
+    artifacts = urlsplit(run.info.artifact_uri)
+    if artifacts.scheme in ("", "file"):
+        return f"{unquote(artifacts.path)}/{REPORT_PAGE}"
+    return f"{_root(store)}/#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts/{REPORT_PAGE}"
+
+
+def list_links(store: MlflowStore, model: str, run_id: str) -> dict[str, str]:
+    """Return the pages about a release that a report links to; none where MLflow has no server."""
+    compare = compare_address(store, model, run_id)
+    if compare.startswith(LOCAL_UI):
+        return {}
+    return {"compare the engines in MLflow": compare, "all versions in MLflow": model_address(store, model)}
 
 
 def _root(store: MlflowStore) -> str:

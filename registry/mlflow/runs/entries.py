@@ -33,7 +33,8 @@ class UsedRows:
 class EngineEntry:
     """What an engine's run records.
 
-    `tables` are files that record how its graph was quantized, `links` tags that lead to its Prefect run.
+    `tables` are files that record how its graph was quantized, `files` what it answered; `links` are tags that lead to
+    its Prefect run.
     """
 
     build: EngineBuild
@@ -45,6 +46,7 @@ class EngineEntry:
     source_revision: str
     figures: Mapping[str, Path] = field(default_factory=dict)
     tables: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
     macs_share: float | None = None
     remark: str = ""
     links: Mapping[str, str] = field(default_factory=dict)

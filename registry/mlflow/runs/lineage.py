@@ -67,13 +67,21 @@ class Lineage:
         pairs = [(run.data.params, str(run.info.run_id)) for run in reversed(runs)]
         return {(params.get("target", ""), params.get("precision", "")): run_id for params, run_id in pairs}
 
+    def version_file(self, model: str, path: str, *, version: int) -> bytes | None:
+        """Return a file of the newest run of a version's engine that has it, or None.
+
+        Raises:
+            EngineryError: it exists, but cannot be read.
+        """
+        return self._read_engine_file(model, path, f"tags.`{VERSION}` = '{version}'")
+
     def calibration_file(self, model: str, name: str, *, version: int) -> bytes | None:
         """Return a file that records how a version's graph was quantized; None if its run has no such file.
 
         Raises:
             EngineryError: it exists, but cannot be read.
         """
-        return self._read_calibration_file(model, name, f"tags.`{VERSION}` = '{version}'")
+        return self.version_file(model, f"{CALIBRATION}/{name}", version=version)
 
     def last_calibration_file(self, model: str, name: str, precision: Precision, *, apart_from: str) -> bytes | None:
         """Return that file of the newest finished engine of a precision, in any release except `apart_from`.
@@ -81,13 +89,15 @@ class Lineage:
         Raises:
             EngineryError: it exists, but cannot be read.
         """
-        return self._read_calibration_file(
-            model, name, f"params.precision = '{precision}' and tags.`{RELEASE}` != '{check_id(apart_from)}'"
+        return self._read_engine_file(
+            model,
+            f"{CALIBRATION}/{name}",
+            f"params.precision = '{precision}' and tags.`{RELEASE}` != '{check_id(apart_from)}'",
         )
 
-    def _read_calibration_file(self, model: str, name: str, query: str) -> bytes | None:
+    def _read_engine_file(self, model: str, path: str, query: str) -> bytes | None:
         for run in self._find_newest_first(model, f"{_FINISHED_ENGINE} and {query}"):
-            if (content := self._read_file(str(run.info.run_id), f"{CALIBRATION}/{name}")) is not None:
+            if (content := self._read_file(str(run.info.run_id), path)) is not None:
                 return content
         return None
 

@@ -115,6 +115,8 @@ class ReleaseLog:
         self._log_figures(run_id, entry.figures)
         for file in entry.tables:
             upload_to_run(self._client, run_id, file, CALIBRATION)
+        for file in entry.files:
+            upload_to_run(self._client, run_id, file)
 
     @translate_errors("runs of releases")
     def finish_engine(self, run_id: str, version: int | None, advice: str) -> None:
@@ -133,9 +135,16 @@ class ReleaseLog:
         self._client.log_inputs(run_id, dataset_inputs(*used))
 
     @translate_errors("runs of releases")
-    def finish(self, run_id: str, report: str, figures: Mapping[str, Path], *, state: str) -> None:
-        """End a release's run as "complete", "partial" or "failed"; the state is written after report and figures."""
+    def finish(
+        self, run_id: str, report: str, figures: Mapping[str, Path], pages: Sequence[Path] = (), *, state: str
+    ) -> None:
+        """End a release's run as "complete", "partial" or "failed"; the state is written after report and figures.
+
+        `pages` are the report for people, and the same as JSON.
+        """
         self._log_figures(run_id, figures)
+        for page in pages:
+            upload_to_run(self._client, run_id, page)
         self._log_text(run_id, REPORT, report)
         self._client.set_tag(run_id, STATE, state)
         self._client.set_terminated(run_id, "FINISHED" if state == "complete" else "FAILED")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands import calibration as command
+from flows.commands import engines as command
 from flows.release.graphs import Graphs
 from flows.release.publish import moved_scales
 from registry.errors import BadInput, NotFound

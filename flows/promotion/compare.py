@@ -1,0 +1,115 @@
+"""Two published engines side by side: what their releases kept, and, where this machine runs both, call times here."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from registry.bundle.signing import Trust
+from registry.errors import BadInput, Incompatible, MeasurementError
+from registry.host.compatibility import Host, check_compatible
+from registry.mlflow.runs.lineage import Lineage
+from registry.mlflow.store import MlflowStore
+from registry.records import EngineManifest
+from registry.serving.download import copy_bundle
+from registry.serving.fetch import verify_placed
+from tasks.backends import BACKENDS
+from tasks.execution.isolate import run_isolated
+from tasks.execution.progress import OnProgress
+from tasks.graphs.layer_table import LAYERS_FILE, parse_layers
+from tasks.measurement.latency import LatencyPlan, latency_feed, measure_latency
+from tasks.measurement.machine import this_machine
+from tasks.measurement.row_results import ROW_RESULTS_FILE, parse_row_results
+from tasks.model_tasks import model_task
+from tasks.report.comparison import ComparedEngine, Comparison, Interleaved, compare_engines, summarize_calls
+
+# As long as a release's default.
+WINDOWS, ITERATIONS, WARMUP = 20, 20, 10
+
+
+def compare_versions(store: MlflowStore, model: str, before: int, after: int) -> Comparison:
+    """Compare two versions by what the registry has of them.
+
+    Raises:
+        BadInput: they are one version, or of models for different tasks.
+        NotFound: one does not exist.
+    """
+    if before == after:
+        raise BadInput(f"version {before} is the same on both sides: name two versions of `enginery list {model}`")
+    engines = [_read_engine(store, model, version) for version in (before, after)]
+    tasks = [engine.manifest.source.task for engine in engines]
+    if tasks[0] != tasks[1]:
+        raise BadInput(f"version {before} is for {tasks[0]} and version {after} for {tasks[1]}: nothing compares them")
+    return compare_engines(model_task(tasks[0]).metrics[0], *engines)
+
+
+def _read_engine(store: MlflowStore, model: str, version: int) -> ComparedEngine:
+    store.version(model, version)  # raises NotFound for a version that does not exist
+    lineage = Lineage(store)
+    answered = lineage.version_file(model, ROW_RESULTS_FILE, version=version)
+    layers = lineage.calibration_file(model, LAYERS_FILE, version=version)
+    return ComparedEngine(
+        version,
+        store.manifest(model, version),
+        None if answered is None else parse_row_results(answered, f"{model} version {version}"),
+        None if layers is None else parse_layers(layers.decode()),
+    )
+
+
+def measure_here(
+    store: MlflowStore, comparison: Comparison, trust: Trust, host: Host, on_progress: OnProgress
+) -> Comparison:
+    """Fetch and verify both engines, and time them here, interleaved in one fresh process.
+
+    Calls are fed as the second engine's first profile is optimal for, with the task's example inputs.
+
+    Raises:
+        Incompatible: one does not run here, or both have no shape in common.
+        SignatureInvalid, DigestMismatch, TornBundle: one is not what was published; it was not loaded.
+    """
+    versions = comparison.before.version, comparison.after.version
+    for version in versions:
+        engine = store.version(comparison.model, version)
+        check_compatible(engine, host)
+    if comparison.before.digest == comparison.after.digest:
+        raise BadInput(f"versions {versions[0]} and {versions[1]} are the same engine: there is nothing to time")
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = [Path(scratch) / str(version) for version in versions]
+        manifests = []
+        for folder, version in zip(folders, versions, strict=True):
+            folder.mkdir()
+            copy_bundle(store, comparison.model, version, folder)
+            manifests.append(verify_placed(folder, trust))
+        times = Path(scratch) / "times"
+        times.mkdir()
+        return replace(comparison, interleaved=_interleave(manifests, folders, times, on_progress))
+
+
+def _interleave(
+    manifests: list[EngineManifest], folders: list[Path], into: Path, on_progress: OnProgress
+) -> Interleaved:
+    before, after = (
+        replace(manifest.build, directory=folder) for manifest, folder in zip(manifests, folders, strict=True)
+    )
+    for build in (before, after):
+        if (reason := BACKENDS[build.backend].can_run(build.target)) is not None:
+            raise Incompatible(f"{build.target.name} {build.precision} does not run here: {reason}")
+    sizes = tuple((name, span.opt) for name, span in after.profiles[0].axes)
+    if not any(profile.holds(dict(sizes)) for profile in before.profiles):
+        shape = ", ".join(f"{name} {size}" for name, size in sizes)
+        raise Incompatible(f"the older engine takes no {shape}, which the other is timed with: release it for that")
+    plan = LatencyPlan(WINDOWS, ITERATIONS, WARMUP, sizes)
+    task = model_task(manifests[1].source.task)
+    encoder = task.open_encoder(folders[1], after.input_names, dict(sizes))
+    feed = latency_feed([encoder.encode([row]) for row in task.example_inputs], after.inputs, plan)
+    benchmark = run_isolated(
+        measure_latency,
+        (before, after),
+        before.digest,
+        feed,
+        plan,
+        this_machine(),
+        into,
+        on_progress=on_progress,
+        died=MeasurementError,
+    )
+    return summarize_calls(benchmark.seconds(before.digest), benchmark.seconds(after.digest), sizes)
