@@ -100,8 +100,7 @@ class Unfolded(nn.Module):
         super().__init__()
         self.first, self.norm = nn.Conv2d(3, 8, 3, dilation=2, bias=False), nn.BatchNorm2d(8)
         self.last = nn.Conv2d(8, 4, 3)
-        nn.init.normal_(self.norm.running_mean)
-        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+        self.norm.running_mean, self.norm.running_var = torch.randn(8), torch.rand(8) + 0.5
 
     def forward(self, row: torch.Tensor) -> Any:
         """Return [batch, 4]."""
