@@ -22,7 +22,7 @@ from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.execution.tools.catalog import find_tool
 from tasks.execution.tools.run import run_tool
 from tasks.model_tasks import ModelTask, model_task
-from tasks.model_tasks.inputs.texts import TEXT_INPUTS, TOKENIZER, find_padding
+from tasks.model_tasks.inputs.texts import TEXT_INPUTS, find_padding
 
 # transformers' class for each of Optimum's tasks, and the outputs that Optimum gives its graphs.
 HEADS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -70,7 +70,7 @@ def _write_request(
     task = model_task(name)
     # A check tried the encoder before; what reaches this without one still ends in a sentence.
     task.measure_inputs(source.directory, inputs, largest)
-    reads_texts = TOKENIZER in task.serving_files
+    reads_texts = task.graph_inputs.are_tokens
     names = TEXT_INPUTS if reads_texts else ("pixel_values",)
     feed = task.open_encoder(source.directory, names, largest).encode(inputs)
     feeds: list[dict[str, Any]] = [

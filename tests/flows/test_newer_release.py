@@ -18,6 +18,7 @@ from flows.inputs.recipe import load_recipe
 from flows.release.check import check_recipe
 from registry.bundle.manifest import verify_bundle
 from registry.bundle.signing import local_trust
+from registry.errors import BadInput
 from registry.mlflow.store import embedded_store
 from registry.records import Precision
 from registry.serving.fetch import Policy, fetch
@@ -127,6 +128,17 @@ def test_the_rotary_positions_are_those_of_the_checkpoint(
     feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     expected = run_newer(packages, ASK, str(made), json.dumps(ids.tolist()))
     np.testing.assert_allclose(run_graph(graph.path, [feed])["logits"][0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_checkpoint_without_the_tasks_head_is_refused_in_a_sentence(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
+    made = save_newer(packages, tmp_path / "made", "eurobert", "AutoModel")
+    source = from_folder(made, name="tiny", task="text-classification", into=tmp_path / "taken")
+    with pytest.raises(BadInput, match=r"^tiny has no weights for classifier\..*, which text-classification needs"):
+        run_exporter(source, TEXT_CLASSIFICATION, TEXTS, {"sequence": 16}, into=tmp_path / "graph")
+    assert not (tmp_path / "graph").exists()
 
 
 def test_the_listed_model_types_are_those_that_are_installed(packages: Path) -> None:

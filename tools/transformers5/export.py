@@ -127,7 +127,12 @@ def answer(head: Head, feed: tuple[torch.Tensor, ...], request: Request) -> list
     try:
         with torch.inference_mode():
             return [values.numpy() for values in head(*feed)]
-    except (RuntimeError, IndexError, KeyError, TypeError, ValueError, AssertionError) as error:
+    except KeyError as error:
+        raise BadInput(
+            f"{request['name']} gives no output {first_line(error)[:100]} for {request['task']}: use a checkpoint of "
+            "another architecture"
+        ) from error
+    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
         raise BadInput(
             f"{request['name']} fails in PyTorch on real rows ({first_line(error)[:300]}): its config.json and its "
             "tokenizer or image processor must describe its weights"
