@@ -23,6 +23,12 @@ _SHOWN_LINE = 100
 # Of what pip and uv print; other lines name indexes, with who may read them.
 _TOLD = ("Downloading", "Installing", "Installed")
 
+# By what pip and uv say; else no index was reached, or it lacks a package.
+_ADVICE = {
+    "no space left": "free space on the disks of ENGINERY_HOME and TMPDIR",
+    "hash": "the index gives other files than were locked; use another one",
+}
+
 
 def is_installed(tool: Tool, home: Path) -> bool:
     """Tell whether a tool's environment is there; a folder under that name is complete."""
@@ -102,10 +108,10 @@ def _fill(tool: Tool, into: Path, on_progress: OnProgress) -> None:
     )
     if code:
         reason = next((line for line in lines if line.lower().startswith("error")), lines[-1] if lines else "no reason")
-        raise EngineryError(
-            f"the tool {tool.name} cannot be installed ({reason[:300]}): it needs a package index once; connect this "
-            f"host to one, or copy {tool.place(into.parents[2])} from a host like it that has the tool"
-        )
+        copied = f"copy {tool.place(into.parents[2])} from a host like this that has the tool"
+        known = (advice for phrase, advice in _ADVICE.items() if phrase in reason.lower())
+        advice = next(known, f"it needs a package index once; connect this host to one, or {copied}")
+        raise EngineryError(f"the tool {tool.name} cannot be installed ({reason[:300]}): {advice}")
 
 
 def _choose_installer() -> list[str]:
