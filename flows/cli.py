@@ -7,7 +7,19 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.commands import engines, fleet, machine, promotion, recipe, refresh, release, serving, triton, watch
+from flows.commands import (
+    engines,
+    fleet,
+    machine,
+    promotion,
+    recipe,
+    refresh,
+    release,
+    serving,
+    tools,
+    triton,
+    watch,
+)
 from flows.commands.console import err, out
 from registry.errors import EngineryError, explain_place
 
@@ -46,7 +58,8 @@ app.command("refresh")(refresh.refresh)
 app.command("deployments")(fleet.deployments)
 app.command("up")(fleet.up)
 app.command("down")(fleet.down)
-# Then what only hosts with a Triton server need:
+# Groups stand last: tools in environments of their own, and what only hosts with a Triton server need.
+app.add_typer(tools.app, name="tools")
 app.add_typer(triton.app, name="triton")
 
 

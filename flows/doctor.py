@@ -16,6 +16,8 @@ from registry.mlflow.store import MlflowStore
 from registry.promotion.unrecorded import find_moved_past
 from registry.records import EngineVersion
 from registry.repair import RepairOutcome, publisher_is_gone, repair_unfinished
+from tasks.execution.tools.catalog import list_tools
+from tasks.execution.tools.install import is_installed, size_of
 
 Clock = Callable[[], datetime]
 
@@ -64,6 +66,7 @@ def examine(home: Path, open_store: Callable[[], MlflowStore], clock: Clock) -> 
         *_check_extras(),
         _check_gpu(),
         _check_disk(home),
+        *_check_tools(home),
         *_check_registry(open_store, clock),
     ]
 
@@ -131,6 +134,18 @@ def _check_disk(home: Path) -> Finding:
     ok = free_gb >= LEAST_FREE_GB
     advice = "" if ok else f"a release needs {LEAST_FREE_GB} GB: free some, or set ENGINERY_HOME to another disk"
     return Finding("ENGINERY_HOME", f"{home}, {free_gb:.0f} GB free", ok, needed=True, advice=advice)
+
+
+def _check_tools(home: Path) -> list[Finding]:
+    findings = []
+    for tool in list_tools():
+        there = is_installed(tool, home)
+        found = f"{tool.version}, {size_of(tool, home) / 1e6:.0f} MB" if there else "not installed"
+        advice = (
+            "" if there else f"a release that needs it installs it; to do so now: enginery tools install {tool.name}"
+        )
+        findings.append(Finding(f"tool {tool.name}", found, there, advice=advice))
+    return findings
 
 
 def _check_registry(open_store: Callable[[], MlflowStore], clock: Clock) -> list[Finding]:

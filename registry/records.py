@@ -107,6 +107,7 @@ class OnnxArtifact:
     `file` is the graph's name under `directory`; `files` are the graph and its external data.
     `digest` is over `files`, so it names the bytes and not the place. `macs_share` is the share of the multiply-adds of
     layers with weights whose weights have the precision, 0 to 1; None for fp32, or where no rows were there to count.
+    `exporter` is what exported the fp32 graph, with its version; None for a graph that was given, or made of another.
     """
 
     file: str
@@ -119,6 +120,7 @@ class OnnxArtifact:
     quantized_from: str | None = None
     calibration_set: str | None = None
     macs_share: float | None = None
+    exporter: str | None = field(default=None, metadata=LATER)
     directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
     @property
@@ -297,6 +299,8 @@ class EngineManifest:
     minimum_driver: str | None
     files: tuple[FileRecord, ...]
     created_at: str
+    # What exported the fp32 graph that the engine was made from, like "optimum-onnx 0.1.0"; None where one was given.
+    exporter: str | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,13 @@ from flows.inputs.recipe import Recipe
 from flows.inputs.rows import evaluation_rows, head_rows, read_table_of
 from registry.errors import BadInput, EngineryError
 from registry.records import ModelSource
+from tasks.checkpoints.architectures import NEWER_TOOL, explain_newer
 from tasks.checkpoints.config import read_classes, read_config
 from tasks.checkpoints.encoder import try_encoder
 from tasks.checkpoints.source import download_texts, list_checkpoint, locate_package
 from tasks.execution.step_times import StepTimes
+from tasks.execution.tools.catalog import find_tool
+from tasks.execution.tools.install import is_installed
 from tasks.graphs.given.source import describe_graph, list_graph_files
 from tasks.quantization.holdout import rows_to_prove
 
@@ -102,6 +105,7 @@ def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path) -> R
         rows = _check_rows(checks, recipe, classes)
         if checkpoint:
             checks.run("encoder", lambda: _try_encoder(recipe, checkpoint, rows))
+            checks.done.extend(_describe_exporter(recipe, checkpoint.config, home))
     checks.run("table", lambda: read_table_of(recipe))
     steps = list_steps(recipe, plans)
     seconds = {step: times.estimate(step, weights_bytes) for step in steps}
@@ -181,6 +185,15 @@ def _fit_task(recipe: Recipe, checkpoint: _Checkpoint) -> str:
     head = ", and a head that is fitted once" if source.head else ""
     origin = source.hub or source.package or source.path
     return f"{origin}: {kind}, {checkpoint.weights_bytes / 1e6:.1f} MB of weights{head}"
+
+
+def _describe_exporter(recipe: Recipe, config: Mapping[str, Any], home: Path) -> tuple[Check, ...]:
+    """Say why a checkpoint is exported by transformers 5; nothing where Optimum does it, as usual."""
+    if recipe.source.is_bare or not (reason := explain_newer(config)):
+        return ()
+    tool = find_tool(NEWER_TOOL)
+    there = "is installed" if is_installed(tool, home) else "is installed first, which needs a package index once"
+    return (Check("export", f"by transformers {tool.version}, since {reason}; the tool {tool.name} {there}"),)
 
 
 def _read_class_names(recipe: Recipe, checkpoint: _Checkpoint) -> tuple[str, ...]:

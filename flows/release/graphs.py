@@ -106,17 +106,25 @@ def make_graphs(
             else:
                 graphs[precision] = graph
     choice = read_choice(graphs[Precision.INT8]) if Precision.INT8 in graphs else None
+    remarks = note_exporter(material.onnx)
     if choice is None:
-        unchecked = f"not checked against its gate before it is built: {material.no_holdout}"
-        return Graphs(graphs, failed=failed, remarks={Precision.INT8: unchecked} if Precision.INT8 in graphs else {})
+        if Precision.INT8 in graphs:
+            remarks[Precision.INT8] = f"not checked against its gate before it is built: {material.no_holdout}"
+        return Graphs(graphs, failed=failed, remarks=remarks)
     if choice.passed:
-        return Graphs(graphs, failed=failed, remarks={Precision.INT8: choice.in_words})
+        return Graphs(graphs, failed=failed, remarks=remarks | {Precision.INT8: choice.in_words})
     del graphs[Precision.INT8]
     int8_targets = [target for target in targets if takes(Precision.INT8, target)]
     stand_ins = _make_stand_ins(context, material, int8_targets, takes)
-    remarks = dict.fromkeys(stand_ins, f"in place of int8: {choice.in_words}")
+    remarks |= dict.fromkeys(stand_ins, f"in place of int8: {choice.in_words}")
     reason = f"{choice.in_words}; instead: {', '.join(stand_ins) or 'nothing, since nothing else passes either'}"
     return Graphs(graphs | stand_ins, {Precision.INT8: reason}, failed, remarks)
+
+
+def note_exporter(onnx: OnnxArtifact) -> dict[Precision, str]:
+    """Return the note that a graph was exported by transformers 5; what Optimum exports is nothing to note."""
+    by_tool = onnx.exporter is not None and onnx.exporter.startswith("transformers ")
+    return {Precision.FP32: f"exported by {onnx.exporter}"} if by_tool else {}
 
 
 def _make_stand_ins(

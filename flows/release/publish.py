@@ -107,6 +107,7 @@ def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged
             files=write_answered(judged, Path(scratch)),
             macs_share=graph.macs_share,
             remark=row.remark,
+            exporter=shared.graphs.by_precision[Precision.FP32].exporter,
             links=make_flow_run_links(judged.flow_run or str(runtime.flow_run.id)),
         )
         release.log.log_engine(run_id, entry)
@@ -152,6 +153,7 @@ def publish_version(release: ReleaseRun, run_id: str, shared: SharedArtifacts, j
             measurements=judged.row.measurements,
             gates=judged.gates,
             created_at=now().isoformat(timespec="seconds"),
+            exporter=shared.graphs.by_precision[Precision.FP32].exporter,
         )
         sealed = seal_bundle(manifest, bundle, context.signer)
         return context.store.publish(sealed, bundle, run_id=run_id).version

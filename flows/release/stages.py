@@ -108,7 +108,8 @@ def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) ->
             trial = Trial(checked, recipe.largest, source.source.classes)
             return run_admission(locate_graph(source), recipe.model_task, source.directory, trial, into=into)
         if module is None:
-            return run_exporter(source, recipe.model_task, checked, recipe.largest, into=into)
+            tell = context.progress_of("export fp32")
+            return run_exporter(source, recipe.model_task, checked, recipe.largest, into=into, on_progress=tell)
         # Two seconds of imports, which the export of a checkpoint pays in a process of its own.
         from tasks.checkpoints.module import load_module
         from tasks.graphs.export import check_export, export_module

@@ -98,8 +98,12 @@ def make_manifest(
     measurements: Sequence[Measurement],
     gates: Sequence[GateResult],
     created_at: str,
+    exporter: str | None = None,
 ) -> EngineManifest:
-    """Make the manifest of an assembled bundle; `created_at` is RFC 3339, given by the caller's clock."""
+    """Make the manifest of an assembled bundle; `created_at` is RFC 3339, given by the caller's clock.
+
+    `exporter` is what exported the fp32 graph, None where one was given.
+    """
     verdict, reason = overall(gates)
     return EngineManifest(
         format_version=FORMAT_VERSION,
@@ -118,6 +122,7 @@ def make_manifest(
         minimum_driver=minimum_driver(build.backend, build.backend_version),
         files=record_tree(bundle),
         created_at=created_at,
+        exporter=exporter,
     )
 
 

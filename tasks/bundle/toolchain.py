@@ -32,7 +32,9 @@ def toolchain() -> tuple[tuple[str, str], ...]:
 def own_code() -> str:
     """Return the digest of the code that makes and judges engines, since the version is the same between releases."""
     root = Path(__file__).parents[2]
-    files = (file for package in ("calibration_data", "tasks", "flows") for file in (root / package).rglob("*.py"))
+    packages = [root / name for name in ("calibration_data", "tasks", "flows", "tools")]
+    # The text files of tools are their locked requirements.
+    files = (file for folder in packages for ending in ("*.py", "*.txt") for file in folder.rglob(ending))
     return digest_of(sorted((file.relative_to(root).as_posix(), file_sha256(file)) for file in files))
 
 

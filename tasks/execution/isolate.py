@@ -89,7 +89,7 @@ def run_isolated(
         message = _await_result(child, ours, on_progress, time.monotonic() + limit_seconds)
         if message is None:
             child.join()
-            raise died(f"{_name_function(function)}: its process {_describe_exit(child.exitcode)}")
+            raise died(f"{_name_function(function)}: its process {describe_exit(child.exitcode)}")
     finally:
         _end_child(child)
         ours.close()
@@ -133,7 +133,8 @@ def _end_child(child: BaseProcess) -> None:
     child.close()
 
 
-def _describe_exit(code: int | None) -> str:
+def describe_exit(code: int | None) -> str:
+    """Say how a process without a result ended."""
     if code is None or code >= 0:
         return f"ended with exit status {code} and no result"
     try:
@@ -150,7 +151,7 @@ def _name_function(function: Callable[..., object]) -> str:
 
 def _run_child(theirs: Connection, parent: int, function: Callable[..., object], args: tuple[object, ...]) -> None:
     """Run the function in the child, and send its result or error."""
-    _die_with(parent)
+    die_with(parent)
     lock = threading.Lock()  # vendor libraries report from several threads
 
     def progress(phase: str, fraction: float) -> bool:
@@ -174,7 +175,7 @@ def _run_child(theirs: Connection, parent: int, function: Callable[..., object],
         os._exit(1)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Ask the kernel to kill this process when its parent ends: man 2 prctl, PR_SET_PDEATHSIG."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

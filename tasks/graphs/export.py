@@ -4,12 +4,14 @@ Checkpoints go through Optimum (TorchScript route), plain modules through torch.
 """
 
 import contextlib
+import importlib.metadata
 import io
 import logging
 import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from tasks.graphs.files import GRAPH_FILE, make_artifact, write_graph
 from tasks.graphs.pooling import PooledEncoder, add_pooling
 from tasks.graphs.session import exact_options
 from tasks.model_tasks import model_task
-from tasks.model_tasks.inputs.texts import TEXT_INPUTS, TOKENIZER, open_text_encoder
+from tasks.model_tasks.inputs.texts import TEXT_INPUTS, TOKENIZER, find_padding
 
 CHECKPOINT_OPSET, MODULE_OPSET = 18, 20
 # A share of the largest magnitude in an output: fp32 sums in another order differ by about 1e-6 of it.
@@ -78,7 +80,7 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
                     f"{source.source.name} cannot be exported for {source.source.task} ({first_line(error)[:300]}): "
                     "use a checkpoint of another architecture, or give a text model's network as source.module"
                 ) from error
-            return _save_graph_alone(Path(scratch), into, fixed, _find_pooling(source))
+            return save_graph_alone(Path(scratch), into, fixed, name_exporter("optimum-onnx"), find_pooling(source))
 
 
 def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
@@ -119,13 +121,13 @@ def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
             )
         except (RuntimeError, ValueError, TypeError, torch.onnx.OnnxExporterError) as error:
             raise BadInput(f"{callable_path} cannot be exported to ONNX: {_explain_refusal(error)}") from error
-        onnx = _save_graph_alone(Path(scratch), into, {})
-        _check_axes(callable_path, onnx)
+        onnx = save_graph_alone(Path(scratch), into, {}, name_exporter("torch"))
+        check_axes(callable_path, onnx)
         return onnx
 
 
-def _check_axes(callable_path: str, onnx: OnnxArtifact) -> None:
-    """Check that the axes which rows differ in are dynamic.
+def check_axes(what: str, onnx: OnnxArtifact) -> None:
+    """Check that the axes which rows differ in are dynamic; `what` names the module in the error.
 
     Raises:
         BadInput: the module's own code has fixed one.
@@ -135,7 +137,7 @@ def _check_axes(callable_path: str, onnx: OnnxArtifact) -> None:
         for name, size in zip(names, tensor.shape, strict=False):
             if not isinstance(size, str):
                 raise BadInput(
-                    f"{callable_path}: the {name} axis of input {tensor.name} is fixed at {size}: its code uses that "
+                    f"{what}: the {name} axis of input {tensor.name} is fixed at {size}: its code uses that "
                     "size as a Python number; use tensor.shape, or -1 in views, so that any size works"
                 )
 
@@ -169,9 +171,19 @@ def check_export(
 def _compare(module: torch.nn.Module, onnx: OnnxArtifact, feed: Mapping[str, NDArray[Any]]) -> None:
     names = [tensor.name for tensor in onnx.outputs]
     expected = _run_module(module, names, {name: torch.from_numpy(values) for name, values in feed.items()})
-    for name, exact, actual in zip(names, expected, _run_graph(onnx, names, feed), strict=True):
+    check_outputs(onnx, feed, dict(zip(names, expected, strict=True)))
+
+
+def check_outputs(onnx: OnnxArtifact, feed: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> None:
+    """Check that the graph gives to a feed what PyTorch gave, by the outputs' names.
+
+    Raises:
+        EngineryError: as `check_export`.
+    """
+    names = [tensor.name for tensor in onnx.outputs]
+    for name, actual in zip(names, _run_graph(onnx, names, feed), strict=True):
         # As float64, because booleans and whole numbers are outputs too.
-        values = exact.astype(np.float64)
+        exact, values = expected[name], expected[name].astype(np.float64)
         bound = TOLERANCE * float(np.abs(values).max(initial=0.0))
         alike = exact.shape == actual.shape
         difference = float(np.abs(values - actual).max(initial=0.0)) if alike else float("inf")
@@ -253,31 +265,34 @@ def _set_padding(module: Any, source: SourceFiles) -> None:
     """
     if module.config.pad_token_id is not None:
         return
-    tokenizer = open_text_encoder(source.directory, (), {}).tokenizer
-    padding = tokenizer.padding
-    if tokenizer.token_to_id(padding["pad_token"]) != padding["pad_id"]:
+    if (padding := find_padding(source.directory)) is None:
         raise BadInput(
             f"{source.source.name} has no token for padding: set pad_token_id in config.json, and padding in "
             "tokenizer.json"
         )
-    module.config.pad_token_id = padding["pad_id"]
+    module.config.pad_token_id = padding
 
 
-def _find_pooling(source: SourceFiles) -> Pooling | None:
+def find_pooling(source: SourceFiles) -> Pooling | None:
     """Return how a sentence encoder pools; None for other tasks, whose heads are in the graph already."""
     task = model_task(source.source.task).export_task
     return read_pooling(source.directory) if task == "feature-extraction" else None
 
 
 def _load_reference(source: SourceFiles) -> Any:
-    pooling = _find_pooling(source)
+    pooling = find_pooling(source)
     return _load_checkpoint(source) if pooling is None else PooledEncoder(_load_checkpoint(source), pooling)
 
 
-def _save_graph_alone(
-    scratch: Path, into: Path, fixed: Mapping[str, int], pooling: Pooling | None = None
+def name_exporter(package: str) -> str:
+    """Return the name and version of the installed package that exports."""
+    return f"{package} {importlib.metadata.version(package)}"
+
+
+def save_graph_alone(
+    scratch: Path, into: Path, fixed: Mapping[str, int], exporter: str, pooling: Pooling | None = None
 ) -> OnnxArtifact:
-    """Save the graph alone to `into`, with the sizes of its `fixed` axes.
+    """Save the graph alone to `into`, with the sizes of its `fixed` axes; `exporter` names what made it.
 
     Exporters write tokenizers and scattered weights beside it.
     """
@@ -294,7 +309,7 @@ def _save_graph_alone(
             if axis.dim_param in fixed:
                 axis.dim_value = fixed[axis.dim_param]
     write_graph(model, into)
-    return make_artifact(into, Precision.FP32)
+    return replace(make_artifact(into, Precision.FP32), exporter=exporter)
 
 
 @contextlib.contextmanager

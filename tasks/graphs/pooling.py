@@ -67,17 +67,20 @@ class PooledEncoder(torch.nn.Module):
 
     def forward(self, **feed: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the vectors by the graph's name for them."""
-        states, mask = self.encoder(**feed).last_hidden_state, feed[MASK].unsqueeze(-1).float()
-        count = mask.sum(1).clamp(min=TINY)
-        if self.pooling.mode == "cls":
-            pooled = states[:, 0]
-        elif self.pooling.mode == "max":
-            pooled = states.masked_fill(mask == 0, LOWEST).max(1).values
-        else:
-            pooled = (states * mask).sum(1) / (count if self.pooling.mode == "mean" else count.sqrt())
-        if self.pooling.normalize:
-            pooled = torch.nn.functional.normalize(pooled, dim=-1)
-        return {EMBEDDING: pooled}
+        return {EMBEDDING: pool(self.encoder(**feed).last_hidden_state, feed[MASK], self.pooling)}
+
+
+def pool(states: torch.Tensor, attended: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Make one vector per text, float32 [batch, width], of its tokens' states; `attended` is the attention mask."""
+    mask = attended.unsqueeze(-1).float()
+    count = mask.sum(1).clamp(min=TINY)
+    if pooling.mode == "cls":
+        pooled = states[:, 0]
+    elif pooling.mode == "max":
+        pooled = states.masked_fill(mask == 0, LOWEST).max(1).values
+    else:
+        pooled = (states * mask).sum(1) / (count if pooling.mode == "mean" else count.sqrt())
+    return torch.nn.functional.normalize(pooled, dim=-1) if pooling.normalize else pooled
 
 
 def add_pooling(model: onnx.ModelProto, pooling: Pooling) -> None:

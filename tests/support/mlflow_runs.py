@@ -13,4 +13,5 @@ def make_entry(manifest: EngineManifest) -> EngineEntry:
         evaluation=UsedRows("glue validation", "e" * 64, 872, "evaluation"),
         calibration=UsedRows("glue train", "c" * 64, 128, "calibration"),
         source_revision=manifest.source.revision,
+        exporter=manifest.exporter,
     )

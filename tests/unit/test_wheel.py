@@ -17,7 +17,7 @@ from tests.support.deciding import promote
 from tests.support.publisher import Publisher
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("flows", "tasks", "registry", "calibration_data", "recipes/fleet.yaml")
+PACKAGES = ("flows", "tasks", "registry", "calibration_data", "recipes/fleet.yaml", "tools")
 Enginery = Callable[..., str]
 
 
@@ -53,7 +53,7 @@ def test_the_wheel_has_every_module_and_data_file(wheel: Path) -> None:
     tracked = subprocess.run(
         ["git", "ls-files", *PACKAGES], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split()
-    kinds = (".py", ".json", ".parquet", ".yaml")
+    kinds = (".py", ".json", ".parquet", ".yaml", ".txt")
     expected = {name for name in tracked if name.endswith(kinds) and (ROOT / name).exists()}
     assert expected - set(ZipFile(wheel).namelist()) == set()
 

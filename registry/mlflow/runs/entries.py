@@ -34,7 +34,7 @@ class EngineEntry:
     """What an engine's run records.
 
     `tables` are files that record how its graph was quantized, `files` what it answered; `links` are tags that lead to
-    its Prefect run.
+    its Prefect run; `exporter` is what exported its fp32 graph.
     """
 
     build: EngineBuild
@@ -49,6 +49,7 @@ class EngineEntry:
     files: tuple[Path, ...] = ()
     macs_share: float | None = None
     remark: str = ""
+    exporter: str | None = None
     links: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -61,7 +62,8 @@ def describe_entry(entry: EngineEntry) -> str:
 def compared(entry: EngineEntry) -> dict[str, str]:
     """Return what a person compares engines by; MLflow's compare page takes its axes from parameters and metrics."""
     build, machine = entry.build, _find_machine(entry)
-    return {
+    exporter = {"exporter": entry.exporter} if entry.exporter else {}
+    return exporter | {
         "target": build.target.name,
         "precision": build.precision.value,
         "backend": build.backend.value,

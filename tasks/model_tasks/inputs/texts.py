@@ -82,6 +82,18 @@ def open_text_encoder(checkpoint: Path, input_names: Sequence[str], largest: Map
     return TextEncoder(tokenizer, tuple(input_names))
 
 
+def find_padding(checkpoint: Path) -> int | None:
+    """Return the id of what the encoder of a folder pads with; None where its tokenizer has no token for that.
+
+    Raises:
+        BadInput: no tokenizer.json.
+    """
+    tokenizer = open_text_encoder(checkpoint, (), {}).tokenizer
+    padding = tokenizer.padding
+    is_there = tokenizer.token_to_id(padding["pad_token"]) == padding["pad_id"]
+    return int(padding["pad_id"]) if is_there else None
+
+
 def is_text(value: object) -> bool:
     """Tell whether a value is a text that is neither empty nor too long."""
     return isinstance(value, str) and bool(value.strip()) and len(value) <= LONGEST_TEXT

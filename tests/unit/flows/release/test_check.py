@@ -231,3 +231,24 @@ def test_rows_that_are_on_a_hub_are_not_needed_to_try_an_image_processor(shapes:
     shapes.recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
     result = check_recipe(load_recipe(shapes.recipe), load_fleet(shapes.fleet), why_not_here, shapes.folder / "home")
     assert result.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"model_type": "eurobert"}, "transformers 4 has no model type eurobert"),
+        ({"rope_parameters": {"rope_theta": 20.0}}, "it was saved by transformers 5 (rope_parameters)"),
+    ],
+)
+def test_a_checkpoint_for_transformers_5_is_told_with_what_a_release_installs(
+    entries: dict[str, Any], reason: str, tiny: TinyRecipe
+) -> None:
+    edit_config(**entries)(tiny)
+    result = check(tiny, targets=["cpu"])
+    assert result.problems == ()
+    (found,) = [each.found for each in result.checks if each.what == "export"]
+    assert f"since {reason}; the tool transformers5 is installed first, which needs a package index once" in found
+
+
+def test_a_checkpoint_for_optimum_needs_no_word(tiny: TinyRecipe) -> None:
+    assert "export" not in {each.what for each in check(tiny, targets=["cpu"]).checks}

@@ -184,3 +184,10 @@ def test_a_manifest_of_very_many_files_is_checked_in_one_pass(manifest: EngineMa
     files = tuple(FileRecord(Counted(f"f{number}"), "a" * 64, 1) for number in range(2000))
     write_manifest(replace(manifest, files=files))
     assert Counted.compared < 10 * len(files)
+
+
+def test_what_exported_the_graph_is_kept_and_left_out_where_nobody_said(manifest: EngineManifest) -> None:
+    assert b"exporter" not in write_manifest(manifest)
+    named = replace(manifest, exporter="optimum-onnx 0.1.0")
+    assert b'"exporter":"optimum-onnx 0.1.0"' in write_manifest(named)
+    assert read_manifest(write_manifest(named)).exporter == named.exporter

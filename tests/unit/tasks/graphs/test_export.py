@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
@@ -118,6 +119,7 @@ def test_checkpoint_exports_with_named_dynamic_axes(graph: OnnxArtifact) -> None
     assert [(tensor.name, tensor.dtype) for tensor in graph.outputs] == [("logits", "float32")]
     assert graph.outputs[0].shape == ("batch_size", 2)
     assert (graph.opset, graph.precision) == (18, Precision.FP32)
+    assert graph.exporter == f"optimum-onnx {importlib.metadata.version('optimum-onnx')}"
 
 
 def test_the_artifact_holds_the_graph_alone(graph: OnnxArtifact) -> None:

@@ -122,3 +122,13 @@ def test_machine_that_did_not_run_the_engine_is_not_named(mlflow_store: MlflowSt
     assert {name for name in data.metrics if "latency" in name} == {
         f"onnx-graph.latency_p50_ms{end}" for end in ("", "_low", "_high")
     }
+
+
+@pytest.mark.parametrize("exporter", [None, "transformers 5.24.0"])
+def test_what_exported_the_graph_is_a_parameter_where_it_is_known(
+    exporter: str | None, mlflow_store: MlflowStore, manifest_factory: Any
+) -> None:
+    log, (manifest, _) = ReleaseLog(mlflow_store), manifest_factory()
+    run_id, _ = log.engine_run("sst2", "r1", log.start("sst2", "r1", {}, {}), manifest.build, Verdict.PASSED)
+    log.log_engine(run_id, replace(make_entry(manifest), exporter=exporter))
+    assert mlflow_store.client.get_run(run_id).data.params.get("exporter") == exporter
