@@ -96,6 +96,13 @@ class EvaluationSpec(Part):
     seed: Seed = 0
 
 
+class GoldenSpec(Part):
+    """The inputs that each bundle carries with their answers; of `split`, else of the evaluation rows; 0: none."""
+
+    split: Text | None = Field(default=None, examples=["made-up"])
+    samples: Annotated[int, Field(ge=0, le=32)] = 8
+
+
 class DataSpec(Part):
     """The dataset: a folder of splits (`path`), or a hub dataset (`hub`) at a `revision`."""
 
@@ -117,6 +124,7 @@ class DataSpec(Part):
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    golden: GoldenSpec = GoldenSpec()
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -256,6 +264,12 @@ class Recipe(Part):
     def model_task(self) -> ModelTask:
         """What the recipe's task decides."""
         return model_task(self.task)
+
+    @property
+    def golden_samples(self) -> int:
+        """How many golden inputs a bundle carries: none where no row may leave, unless a split is named for them."""
+        golden = self.data.golden
+        return golden.samples if self.warmup_rows or golden.split else 0
 
     @property
     def dataset(self) -> DatasetRef:

@@ -28,6 +28,7 @@ from registry.records import (
     Verdict,
 )
 from tasks.backends import BACKENDS
+from tasks.bundle.golden import Golden
 from tasks.execution.steps import submit_stage
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
@@ -39,10 +40,11 @@ from tasks.verdicts.gates import Limits, judge, overall
 
 @dataclass(frozen=True)
 class SharedArtifacts:
-    """What all targets of a release share: checkpoint, evaluation rows, calibration set and graphs."""
+    """What all targets of a release share: checkpoint, evaluation rows, golden inputs, calibration set and graphs."""
 
     source: SourceFiles
     evaluation: Rows
+    golden: Rows
     calibration: CalibrationSet
     graphs: Graphs
 
@@ -57,6 +59,7 @@ class EngineMeasurements:
 
     measurements: tuple[Measurement, ...] = ()
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    golden: Golden | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class JudgedEngine:
     verdict: Verdict = Verdict.UNMEASURED
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     flow_run: str | None = None
+    golden: Golden | None = None
 
     @property
     def engine(self) -> EngineBuild:
@@ -146,37 +150,40 @@ def measure_engines(
     """Measure each engine; where none of the target runs here, score the exact ONNX graphs instead."""
     runs_here = BACKENDS[target.backend].can_run(target) is None
     exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32], context.recipe.shape_profiles)
-    reference = make_evaluation(context, shared.source, exact, shared.evaluation)
+    reference = make_evaluation(context, shared.source, exact, shared.evaluation, shared.golden)
     measured = {}
     for precision, build in builds.items():
-        quality = score_engine(context, shared, build, reference, runs_here=runs_here)
+        scored = score_engine(context, shared, build, reference, runs_here=runs_here)
         if benchmark is None:
-            measured[precision] = EngineMeasurements(quality)
+            measured[precision] = scored
         else:
             calls = {str(p): benchmark.seconds(builds[p].digest) for p in {Precision.FP32, precision}}
-            measured[precision] = EngineMeasurements((*quality, *latency_measurements(benchmark, build)), calls)
+            figures = (*scored.measurements, *latency_measurements(benchmark, build))
+            measured[precision] = EngineMeasurements(figures, calls, scored.golden)
     return measured
 
 
 def score_engine(
     context: ReleaseContext, shared: SharedArtifacts, build: EngineBuild, reference: Evaluation, *, runs_here: bool
-) -> tuple[Measurement, ...]:
+) -> EngineMeasurements:
     """Score an engine, or its exact ONNX graph, against the reference; nothing where that fails."""
     subject = build if runs_here else graph_as_engine(shared.graphs.by_precision[build.precision], build.profiles)
     try:
-        answers = make_evaluation(context, shared.source, subject, shared.evaluation)
+        answers = make_evaluation(context, shared.source, subject, shared.evaluation, shared.golden)
     except EngineryError as error:
         context.reporter.say(f"{build.target.name} {build.precision} cannot be scored here: {error}")
-        return ()
-    return quality_measurements(
+        return EngineMeasurements()
+    what = "engine" if runs_here else "onnx-graph"
+    figures = quality_measurements(
         context.recipe.model_task,
         answers,
         reference,
         shared.evaluation.targets,
         groups=shared.evaluation.groups,
-        subject="engine" if runs_here else "onnx-graph",
+        subject=what,
         machine=this_machine(),
     )
+    return EngineMeasurements(figures, golden=answers.golden(what))
 
 
 def benchmark_engines(
@@ -205,7 +212,7 @@ def judge_engine(
         build_seconds=build.build_seconds,
         measurements=measured.measurements,
     )
-    return JudgedEngine(row, build, gates, verdict, measured.call_seconds)
+    return JudgedEngine(row, build, gates, verdict, measured.call_seconds, golden=measured.golden)
 
 
 def make_row(
