@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from registry.errors import EngineryError, Incompatible, first_line
+from registry.errors import BadInput, Incompatible, first_line
 from registry.host.cpu import read_cpu
 from registry.host.gpu import read_gpu
 from registry.records import Backend, EngineManifest, largest_axes
@@ -141,7 +141,7 @@ def _measure_differences(golden: Golden, task: ModelTask, feeds: Sequence[Feed],
     for row, feed in zip(golden.rows, feeds, strict=True):
         try:
             given = run_judged(session, task, feed)
-        except EngineryError:  # a feed of another shape than the engine takes
+        except BadInput:  # a feed of another shape than the engine takes
             given = {}
         off = [0.0]
         for output in row.outputs:
