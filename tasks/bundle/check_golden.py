@@ -160,10 +160,9 @@ def _choose_tolerance(golden: Golden, manifest: EngineManifest) -> tuple[float, 
     there, tolerance = golden.answered_on, golden.tolerance
     if golden.subject != ENGINE:
         return tolerance.from_graph, f"recorded by the exact ONNX graph on {there.host_cpu}, not by the engine"
+    recorded, here, what = there.gpu, _name_gpu(), "GPU "
     if manifest.build.backend is Backend.ONNXRUNTIME:
         recorded, here, what = there.instruction_set, read_cpu().instruction_set, "a CPU with "
-    else:
-        recorded, here, what = there.gpu, _name_gpu(), "GPU "
     remarks = [f"recorded on {what}{recorded}, this host has {here}"] if recorded != here else []
     remarks += filter(None, [_describe_backend(manifest)])
     return tolerance.other_kind if remarks else tolerance.same_kind, "; ".join(remarks)
