@@ -29,11 +29,11 @@ MOST_VALUES = 16 * 1024
 
 def choose_inputs(inputs: Sequence[Any], count: int) -> tuple[Any, ...]:
     """Return the shortest input, the longest, and others spread between: at most `count`, in any order of `inputs`."""
-    sized = ((_measure(row_input), digest_of(row_input), row_input) for row_input in inputs)
-    fitting = sorted((each for each in sized if each[0] <= LARGEST_INPUT), key=lambda each: each[:2])
-    count = min(count, len(fitting))
-    places = {place * (len(fitting) - 1) // max(1, count - 1) for place in range(count)}
-    return tuple(fitting[place][2] for place in sorted(places))
+    different = {digest_of(row_input): row_input for row_input in inputs if _measure(row_input) <= LARGEST_INPUT}
+    ordered = sorted(different, key=lambda digest: (_measure(different[digest]), digest))
+    count = min(count, len(ordered))
+    places = [place * (len(ordered) - 1) // max(1, count - 1) for place in range(count)]
+    return tuple(different[ordered[place]] for place in places)
 
 
 def _measure(row_input: Any) -> int:

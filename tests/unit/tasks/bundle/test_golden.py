@@ -78,6 +78,10 @@ def test_as_many_are_chosen_as_there_are_and_as_were_asked_for(rows: int, count:
     assert len(choose_inputs([f"{number}" for number in range(rows)], count)) == expected
 
 
+def test_rows_that_are_the_same_are_chosen_once() -> None:
+    assert choose_inputs(["once", "twice", "twice"], 3) == ("once", "twice")
+
+
 def test_a_large_input_is_not_chosen() -> None:
     assert choose_inputs(["small", "x" * (LARGEST_INPUT + 1), b"y" * (LARGEST_INPUT + 1)], 3) == ("small",)
 
