@@ -73,6 +73,12 @@ class BuildError(EngineryError):
     """A build that the backend refused, or whose process died."""
 
 
+class GoldenMismatch(EngineryError):
+    """Golden inputs that this host prepares or answers otherwise than where the engine was released."""
+
+    exit_code = 4
+
+
 class MeasurementError(EngineryError):
     """A measurement that is not stable enough to be trusted."""
 

@@ -1,6 +1,6 @@
 """On a serving host: `fetch`, `verify`, `run`. Only `run` needs more than the base install."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from flows.commands.console import Json, err, need, out, plain, print_json
-from registry.errors import BadInput
+from registry.errors import BadInput, GoldenMismatch, Incompatible
 from registry.host.home import home
 from registry.names import check_name, production_alias
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from registry.records import EngineManifest
     from registry.serving.fetch import Fetched
     from registry.store import ServingStore
+    from tasks.bundle.check_golden import GoldenCheck
 
 Model = Annotated[str, typer.Argument(help="The model's name in the registry; `enginery list` shows all.")]
 Target = Annotated[
@@ -141,27 +142,54 @@ def _name_unknown_model(model: str) -> Iterator[None]:
         raise
 
 
-def verify(bundle: Annotated[Path, typer.Argument(help="A fetched bundle's folder.")], as_json: Json = False) -> None:
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A fetched bundle's folder.")],
+    golden: Annotated[
+        bool, typer.Option("--golden", help="Run the bundle's golden inputs here, and compare with what it recorded.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check a bundle on disk: its signature, the exact list of files, and the sha256 and size of each.
 
     For example, `enginery verify models/sst2/7`. It needs no registry, only the publisher's key: set
     ENGINERY_VERIFY_KEY or ENGINERY_VERIFY_ROOTS on a host other than the publisher's.
+
+    With --golden this host prepares the inputs that travel with the bundle and runs the engine on them. Exit code 4:
+    it prepares or answers them otherwise than where the engine was released. Exit code 2: it cannot run the engine,
+    or the bundle has none.
     """
     from registry.bundle.signing import local_trust
     from registry.serving.fetch import verify_placed
 
+    if golden:
+        need("onnxruntime", "tokenizers", "PIL", what="verify --golden")
     if bundle.is_dir():
         bundle = bundle.resolve()  # `current` may move between two reads
     manifest = verify_placed(bundle, local_trust(home()))
+    if not as_json:
+        out.print(
+            f"{bundle} is intact and signed: {manifest.model}, {manifest.build.target.name} "
+            f"{manifest.build.precision}, verdict {manifest.verdict}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    checks = _run_golden(bundle, manifest, as_json=as_json) if golden else ()
     if as_json:
-        print_json({"path": str(bundle), "model": manifest.model, "digest": manifest.build.digest, "intact": True})
-        return
-    out.print(
-        f"{bundle} is intact and signed: {manifest.model}, {manifest.build.target.name} "
-        f"{manifest.build.precision}, verdict {manifest.verdict}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        intact = {"path": str(bundle), "model": manifest.model, "digest": manifest.build.digest, "intact": True}
+        print_json(intact | ({"golden": [plain(check) for check in checks]} if golden else {}))
+    if differing := [check.problem for check in checks if check.outcome == "differs"]:
+        raise GoldenMismatch("; ".join(differing))
+    if not_run := [check.problem for check in checks if check.problem]:
+        raise Incompatible("; ".join(not_run))
+
+
+def _run_golden(bundle: Path, manifest: "EngineManifest", *, as_json: bool) -> "Sequence[GoldenCheck]":
+    from tasks.bundle.check_golden import check_golden
+
+    checks = check_golden(bundle, manifest)
+    for check in () if as_json else checks:
+        out.print(escape(check.line), highlight=False, soft_wrap=True)
+    return checks
 
 
 def run(

@@ -270,6 +270,7 @@ data:
 {columns}
 {length}  calibration: {{split: {write_flow(data.calibration)}, samples: 256}}   # int8 finds its scales on these rows
   evaluation: {{split: {write_flow(data.evaluation)}}}   # every engine is judged on these
+  # golden: {{samples: 0}}   # else each bundle carries 8 of these, for `enginery verify --golden`
 
 # fp32 is the reference. On a CPU int8-dynamic is the fastest; int8 is for GPUs.
 precisions: {quantized}

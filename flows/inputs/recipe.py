@@ -97,6 +97,13 @@ class EvaluationSpec(Part):
     seed: Seed = 0
 
 
+class GoldenSpec(Part):
+    """The inputs that each bundle carries with their answers; of `split`, else of the evaluation rows; 0: none."""
+
+    split: Text | None = Field(default=None, examples=["made-up"])
+    samples: Annotated[int, Field(ge=0, le=32)] = 8
+
+
 class DataSpec(Part):
     """The dataset: a folder of splits (`path`), or a hub dataset (`hub`) at a `revision`."""
 
@@ -118,6 +125,7 @@ class DataSpec(Part):
     max_length: Annotated[int, Field(ge=4, le=8192)] = 128
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    golden: GoldenSpec = GoldenSpec()
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -262,6 +270,12 @@ class Recipe(Part):
     def processor(self) -> Processor:
         """The processor that the source names beside a module or a graph."""
         return Processor(Path(str(self.source.processor)), self.model_task.serving_files)
+
+    @property
+    def golden_samples(self) -> int:
+        """How many golden inputs a bundle carries: none where no row may leave, unless a split is named for them."""
+        golden = self.data.golden
+        return golden.samples if self.warmup_rows or golden.split else 0
 
     @property
     def dataset(self) -> DatasetRef:

@@ -48,6 +48,16 @@ def evaluation_rows(recipe: Recipe, source: ModelSource) -> Rows:
     return task.align_rows(rows, source)
 
 
+def golden_rows(recipe: Recipe, evaluation: Rows) -> Rows:
+    """Return the rows of which some travel with each bundle: those that engines are judged on, or a split's.
+
+    Raises:
+        BadInput: no such split or column.
+    """
+    split = recipe.data.golden.split
+    return evaluation if split is None else load_split(recipe.dataset, recipe.model_task, split)
+
+
 def read_table_of(recipe: Recipe) -> CalibrationTable | None:
     """Read the table that the recipe reuses.
 

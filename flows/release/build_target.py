@@ -28,6 +28,7 @@ from registry.records import (
     Verdict,
 )
 from tasks.backends import BACKENDS
+from tasks.bundle.golden import Golden
 from tasks.execution.steps import submit_stage
 from tasks.measurement.evaluate import Evaluation
 from tasks.measurement.latency import Benchmark
@@ -45,10 +46,11 @@ from tasks.verdicts.gates import Limits, judge, overall
 
 @dataclass(frozen=True)
 class SharedArtifacts:
-    """What all targets of a release share: checkpoint, evaluation rows, calibration set and graphs."""
+    """What all targets of a release share: checkpoint, evaluation rows, golden inputs, calibration set and graphs."""
 
     source: SourceFiles
     evaluation: Rows
+    golden: Rows
     calibration: CalibrationSet
     graphs: Graphs
 
@@ -67,6 +69,7 @@ class EngineMeasurements:
     measurements: tuple[Measurement, ...] = ()
     answered: RowResults | None = None
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    golden: Golden | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class JudgedEngine:
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     answered: RowResults | None = None
     flow_run: str | None = None
+    golden: Golden | None = None
 
     @property
     def engine(self) -> EngineBuild:
@@ -158,7 +162,7 @@ def measure_engines(
     """Measure each engine; where none of the target runs here, score the exact ONNX graphs instead."""
     runs_here = BACKENDS[target.backend].can_run(target) is None
     exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32], context.recipe.shape_profiles)
-    reference = make_evaluation(context, shared.source, exact, shared.evaluation)
+    reference = make_evaluation(context, shared.source, exact, shared.evaluation, shared.golden)
     measured = {}
     for precision, build in builds.items():
         scored = score_engine(context, shared, build, reference, runs_here=runs_here)
@@ -167,7 +171,7 @@ def measure_engines(
         else:
             calls = {str(p): benchmark.seconds(builds[p].digest) for p in {Precision.FP32, precision}}
             figures = (*scored.measurements, *latency_measurements(benchmark, build))
-            measured[precision] = EngineMeasurements(figures, scored.answered, calls)
+            measured[precision] = EngineMeasurements(figures, scored.answered, calls, scored.golden)
     return measured
 
 
@@ -177,25 +181,20 @@ def score_engine(
     """Score an engine, or its exact ONNX graph, against the reference; nothing where that fails."""
     subject = build if runs_here else graph_as_engine(shared.graphs.by_precision[build.precision], build.profiles)
     try:
-        answers = make_evaluation(context, shared.source, subject, shared.evaluation)
+        answers = make_evaluation(context, shared.source, subject, shared.evaluation, shared.golden)
     except EngineryError as error:
         context.reporter.say(f"{build.target.name} {build.precision} cannot be scored here: {error}")
         return EngineMeasurements()
-    task, rows = context.recipe.model_task, shared.evaluation
+    task, rows, what = context.recipe.model_task, shared.evaluation, "engine" if runs_here else "onnx-graph"
     figures = quality_measurements(
-        task,
-        answers,
-        reference,
-        rows.targets,
-        groups=rows.groups,
-        subject="engine" if runs_here else "onnx-graph",
-        machine=this_machine(),
+        task, answers, reference, rows.targets, groups=rows.groups, subject=what, machine=this_machine()
     )
     if not runs_here:
-        return EngineMeasurements(figures)
+        return EngineMeasurements(figures, golden=answers.golden(what))
     exact = reference.answers()
     _, judged = choose_worst(task.metrics[0], answers, rows.targets, exact)
-    return EngineMeasurements(figures, make_row_results(task.metrics[0], judged, exact, rows))
+    answered = make_row_results(task.metrics[0], judged, exact, rows)
+    return EngineMeasurements(figures, answered, golden=answers.golden(what))
 
 
 def benchmark_engines(
@@ -224,7 +223,9 @@ def judge_engine(
         build_seconds=build.build_seconds,
         measurements=measured.measurements,
     )
-    return JudgedEngine(row, build, gates, verdict, measured.call_seconds, measured.answered)
+    return JudgedEngine(
+        row, build, gates, verdict, measured.call_seconds, measured.answered, golden=measured.golden
+    )
 
 
 def make_row(

@@ -103,6 +103,7 @@ def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path) -> R
         weights_bytes = checkpoint.weights_bytes if checkpoint else 0
         classes = checks.run("labels", lambda: _read_class_names(recipe, checkpoint)) if checkpoint else None
         rows = _check_rows(checks, recipe, classes)
+        checks.run("golden inputs", lambda: _check_golden(checks, recipe))
         if checkpoint:
             checks.run("encoder", lambda: _try_encoder(recipe, checkpoint, rows))
             checks.done.extend(_describe_exporter(recipe, checkpoint.config, home))
@@ -240,6 +241,15 @@ def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None
     checks.run("calibration rows", lambda: refuse_overlap(recipe.model_task, drawn.inputs, evaluation.inputs))
     checks.add(_describe_calibration(recipe, len(drawn.inputs), len(calibration.inputs)))
     return inputs
+
+
+def _check_golden(checks: _Checks, recipe: Recipe) -> None:
+    """Say which rows travel with each bundle; those of a split of their own are read as a release will."""
+    split = recipe.data.golden.split
+    if recipe.golden_samples and split and not recipe.dataset.is_hub:
+        load_split(recipe.dataset, recipe.model_task, split)
+    rows = f"{recipe.golden_samples} of {split or recipe.data.evaluation.split}" if recipe.golden_samples else "none"
+    checks.add(Check("golden inputs", f"{rows} travel with each bundle"))
 
 
 def _describe_calibration(recipe: Recipe, drawn: int, there: int) -> Check:

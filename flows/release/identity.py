@@ -68,7 +68,8 @@ def identify_release(recipe: Recipe, targets: Sequence[GpuTarget], machines: obj
     """
     ref = recipe.dataset
     head = [recipe.source.head.split] if recipe.source.head else []
-    splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head]
+    golden = [recipe.data.golden.split] if recipe.data.golden.split else []
+    splits = [recipe.data.calibration.split, recipe.data.evaluation.split, *head, *golden]
     data = [split_revision(ref, split) for split in splits]
     entries, table = recipe.model_dump(mode="json"), recipe.data.calibration.table
     content = source_content(recipe), file_sha256(Path(table)) if table and Path(table).is_file() else None

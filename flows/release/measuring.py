@@ -8,7 +8,9 @@ from calibration_data.reader import (
     Rows,
     read_calibration_inputs,
 )
+from flows.inputs.rows import golden_rows
 from flows.release.context import ReleaseContext, versions
+from registry.digest import digest_of
 from registry.errors import MeasurementError
 from registry.records import (
     Backend,
@@ -21,9 +23,10 @@ from registry.records import (
     SourceFiles,
 )
 from tasks.backends import BACKENDS
+from tasks.bundle.record_golden import choose_inputs, fits_profile
 from tasks.execution.isolate import run_isolated
 from tasks.execution.steps import Step
-from tasks.measurement.evaluate import Evaluation, evaluate_engine
+from tasks.measurement.evaluate import AskedInputs, Evaluation, evaluate_engine
 from tasks.measurement.latency import Benchmark, LatencyPlan, latency_feed, measure_latency
 from tasks.measurement.machine import this_machine
 
@@ -33,8 +36,13 @@ TIMED_ROWS = 32
 GRAPH = GpuTarget("onnx-graph", Backend.ONNXRUNTIME)
 
 
-def make_evaluation(context: ReleaseContext, source: SourceFiles, build: EngineBuild, evaluation: Rows) -> Evaluation:
-    """Return an engine's answers on the evaluation rows, from a fresh process that checks the engine's sha256 first."""
+def make_evaluation(
+    context: ReleaseContext, source: SourceFiles, build: EngineBuild, evaluation: Rows, golden: Rows
+) -> Evaluation:
+    """Return an engine's answers on the evaluation rows, from a fresh process that checks the engine's sha256 first.
+
+    The golden inputs run in the same process, each alone.
+    """
     recipe = context.recipe
 
     def make(into: Path) -> Evaluation:
@@ -44,7 +52,7 @@ def make_evaluation(context: ReleaseContext, source: SourceFiles, build: EngineB
             recipe.task,
             source.directory,
             recipe.largest,
-            evaluation.inputs,
+            AskedInputs(evaluation.inputs, golden.inputs),
             into,
             on_progress=context.progress_of(f"evaluate {label}"),
             died=MeasurementError,
@@ -52,8 +60,22 @@ def make_evaluation(context: ReleaseContext, source: SourceFiles, build: EngineB
 
     label = f"{build.target.name} {build.precision}"
     engine = (build.digest, build.backend, build.backend_version)
-    key = (*engine, source.digest, evaluation.digest, recipe.task, build.profiles, versions())
+    rows = evaluation.digest, golden.digest
+    key = (*engine, source.digest, rows, recipe.task, build.profiles, versions())
     return context.run(Step("evaluate", label, key, Evaluation, make, lambda answers: f"{answers.rows} rows"))
+
+
+def choose_golden(context: ReleaseContext, source: SourceFiles, onnx: OnnxArtifact, evaluation: Rows) -> Rows:
+    """Return the rows whose inputs travel with each bundle: those that an engine takes alone.
+
+    Raises:
+        BadInput: the split that the recipe names for them cannot be read.
+    """
+    rows, recipe = golden_rows(context.recipe, evaluation), context.recipe
+    encoder = context.open_encoder(source, onnx.input_names)
+    chosen = choose_inputs(rows.inputs, recipe.golden_samples)
+    inputs = tuple(each for each in chosen if fits_profile(encoder.encode([each]), onnx.inputs, recipe.shape_profiles))
+    return Rows(inputs, (None,) * len(inputs), None, 0, digest_of(inputs), rows.source)
 
 
 def graph_as_engine(onnx: OnnxArtifact, profiles: tuple[ShapeProfile, ...]) -> EngineBuild:

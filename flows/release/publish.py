@@ -26,6 +26,7 @@ from registry.mlflow.runs.lineage import Lineage
 from registry.promotion.promote import nominate
 from registry.records import OnnxArtifact, Precision, Verdict
 from tasks.bundle.assemble import add_warmup, assemble_bundle, make_manifest, seal_bundle
+from tasks.bundle.golden import write_golden
 from tasks.execution.progress import StepEnd
 from tasks.graphs.layer_table import LAYERS_FILE
 from tasks.measurement.row_results import ROW_RESULTS, ROW_RESULTS_FILE
@@ -142,6 +143,8 @@ def publish_version(release: ReleaseRun, run_id: str, shared: SharedArtifacts, j
         assemble_bundle(build, shared.source, bundle)
         if rows := read_calibration_inputs(shared.calibration)[: context.recipe.warmup_rows]:
             add_warmup(build, shared.source, rows, bundle)
+        if judged.golden is not None:
+            write_golden(judged.golden, bundle)
         manifest = make_manifest(
             build,
             shared.source,

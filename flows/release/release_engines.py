@@ -19,6 +19,7 @@ from flows.inputs.rows import evaluation_rows
 from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, count_parallel_builds
 from flows.release.context import ReleaseContext, ReleaseRun, make_flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
+from flows.release.measuring import choose_golden
 from flows.release.publish import draw_release, name_calibration_rows, name_evaluation_rows, publish_engines
 from flows.release.reporting import write_report
 from flows.release.stages import make_calibration_set, make_onnx, make_source
@@ -123,4 +124,4 @@ def make_shared(context: ReleaseContext, targets: Sequence[GpuTarget], takes: Ta
     onnx = make_onnx(context, source, evaluation)
     material = gather(context, source, onnx, calibration, evaluation)
     graphs = make_graphs(context, material, context.recipe.precisions, targets, takes)
-    return SharedArtifacts(source, evaluation, calibration, graphs)
+    return SharedArtifacts(source, evaluation, choose_golden(context, source, onnx, evaluation), calibration, graphs)

@@ -25,6 +25,7 @@ from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import digest_of
 from registry.errors import TornBundle
 from registry.records import PLACE, EngineBuild, GateResult, GpuTarget, OnnxArtifact, Precision, Verdict
+from tasks.bundle.golden import Golden
 from tasks.measurement.row_results import RowResults
 from tasks.report.rows import EngineRow
 
@@ -59,6 +60,7 @@ class BuildRequest(BaseModel):
     code: Sha256
     tokenizer: StageArchive
     evaluation: StageArchive
+    golden: StageArchive
     calibration: StageArchive
     reference: StageArchive
     graphs: dict[Precision, StageArchive]
@@ -86,6 +88,7 @@ class EngineResult(BaseModel):
     engine: StageArchive | None
     call_seconds: dict[str, list[list[float]]]
     answered: RowResults | None
+    golden: Golden | None
 
 
 class BuildResult(BaseModel):
@@ -120,6 +123,7 @@ def make_entry(judged: JudgedEngine, transfer: StageTransfer, run_id: str, folde
         engine=transfer.send(run_id, build.directory, folder) if build else None,
         call_seconds={name: times.tolist() for name, times in judged.call_seconds.items()},
         answered=judged.answered,
+        golden=judged.golden,
     )
 
 
@@ -190,7 +194,7 @@ def _receive_engine(
         if (build.digest, build.onnx_digest) != (row.digest, graphs[row.precision].digest):
             raise TornBundle(f"flow run {flow_run} sent another {row.precision} engine than it judged: do not trust it")
         build = replace(build, target=request.target, precision=row.precision)
-    return JudgedEngine(row, build, entry.gates, entry.verdict, calls, entry.answered, flow_run)
+    return JudgedEngine(row, build, entry.gates, entry.verdict, calls, entry.answered, flow_run, entry.golden)
 
 
 def result_folder(target: str, flow_run: str) -> str:
@@ -203,7 +207,7 @@ ROWS_FILE = "rows.parquet"
 
 @dataclass(frozen=True)
 class RowsFile:
-    """Evaluation rows as a stage, which can be sent."""
+    """Evaluation rows or golden inputs as a stage, which can be sent."""
 
     digest: str
     directory: Path = field(default=Path(), compare=False, metadata=PLACE)
@@ -224,7 +228,8 @@ def result_key(request: BuildRequest, shared: SharedArtifacts) -> str:
         request.failed,
         request.remarks,
     )
-    rows = (shared.evaluation.digest, shared.calibration.digest, request.recipe.data.max_length)
+    digests = (shared.evaluation.digest, shared.golden.digest, shared.calibration.digest)
+    rows = (*digests, request.recipe.data.max_length)
     target, source = request.target, shared.source.digest
     machines = list_toolchains(read_reports(target.work_pool))
     return digest_of((target, request.spec.serving, recipe, graphs, source, rows, machines, request.code))

@@ -35,6 +35,7 @@ def receive_shared(request: BuildRequest, transfer: StageTransfer) -> SharedArti
     return SharedArtifacts(
         transfer.receive(request.tokenizer, SourceFiles),
         transfer.receive(request.evaluation, RowsFile).read(),
+        transfer.receive(request.golden, RowsFile).read(),
         transfer.receive(request.calibration, CalibrationSet),
         Graphs(
             {precision: transfer.receive(archive, OnnxArtifact) for precision, archive in request.graphs.items()},

@@ -185,10 +185,11 @@ def make_jobs(fan_out: FanOut, fleet: Fleet) -> dict[str, TargetJob]:
 def _send_shared(fan_out: FanOut) -> Mapping[str, StageArchive]:
     context, shared = fan_out.release.context, fan_out.shared
     exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32], context.recipe.shape_profiles)
-    reference = make_evaluation(context, shared.source, exact, shared.evaluation)
+    reference = make_evaluation(context, shared.source, exact, shared.evaluation, shared.golden)
     return {
         "tokenizer": _send_stage(fan_out, _make_tokenizer(context.workspace, shared.source).directory),
         "evaluation": _send_stage(fan_out, _make_rows_file(context.workspace, shared.evaluation).directory),
+        "golden": _send_stage(fan_out, _make_rows_file(context.workspace, shared.golden).directory),
         "calibration": _send_stage(fan_out, shared.calibration.directory),
         "reference": _send_stage(fan_out, reference.directory),
     }

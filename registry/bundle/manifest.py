@@ -7,11 +7,13 @@ unknown keys at any depth, duplicate keys, NaN and machine paths.
 import json
 import re
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from registry.bundle import format_1
 from registry.digest import canonical_json, read_canonical, verify_tree
 from registry.errors import BadInput, DigestMismatch, TornBundle
+from registry.host.durable import read_plain
 from registry.names import CANDIDATE, PRODUCTION, check_name
 from registry.records import EngineManifest, EngineVersion, FileRecord
 
@@ -80,6 +82,25 @@ def verify_files(directory: Path, manifest: EngineManifest) -> None:
         TornBundle, DigestMismatch: as `verify_bundle`.
     """
     verify_tree(directory, manifest.files, beside=UNLISTED)
+
+
+def read_listed(directory: Path, manifest: EngineManifest, name: str, at_most: int) -> bytes | None:
+    """Return a listed file of a bundle that is verified already; None where the manifest does not list it.
+
+    Raises:
+        BadInput: it has more than `at_most` bytes.
+        DigestMismatch: it was changed since the bundle was verified.
+    """
+    record = next((record for record in manifest.files if record.path == name), None)
+    if record is None:
+        return None
+    path = directory / name
+    if record.size_bytes > at_most:
+        raise BadInput(f"{path} has {record.size_bytes} bytes, at most {at_most} are read: publish the engine again")
+    raw = read_plain(path, record.size_bytes + 1)
+    if sha256(raw).hexdigest() != record.sha256:
+        raise DigestMismatch(f"{path} was changed since it was verified: fetch the bundle again")
+    return raw
 
 
 def check_agrees(engine: EngineVersion, manifest: EngineManifest) -> None:

@@ -7,20 +7,21 @@ import array
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from registry.bundle.manifest import read_listed
 from registry.digest import canonical_json
-from registry.errors import BadInput, DigestMismatch
-from registry.host.durable import read_plain
+from registry.errors import BadInput
 from registry.records import EngineBuild, EngineManifest, Tensor
 from registry.triton.model import TritonModel, WarmupRow, largest_batch
 
 # array.array's codes of the dtypes that a row's values come in.
 _CODES = {"int32": "i", "int64": "q"}
 ROWS_FILE = "warmup.json"
+# 64 rows of 8,192 tokens in three inputs are 12 MB.
+LARGEST_FILE = 64 * 2**20
 _ROWS = TypeAdapter(tuple[WarmupRow, ...])
 # An input's name, its dims in config.pbtxt, its bytes.
 _Input = tuple[str, tuple[int, ...], bytes]
@@ -61,15 +62,12 @@ def bundled_rows(bundle: Path, manifest: EngineManifest) -> tuple[WarmupRow, ...
     """Return the rows of a verified bundle; none where it has no warmup.json.
 
     Raises:
-        BadInput: warmup.json does not hold rows.
+        BadInput: warmup.json does not hold rows, or is too large.
         DigestMismatch: it was changed since the bundle was verified.
     """
-    record = next((record for record in manifest.files if record.path == ROWS_FILE), None)
-    if record is None:
+    raw = read_listed(bundle, manifest, ROWS_FILE, LARGEST_FILE)
+    if raw is None:
         return ()
-    raw = read_plain(bundle / ROWS_FILE, record.size_bytes + 1)
-    if sha256(raw).hexdigest() != record.sha256:
-        raise DigestMismatch(f"{bundle / ROWS_FILE} was changed since it was verified: fetch the bundle again")
     try:
         if manifest.format_version == 1:
             return tuple(WarmupRow(row.text, row.tokens) for row in _ROWS_1.validate_json(raw, strict=True))

@@ -19,6 +19,7 @@ TOOLS = (
     "tensorrt-rtx-cu13",
     "datasets",
     "tokenizers",
+    "pillow",
 )
 
 

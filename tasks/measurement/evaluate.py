@@ -1,7 +1,7 @@
 """Answers on the evaluation split: every row through a session, one answer kept per row and batching."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,8 @@ from registry.digest import record_tree
 from registry.errors import MeasurementError
 from registry.records import AxisRange, EngineBuild, FileRecord
 from tasks.backends import open_engine
+from tasks.bundle.golden import GOLDEN_FILE, Golden, parse_golden, write_golden
+from tasks.bundle.record_golden import record_golden
 from tasks.execution.progress import OnProgress
 from tasks.measurement.answers import answers_file, read_answers, write_answers
 from tasks.measurement.batching import (
@@ -24,6 +26,7 @@ from tasks.measurement.batching import (
     find_longest,
     is_another_answer,
 )
+from tasks.measurement.machine import this_machine
 from tasks.model_tasks import model_task
 from tasks.model_tasks.contract import Answers, Encoder, Feed, ModelTask
 
@@ -43,6 +46,7 @@ class Evaluation:
     """The task's answer for each evaluation row, in the order of the rows, in a file for each of `batchings`.
 
     There is one batching where answers do not depend on the batch, as `dependence` says.
+    Beside them are the golden inputs of a bundle in golden.json, where there are any.
     """
 
     rows: int
@@ -59,6 +63,11 @@ class Evaluation:
     def sha256(self, batching: Batching) -> str:
         """Return the digest of the file with the answers."""
         return next(file.sha256 for file in self.files if file.path == answers_file(batching))
+
+    def golden(self, subject: str) -> Golden | None:
+        """Read the golden inputs; `subject` is what answered them for a bundle: its engine, or the exact graph."""
+        file = self.directory / GOLDEN_FILE
+        return replace(parse_golden(file.read_bytes(), str(file)), subject=subject) if file.is_file() else None
 
 
 @dataclass
@@ -112,6 +121,14 @@ class _Passes:
         return sum(any(is_another_answer(first[row], other[row]) for other in others) for row in positions)
 
 
+@dataclass(frozen=True)
+class AskedInputs:
+    """The inputs that an engine is judged on, and those that its bundle carries with their answers."""
+
+    judged: tuple[Any, ...]
+    golden: tuple[Any, ...] = ()
+
+
 def evaluate(
     session: Runs,
     task: ModelTask,
@@ -155,7 +172,7 @@ def evaluate_engine(
     task: str,
     checkpoint: Path,
     largest: Mapping[str, int],
-    inputs: tuple[Any, ...],
+    inputs: AskedInputs,
     into: Path,
     on_progress: OnProgress,
 ) -> Evaluation:
@@ -163,14 +180,18 @@ def evaluate_engine(
 
     Inputs are cut at the `largest` size of each named axis.
     """
-    chosen = model_task(task)
+    chosen, session = model_task(task), open_engine(build)
+    encoder = chosen.open_encoder(checkpoint, build.input_names, largest)
+    golden = record_golden(session, chosen, encoder, inputs.golden, build=build, machine=this_machine())
+    if golden is not None:
+        write_golden(golden, into)
     batches = [axis for profile in build.profiles if (axis := profile.axis("batch"))]
     most = max((axis.max for axis in batches), default=LARGEST_BATCH)
     return evaluate(
-        open_engine(build),
+        session,
         chosen,
-        chosen.open_encoder(checkpoint, build.input_names, largest),
-        inputs,
+        encoder,
+        inputs.judged,
         subject_digest=build.digest,
         into=into,
         batch=AxisRange(min((axis.min for axis in batches), default=1), most, most),

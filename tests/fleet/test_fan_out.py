@@ -10,7 +10,7 @@ import pytest
 
 from registry.mlflow.runs.releases import STATE
 from tests.support.fleet import Fleet, Process, RestartableFleet, descendants, releasing, until, working
-from tests.support.fleet_runs import engines, flow_run_of, is_running, job_of, release_of
+from tests.support.fleet_runs import engines, flow_run_of, golden_inputs, is_running, job_of, release_of
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
@@ -37,6 +37,8 @@ def test_a_target_without_a_worker_is_lost_and_resuming_builds_only_it(fleet: Fl
     assert (code, second["missing"], second["release"]) == (0, [], first["release"])
     # fp32 only: TensorRT for RTX has no int8-dynamic.
     assert engines(fleet, "unsunk")[2:] == [("rtx-4090", "fp32", 3)]
+    # Answered by the worker, which has no such GPU.
+    assert golden_inputs(fleet, "unsunk") == [("engine", 8), ("engine", 8), ("onnx-graph", 8)]
     assert [run.data.tags[STATE] for run in fleet.release_runs("unsunk")] == ["complete"]
     cpu, rtx = fleet.flow_runs(first["release"], "cpu"), fleet.flow_runs(first["release"], "rtx-4090")
     assert [run.state.name for run in cpu] == ["Completed"]

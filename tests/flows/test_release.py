@@ -27,6 +27,8 @@ from registry.promotion.rules import Decision
 from registry.records import GateResult, Precision, Verdict
 from registry.serving.fetch import Policy, fetch
 from tasks.bundle.answer import answer
+from tasks.bundle.check_golden import Outcome, check_golden
+from tasks.bundle.golden import read_golden
 from tasks.execution.progress import StepEnd, ignore_progress
 from tasks.report.rows import ReleaseReport
 from tasks.verdicts.gates import find
@@ -289,6 +291,26 @@ def test_a_promoted_engine_is_fetched_and_answers(released: Released, tmp_path: 
     answers = [vars(one) for one in answer(fetched.path, fetched.manifest, ["a good film", "the bad music"])]
     assert {one["label"] for one in answers} <= set(LABELS)
     assert all(0.5 <= one["score"] <= 1 for one in answers)
+
+
+def test_every_published_bundle_carries_golden_inputs_and_says_what_answered_them(
+    released: Released, tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    policy, evaluation = Policy(local_trust(released.home), host=None), tiny_recipe.rows("evaluation")
+    for engine in released.store.versions("tiny"):
+        fetched = fetch(released.store, "tiny", into=tmp_path / "models", version=engine.version, policy=policy)
+        golden = read_golden(fetched.path, fetched.manifest)
+        texts = [str(row.row_input) for row in golden.rows]
+        assert len(texts) == 8
+        assert set(texts) <= set(evaluation)
+        assert {len(texts[0]), len(texts[-1])} == {min(map(len, evaluation)), max(map(len, evaluation))}
+        prepared, answers = check_golden(fetched.path, fetched.manifest)
+        runs_here = engine.target == "cpu"
+        assert golden.subject == ("engine" if runs_here else "onnx-graph")
+        assert (golden.subject_digest == engine.digest) is runs_here
+        assert prepared.outcome is Outcome.SAME
+        assert answers.outcome is (Outcome.SAME if runs_here else Outcome.NOT_RUN)
+        assert answers.largest_difference == (0.0 if runs_here else None)
 
 
 def test_a_second_release_finds_everything_and_writes_nothing(released: Released, tiny_recipe: TinyRecipe) -> None:

@@ -16,6 +16,7 @@ from registry.promotion.rules import Decision
 from registry.records import Precision
 from registry.serving.fetch import Policy, fetch
 from tasks.bundle.answer import answer
+from tasks.bundle.check_golden import Outcome, check_golden
 from tasks.model_tasks import MODEL_TASKS, model_task
 from tasks.report.rows import ReleaseReport
 from tests.support.task_recipes import TASKS, write_task_recipe
@@ -69,6 +70,8 @@ def test_a_task_is_checked_released_promoted_fetched_and_answers(tiny: TinyRecip
     fetched = fetch(
         store, "tiny", into=tmp_path / "models", alias="production-cpu", policy=Policy(local_trust(home), host=None)
     )
+    checks = check_golden(fetched.path, fetched.manifest)
+    assert [(check.outcome, check.inputs) for check in checks] == [(Outcome.SAME, 8), (Outcome.SAME, 8)]
     answers = answer(fetched.path, fetched.manifest, QUESTIONS[recipe.task])
     assert len(answers) == len(QUESTIONS[recipe.task])
     assert all(one.line for one in answers)

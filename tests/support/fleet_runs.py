@@ -6,12 +6,23 @@ from pathlib import Path
 import psutil
 
 from registry.serving.download import copy_bundle
+from tasks.bundle.golden import GOLDEN_FILE, parse_golden
 from tests.support.fleet import Fleet, Process, descendants, until
 
 
 def engines(fleet: Fleet, model: str) -> list[tuple[str, str, int]]:
     """Return (target, precision, version) of every published engine."""
     return [(engine.target, engine.precision.value, engine.version) for engine in fleet.store().versions(model)]
+
+
+def golden_inputs(fleet: Fleet, model: str) -> list[tuple[str, int]]:
+    """Return for every published engine what answered its golden inputs, and how many there are."""
+    found = []
+    for engine in fleet.store().versions(model):
+        files = fleet.store().open_bundle(model, engine.version).files
+        golden = parse_golden(b"".join(files.read(GOLDEN_FILE)), GOLDEN_FILE)
+        found.append((golden.subject, len(golden.rows)))
+    return found
 
 
 def flow_run_of(fleet: Fleet, model: str, target: str) -> set[str]:

@@ -74,6 +74,20 @@ def test_every_shipped_recipe_names_targets_of_the_shipped_fleet() -> None:
             assert [fleet.target(name).name for name in load_recipe(path).targets]
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 8),
+        ({"data__golden__samples": 0}, 0),
+        ({"data__golden__samples": 3}, 3),
+        ({"warmup_rows": 0}, 0),  # no row may leave
+        ({"warmup_rows": 0, "data__golden__split": "made-up"}, 8),
+    ],
+)
+def test_golden_inputs_can_be_turned_off_and_named(changes: dict[str, Any], expected: int, tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, recipe(**changes))).golden_samples == expected
+
+
 def test_a_small_recipe_gets_its_defaults(tmp_path: Path) -> None:
     parsed = load_recipe(write(tmp_path, recipe()))
     assert parsed.precisions == (Precision.FP32, Precision.INT8)

@@ -24,6 +24,7 @@ from tests.support.task_recipes import write_task_recipe
 from tests.support.tiny_recipe import LABELS, RECIPE, TinyRecipe, write_split
 
 Change = Callable[[TinyRecipe], None]
+DATA: Any = RECIPE["data"]
 
 
 def check(tiny: TinyRecipe, **changes: Any) -> RecipeCheck:
@@ -70,6 +71,24 @@ def test_a_good_recipe_has_no_problem_and_its_engines_and_steps_are_planned(tiny
         "publish tiny",
     ]
     result.require()
+
+
+@pytest.mark.parametrize(
+    ("golden", "found"),
+    [
+        ({}, "8 of evaluation travel with each bundle"),
+        ({"samples": 0}, "none travel with each bundle"),
+        ({"split": "calibration", "samples": 3}, "3 of calibration travel with each bundle"),
+    ],
+)
+def test_a_check_says_which_rows_travel(golden: dict[str, Any], found: str, tiny: TinyRecipe) -> None:
+    result = check(tiny, data={**DATA, "golden": golden})
+    assert [each.found for each in result.checks if each.what == "golden inputs"] == [found]
+
+
+def test_a_split_of_golden_inputs_that_is_not_there_is_a_problem(tiny: TinyRecipe) -> None:
+    (problem,) = check(tiny, data={**DATA, "golden": {"split": "made-up"}}).problems
+    assert "made-up" in problem
 
 
 def test_nothing_is_written_by_a_check(tiny: TinyRecipe) -> None:

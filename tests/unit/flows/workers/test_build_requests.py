@@ -27,7 +27,8 @@ from registry.digest import digest_of, record_tree
 from registry.errors import BadInput, TornBundle
 from registry.mlflow.runs.run_files import RunFiles
 from registry.mlflow.store import MlflowStore
-from registry.records import Backend, EngineBuild, GpuTarget, OnnxArtifact, Precision, Verdict
+from registry.records import Backend, EngineBuild, GpuTarget, Machine, OnnxArtifact, Precision, Verdict
+from tasks.bundle.golden import FedTensor, GivenOutput, Golden, GoldenRow, Tolerance
 from tasks.execution.workspace import Workspace
 from tasks.report.rows import EngineRow
 from tests.support.manifests import make_manifest
@@ -36,6 +37,13 @@ ROOT = Path(__file__).parents[4]
 TARGET = GpuTarget("l4", Backend.TENSORRT, "8.9", "NVIDIA L4", "gpu-l4")
 L4 = TargetSpec(backend=Backend.TENSORRT, compute_capability="8.9", gpu_name="NVIDIA L4", work_pool="gpu-l4")
 FLOW_RUN = "0" * 8 + "-0000-4000-8000-" + "0" * 12
+GOLDEN = Golden(
+    "engine",
+    "a" * 64,
+    Machine("x86", 2, instruction_set="avx2"),
+    Tolerance(1e-5, 1e-4, 0.02),
+    (GoldenRow("a text", (FedTensor("input_ids", "int64", (1, 3), "b" * 64),), (GivenOutput("y", (1,), (0.5,)),)),),
+)
 GRAPH = OnnxArtifact("model.onnx", (), "a" * 64, Precision.FP32, 18, (), ())
 
 
@@ -59,6 +67,7 @@ def request() -> BuildRequest:
         code="e" * 64,
         tokenizer=stage,
         evaluation=stage,
+        golden=stage,
         calibration=stage,
         reference=stage,
         graphs={Precision.FP32: stage, Precision.INT8_DYNAMIC: stage},
@@ -158,6 +167,7 @@ class Shop:
             engine=engine,
             call_seconds=times,
             answered=None,
+            golden=GOLDEN,
         )
 
     def result(self, entry: EngineResult) -> BuildResult:
@@ -183,6 +193,7 @@ def test_a_result_arrives_with_its_engine_and_its_raw_times(shop: Shop) -> None:
     assert judged.build.path.read_bytes() == b"plan"
     assert (judged.build.target, judged.flow_run) == (TARGET, FLOW_RUN)
     assert judged.call_seconds["fp32"].tolist() == [[0.25, 0.5]]
+    assert judged.golden == GOLDEN
 
 
 def test_a_result_of_another_target_or_flow_run_is_not_accepted(shop: Shop) -> None:
