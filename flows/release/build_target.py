@@ -28,6 +28,7 @@ from registry.records import (
     Verdict,
 )
 from tasks.backends import BACKENDS
+from tasks.backends.known_faults import describe_known_faults
 from tasks.bundle.golden import Golden
 from tasks.execution.steps import submit_stage
 from tasks.measurement.evaluate import Evaluation
@@ -143,9 +144,11 @@ def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArti
     benchmark = benchmark_engines(context, target, shared, builds)
     for precision, measured in measure_engines(context, target, shared, builds, benchmark).items():
         row = make_row(context, target, precision, states[precision])
-        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements))
+        build = builds[precision]
+        faults = describe_known_faults(graphs.by_precision[precision].path, build.backend, build.backend_version)
+        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), faults)
         row = replace(row, remark="; ".join(filter(None, remarks)))
-        judged[precision] = judge_engine(context, row, builds[precision], measured)
+        judged[precision] = judge_engine(context, row, build, measured)
     if benchmark is not None and any(engine.verdict is Verdict.INCONCLUSIVE for engine in judged.values()):
         # Undecided call times are no finished stage: the next release measures again, on a quieter machine perhaps.
         context.workspace.discard(benchmark.directory)
@@ -223,9 +226,7 @@ def judge_engine(
         build_seconds=build.build_seconds,
         measurements=measured.measurements,
     )
-    return JudgedEngine(
-        row, build, gates, verdict, measured.call_seconds, measured.answered, golden=measured.golden
-    )
+    return JudgedEngine(row, build, gates, verdict, measured.call_seconds, measured.answered, golden=measured.golden)
 
 
 def make_row(

@@ -167,6 +167,15 @@ class Graph:
         self.proto.graph.initializer.extend(initializers)
 
 
+def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield a graph's nodes with those of its branches and bodies."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from walk_nodes(body)
+
+
 def list_read_tensors(node: onnx.NodeProto) -> Iterator[str]:
     """List the tensors that a node reads, with those that the branches of an If or the body of a Loop read."""
     yield from node.input

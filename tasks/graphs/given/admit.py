@@ -17,7 +17,8 @@ from registry.records import OnnxArtifact, Precision
 from tasks.graphs.compare import check_interface
 from tasks.graphs.external_data import check_external_data
 from tasks.graphs.files import make_artifact, write_graph
-from tasks.graphs.given.refusals import FLOAT_TYPES, check_given, walk_nodes
+from tasks.graphs.given.refusals import FLOAT_TYPES, check_given
+from tasks.graphs.layers import walk_nodes
 from tasks.graphs.prepare import CHANNEL_OPSET, convert_to_opset
 from tasks.model_tasks import ModelTask
 

@@ -1,11 +1,11 @@
 """What a given graph may not be: read from its nodes and its declarations, before any library runs it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 
 from registry.errors import BadInput
-from tasks.graphs.layers import INTEGER_OPERATORS, list_stored_weights
+from tasks.graphs.layers import INTEGER_OPERATORS, list_stored_weights, walk_nodes
 from tasks.model_tasks import ModelTask
 
 OWN_DOMAINS = ("", "ai.onnx")
@@ -110,15 +110,6 @@ def _check_output(value: onnx.ValueInfoProto, where: str, *, is_judged: bool) ->
         raise BadInput(f"{place} declares no axes: export it with the shapes of its outputs")
     if is_judged and tensor.elem_type not in FLOAT_TYPES:
         raise BadInput(f"{place} is {_name_type(tensor.elem_type)}, answers are read from floats: export its logits")
-
-
-def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield a graph's nodes with those of its branches and bodies."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from walk_nodes(body)
 
 
 def _name_type(kind: int) -> str:
