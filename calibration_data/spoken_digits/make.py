@@ -5,13 +5,16 @@ trained or calibrated on. espeak-ng is a Debian package; the same version of it 
 """
 
 import argparse
+import io
 import itertools
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from registry.errors import BadInput
-from tasks.model_tasks.inputs.audio import decode_audio
 
 SEED = 20261126
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -59,6 +62,16 @@ def _say(digit: int, accent: str, variant: str, speed: int, pitch: int) -> bytes
     return said.stdout
 
 
+def _decode(content: bytes) -> NDArray[np.float32]:
+    """Return what was said at RATE, as a release reads it (tasks/model_tasks/inputs/audio.py), float32 [samples]."""
+    import soundfile
+    import soxr
+
+    samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
+    resampled: NDArray[np.float32] = soxr.resample(samples, rate, RATE)
+    return resampled
+
+
 def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
     """Train a Wav2Vec2 on fit.parquet, save it with its extractor, and return its accuracy on evaluation."""
     import torch
@@ -71,9 +84,7 @@ def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
     def read(split: str) -> tuple[torch.Tensor, torch.Tensor]:
         table = Dataset.from_parquet(str(rows / f"{split}.parquet"), keep_in_memory=True)
         media = table.cast_column("audio", Audio(decode=False))["audio"]
-        samples = [
-            extractor(decode_audio(each["bytes"], RATE), sampling_rate=RATE)["input_values"][0] for each in media
-        ]
+        samples = [extractor(_decode(each["bytes"]), sampling_rate=RATE)["input_values"][0] for each in media]
         padded = torch.zeros(len(samples), max(map(len, samples)))
         for row, values in zip(padded, samples, strict=True):
             row[: len(values)] = torch.from_numpy(values)
