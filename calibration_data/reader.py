@@ -143,16 +143,17 @@ def _read_row(row: dict[str, Any], reader: RowReader, classes: Sequence[str] | N
 
 
 def _read_column(table: "Dataset", column: str) -> Iterable[Any]:
-    """Return the values of a column; those of a column of images as the bytes of their files, not decoded."""
+    """Return the values of a column; those of a column of images or audio as the bytes of their files, not decoded."""
     import datasets
 
-    if isinstance(table.features[column], datasets.Image):
-        table = table.cast_column(column, datasets.Image(decode=False))
-    return (_read_image_file(value) if isinstance(value, dict) else value for value in table[column])
+    feature = table.features[column]
+    if isinstance(feature, datasets.Image | datasets.Audio):
+        table = table.cast_column(column, type(feature)(decode=False))
+    return (_read_media_file(value) if isinstance(value, dict) else value for value in table[column])
 
 
-def _read_image_file(value: dict[str, Any]) -> Any:
-    """Return the bytes of an image, which a dataset holds or names the file of; anything else as it is."""
+def _read_media_file(value: dict[str, Any]) -> Any:
+    """Return the bytes of an image or of audio, which a dataset holds or names the file of; anything else as it is."""
     content, path = value.get("bytes"), value.get("path")
     if content is None and isinstance(path, str) and Path(path).is_file():
         return Path(path).read_bytes()

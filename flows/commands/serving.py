@@ -195,7 +195,7 @@ def _run_golden(bundle: Path, manifest: "EngineManifest", *, as_json: bool) -> "
 def run(
     engine: Annotated[str, typer.Argument(help="A model in production, which is fetched first, or a bundle's folder.")],
     inputs: Annotated[
-        list[str], typer.Argument(help="One or more inputs of the model's task: texts, or files of images.")
+        list[str], typer.Argument(help="One or more inputs of the model's task: texts, or files of images or audio.")
     ],
     as_json: Json = False,
 ) -> None:

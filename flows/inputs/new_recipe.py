@@ -50,6 +50,8 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "labels": ("labels", "topics", "categories"),
     "score": ("score", "similarity", "similarity_score"),
     "image": ("image", "img", "picture"),
+    "audio": ("audio", "sound", "clip", "speech"),
+    "transcript": ("transcript", "transcription", "sentence", "text", "normalized_text"),
     "words": ("words", "tokens"),
     "tags": ("tags", "ner_tags", "pos_tags"),
 }
@@ -256,6 +258,12 @@ def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[
         f"  max_length: {shape.longest}   # texts are cut there; 99 % of the measured ones fit\n" if takes_text else ""
     )
     sequence = f"    sequence: {{min: 4, opt: {shape.usual}, max: {shape.longest}}}\n" if takes_text else ""
+    if "samples" in shape.task.axes:
+        sequence = (
+            "    samples: {min: 1600, opt: 32000, max: 160000}   # at 16 kHz 0.1, 2 and 10 s: longer audio is cut\n"
+        )
+    metric = shape.task.metrics[0]
+    side = "below" if metric.higher_is_better else "above"
     quantized = "[fp32, int8, int8-dynamic]" if list(targets) == ["cpu"] else "[fp32, fp16, int8, int8-dynamic]"
     return f"""\
 # Check it with `enginery check`, release it with `enginery release`. docs/recipes.md explains every key.
@@ -280,7 +288,7 @@ profiles:   # what an engine must take: it is tuned for opt, and latency is meas
   - batch: {{min: 1, opt: 8, max: 32}}
 {sequence}
 gates:   # what an engine must hold, or it is not published
-  loss_max: {limit}   # at most {100 * limit:g} points of {shape.task.metrics[0].name} below fp32; {proof}
+  loss_max: {limit}   # at most {100 * limit:g} points of {metric.name} {side} fp32; {proof}
   speedup_min: 1.0   # no slower than fp32
   # latency_p99_ms_max: 20   # a limit of your own, on the machine that measures
 """

@@ -116,6 +116,8 @@ class DataSpec(Part):
     text_pair: Text | None = Field(default=None, examples=["sentence2"])
     score: Text | None = Field(default=None, examples=["similarity"])
     image: Text | None = Field(default=None, examples=["img"])
+    audio: Text | None = Field(default=None, examples=["clip"])
+    transcript: Text | None = Field(default=None, examples=["sentence"])
     question: Text | None = Field(default=None, examples=["question"])
     context: Text | None = Field(default=None, examples=["passage"])
     answers: Text | None = Field(default=None, examples=["answers"])
@@ -223,6 +225,8 @@ class Recipe(Part):
         task = self.model_task
         if not task.graph_inputs.are_tokens and self.source.head:
             raise ValueError(f"{self.task} takes no source.head: that is for texts")
+        if "samples" in task.axes and self.source.is_bare:
+            raise ValueError(f"{self.task} takes no source.module or source.onnx: name a checkpoint")
         if self.source.is_bare and ("labels" in task.answer_axes) != (self.source.labels is not None):
             change = "tells no classes apart: remove" if self.source.labels else "tells classes apart: name them in"
             raise ValueError(f"{self.task} {change} source.labels")

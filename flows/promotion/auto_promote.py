@@ -85,6 +85,7 @@ def _judge_candidate(
         metric=recipe.model_task.metrics[0].name,
         loss_max=recipe.gates.loss_max,
         paired=_paired(recipe, ours, theirs, stages),
+        higher_is_better=recipe.model_task.metrics[0].higher_is_better,
     )
     verdict, reason = overall(results)
     return (None if verdict is Verdict.PASSED else f"{verdict}: {reason}"), reason

@@ -179,7 +179,7 @@ def draw_engine(judged: JudgedEngine, graph: OnnxArtifact, into: Path, p99_limit
     return figures
 
 
-def draw_release(rows: Sequence[EngineRow], into: Path, loss_max: float) -> dict[str, Path]:
+def draw_release(rows: Sequence[EngineRow], into: Path, loss_max: float, *, higher_is_better: bool) -> dict[str, Path]:
     """Draw quality against latency of every engine that ran."""
     from tasks.report.figures import EnginePoint, draw_quality_against_latency
 
@@ -192,7 +192,13 @@ def draw_release(rows: Sequence[EngineRow], into: Path, loss_max: float) -> dict
     if not points:
         return {}
     return {
-        "trade-off": draw_quality_against_latency(metric, points, into / f"{metric}_latency.png", loss_max=loss_max)
+        "trade-off": draw_quality_against_latency(
+            metric,
+            points,
+            into / f"{metric}_latency.png",
+            loss_max=loss_max,
+            higher_is_better=higher_is_better,
+        )
     }
 
 

@@ -97,10 +97,12 @@ def publish_release(
     rows = publish_engines(release, shared, judged)
     report = ReleaseReport(release.id, release.context.recipe.model, rows, run_id=release.run_id, missing=missing)
     used = name_evaluation_rows(release.context.recipe, shared), name_calibration_rows(shared)
-    metrics = release_metrics(report, release.context.recipe.model_task.metrics[0])
+    metric = release.context.recipe.model_task.metrics[0]
+    metrics = release_metrics(report, metric)
     release.log.summarize(release.run_id, metrics, release_note(report), *used)
     with tempfile.TemporaryDirectory() as scratch:
-        figures = draw_release(rows, Path(scratch), release.context.recipe.gates.loss_max)
+        loss_max = release.context.recipe.gates.loss_max
+        figures = draw_release(rows, Path(scratch), loss_max, higher_is_better=metric.higher_is_better)
         pages = write_report(release, shared, judged, report, Path(scratch))
         release.log.finish(release.run_id, ROWS.dump_json(rows).decode(), figures, pages, state=report.state)
     return report

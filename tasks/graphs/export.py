@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from registry.errors import BadInput, EngineryError, first_line
 from registry.records import OnnxArtifact, Precision, SourceFiles
+from tasks.checkpoints.config import read_config
 from tasks.checkpoints.module import load_module
 from tasks.checkpoints.pooling import Pooling, read_pooling
 from tasks.graphs.files import GRAPH_FILE, make_artifact, write_graph
@@ -32,6 +33,8 @@ from tasks.model_tasks.inputs.texts import TEXT_INPUTS, TOKENIZER, find_padding
 CHECKPOINT_OPSET, MODULE_OPSET = 18, 20
 # A share of the largest magnitude in an output: fp32 sums in another order differ by about 1e-6 of it.
 TOLERANCE = 1e-4
+# Optimum's name of the second axis, of tokens or of samples.
+SEQUENCE = "sequence_length"
 # By what PyTorch's own error says.
 EXPORT_ADVICE = {
     "data-dependent": "forward() decides by the values of a tensor, which a graph cannot: use torch.where, or decide "
@@ -46,8 +49,9 @@ NOISY_LOGGERS = ("transformers", "optimum", "torch.onnx", "onnxscript", "onnx_ir
 def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
     """Export a checkpoint for its task to `into`/model.onnx (and external data beyond 2 GB).
 
-    Inputs of texts are int64 [batch_size, sequence_length], those of images float32 [batch_size, channels, height,
-    width], all but the first fixed; outputs are float32; the artifact names their axes.
+    Inputs of texts are int64 [batch_size, sequence_length], those of audio float32 [batch_size, samples], those of
+    images float32 [batch_size, channels, height, width], all but the first fixed; outputs are float32; the artifact
+    names their axes.
 
     Raises:
         BadInput: weights that the task needs are missing or do not fit their config.json, or the task or architecture
@@ -80,7 +84,8 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
                     f"{source.source.name} cannot be exported for {source.source.task} ({first_line(error)[:300]}): "
                     "use a checkpoint of another architecture, or give a text model's network as source.module"
                 ) from error
-            return save_graph_alone(Path(scratch), into, fixed, name_exporter("optimum-onnx"), find_pooling(source))
+            axes = fixed | ({SEQUENCE: "samples"} if "samples" in task.axes else {})
+            return save_graph_alone(Path(scratch), into, axes, name_exporter("optimum-onnx"), find_pooling(source))
 
 
 def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
@@ -224,7 +229,10 @@ def _load_checkpoint(source: SourceFiles) -> Any:
 
         try:
             auto = TasksManager.get_model_class_for_task(
-                model_task(source.source.task).export_task, framework="pt", library="transformers"
+                model_task(source.source.task).export_task,
+                framework="pt",
+                model_type=read_config(source.directory)["model_type"],
+                library="transformers",
             )
         except (KeyError, ValueError) as error:
             raise BadInput(
@@ -290,9 +298,9 @@ def name_exporter(package: str) -> str:
 
 
 def save_graph_alone(
-    scratch: Path, into: Path, fixed: Mapping[str, int], exporter: str, pooling: Pooling | None = None
+    scratch: Path, into: Path, axes: Mapping[str, int | str], exporter: str, pooling: Pooling | None = None
 ) -> OnnxArtifact:
-    """Save the graph alone to `into`, with the sizes of its `fixed` axes; `exporter` names what made it.
+    """Save the graph alone to `into`, `exporter` names what made it; `axes` has the sizes, or other names, of axes.
 
     Exporters write tokenizers and scattered weights beside it.
     """
@@ -306,8 +314,13 @@ def save_graph_alone(
         add_pooling(model, pooling)
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param in fixed:
-                axis.dim_value = fixed[axis.dim_param]
+            size = axes.get(axis.dim_param)
+            if isinstance(size, int):
+                axis.dim_value = size
+            elif size is not None:
+                axis.dim_param = size
+            elif SEQUENCE in axes and SEQUENCE in axis.dim_param:
+                axis.dim_param = "frames"  # Optimum wrote a formula of the samples
     write_graph(model, into)
     return replace(make_artifact(into, Precision.FP32), exporter=exporter)
 

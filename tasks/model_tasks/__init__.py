@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Mapping
 
 from registry.errors import BadInput
+from tasks.model_tasks.audio.audio_classification import AUDIO_CLASSIFICATION
+from tasks.model_tasks.audio.speech_recognition import AUTOMATIC_SPEECH_RECOGNITION
 from tasks.model_tasks.contract import ModelTask
 from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
 from tasks.model_tasks.texts.multi_label_classification import MULTI_LABEL_CLASSIFICATION
@@ -26,6 +28,8 @@ _ALL: tuple[ModelTask, ...] = (
     FEATURE_EXTRACTION,
     SENTENCE_SIMILARITY,
     IMAGE_CLASSIFICATION,
+    AUDIO_CLASSIFICATION,
+    AUTOMATIC_SPEECH_RECOGNITION,
     QUESTION_ANSWERING,
     MULTI_LABEL_CLASSIFICATION,
     TEXT_REGRESSION,

@@ -12,6 +12,21 @@ from registry.records import ModelSource
 
 # What transformers calls classes that nobody named.
 _UNNAMED = re.compile(r"LABEL_\d+")
+# What reads a waveform, of what Optimum exports: heads of texts and of audio have the same names.
+AUDIO_MODELS = frozenset(
+    (
+        "wav2vec2",
+        "wav2vec2-conformer",
+        "hubert",
+        "wavlm",
+        "unispeech",
+        "unispeech-sat",
+        "sew",
+        "sew-d",
+        "data2vec-audio",
+    )
+)
+AUDIO_TASKS = ("audio-classification", "automatic-speech-recognition")
 # A number as a CSV file writes it, with ".0" where the column once lacked values.
 _WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")
 
@@ -125,12 +140,26 @@ def check_head(config: Mapping[str, Any], task: str, head: str) -> None:
     Raises:
         BadInput: it has another head, or none.
     """
+    _check_what_is_read(config, task)
     architectures = [str(name) for name in config.get("architectures") or ()]
     if architectures and not any(name.endswith(head) for name in architectures):
         fit = ", or fit a head with source.head" if task == "text-classification" else ""
         raise BadInput(
             f"the checkpoint is a {architectures[0][:80]}, which has no head for {task}: use a fine-tuned "
             f"checkpoint{fit}"
+        )
+
+
+def _check_what_is_read(config: Mapping[str, Any], task: str) -> None:
+    """Check that a task of audio gets a model of audio, and any other task none."""
+    kind = config.get("model_type")
+    reads_audio = kind in AUDIO_MODELS
+    if reads_audio and task not in AUDIO_TASKS:
+        raise BadInput(f"the checkpoint is a {kind}, which reads audio: use task: {' or '.join(AUDIO_TASKS)}")
+    if not reads_audio and task in AUDIO_TASKS:
+        raise BadInput(
+            f"the checkpoint is a {str(kind)[:60]}, and {task} takes networks that read a waveform and export to one "
+            f"graph: {', '.join(sorted(AUDIO_MODELS))}"
         )
 
 

@@ -67,8 +67,11 @@ def draw_latency_histogram(
     return _save(figure, file)
 
 
-def draw_quality_against_latency(metric: str, points: Sequence[EnginePoint], file: Path, *, loss_max: float) -> Path:
-    """Draw one point per engine that ran, and how far below its target's fp32 the recipe lets the metric fall."""
+def draw_quality_against_latency(
+    metric: str, points: Sequence[EnginePoint], file: Path, *, loss_max: float, higher_is_better: bool = True
+) -> Path:
+    """Draw one point per engine that ran, and how much worse than its target's fp32 the recipe lets the metric be."""
+    sign, gate_side, better = (-1, "less", "up") if higher_is_better else (1, "plus", "down")
     figure, axes = plt.subplots(figsize=(10, 4.5), layout="constrained")
     for position, point in enumerate(points):
         color = _REFERENCE if point.is_reference else f"C{position}"
@@ -80,9 +83,10 @@ def draw_quality_against_latency(metric: str, points: Sequence[EnginePoint], fil
         marker = "s" if point.is_reference else "o"
         axes.errorbar(point.p50_ms, quality, yerr=error, fmt=marker, capsize=3, color=color, label=label)
         if point.is_reference:
-            gate = f"{point.target}: fp32 less {100 * loss_max:g} points"
-            axes.axhline(quality - 100 * loss_max, color=_GATE, linestyle=":", label=gate)
-    axes.set(xlabel="p50 latency, ms", ylabel=f"{metric}, % (95 % interval)", title="up and to the left is better")
+            gate = f"{point.target}: fp32 {gate_side} {100 * loss_max:g} points"
+            axes.axhline(quality + sign * 100 * loss_max, color=_GATE, linestyle=":", label=gate)
+    title = f"{better} and to the left is better"
+    axes.set(xlabel="p50 latency, ms", ylabel=f"{metric}, % (95 % interval)", title=title)
     axes.set_xlim(left=0)
     _place_legend(figure)
     return _save(figure, file)

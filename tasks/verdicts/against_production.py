@@ -37,7 +37,13 @@ def read_measured(manifest: EngineManifest) -> Measured:
 
 
 def compare(
-    candidate: Measured, production: Measured, *, metric: str, loss_max: float, paired: PairedLoss | None = None
+    candidate: Measured,
+    production: Measured,
+    *,
+    metric: str,
+    loss_max: float,
+    paired: PairedLoss | None = None,
+    higher_is_better: bool = True,
 ) -> tuple[GateResult, ...]:
     """Compare the task's metric, p50 and p99; the candidate is proven no worse only where all three pass.
 
@@ -46,14 +52,20 @@ def compare(
     it the two intervals are taken as far apart as they can be, which proves less than a paired test and never more.
     """
     return (
-        _compare_quality(metric, candidate, production, loss_max, paired),
+        _compare_quality(metric, candidate, production, loss_max, paired, higher_is_better=higher_is_better),
         _compare_latency("latency_p50_ms", candidate, production),
         _compare_latency("latency_p99_ms", candidate, production),
     )
 
 
 def _compare_quality(
-    metric: str, candidate: Measured, production: Measured, limit: float, paired: PairedLoss | None
+    metric: str,
+    candidate: Measured,
+    production: Measured,
+    limit: float,
+    paired: PairedLoss | None,
+    *,
+    higher_is_better: bool,
 ) -> GateResult:
     gate = f"{metric}_against_production"
     if candidate.evaluation_set != production.evaluation_set:
@@ -72,7 +84,8 @@ def _compare_quality(
         (low, high), (their_low, their_high) = _read_bounds(our_loss), _read_bounds(their_loss)
         return _judge_loss(gate, f"{metric} loss", (low - their_high, high - their_low), limit, ours)
     (low, high), (their_low, their_high) = _read_bounds(ours), _read_bounds(theirs)
-    return _judge_loss(gate, f"{metric} loss", (their_low - high, their_high - low), limit, ours)
+    bounds = (their_low - high, their_high - low) if higher_is_better else (low - their_high, high - their_low)
+    return _judge_loss(gate, f"{metric} loss", bounds, limit, ours)
 
 
 def _judge_loss(gate: str, what: str, bounds: tuple[float, float], limit: float, ours: Measurement) -> GateResult:

@@ -26,6 +26,8 @@ pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 
 QUESTIONS = {
+    "audio-classification": ("sound.wav", "sound.wav"),
+    "automatic-speech-recognition": ("sound.wav", "sound.wav"),
     "feature-extraction": ("a good film", "the music"),
     "image-classification": ("shape.png", "shape.png"),
     "multi-label-classification": ("a good film", "the music"),

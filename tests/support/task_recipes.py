@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tasks.model_tasks import model_task
+from tests.support.audio import SOUNDS, draw_audio, save_listener, save_recognizer
 from tests.support.images import SHAPES, draw_image, save_classifier
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 from tests.support.tiny_recipe import FLEET, PROFILES, RECIPE, TinyRecipe
@@ -99,6 +100,36 @@ def draw_shapes(texts: list[str]) -> Columns:
     return {"image": images, "label": [SHAPES[len(text) % len(SHAPES)] for text in texts]}
 
 
+def save_sounds(folder: Path) -> None:
+    """Save a classifier of audio, and beside its folder a file to ask it about."""
+    save_listener(folder)
+    (folder.parent / "sound.wav").write_bytes(draw_audio(0))
+
+
+def draw_sounds(texts: list[str]) -> Columns:
+    """Draw audio for each text, of any length, rate and form."""
+    drawn = [random.Random(text) for text in texts]  # noqa: S311  # rows, not secrets
+    audio = [
+        draw_audio(
+            draw.getrandbits(32), draw.uniform(0.15, 0.4), rate=draw.choice((8000, 16_000)),
+            channels=draw.choice((1, 2)), file_type=draw.choice(("WAV", "FLAC")),
+        )
+        for draw in drawn
+    ]  # fmt: skip
+    return {"audio": audio, "label": [SOUNDS[len(text) % len(SOUNDS)] for text in texts]}
+
+
+def save_speech(folder: Path) -> None:
+    """Save a CTC network, and beside its folder a file to ask it about."""
+    save_recognizer(folder)
+    (folder.parent / "sound.wav").write_bytes(draw_audio(0))
+
+
+def speak_texts(texts: list[str]) -> Columns:
+    """Draw audio for each text, which is its transcript."""
+    return {"audio": draw_sounds(texts)["audio"], "transcript": texts}
+
+
 def ask_texts(texts: list[str]) -> Columns:
     """Ask for the first words of a text, some of which is longer than a span."""
     contexts = [" ".join([text, *texts[at % 3 : at % 3 + at % 4]]) for at, text in enumerate(texts)]
@@ -121,6 +152,8 @@ def label_texts(texts: list[str]) -> Columns:
 
 
 TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]]] = {
+    "audio-classification": (save_sounds, draw_sounds),
+    "automatic-speech-recognition": (save_speech, speak_texts),
     "feature-extraction": (save_encoder, lambda texts: {"text": texts}),
     "multi-label-classification": (save_many_labels, label_texts),
     "text-regression": (lambda folder: save_bert(folder, "BertForSequenceClassification", num_labels=1), pair_texts),
@@ -144,7 +177,10 @@ def write_task_recipe(folder: Path, task: str) -> TinyRecipe:
     optional = [name for name in model_task(task).optional_columns if name in make_columns(texts[:1])]
     for split, part in {"evaluation": texts[:ROWS], "calibration": texts[ROWS:]}.items():
         datasets.Dataset.from_dict(make_columns(part)).to_parquet(str(folder / "rows" / f"{split}.parquet"))
-    profiles = [{axis: profile[axis] for axis in model_task(task).axes} for profile in PROFILES]
+    samples = {"min": 1600, "opt": 4000, "max": 6400}
+    profiles = [
+        {axis: ({"samples": samples} | profile)[axis] for axis in model_task(task).axes} for profile in PROFILES
+    ]
     data = {"path": "rows", "max_length": 16, "calibration": {"samples": 16}} | {name: name for name in optional}
     recipe = {**RECIPE, "task": task, "profiles": profiles, "data": data}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")

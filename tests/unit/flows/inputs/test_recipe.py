@@ -259,6 +259,14 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
             {"task": "image-classification", "source": {"path": "m", "head": {}}},
             "image-classification takes no source.head: that is for texts",
         ),
+        (
+            {
+                "task": "audio-classification",
+                "source": {"onnx": "m.onnx", "processor": "m", "labels": ["a", "b"]},
+                "profiles": [{axis: {"min": 1, "opt": 1, "max": 1} for axis in ("batch", "samples")}],
+            },
+            "audio-classification takes no source.module or source.onnx: name a checkpoint",
+        ),
         ({"source": {}}, "source: give exactly one of hub, package, path"),
         ({"source": {"path": "m", "hub": "a/b", "revision": "main"}}, "source: give exactly one of"),
         ({"source": {"hub": "a/b"}}, "source: a hub model needs a revision"),

@@ -81,6 +81,15 @@ def test_quality_draws_the_gate_below_each_reference(drawn: list[Figure], tmp_pa
     assert "better" in axes.get_title()
 
 
+def test_quality_draws_the_gate_above_where_lower_is_better(drawn: list[Figure], tmp_path: Path) -> None:
+    points = [EnginePoint("cpu", Precision.FP32, 8.0, 0.10, 0.09, 0.12)]
+    draw_quality_against_latency("wer", points, tmp_path / "wer.png", loss_max=0.02, higher_is_better=False)
+    (axes,) = drawn[0].axes
+    gate = next(line for line in axes.lines if line.get_label() == "cpu: fp32 plus 2 points")
+    assert np.allclose(gate.get_ydata(), 12.0)
+    assert axes.get_title() == "down and to the left is better"
+
+
 def test_tensors_whose_long_names_look_alike_have_a_bar_each(drawn: list[Figure], tmp_path: Path) -> None:
     names = [f"/encoder/{'deep/' * 8}layer.{number}/{'inner/' * 8}output" for number in range(3)]
     ranges = tuple(

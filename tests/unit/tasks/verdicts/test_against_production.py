@@ -57,6 +57,19 @@ def test_the_same_answers_need_no_statistics() -> None:
     assert verdicts(measured(wide, loss=wide), measured(wide, loss=wide))[0] is PASSED
 
 
+@pytest.mark.parametrize(("higher_is_better", "verdict"), [(True, FAILED), (False, PASSED)])
+def test_of_another_source_fewer_errors_are_better(higher_is_better: bool, verdict: Verdict) -> None:
+    low, high = measured((0.10, 0.09, 0.11), raw="2" * 64), measured((0.20, 0.19, 0.21))
+    results = compare(
+        replace(low, source_revision="b" * 40),
+        high,
+        metric="accuracy",
+        loss_max=0.01,
+        higher_is_better=higher_is_better,
+    )
+    assert results[0].verdict is verdict
+
+
 @pytest.mark.parametrize(
     ("loss", "verdict"),
     [((0.03, 0.025, 0.035), FAILED), ((0.012, 0.009, 0.015), INCONCLUSIVE), ((0.004, 0.001, 0.007), PASSED)],
