@@ -16,7 +16,7 @@ from flows.promotion import decisions
 from flows.refresh.refresh_engines import pool_toolchains, refresh_recipes, release_deployed
 from flows.refresh.results import Refreshed, RefreshIncomplete, RefreshRequest, show_refresh
 from flows.release.build_target import JudgedEngine, build_engines
-from flows.release.context import ReleaseContext, open_workspace
+from flows.release.context import ReleaseContext, Unshown, open_workspace
 from flows.release.progress import lines_report
 from flows.release.release_engines import make_task_runner
 from flows.workers.build_requests import (
@@ -85,7 +85,7 @@ def build_target(request: BuildRequest) -> State:
     with show_progress(lines_report(get_run_logger().info), BUILD_STAGES) as reporter:
         # Workers hold no signing key: the publisher signs.
         context = ReleaseContext(workspace, request.recipe, reporter, store, Signer(Path()), trust)
-        judged = build(context, request.target, receive_shared(request, transfer))
+        judged = build(context, request.target, Unshown(receive_shared(request, transfer)))
         ref = _send_result(request, judged, transfer)
     return Completed(message=ref.model_dump_json())
 

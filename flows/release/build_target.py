@@ -11,7 +11,7 @@ from prefect.futures import PrefectFuture
 
 from calibration_data.reader import Rows
 from flows.inputs.plan import why_not_here
-from flows.release.context import ReleaseContext
+from flows.release.context import ReleaseContext, Unshown
 from flows.release.engines import engine_step
 from flows.release.graphs import Graphs
 from flows.release.measuring import graph_as_engine, make_benchmark, make_evaluation
@@ -112,12 +112,15 @@ def count_parallel_builds(target: GpuTarget) -> int:
 
 
 @flow(name="build-engines", flow_run_name="{target.name}", validate_parameters=False, persist_result=False)
-def build_engines(context: ReleaseContext, target: GpuTarget, shared: SharedArtifacts) -> list[JudgedEngine]:
+def build_engines(
+    context: ReleaseContext, target: GpuTarget, artifacts: Unshown[SharedArtifacts]
+) -> list[JudgedEngine]:
     """Build, measure and judge every precision of the recipe on one target.
 
     A precision that cannot be built here is skipped; one without a graph, or that the vendor's library refuses, has
     failed. The row of either says why.
     """
+    shared = artifacts.value
     graphs, judged = shared.graphs, dict[Precision, JudgedEngine]()
     pending: dict[Precision, PrefectFuture[tuple[EngineBuild, bool]]] = {}
     precisions = graphs.with_stand_ins(context.recipe.precisions)
@@ -213,7 +216,8 @@ def judge_engine(
     context: ReleaseContext, row: EngineRow, build: EngineBuild, measured: EngineMeasurements
 ) -> JudgedEngine:
     """Judge a measured engine by the recipe's gates, and complete its row."""
-    limits = Limits(context.recipe.model_task.metrics[0].name, **context.recipe.gates.model_dump())
+    metric = context.recipe.model_task.metrics[0]
+    limits = Limits(metric.name, **context.recipe.gates.model_dump(), higher_is_better=metric.higher_is_better)
     is_baseline = build.precision is Precision.FP32
     gates = judge(measured.measurements, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
     verdict, reason = overall(gates)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from prefect.utilities.urls import url_for
 
@@ -47,6 +47,19 @@ class ReleaseContext:
     def run(self, step: Step[T]) -> T:
         """Return a stage's result, found under its key or made now, as a Prefect task."""
         return run_stage(self.workspace, step, self.reporter)[0]
+
+
+class Unshown(Generic[T]):
+    """A value that Prefect is not shown.
+
+    Its API keeps the parameters of each flow run, rows of a dataset too, and refuses more than 512 KiB of them. What
+    has no dictionary it cannot serialize, and keeps the name of.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from flows.inputs.plan import why_not_here
 from flows.inputs.recipe import Recipe
 from flows.inputs.rows import evaluation_rows
 from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, count_parallel_builds
-from flows.release.context import ReleaseContext, ReleaseRun, make_flow_run_links
+from flows.release.context import ReleaseContext, ReleaseRun, Unshown, make_flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
 from flows.release.measuring import choose_golden
 from flows.release.publish import draw_release, name_calibration_rows, name_evaluation_rows, publish_engines
@@ -61,7 +61,9 @@ def release_engines(context: ReleaseContext, fleet: Fleet, release_id: str) -> R
         judged = [
             engine
             for target in targets
-            for engine in build_engines.with_options(task_runner=make_task_runner(target))(context, target, shared)
+            for engine in build_engines.with_options(task_runner=make_task_runner(target))(
+                context, target, Unshown(shared)
+            )
         ]
         return publish_release(release, shared, judged)
 

@@ -13,7 +13,10 @@ WORST_FIRST = (Verdict.FAILED, Verdict.UNMEASURED, Verdict.INCONCLUSIVE, Verdict
 
 @dataclass(frozen=True)
 class Limits:
-    """A recipe's limits for every engine; None: no such gate. `metric` is the task's, whose loss is limited."""
+    """A recipe's limits for every engine; None: no such gate. `metric` is the task's, whose loss is limited.
+
+    Where more of the metric is better (`higher_is_better`), fp32 has to have some of it.
+    """
 
     metric: str
     loss_max: float
@@ -21,6 +24,7 @@ class Limits:
     speedup_min: float | None = None
     size_mb_max: float | None = None
     batch_flips_max: float | None = None
+    higher_is_better: bool = True
 
 
 def find(measurements: Sequence[Measurement], metric: str) -> Measurement | None:
@@ -36,7 +40,11 @@ def judge(
     A measurement of the ONNX graph (`subject` "onnx-graph") can fail an engine, since the engine computes that graph,
     but can never pass it. The fp32 baseline (`is_baseline`) has no speed-up over itself, so it has no such gate.
     """
-    results = [_judge_quality(limits.metric, find(measurements, f"{limits.metric}_loss"), limits.loss_max)]
+    loss = find(measurements, f"{limits.metric}_loss")
+    if limits.higher_is_better and (nothing := _judge_nothing(find(measurements, limits.metric), loss)):
+        results = [nothing]
+    else:
+        results = [_judge_quality(limits.metric, loss, limits.loss_max)]
     results.append(_judge_latency(measurements, limits.latency_p99_ms_max))
     if limits.speedup_min is not None and not is_baseline:
         results.append(_judge_speedup(find(measurements, "speedup"), limits.speedup_min))
@@ -66,6 +74,17 @@ def _read_bounds(measurement: Measurement) -> tuple[float, float]:
     low = measurement.value if measurement.low is None else measurement.low
     high = measurement.value if measurement.high is None else measurement.high
     return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+
+
+def _judge_nothing(quality: Measurement | None, loss: Measurement | None) -> GateResult | None:
+    """Judge a loss where fp32 itself answers nothing right: no engine can lose any of that."""
+    if quality is None or loss is None or not math.isclose(quality.value + loss.value, 0.0, abs_tol=1e-12):
+        return None
+    reason = (
+        f"fp32 itself has {quality.metric} {0:.2%}, of which nothing can be lost: check that the checkpoint and the "
+        "labels belong together"
+    )
+    return GateResult(loss.metric, Verdict.UNMEASURED, reason, loss)
 
 
 def _judge_quality(metric: str, loss: Measurement | None, limit: float) -> GateResult:

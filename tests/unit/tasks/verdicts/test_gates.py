@@ -187,6 +187,18 @@ def test_answers_that_depend_on_their_batch_pass_only_with_the_whole_interval(
     assert verdicts(limits=limits)["batch_flips"] is UNMEASURED
 
 
+@pytest.mark.parametrize(("quality", "loss"), [(0.0, 0.0), (0.1, -0.1), (-0.1, 0.1)])
+def test_of_nothing_that_fp32_has_right_nothing_can_be_lost(quality: float, loss: float) -> None:
+    figures = (figure("accuracy", quality), figure("accuracy_loss", loss, -0.2, 0.0), *GOOD[1:])
+    (result, *_) = judge(figures, LIMITS, size_bytes=1, is_baseline=False)
+    assert (result.gate, result.verdict) == ("accuracy_loss", UNMEASURED)
+    assert f"fp32 itself has accuracy {quality + loss:.2%}" in result.reason
+    (error_rate, *_) = judge(figures, replace(LIMITS, higher_is_better=False), size_bytes=1, is_baseline=False)
+    assert error_rate.verdict is PASSED
+    some = (figure("accuracy", 0.3), *GOOD)
+    assert judge(some, LIMITS, size_bytes=1, is_baseline=False)[0].verdict is PASSED
+
+
 def test_a_limit_that_is_not_set_is_no_gate() -> None:
     assert set(verdicts(limits=Limits("accuracy", 0.01), size=10**12)) == {"accuracy_loss", "latency_p99"}
 
