@@ -45,7 +45,10 @@ def test_the_process_gives_the_graph_that_this_one_would(source: SourceFiles, tm
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
 def test_the_attention_is_never_what_the_file_says(key: str, source: SourceFiles, tmp_path: Path) -> None:
     hostile = change_behind_the_check(source, tmp_path / "hostile", "config.json", **{key: "owner/repo"})
-    graph = export_checkpoint(hostile, into=tmp_path / "hostile-graph")
+    with pytest.raises(BadInput, match="loads native code from a repository"):
+        export_checkpoint(hostile, into=tmp_path / "hostile-graph")
+    other = change_behind_the_check(source, tmp_path / "other", "config.json", **{key: "flash_attention_2"})
+    graph = export_checkpoint(other, into=tmp_path / "other-graph")
     assert graph.digest == export_checkpoint(source, into=tmp_path / "graph").digest
 
 
