@@ -13,6 +13,7 @@ from registry.bundle.manifest import (
     MANIFEST_FILE,
     MAX_BYTES,
     check_agrees,
+    read_listed,
     read_manifest,
     verify_bundle,
     write_manifest,
@@ -191,3 +192,16 @@ def test_what_exported_the_graph_is_kept_and_left_out_where_nobody_said(manifest
     named = replace(manifest, exporter="optimum-onnx 0.1.0")
     assert b'"exporter":"optimum-onnx 0.1.0"' in write_manifest(named)
     assert read_manifest(write_manifest(named)).exporter == named.exporter
+
+
+def test_a_listed_file_is_read_as_it_was_verified_or_refused(manifest_factory: Any) -> None:
+    manifest, directory = manifest_factory()
+    record = manifest.files[0]
+    content = (directory / record.path).read_bytes()
+    assert read_listed(directory, manifest, record.path, record.size_bytes) == content
+    assert read_listed(directory, manifest, "not-listed.json", 100) is None
+    with pytest.raises(BadInput, match=f"has {record.size_bytes} bytes, at most {record.size_bytes - 1} are read"):
+        read_listed(directory, manifest, record.path, record.size_bytes - 1)
+    (directory / record.path).write_bytes(content[::-1] + b"!")
+    with pytest.raises(DigestMismatch, match="was changed since it was verified"):
+        read_listed(directory, manifest, record.path, record.size_bytes)
