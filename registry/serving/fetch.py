@@ -43,6 +43,7 @@ from registry.bundle.manifest import (
     verify_files,
 )
 from registry.bundle.signing import Trust, verify_signature
+from registry.digest import list_tree
 from registry.errors import (
     BadInput,
     DigestMismatch,
@@ -252,13 +253,18 @@ def _place_bundle(store: ServingStore, engine: EngineVersion, model_folder: Path
 
 
 def _remove_planted(partial: Path, journal: Path) -> None:
-    """Start over where a link or a pipe is in the way: the download would write through it, or wait for ever."""
+    """Start over where a link or a pipe is in the way: the download would write through it, or wait for ever.
+
+    A kill may leave a folder without its first file, which is no reason to.
+    """
     if partial.is_symlink() or (os.path.lexists(journal) and (journal.is_symlink() or not journal.is_file())):
         _remove(partial)
         _remove(journal)
     if partial.exists():
         try:
-            file_states(partial)
+            while empty := list_tree(partial)[1]:
+                for folder in empty:
+                    (partial / folder).rmdir()
         except TornBundle:
             _remove(partial)
             _remove(journal)
