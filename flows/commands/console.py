@@ -80,7 +80,7 @@ def need(*packages: str, what: str) -> None:
     if missing := [package for package in packages if find_spec(package) is None]:
         raise BadInput(
             f"`enginery {what}` needs {', '.join(missing)}, which the base install does not include: "
-            "pip install 'enginery[pipeline]'"
+            "pip install 'enginery[pipeline,cpu]'"
         )
 
 

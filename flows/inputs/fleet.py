@@ -44,8 +44,10 @@ class TargetSpec(Part):
 
     @model_validator(mode="after")
     def _check_capability(self) -> Self:
-        if (self.backend is Backend.ONNXRUNTIME) != (self.compute_capability is None):
-            raise ValueError('a TensorRT target needs a compute_capability such as "8.9"; a CPU target has none')
+        if self.backend.is_portable != (self.compute_capability is None):
+            raise ValueError(
+                'a TensorRT target needs a compute_capability such as "8.9"; a target of ONNX Runtime has none'
+            )
         return self
 
     def target(self, name: str) -> GpuTarget:

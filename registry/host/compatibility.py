@@ -3,7 +3,7 @@
 TensorRT and TensorRT-RTX engines load only on the compute capability and the version that they were built for:
 https://docs.nvidia.com/deeplearning/tensorrt/11.1.0/inference-library/engine-compatibility.html and
 https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/engine-compatibility.html. ONNX runs
-on every machine.
+on every machine, and in ONNX Runtime for CUDA on every NVIDIA GPU.
 """
 
 import re
@@ -81,9 +81,11 @@ def local_target(engines: Sequence[EngineVersion], model: str, host: Host) -> st
         Incompatible: no target in production fits, or several do; the message lists those in production.
     """
     serving = [engine for engine in engines if _serves_its_target(engine)]
-    same_gpu = [engine for engine in serving if engine.compute_capability == host.compute_capability]
     # A machine with a GPU does not silently get the CPU's engine: only its latency would give that away.
-    fitting = {engine.target: engine for engine in same_gpu if find_incompatibility(engine, host) is None}
+    same_gpu = [engine for engine in serving if _is_for_gpu_of(engine, host)]
+    loading = [engine for engine in same_gpu if find_incompatibility(engine, host) is None]
+    # What was built for this GPU goes before what any GPU runs.
+    fitting = {each.target for each in loading if not each.backend.is_portable} or {each.target for each in loading}
     if len(fitting) == 1:
         return next(iter(fitting))
     reasons = [reason for engine in same_gpu if (reason := find_incompatibility(engine, host))]
@@ -116,8 +118,9 @@ def check_compatible(engine: EngineVersion, host: Host, alternatives: Sequence[E
 
 def find_incompatibility(engine: EngineVersion, host: Host) -> str | None:
     """Return the reason why `engine` does not load on `host`; None where it loads."""
-    if engine.backend is Backend.ONNXRUNTIME:
-        return None
+    if engine.backend.is_portable:
+        needs_gpu = engine.backend is Backend.ONNXRUNTIME_CUDA
+        return "it needs an NVIDIA GPU" if needs_gpu and host.compute_capability is None else None
     if engine.compute_capability is None or engine.compute_capability != host.compute_capability:
         return f"it was built for compute capability {engine.compute_capability or 'unknown'}"
     installed = host.tensorrt if engine.backend is Backend.TENSORRT else host.tensorrt_rtx
@@ -155,8 +158,8 @@ def list_production(engines: Sequence[EngineVersion]) -> str:
 
 
 def _describe_engine(engine: EngineVersion) -> str:
-    if engine.backend is Backend.ONNXRUNTIME:
-        return f"{engine.target} (any machine)"
+    if engine.backend.is_portable:
+        return f"{engine.target} (any {'machine' if engine.backend is Backend.ONNXRUNTIME else 'NVIDIA GPU'})"
     driver = f", driver {engine.minimum_driver} or newer" if engine.minimum_driver else ""
     capability = engine.compute_capability or "unknown"
     return f"{engine.target} (compute capability {capability}, {engine.backend} {engine.backend_version}{driver})"
@@ -168,6 +171,12 @@ def _describe_host(host: Host) -> str:
     libraries = ((Backend.TENSORRT, host.tensorrt), (Backend.TENSORRT_RTX, host.tensorrt_rtx))
     versions = "".join(f", {library} {version}" for library, version in libraries if version)
     return f"compute capability {host.compute_capability} ({host.gpu_name}, driver {host.driver}{versions})"
+
+
+def _is_for_gpu_of(engine: EngineVersion, host: Host) -> bool:
+    if engine.backend is Backend.ONNXRUNTIME_CUDA:
+        return host.compute_capability is not None
+    return engine.compute_capability == host.compute_capability
 
 
 def _serves_its_target(engine: EngineVersion) -> bool:

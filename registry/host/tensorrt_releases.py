@@ -60,7 +60,7 @@ def minimum_driver(backend: Backend, backend_version: str) -> str | None:
     Raises:
         BadInput: the version is not numbers and dots.
     """
-    if backend is Backend.ONNXRUNTIME:
+    if backend.is_portable:
         return None
     major = _parse_version(backend_version)[0]
     fitting = (row.minimum_driver for row in releases().drivers if (row.backend, row.major) == (backend, major))

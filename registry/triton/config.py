@@ -60,7 +60,7 @@ def _fields(model: TritonModel) -> dict[str, Any]:
     build, largest = model.manifest.build, largest_batch(model)
     fields: dict[str, Any] = {
         "name": model.name,
-        "backend": "python" if model.python_backend else str(build.backend),
+        "backend": "python" if model.python_backend else _name_backend(build.backend),
         "max_batch_size": largest,
         "version_policy": {"specific": {"versions": [model.version]}},
         "input": _inputs(model),
@@ -78,6 +78,11 @@ def _fields(model: TritonModel) -> dict[str, Any]:
         specs = [_graph_spec(model, profile) for profile in build.profiles]
         fields["optimization"] = {"cuda": {"graphs": True, "graph_spec": specs}}
     return fields
+
+
+def _name_backend(backend: Backend) -> str:
+    """Return Triton's name; its backend for ONNX takes the GPU by the instance group's kind."""
+    return str(Backend.ONNXRUNTIME if backend is Backend.ONNXRUNTIME_CUDA else backend)
 
 
 def _inputs(model: TritonModel) -> list[dict[str, Any]]:
@@ -120,7 +125,7 @@ def _dims(tensor: Tensor, *, batched: bool) -> list[int]:
 
 
 def _instances(build: EngineBuild) -> dict[str, Any]:
-    kind = "KIND_CPU" if build.target.compute_capability is None else "KIND_GPU"
+    kind = "KIND_CPU" if build.backend is Backend.ONNXRUNTIME else "KIND_GPU"
     # One group that lists every profile: Triton then chooses by shape. A group for each profile would get
     # requests of any shape from the one queue, and fail those that its own profile does not hold.
     several = build.backend is Backend.TENSORRT

@@ -10,7 +10,11 @@ from registry.names import check_name
 from registry.records import AxisRange, Backend, EngineBuild, EngineManifest
 from registry.triton.python_models import PYTHON_MODELS, PythonModel
 
-_ENGINE_FILES = {Backend.TENSORRT: "model.plan", Backend.ONNXRUNTIME: "model.onnx"}
+_ENGINE_FILES = {
+    Backend.TENSORRT: "model.plan",
+    Backend.ONNXRUNTIME: "model.onnx",
+    Backend.ONNXRUNTIME_CUDA: "model.onnx",
+}
 
 
 @dataclass(frozen=True)

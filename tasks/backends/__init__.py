@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from registry.records import Backend, EngineBuild
-from tasks.backends import ort
 from tasks.backends.contract import BuilderBackend, BuildInputs, BuiltEngine, Session
+from tasks.backends.ort import cpu, cuda
 from tasks.backends.trt.builder import TensorRT
 
 __all__ = ["BACKENDS", "BuildInputs", "BuilderBackend", "BuiltEngine", "Session", "open_engine"]
 
 BACKENDS: Mapping[Backend, BuilderBackend] = MappingProxyType(
     {
-        Backend.ONNXRUNTIME: ort,
+        Backend.ONNXRUNTIME: cpu,
+        Backend.ONNXRUNTIME_CUDA: cuda,
         Backend.TENSORRT: TensorRT(Backend.TENSORRT),
         Backend.TENSORRT_RTX: TensorRT(Backend.TENSORRT_RTX),
     }

@@ -100,6 +100,15 @@ class Session(Protocol):
         """Run the engine and return its outputs on the host, in the order of `output_names`."""
 
 
+@dataclass(frozen=True)
+class PhaseTimes:
+    """The seconds of one call on the GPU, by its own clock: copies to it, work, and copies back."""
+
+    upload_seconds: float
+    compute_seconds: float
+    download_seconds: float
+
+
 class BuilderBackend(Protocol):
     """The functions of a backend."""
 

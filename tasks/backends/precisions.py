@@ -60,6 +60,14 @@ RULES: Mapping[tuple[Backend, Precision], Rule] = MappingProxyType(
         (Backend.ONNXRUNTIME, Precision.INT8_WEIGHT_ONLY): Rule("0.0", MEASURED),
         (Backend.ONNXRUNTIME, Precision.FP8): Rule(None, DOCUMENTED, _CASTS),
         (Backend.ONNXRUNTIME, Precision.INT4_WEIGHT_ONLY): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME_CUDA, Precision.FP32): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME_CUDA, Precision.FP16): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME_CUDA, Precision.BF16): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME_CUDA, Precision.INT8): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME_CUDA, Precision.INT8_DYNAMIC): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME_CUDA, Precision.INT8_WEIGHT_ONLY): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME_CUDA, Precision.FP8): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME_CUDA, Precision.INT4_WEIGHT_ONLY): Rule("0.0", MEASURED),
     }
 )
 
@@ -74,7 +82,7 @@ def why_unsupported(precision: Precision, target: GpuTarget) -> str | None:
     rule = RULES[target.backend, precision]
     if rule.since is None:
         return f"{target.backend} does not build {precision}: {rule.reason}"
-    if target.backend is Backend.ONNXRUNTIME:
+    if target.backend.is_portable:
         return None
     capabilities = CAPABILITIES[target.backend]
     if target.compute_capability not in capabilities:

@@ -14,6 +14,7 @@ TOOLS = (
     "optimum-onnx",
     "onnx",
     "onnxruntime",
+    "onnxruntime-gpu",
     "nvidia-modelopt",
     "tensorrt",
     "tensorrt-rtx-cu13",

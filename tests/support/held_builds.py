@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import State
 
 from flows import deployments
 from flows.workers.build_requests import BuildRequest
-from tasks.backends import ort
 from tasks.backends.contract import BuildInputs, BuiltEngine
+from tasks.backends.ort import cpu as ort
 from tasks.execution.progress import OnProgress
 
 BEGUN, DONE = "begun", "done"

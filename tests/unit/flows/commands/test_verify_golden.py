@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry.bundle.signing import sign_bundle
-from tasks.backends import ort
+from tasks.backends.ort import cpu as ort
 from tasks.bundle.golden import Golden
 from tests.support.commands import Enginery
 from tests.support.golden_bundles import edit_golden, golden_bundle, reseal

@@ -403,7 +403,7 @@ def fleet(**changes: Any) -> dict[str, Any]:
         (fleet(compute_capability="8.9\n"), "targets.l4.compute_capability: "),
         (fleet(compute_capability="٨.٩"), "targets.l4.compute_capability: "),
         (fleet(compute_capability=None), "targets.l4: a TensorRT target needs a compute_capability"),
-        (fleet(backend="onnxruntime"), "a CPU target has none"),
+        (fleet(backend="onnxruntime"), "a target of ONNX Runtime has none"),
         (fleet(work_pool="../x"), "targets.l4.work_pool: name '../x' is not a valid name"),
         ({"targets": {"../x": {"backend": "onnxruntime"}}}, "name '../x' is not a valid name"),
     ],

@@ -58,7 +58,7 @@ def test_external_data_is_embedded(tmp_path: Path) -> None:
 
 
 def test_graph_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.backends.ort.LARGEST_FILE_BYTES", 1000)
+    monkeypatch.setattr("tasks.backends.ort.loading.LARGEST_FILE_BYTES", 1000)
     with pytest.raises(BuildError, match="one ONNX file holds at most"):
         build(save_graph(tmp_path / "onnx", Precision.FP32, external="weights.bin"), tmp_path / "engine")
 

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from registry.bundle.manifest import MANIFEST_FILE, write_manifest
 from registry.host.cpu import Cpu
 from registry.records import Backend, EngineManifest, Machine
-from tasks.backends import ort
+from tasks.backends.ort import cpu as ort
 from tasks.bundle.check_golden import GoldenCheck, Outcome, check_golden
 from tasks.bundle.golden import Golden
 from tests.support.golden_bundles import edit_golden, golden_bundle, reseal

@@ -1,0 +1,95 @@
+"""ONNX Runtime on the CPU."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry.errors import BadInput, BuildError, Incompatible, first_line
+from registry.records import GpuTarget, Precision
+from tasks.backends.contract import Array, BuildInputs, BuiltEngine, check_feed, read_verified
+from tasks.backends.ort.loading import (
+    find_package,
+    find_version,
+    list_ort_errors,
+    load_graph,
+    tensor_names,
+    write_engine,
+)
+from tasks.backends.precisions import why_unsupported
+from tasks.execution.progress import OnProgress
+from tasks.graphs.session import exact_options
+
+ONE_PER_CORE = 0  # of `intra_op_num_threads`
+
+
+@dataclass(frozen=True)
+class OrtSession:
+    """A session of the CPU execution provider."""
+
+    session: Any
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        """Run the graph and return its outputs in the order of `output_names`; inputs are bound by name.
+
+        Raises:
+            BadInput: the feed does not fit the graph.
+        """
+        check_feed(feed, self.input_names)
+        try:
+            return list(self.session.run(self.output_names, dict(feed)))
+        except list_ort_errors() as error:
+            raise BadInput(f"ONNX Runtime refused the feed: {first_line(error)}") from error
+
+
+def version() -> str:
+    """Return the version of ONNX Runtime; the package for GPUs runs on CPUs too.
+
+    Raises:
+        Incompatible: it is not installed.
+    """
+    return find_version()
+
+
+def supports(precision: Precision, target: GpuTarget) -> str | None:
+    """Return None, or the reason why CPU kernels gain nothing from a precision."""
+    return why_unsupported(precision, target)
+
+
+def can_build(target: GpuTarget) -> str | None:  # noqa: ARG001  # the Protocol's signature
+    """Return None when an onnxruntime package is installed, else what is needed."""
+    return None if find_package() else "needs the onnxruntime package: pip install enginery[cpu]"
+
+
+def can_run(target: GpuTarget) -> str | None:
+    """Return the same as `can_build`."""
+    return can_build(target)
+
+
+def build(inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> BuiltEngine:
+    """Copy the exact graph into one file, as `write_engine`, which says what it raises."""
+    if reason := supports(inputs.onnx.precision, inputs.target):
+        raise BuildError(reason)
+    return write_engine(inputs, into, on_progress)
+
+
+def open_session(
+    engine: Path,
+    expected_digest: str,
+    *,
+    target: GpuTarget,  # noqa: ARG001  # any CPU runs it
+    backend_version: str,  # noqa: ARG001  # ONNX is portable between versions
+) -> OrtSession:
+    """Load a graph without external data, with one thread per core inside an operator.
+
+    Raises:
+        DigestMismatch: the file's bytes differ; ONNX Runtime has read none of them.
+        Incompatible: ONNX Runtime cannot load it.
+    """
+    options = exact_options()
+    options.intra_op_num_threads = ONE_PER_CORE
+    graph = read_verified(engine, expected_digest)
+    session = load_graph(graph, str(engine), options, ["CPUExecutionProvider"], refusal=Incompatible)
+    return OrtSession(session, *tensor_names(session))

@@ -1,0 +1,192 @@
+"""ONNX Runtime on any NVIDIA GPU, by its CUDA execution provider.
+
+Reference for the provider's options: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # numpy has no bfloat16
+import numpy as np
+
+from registry.errors import BadInput, BuildError, Incompatible, first_line
+from registry.host.gpu import local_compute_capability
+from registry.records import GpuTarget, Precision
+from tasks.backends.contract import Array, BuildInputs, BuiltEngine, PhaseTimes, check_feed, read_verified
+from tasks.backends.cuda_memory import CudaMemory, count_bytes
+from tasks.backends.ort.loading import (
+    GPU_PACKAGE,
+    Provider,
+    find_package,
+    find_version,
+    list_ort_errors,
+    load_graph,
+    tensor_names,
+    write_engine,
+)
+from tasks.backends.precisions import why_unsupported
+from tasks.execution.progress import OnProgress
+from tasks.graphs.session import exact_options
+
+_DTYPES = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_, "tensor(bfloat16)": ml_dtypes.bfloat16,
+}  # fmt: skip
+# Of a run's option `gpu_graph_id`: run without capturing or replaying a CUDA graph.
+_NO_GRAPH = -1
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+
+class OrtCudaSession:
+    """A session of the CUDA execution provider with bound inputs and outputs, used from one thread at a time.
+
+    With `cuda_graphs` the second call of a shape captures a CUDA graph, and later ones replay it.
+    """
+
+    def __init__(self, session: Any, memory: CudaMemory, *, cuda_graphs: bool) -> None:
+        self._session, self._memory, self._cuda_graphs = session, memory, cuda_graphs
+        self.input_names, self.output_names = tensor_names(session)
+        # By the shapes of a call's inputs: the (shape, dtype) of each output, as the first such call returned it.
+        self._known: dict[tuple[tuple[int, ...], ...], list[tuple[tuple[int, ...], Any]]] = {}
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        """Copy the feed to the GPU, run the graph, and copy its outputs back in the order of `output_names`.
+
+        Raises:
+            BadInput: the feed does not fit the graph.
+            MeasurementError: the GPU failed.
+        """
+        check_feed(feed, self.input_names)
+        try:
+            return self._run({name: np.asarray(feed[name]) for name in self.input_names})
+        except list_ort_errors() as error:
+            raise BadInput(f"ONNX Runtime refused the feed: {first_line(error)}") from error
+
+    def phase_times(self) -> PhaseTimes:
+        """Return the times on the GPU of the last call's copies and of its work."""
+        return self._memory.phase_times()
+
+    def _run(self, feed: dict[str, Array]) -> list[Array]:
+        memory, binding = self._memory, self._session.io_binding()
+        shapes = tuple(array.shape for array in feed.values())
+        replays = self._cuda_graphs and shapes in self._known
+        # A captured graph keeps the addresses that it was captured with: each shape has buffers of its own.
+        place = f"{shapes}/" if self._cuda_graphs else ""
+        memory.begin()
+        for name, array in feed.items():
+            binding.bind_input(name, "cuda", 0, _element(array), array.shape, memory.upload(place + name, array))
+        memory.end_upload()
+        self._bind_outputs(binding, place, shapes if replays else None)
+        self._session.run_with_iobinding(binding, self._run_options(shapes if replays else None))
+        memory.begin_download()
+        values = binding.get_outputs()
+        described = [(tuple(value.shape()), _DTYPES[value.data_type()]) for value in values]
+        if self._cuda_graphs:
+            self._known.setdefault(shapes, described)
+        arrays = [
+            memory.download(f"{place}{name} of the host", value.data_ptr(), *kind)
+            for name, value, kind in zip(self.output_names, values, described, strict=True)
+        ]
+        memory.finish()
+        return [read() for read in arrays]
+
+    def _bind_outputs(self, binding: Any, place: str, shapes: tuple[tuple[int, ...], ...] | None) -> None:
+        """Bind outputs to memory of ONNX Runtime's, or of known shapes to our own, whose addresses stay."""
+        if shapes is None:
+            for name in self.output_names:
+                binding.bind_output(name, "cuda", 0)
+            return
+        for name, (shape, dtype) in zip(self.output_names, self._known[shapes], strict=True):
+            address = self._memory.reserve(place + name, count_bytes(shape, dtype))
+            binding.bind_output(name, "cuda", 0, _element(np.empty(0, dtype)), shape, address)
+
+    def _run_options(self, shapes: tuple[tuple[int, ...], ...] | None) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        # Work and copies are on one stream, so only the end of the call waits.
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if self._cuda_graphs:
+            graph = _NO_GRAPH if shapes is None else list(self._known).index(shapes) + 1
+            options.add_run_config_entry("gpu_graph_id", str(graph))
+        return options
+
+
+def _element(array: Array) -> Any:
+    """Return an array's dtype as ONNX Runtime's bindings take it: bfloat16, which it cannot name, as ONNX's number."""
+    return _BFLOAT16 if array.dtype == ml_dtypes.bfloat16 else array.dtype
+
+
+def version() -> str:
+    """Return the version of ONNX Runtime, of whichever package: a build needs no GPU.
+
+    Raises:
+        Incompatible: it is not installed.
+    """
+    return find_version()
+
+
+def supports(precision: Precision, target: GpuTarget) -> str | None:
+    """Return None, or the reason why the CUDA kernels gain nothing from a precision, or lack it."""
+    return why_unsupported(precision, target)
+
+
+def can_build(target: GpuTarget) -> str | None:  # noqa: ARG001  # the Protocol's signature
+    """Return None when an onnxruntime package is installed, for the engine is the graph; else what is needed."""
+    return None if find_package() else "needs the onnxruntime package: pip install enginery[cpu]"
+
+
+def can_run(target: GpuTarget) -> str | None:
+    """Return None when onnxruntime-gpu and a GPU are here, else what is missing."""
+    place = f"; run it on a worker of pool {target.work_pool}"
+    if find_package() != GPU_PACKAGE:
+        return f"needs the onnxruntime-gpu package (pip install enginery[cuda]) and an NVIDIA GPU{place}"
+    return None if local_compute_capability() else f"needs an NVIDIA GPU, and this machine has none{place}"
+
+
+def build(inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> BuiltEngine:
+    """Copy the exact graph into one file, as `write_engine`, which says what it raises."""
+    if reason := supports(inputs.onnx.precision, inputs.target):
+        raise BuildError(reason)
+    return write_engine(inputs, into, on_progress)
+
+
+def open_session(
+    engine: Path,
+    expected_digest: str,
+    *,
+    target: GpuTarget,
+    backend_version: str,  # noqa: ARG001  # ONNX is portable between versions
+    cuda_graphs: bool = False,
+) -> OrtCudaSession:
+    """Load a graph without external data onto the GPU that CUDA takes first.
+
+    Raises:
+        DigestMismatch: the file's bytes differ; ONNX Runtime has read none of them.
+        Incompatible: no GPU or no onnxruntime-gpu here, ONNX Runtime cannot load it, or (`cuda_graphs`) a part of it
+            runs on the CPU, which no CUDA graph can hold.
+    """
+    if reason := can_run(target):
+        raise Incompatible(f"{engine} {reason}")
+    graph = read_verified(engine, expected_digest)
+    import onnxruntime
+
+    onnxruntime.preload_dlls()  # CUDA and cuDNN from their own wheels, where the system has none
+    memory = CudaMemory()
+    options = {
+        "device_id": "0",
+        "user_compute_stream": str(memory.stream),
+        "use_tf32": "0",  # what is called fp32 computes in fp32
+        "enable_cuda_graph": str(int(cuda_graphs)),
+    }
+    providers: list[Provider] = [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    session = load_graph(graph, str(engine), exact_options(), providers, refusal=Incompatible)
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        # ONNX Runtime falls back to the CPU with no more than a line in its log.
+        raise Incompatible(
+            f"{engine}: ONNX Runtime {find_version()} cannot start CUDA here: it needs CUDA 13 and cuDNN 9 "
+            "(pip install enginery[cuda]) and driver 580 or newer"
+        )
+    return OrtCudaSession(session, memory, cuda_graphs=cuda_graphs)
