@@ -62,8 +62,11 @@ def main() -> None:
     options = parse_options()
     engines = dict(each.split("=", 1) for each in options.engines)
     print(f"{read_gpu()}; ONNX Runtime {cuda.version()}; sequence {SEQUENCE}")
-    rows = [row for batch in BATCHES for row in measure_batch(options.checkpoint, engines, batch)]
-    print_rows(rows)
+    rows = []
+    for batch in BATCHES:
+        measured = measure_batch(options.checkpoint, engines, batch)
+        print_rows(measured)
+        rows += measured
     if options.results:
         options.results.write_text(json.dumps(rows, indent=1))
     if options.raw:
@@ -86,7 +89,8 @@ def measure_batch(checkpoint: Path, engines: Mapping[str, str], batch: int) -> l
     for precision, engine in engines.items():
         sessions[precision] = open_session(engine)
         try:
-            sessions[f"{precision}, graph"] = warm(open_session(engine, cuda_graphs=True), feed)
+            sizes = {"batch_size": batch, "sequence_length": SEQUENCE}
+            sessions[f"{precision}, graph"] = warm(open_session(engine, sizes), feed)
         except Exception as error:  # noqa: BLE001  # a line of the table, in ONNX Runtime's own words
             print(f"{precision} with a CUDA graph, batch {batch}: {str(error)[:300]}", file=sys.stderr)
     for name, dtype, compiled in (
@@ -95,7 +99,7 @@ def measure_batch(checkpoint: Path, engines: Mapping[str, str], batch: int) -> l
         ("torch compiled fp16", "float16", True),
     ):
         sessions[name] = warm(TorchPeer(checkpoint, dtype, compiled=compiled), feed)
-    plan = LatencyPlan(windows=20, iterations=20, warmup=10, sizes=(("batch", batch), ("sequence", SEQUENCE)))
+    plan = LatencyPlan(windows=10, iterations=10, warmup=5, sizes=(("batch", batch), ("sequence", SEQUENCE)))
     times = interleave(sessions, feed, plan)
     medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
     return [describe(name, session, feed, batch, medians) for name, session in sessions.items()]
@@ -136,10 +140,12 @@ def make_feed(session: OrtCudaSession, batch: int) -> Feed:
     return {name: values[name] for name in session.input_names}
 
 
-def open_session(engine: str, *, cuda_graphs: bool = False) -> OrtCudaSession:
+def open_session(engine: str, cuda_graph_of: Mapping[str, int] | None = None) -> OrtCudaSession:
     path = Path(engine)
     version = cuda.version()
-    return cuda.open_session(path, file_sha256(path), target=TARGET, backend_version=version, cuda_graphs=cuda_graphs)
+    return cuda.open_session(
+        path, file_sha256(path), target=TARGET, backend_version=version, cuda_graph_of=cuda_graph_of
+    )
 
 
 def warm(session: Any, feed: Feed) -> Any:

@@ -32,6 +32,7 @@ CAPABILITIES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
 )
 
 _NO_DYNAMIC = "its ONNX parser has no DynamicQuantizeLinear and no MatMulInteger: use int8, whose scales are calibrated"
+_ON_CPU = "its DynamicQuantizeLinear runs on the CPU, and each layer's input is copied there and back: use fp16"
 _CASTS = "the CPU kernels cast it to fp32 and back, so it is never faster than fp32: use fp32 or int8-dynamic"
 
 RULES: Mapping[tuple[Backend, Precision], Rule] = MappingProxyType(
@@ -64,7 +65,7 @@ RULES: Mapping[tuple[Backend, Precision], Rule] = MappingProxyType(
         (Backend.ONNXRUNTIME_CUDA, Precision.FP16): Rule("0.0", MEASURED),
         (Backend.ONNXRUNTIME_CUDA, Precision.BF16): Rule("0.0", MEASURED),
         (Backend.ONNXRUNTIME_CUDA, Precision.INT8): Rule("0.0", MEASURED),
-        (Backend.ONNXRUNTIME_CUDA, Precision.INT8_DYNAMIC): Rule("0.0", MEASURED),
+        (Backend.ONNXRUNTIME_CUDA, Precision.INT8_DYNAMIC): Rule(None, MEASURED, _ON_CPU),
         (Backend.ONNXRUNTIME_CUDA, Precision.INT8_WEIGHT_ONLY): Rule("0.0", MEASURED),
         (Backend.ONNXRUNTIME_CUDA, Precision.FP8): Rule("0.0", MEASURED),
         (Backend.ONNXRUNTIME_CUDA, Precision.INT4_WEIGHT_ONLY): Rule("0.0", MEASURED),

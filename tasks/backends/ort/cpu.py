@@ -69,10 +69,20 @@ def can_run(target: GpuTarget) -> str | None:
 
 
 def build(inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> BuiltEngine:
-    """Copy the exact graph into one file, as `write_engine`, which says what it raises."""
+    """Copy the exact graph into one file, and load it once.
+
+    Raises:
+        BadInput: as `write_engine`.
+        BuildError: as `write_engine`; or no kernel runs it, or ONNX Runtime cannot load it.
+    """
     if reason := supports(inputs.onnx.precision, inputs.target):
         raise BuildError(reason)
-    return write_engine(inputs, into, on_progress)
+    built = write_engine(inputs, into, on_progress)
+    options = exact_options()
+    options.intra_op_num_threads = 1
+    graph = built.path.read_bytes()
+    load_graph(graph, str(inputs.onnx.path), options, ["CPUExecutionProvider"], refusal=BuildError)
+    return built
 
 
 def open_session(

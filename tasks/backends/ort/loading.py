@@ -11,7 +11,6 @@ from registry.errors import BuildError, EngineryError, Incompatible, first_line
 from tasks.backends.contract import BuildInputs, BuiltEngine
 from tasks.execution.progress import OnProgress
 from tasks.graphs.external_data import check_external_data
-from tasks.graphs.session import exact_options
 
 CPU_PACKAGE, GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 # The limit of a protobuf message, and so of one ONNX file: protobuf.dev, "Proto Limits".
@@ -47,14 +46,14 @@ def find_version() -> str:
 
 
 def write_engine(inputs: BuildInputs, into: Path, on_progress: OnProgress) -> BuiltEngine:
-    """Copy the exact graph to `into`/engine.onnx (external data is embedded), and load it once on the CPU.
+    """Copy the exact graph to `into`/engine.onnx; external data is embedded.
 
     One graph runs all shapes, memory is allocated as it runs, and nothing is timed: profiles, workspace and timing
     caches are not used.
 
     Raises:
         BadInput: its external data is outside its folder, or a link.
-        BuildError: one file cannot hold it, ONNX Runtime cannot load it, or it was cancelled.
+        BuildError: one file cannot hold it, or it was cancelled.
     """
     onnx = inputs.onnx
     engine = into / "engine.onnx"
@@ -65,11 +64,7 @@ def write_engine(inputs: BuildInputs, into: Path, on_progress: OnProgress) -> Bu
         _embed_data(onnx.path, external, engine)
     else:
         shutil.copyfile(onnx.path, engine)
-    on_progress("load", 0.5)
-    options = exact_options()
-    options.intra_op_num_threads = 1
-    load_graph(engine.read_bytes(), str(onnx.path), options, ["CPUExecutionProvider"], refusal=BuildError)
-    on_progress("load", 1.0)
+    on_progress("copy", 1.0)
     return BuiltEngine(engine, onnx.inputs, onnx.outputs)
 
 
@@ -80,6 +75,7 @@ def load_graph(
     import onnxruntime  # a heavy vendor import: `enginery history` must not need it
 
     options.log_severity_level = 3  # errors; they are raised too
+    onnxruntime.set_default_logger_severity(3)
     try:
         return onnxruntime.InferenceSession(graph, options, providers=list(providers))
     except list_ort_errors() as error:

@@ -50,6 +50,7 @@ def engine(target: str, capability: str | None, *aliases: str) -> EngineVersion:
 
 
 CPU, L4, RTX, H100 = engine("cpu", None), engine("l4", "8.9"), engine("rtx-4090", "8.9"), engine("h100", "9.0")
+CUDA = replace(engine("cuda", None), backend=Backend.ONNXRUNTIME_CUDA)
 NO_GPU = Host()
 
 
@@ -133,6 +134,20 @@ def test_compatible_engine_is_not_refused(here: Host) -> None:
 @pytest.mark.parametrize("here", [gpu(), gpu("7.5", None, None), NO_GPU])
 def test_an_onnx_engine_loads_everywhere(here: Host) -> None:
     check_compatible(CPU, here)
+
+
+@pytest.mark.parametrize("capability", ["7.5", "9.0", "12.1"])
+def test_an_engine_for_any_gpu_is_the_target_of_every_gpu_but_for_one_built_for_it(capability: str) -> None:
+    assert local_target([CPU, CUDA], "sst2", gpu(capability, tensorrt=None)) == "cuda"
+    own = replace(L4, compute_capability=capability)
+    assert local_target([CPU, CUDA, own], "sst2", gpu(capability)) == "l4"
+    assert local_target([CPU, CUDA, own], "sst2", gpu(capability, tensorrt="11.0")) == "cuda"
+
+
+def test_an_engine_for_any_gpu_is_refused_without_one() -> None:
+    assert local_target([CPU, CUDA], "sst2", NO_GPU) == "cpu"
+    with pytest.raises(Incompatible, match=r"it needs an NVIDIA GPU.*cuda \(any NVIDIA GPU\)"):
+        check_compatible(CUDA, NO_GPU, [CUDA])
 
 
 def test_an_rtx_engine_needs_tensorrt_rtx_and_not_tensorrt() -> None:

@@ -17,11 +17,13 @@ from registry.records import AxisRange, Backend, EngineBuild, GpuTarget, OnnxArt
 from tasks.backends import BACKENDS, BuildInputs, open_engine
 from tasks.backends.build import build_engine
 from tasks.backends.contract import Array
+from tasks.backends.ort import cuda, loading
 from tasks.graphs.external_data import check_external_data
 from tests.support.onnx_graphs import save_graph
 
 PROFILE = ShapeProfile.of(batch=AxisRange(1, 2, 4), sequence=AxisRange(8, 16, 32))
 CPU = GpuTarget("cpu", Backend.ONNXRUNTIME)
+CUDA = GpuTarget("cuda", Backend.ONNXRUNTIME_CUDA, work_pool="gpu-any")
 
 
 def build(graph: OnnxArtifact, into: Path) -> EngineBuild:
@@ -151,6 +153,30 @@ def test_cancelled_build_leaves_nothing(tmp_path: Path) -> None:
 def test_precision_that_gains_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="never faster than fp32"):
         build(save_graph(tmp_path / "onnx", Precision.FP16), tmp_path / "engine")
+
+
+def test_engine_for_any_gpu_is_the_exact_graph_and_builds_without_one(tmp_path: Path) -> None:
+    if cuda.can_run(CUDA) is None:
+        pytest.skip("this machine has a GPU: tests/gpu/test_ort_gpu.py runs the engine")
+    graph = save_graph(tmp_path / "onnx", Precision.FP16)
+    inputs = BuildInputs(graph, CUDA, (PROFILE,), 0)
+    built = build_engine(inputs, into=tmp_path / "engine", on_progress=lambda *_: True)
+    assert built.path.read_bytes() == graph.path.read_bytes()
+    with pytest.raises(Incompatible, match=r"needs .*NVIDIA GPU.*run it on a worker of pool gpu-any"):
+        open_engine(built)
+
+
+def test_two_packages_of_onnxruntime_are_told_apart_and_refused_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"onnxruntime-gpu": "1.31.1"}
+    monkeypatch.setattr("tasks.backends.ort.loading._version_of", installed.get)
+    assert loading.find_package() == "onnxruntime-gpu"
+    installed["onnxruntime"] = "1.32.0"
+    with pytest.raises(Incompatible, match="overwrite each other's files: pip uninstall both"):
+        loading.find_package()
+    installed.clear()
+    assert loading.find_package() is None
+    with pytest.raises(Incompatible, match=r"pip install enginery\[cpu\]"):
+        loading.find_version()
 
 
 def test_importing_the_backends_imports_no_vendor_library() -> None:
