@@ -50,6 +50,7 @@ class OrtCudaSession:
         self._session, self._memory, self._cuda_graph = session, memory, cuda_graph
         self.input_names, self.output_names = tensor_names(session)
         # The (shape, dtype) of each output: a captured graph writes to the addresses that it was captured with.
+        self._shapes: dict[str, tuple[int, ...]] | None = None
         self._captured: list[tuple[tuple[int, ...], Any]] | None = None
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
@@ -60,6 +61,7 @@ class OrtCudaSession:
             MeasurementError: the GPU failed.
         """
         check_feed(feed, self.input_names)
+        self._check_shapes(feed)
         refusals: tuple[type[Exception], ...] = (
             RuntimeError,
             *list_ort_errors(),
@@ -72,6 +74,16 @@ class OrtCudaSession:
     def phase_times(self) -> PhaseTimes:
         """Return the times on the GPU of the last call's copies and of its work."""
         return self._memory.phase_times()
+
+    def _check_shapes(self, feed: Mapping[str, Array]) -> None:
+        """Refuse another shape than the one captured: ONNX Runtime would replay the graph on what lies in memory."""
+        if not self._cuda_graph:
+            return
+        shapes = {name: array.shape for name, array in feed.items()}
+        if shapes != (self._shapes or shapes):
+            shown = ", ".join(f"{name} {list(shape)}" for name, shape in (self._shapes or {}).items())
+            raise BadInput(f"this session's CUDA graph takes {shown} and nothing else: open one for the new shape")
+        self._shapes = shapes
 
     def _run(self, feed: dict[str, Array]) -> list[Array]:
         memory, binding = self._memory, self._session.io_binding()
