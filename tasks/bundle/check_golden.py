@@ -58,6 +58,14 @@ class GoldenCheck:
         return f"{self.check}: {self.outcome}, {of}{self.inputs} golden inputs{measured}{remark}"
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A model task with the encoder of a bundle."""
+
+    task: ModelTask
+    encoder: Encoder
+
+
 def check_golden(bundle: Path, manifest: EngineManifest) -> list[GoldenCheck]:
     """Encode and run the golden inputs of a bundle that is verified already, and compare both with its record.
 
@@ -66,14 +74,19 @@ def check_golden(bundle: Path, manifest: EngineManifest) -> list[GoldenCheck]:
         DigestMismatch, BadInput: its files were changed since it was verified, or are not what Enginery writes.
     """
     golden, task = read_golden(bundle, manifest), model_task(manifest.source.task)
-    prepared, feeds = _check_preprocessing(golden, task, bundle, manifest)
-    return [prepared, _check_answers(golden, task, feeds, bundle, manifest)]
+    prepared, encoder, feeds = _check_preprocessing(golden, task, bundle, manifest)
+    if encoder is None:
+        return [
+            prepared,
+            GoldenCheck("answers", Outcome.NOT_RUN, len(golden.rows), remark="no input could be prepared"),
+        ]
+    return [prepared, _check_answers(golden, _Task(task, encoder), feeds, bundle, manifest)]
 
 
 def _check_preprocessing(
     golden: Golden, task: ModelTask, bundle: Path, manifest: EngineManifest
-) -> tuple[GoldenCheck, list[Feed]]:
-    """Return the check, and the feeds; none where the encoder does not work here."""
+) -> tuple[GoldenCheck, Encoder | None, list[Feed]]:
+    """Return the check, the encoder and the feeds; none where the encoder does not work here."""
     name, count = "preprocessing", len(golden.rows)
     advice = f"install what the engine was released with{_list_other_versions(manifest)}, and verify again"
     try:
@@ -81,14 +94,14 @@ def _check_preprocessing(
         feeds = [encoder.encode([row.decoded]) for row in golden.rows]
     except Exception as error:  # noqa: BLE001  # libraries of another version than read these files before
         problem = f"{bundle}: the golden inputs cannot be prepared here ({first_line(error)[:200]}): {advice}"
-        return GoldenCheck(name, Outcome.DIFFERS, count, count, problem=problem), []
+        return GoldenCheck(name, Outcome.DIFFERS, count, count, problem=problem), None, []
     differing = {
         number: described
         for number, (row, feed) in enumerate(zip(golden.rows, feeds, strict=True), 1)
         if (described := describe_feed(feed)) != row.feed
     }
     if not differing:
-        return GoldenCheck(name, Outcome.SAME, count), feeds
+        return GoldenCheck(name, Outcome.SAME, count), encoder, feeds
     number, described = next(iter(differing.items()))
     recorded = golden.rows[number - 1].feed
     tensor = next((each.name for each in described if each not in recorded), recorded[0].name)
@@ -96,7 +109,7 @@ def _check_preprocessing(
         f"{bundle}: {len(differing)} of {count} golden inputs are prepared otherwise than where the engine was "
         f"released, first {tensor} of number {number}: {advice}"
     )
-    return GoldenCheck(name, Outcome.DIFFERS, count, len(differing), problem=problem), feeds
+    return GoldenCheck(name, Outcome.DIFFERS, count, len(differing), problem=problem), encoder, feeds
 
 
 def _list_other_versions(manifest: EngineManifest) -> str:
@@ -107,11 +120,9 @@ def _list_other_versions(manifest: EngineManifest) -> str:
 
 
 def _check_answers(
-    golden: Golden, task: ModelTask, feeds: Sequence[Feed], bundle: Path, manifest: EngineManifest
+    golden: Golden, task: _Task, feeds: Sequence[Feed], bundle: Path, manifest: EngineManifest
 ) -> GoldenCheck:
     build, count = replace(manifest.build, directory=bundle), len(golden.rows)
-    if not feeds:
-        return GoldenCheck("answers", Outcome.NOT_RUN, count, remark="no input could be prepared")
     try:
         session = open_engine(build)
     except Incompatible as error:
@@ -132,7 +143,7 @@ def _check_answers(
     return GoldenCheck("answers", outcome, count, len(differing), largest, tolerance, remark, problem)
 
 
-def _measure_differences(golden: Golden, task: ModelTask, feeds: Sequence[Feed], session: Session) -> list[float]:
+def _measure_differences(golden: Golden, task: _Task, feeds: Sequence[Feed], session: Session) -> list[float]:
     """Return how far each answer is off: a share of the largest number that was recorded of that output."""
     scales: dict[str, float] = {}
     for output in (output for row in golden.rows for output in row.outputs):
@@ -140,7 +151,7 @@ def _measure_differences(golden: Golden, task: ModelTask, feeds: Sequence[Feed],
     differences = []
     for row, feed in zip(golden.rows, feeds, strict=True):
         try:
-            given = run_judged(session, task, feed)
+            given = run_judged(session, task.task, task.encoder, row.decoded, feed)
         except BadInput:  # a feed of another shape than the engine takes
             given = {}
         off = [0.0]

@@ -22,7 +22,7 @@ from registry.digest import canonical_json, read_canonical
 from registry.errors import BadInput, NotFound
 from registry.records import EngineManifest, Machine, Precision
 from tasks.backends import Session
-from tasks.model_tasks.contract import Feed, ModelTask
+from tasks.model_tasks.contract import Encoder, Feed, ModelTask
 
 GOLDEN_FILE = "golden.json"
 ENGINE = "engine"
@@ -121,9 +121,11 @@ class Golden:
     rows: tuple[GoldenRow, ...]
 
 
-def run_judged(session: Session, task: ModelTask, feed: Feed) -> dict[str, NDArray[np.float64]]:
-    """Return by name those outputs of an engine that answers are made of, float64."""
-    outputs = session.run(feed)
+def run_judged(
+    session: Session, task: ModelTask, encoder: Encoder, row_input: Any, feed: Feed
+) -> dict[str, NDArray[np.float64]]:
+    """Return by name what the answer to an input is made of: the engine's outputs as the task reduces them, float64."""
+    outputs = task.reduce_outputs(session.run(feed), [row_input], encoder)
     return {session.output_names[at]: outputs[at].astype(np.float64) for at in task.judged_outputs}
 
 

@@ -79,7 +79,7 @@ def record_golden(
     rows = []
     for row_input in inputs:
         feed = encoder.encode([row_input])
-        outputs = run_judged(session, task, feed)
+        outputs = run_judged(session, task, encoder, row_input, feed)
         if not all(np.isfinite(output).all() for output in outputs.values()):
             raise MeasurementError(f"the graph {build.digest[:12]} gave NaN or infinite outputs: it cannot be judged")
         if sum(output.size for output in outputs.values()) <= MOST_VALUES:

@@ -90,7 +90,7 @@ class _Passes:
         answers = self.answers[batching]
         for positions, batch in batches:
             feed = self.encoder.encode(batch)
-            outputs = self.session.run(feed)
+            outputs = self.task.reduce_outputs(self.session.run(feed), batch, self.encoder)
             judged = [outputs[position] for position in self.task.judged_outputs]
             if not all(np.isfinite(output).all() for output in judged):
                 raise MeasurementError(

@@ -206,8 +206,17 @@ class ModelTask(Protocol):
             BadInput: it has no answer, or the file cannot be read.
         """
 
+    def reduce_outputs(
+        self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder
+    ) -> Sequence[NDArray[Any]]:
+        """Return what answers are made of, of a graph's outputs for `encoder.encode(inputs)`, at the same positions.
+
+        Reduced outputs of all rows are kept in memory. A task whose graph gives a row more than some kilobytes reduces
+        it here; `answers` takes what this returns.
+        """
+
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder) -> Answers:
-        """Return one answer per input, from a graph's outputs in graph order for `encoder.encode(inputs)`."""
+        """Return one answer per input, from the reduced outputs of a graph for `encoder.encode(inputs)`."""
 
     def show(
         self, outputs: Sequence[NDArray[Any]], questions: Sequence[str], classes: Sequence[str], encoder: Encoder

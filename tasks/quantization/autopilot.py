@@ -156,9 +156,8 @@ def _measure_damage(search: _Search, board: Switchboard) -> tuple[Block, ...]:
     measured = []
     for position, block in enumerate(search.blocks):
         search.on_progress(_PROGRESS.format("sensitivity of each block"), position / len(search.blocks))
-        damage = float(
-            np.mean([gate.damage(index, exact[index], board.run(feeds[index], {block.tensor})) for index in sampled])
-        )
+        outputs = {index: gate.reduce(index, board.run(feeds[index], {block.tensor})) for index in sampled}
+        damage = float(np.mean([gate.damage(index, exact[index], made) for index, made in outputs.items()]))
         measured.append(replace(block, damage=damage if 0 <= damage < _WORST_DAMAGE else _WORST_DAMAGE))
     return tuple(measured)
 
@@ -175,7 +174,8 @@ def _list_candidates(search: _Search, board: Switchboard) -> list[frozenset[str]
     everything = frozenset(names)
 
     def passes(fp32_blocks: frozenset[str]) -> bool:
-        mix_outputs = [board.run(feed, everything - fp32_blocks) for feed in search.holdout.feeds]
+        int8, gate = everything - fp32_blocks, search.holdout.gate
+        mix_outputs = [gate.reduce(at, board.run(feed, int8)) for at, feed in enumerate(search.holdout.feeds)]
         return search.judge(mix_outputs, fp32_blocks).passed
 
     fails, works = 0, len(order)  # all in fp32 passes, but is not a mix

@@ -42,6 +42,9 @@ class Gate(Protocol):
     def digest(self) -> str:
         """Digest of what the gate judges by."""
 
+    def reduce(self, at: int, outputs: Outputs) -> Outputs:
+        """Return what is kept of a graph's outputs for feed `at`: `score` and `damage` take what this returns."""
+
     def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:
         """Return loss, bound and verdict."""
 
@@ -95,6 +98,10 @@ class MetricGate:
         """Whether so few rows could pass at all: Tango's bound with no row flipped is z² / (rows + z²)."""
         return len(self.targets) > 0 and Z_ONE_SIDED**2 / (len(self.targets) + Z_ONE_SIDED**2) <= self.limit
 
+    def reduce(self, at: int, outputs: Outputs) -> Outputs:
+        """Return what the task's answers are made of."""
+        return self.task.reduce_outputs(outputs, self.batches[at], self.encoder)
+
     def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:
         """Return the loss of the task's first metric; outputs that are not finite pass nothing."""
         judged = self.task.judged_outputs
@@ -128,10 +135,10 @@ def rows_to_prove(limit: float) -> int:
 
 
 def run_holdout(file: Path, holdout: Holdout) -> list[Outputs]:
-    """Return the judged outputs of the graph in a file for each feed of the holdout."""
+    """Return what the gate keeps of the judged outputs of the graph in a file, for each feed of the holdout."""
     model = onnx.load(file, load_external_data=False)
     shown, external = [output.name for output in model.graph.output], has_external_data(model)
     del model
     judged = list(holdout.judged) or shown
     session = open_session(file, [name for name in judged if name not in shown], external=external)
-    return [session.run(judged, feed) for feed in holdout.feeds]
+    return [holdout.gate.reduce(at, session.run(judged, feed)) for at, feed in enumerate(holdout.feeds)]
