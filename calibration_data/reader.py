@@ -188,7 +188,7 @@ def _open(ref: DatasetRef, split: str) -> "Dataset":
     if not ref.is_hub:
         found = find_split(Path(ref.origin), split)
         return read_quietly(lambda: read_split(found))
-    return read_quietly(lambda: datasets.load_dataset(ref.origin, split=split, revision=ref.revision))
+    return read_quietly(lambda: datasets.load_dataset(ref.origin, ref.subset, split=split, revision=ref.revision))
 
 
 def refuse_overlap(reader: RowReader, calibration: Sequence[Any], evaluation: Sequence[Any]) -> None:

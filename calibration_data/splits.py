@@ -46,7 +46,7 @@ _LITTER = frozenset({"thumbs.db", "desktop.ini"})
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """A dataset: a folder of splits, each in one of the forms, or a hub name at a revision.
+    """A dataset: a folder of splits, each in one of the forms, or a hub name at a revision, and of it a `subset`.
 
     `columns` are the model task's name and the dataset's name of each column that is read, the target's last.
     """
@@ -55,6 +55,7 @@ class DatasetRef:
     columns: tuple[tuple[str, str], ...]
     revision: str | None = None
     is_hub: bool = False
+    subset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def split_revision(ref: DatasetRef, split: str) -> str:
         BadInput: no such split, or not in one form, or too large.
     """
     if ref.is_hub:
-        return str(ref.revision)
+        return f"{ref.revision}/{ref.subset}" if ref.subset else str(ref.revision)
     found = find_split(Path(ref.origin), split)
     if found.files == (found.path,):
         return file_sha256(found.path)

@@ -105,11 +105,12 @@ class GoldenSpec(Part):
 
 
 class DataSpec(Part):
-    """The dataset: a folder of splits (`path`), or a hub dataset (`hub`) at a `revision`."""
+    """The dataset: a folder of splits (`path`), or a hub dataset (`hub`) at a `revision`, and of it a `subset`."""
 
     path: Text | None = Field(default=None, examples=["rows"])
     hub: Text | None = Field(default=None, examples=["stanfordnlp/sst2"])
     revision: Text | None = Field(default=None, examples=["main"])
+    subset: Text | None = Field(default=None, examples=["mnli"])
     text: Text | None = Field(default=None, examples=["sentence"])
     label: Text | None = Field(default=None, examples=["sentiment"])
     labels: Text | None = Field(default=None, examples=["topics"])
@@ -135,6 +136,8 @@ class DataSpec(Part):
             raise ValueError("give exactly one of path, hub")
         if self.hub and not self.revision:
             raise ValueError("a hub dataset needs a revision")
+        if self.subset and not self.hub:
+            raise ValueError("subset is of a hub dataset: a folder has splits only")
         return self
 
     @property
@@ -289,7 +292,9 @@ class Recipe(Part):
         optional = [name for name in (GROUP, *task.optional_columns) if name in named]
         columns = tuple((name, named.get(name, name)) for name in (*optional, *task.columns))
         origin = self.data.hub or str(self.data.path)
-        return DatasetRef(origin, columns, self.data.revision, is_hub=self.data.hub is not None)
+        return DatasetRef(
+            origin, columns, self.data.revision, is_hub=self.data.hub is not None, subset=self.data.subset
+        )
 
 
 def load_recipe(path: Path) -> Recipe:

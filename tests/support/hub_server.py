@@ -1,4 +1,4 @@
-"""A small local hub: the part of the Hugging Face HTTP API that huggingface_hub uses for models."""
+"""A small local hub: the part of the Hugging Face HTTP API that huggingface_hub and datasets use."""
 
 import hashlib
 import json
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from pathlib import PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tasks.checkpoints.hub import hash_git_blob
 
@@ -16,7 +17,10 @@ Tree = dict[str, bytes]
 
 @dataclass
 class Hub:
-    """Repositories in memory: commits by id, branches by name; `requests` records every request."""
+    """Repositories in memory: commits by id, branches by name; `requests` records every request.
+
+    A dataset's name begins with `datasets/`.
+    """
 
     url: str = ""
     commits: dict[tuple[str, str], Tree] = field(default_factory=dict)
@@ -56,6 +60,17 @@ def list_siblings(tree: Tree) -> list[dict[str, object]]:
     return rows
 
 
+def list_tree(tree: Tree, folder: str) -> list[dict[str, object]]:
+    """List the files and folders under a folder as the hub's tree does, all levels."""
+    prefix = f"{folder}/" if folder else ""
+    inside = {name: content for name, content in tree.items() if name.startswith(prefix)}
+    folders = {str(parent) for name in inside for parent in PurePosixPath(name).parents} - {".", folder}
+    return [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in sorted(folders)] + [
+        {"type": "file", "path": name, "size": len(content), "oid": hash_git_blob(content)}
+        for name, content in inside.items()
+    ]
+
+
 def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  # a class with its methods, no branches
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -63,15 +78,44 @@ def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  # a c
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append(f"{self.command} {path}")
-            if path.startswith("/api/models/"):
-                repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
-                self.send_model(repo, revision or "main")
+            for kind, prefix in (("/api/models/", ""), ("/api/datasets/", "datasets/")):
+                if path.startswith(kind):
+                    self.send_repository(prefix, path.removeprefix(kind))
+                    return
+            if path.startswith("/api/"):
+                self.answer(b"{}", {}, status=404)
             else:
                 repo, _, rest = path.removeprefix("/").partition("/resolve/")
                 revision, _, name = rest.partition("/")
                 self.send_file(repo, revision, name)
 
         do_HEAD = do_GET  # noqa: N815 - http.server's own name
+
+        def do_POST(self) -> None:
+            """Answer which of the asked paths there are; what else a client posts is of no use here."""
+            path = unquote(urlsplit(self.path).path)
+            hub.requests.append(f"{self.command} {path}")
+            body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            repo, found, revision = path.removeprefix("/api/").partition("/paths-info/")
+            listing = hub.find_tree(repo, revision)
+            if not found or listing is None:
+                self.answer(b"{}", {}, status=404)
+                return
+            entries = [entry for entry in list_tree(listing[1], "") if entry["path"] in body.get("paths", ())]
+            self.answer(json.dumps(entries).encode(), {"Content-Type": "application/json"})
+
+        def send_repository(self, prefix: str, rest: str) -> None:
+            repo, found, place = rest.partition("/tree/")
+            if not found:
+                repo, _, revision = rest.partition("/revision/")
+                self.send_model(prefix + repo, revision or "main")
+                return
+            revision, _, folder = place.partition("/")
+            listing = hub.find_tree(prefix + repo, revision)
+            if listing is None:
+                self.refuse("RevisionNotFound")
+                return
+            self.answer(json.dumps(list_tree(listing[1], folder)).encode(), {"Content-Type": "application/json"})
 
         def send_model(self, repo: str, revision: str) -> None:
             listing = hub.find_tree(repo, revision)

@@ -59,7 +59,7 @@ def refusal(path: Path, *, fleet: bool = False) -> str:
     return message.replace(str(path), "")
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_file_parses(path: Path) -> None:
     if path.stem == "fleet":
         assert load_fleet(path).target("cpu").backend is Backend.ONNXRUNTIME
@@ -69,7 +69,7 @@ def test_every_shipped_file_parses(path: Path) -> None:
 
 def test_every_shipped_recipe_names_targets_of_the_shipped_fleet() -> None:
     fleet = load_fleet(RECIPES / "fleet.yaml")
-    for path in RECIPES.glob("*.yaml"):
+    for path in RECIPES.rglob("*.yaml"):
         if path.stem != "fleet":
             assert [fleet.target(name).name for name in load_recipe(path).targets]
 
