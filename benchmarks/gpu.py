@@ -25,7 +25,8 @@ from registry.host.gpu import read_gpu
 from registry.records import Backend, GpuTarget
 from tasks.backends.ort import cuda
 from tasks.backends.ort.cuda import OrtCudaSession
-from tasks.measurement.latency import LatencyPlan, interleave
+from tasks.measurement.latency import interleave
+from tasks.measurement.windows import LatencyPlan
 from tasks.model_tasks.contract import Feed
 
 TARGET = GpuTarget("cuda", Backend.ONNXRUNTIME_CUDA)

@@ -16,13 +16,15 @@ from tasks.backends import BACKENDS
 from tasks.execution.isolate import run_isolated
 from tasks.execution.progress import OnProgress
 from tasks.graphs.layer_table import LAYERS_FILE, parse_layers
-from tasks.measurement.latency import LatencyPlan, latency_feed, measure_latency
+from tasks.measurement.latency import latency_feed, measure_latency
+from tasks.measurement.latency_figures import LatencyRule
 from tasks.measurement.machine import this_machine
 from tasks.measurement.row_results import ROW_RESULTS_FILE, parse_row_results
+from tasks.measurement.windows import LatencyPlan, Windows
 from tasks.model_tasks import model_task
 from tasks.report.comparison import ComparedEngine, Comparison, Interleaved, compare_engines, summarize_calls
 
-# As long as a release's default.
+# No gate decides here: it is over at the first look.
 WINDOWS, ITERATIONS, WARMUP = 20, 20, 10
 
 
@@ -104,11 +106,10 @@ def _interleave(
     benchmark = run_isolated(
         measure_latency,
         (before, after),
-        before.digest,
         feed,
-        plan,
-        this_machine(),
-        into,
+        Windows.empty((before.digest, after.digest), before.digest, plan),
+        LatencyRule(None, this_machine()),
+        (into.parent / "windows", into),
         on_progress=on_progress,
         died=MeasurementError,
     )

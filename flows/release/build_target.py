@@ -32,15 +32,15 @@ from tasks.backends.known_faults import describe_known_faults
 from tasks.bundle.golden import Golden
 from tasks.execution.steps import submit_stage
 from tasks.measurement.evaluate import Evaluation
-from tasks.measurement.latency import Benchmark
+from tasks.measurement.latency_figures import latency_measurements
 from tasks.measurement.machine import this_machine
 from tasks.measurement.measurements import (
     choose_worst,
     describe_batch_flips,
-    latency_measurements,
     quality_measurements,
 )
 from tasks.measurement.row_results import RowResults, make_row_results
+from tasks.measurement.windows import Benchmark
 from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits, judge, overall
 
@@ -149,11 +149,12 @@ def build_engines(
         row = make_row(context, target, precision, states[precision])
         build = builds[precision]
         faults = describe_known_faults(graphs.by_precision[precision].path, build.backend, build.backend_version)
-        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), faults)
+        dropped = benchmark.windows().describe_dropped() if benchmark else None
+        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), faults, dropped)
         row = replace(row, remark="; ".join(filter(None, remarks)))
         judged[precision] = judge_engine(context, row, build, measured)
-    if benchmark is not None and any(engine.verdict is Verdict.INCONCLUSIVE for engine in judged.values()):
-        # Undecided call times are no finished stage: the next release measures again, on a quieter machine perhaps.
+    if benchmark is not None and benchmark.undecided:
+        # Undecided call times are no finished stage: the next release goes on from the windows that were kept.
         context.workspace.discard(benchmark.directory)
     return [judged[precision] for precision in precisions]
 
@@ -169,14 +170,17 @@ def measure_engines(
     runs_here = BACKENDS[target.backend].can_run(target) is None
     exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32], context.recipe.shape_profiles)
     reference = make_evaluation(context, shared.source, exact, shared.evaluation, shared.golden)
-    measured = {}
+    windows, measured = benchmark.windows() if benchmark else None, {}
     for precision, build in builds.items():
         scored = score_engine(context, shared, build, reference, runs_here=runs_here)
-        if benchmark is None:
+        if benchmark is None or windows is None:
             measured[precision] = scored
         else:
             calls = {str(p): benchmark.seconds(builds[p].digest) for p in {Precision.FP32, precision}}
-            figures = (*scored.measurements, *latency_measurements(benchmark, build))
+            timed = latency_measurements(
+                windows, build.digest, benchmark.measured_on, benchmark.raw_digest(build.digest)
+            )
+            figures = (*scored.measurements, *timed)
             measured[precision] = EngineMeasurements(figures, scored.answered, calls, scored.golden)
     return measured
 

@@ -27,8 +27,11 @@ from tasks.bundle.record_golden import choose_inputs, fits_profile
 from tasks.execution.isolate import run_isolated
 from tasks.execution.steps import Step
 from tasks.measurement.evaluate import AskedInputs, Evaluation, evaluate_engine
-from tasks.measurement.latency import Benchmark, LatencyPlan, latency_feed, measure_latency
+from tasks.measurement.latency import latency_feed, measure_latency
+from tasks.measurement.latency_figures import LatencyRule
 from tasks.measurement.machine import this_machine
+from tasks.measurement.windows import Benchmark, LatencyPlan, Windows
+from tasks.verdicts.gates import Limits
 
 # Calibration rows whose values fill the batch that is timed.
 TIMED_ROWS = 32
@@ -103,24 +106,30 @@ def graph_as_engine(onnx: OnnxArtifact, profiles: tuple[ShapeProfile, ...]) -> E
 def make_benchmark(
     context: ReleaseContext, source: SourceFiles, builds: tuple[EngineBuild, ...], calibration: CalibrationSet
 ) -> Benchmark:
-    """Measure call times of a target's engines, interleaved with the fp32 baseline in one fresh process."""
-    spec, profile, machine = context.recipe.latency, context.recipe.shape_profiles[0], this_machine()
+    """Measure call times of a target's engines, interleaved with the fp32 baseline, until the gates are decided.
+
+    One fresh process appends to the windows that earlier releases kept of the same engines on the same machine.
+    """
+    recipe, profile, machine = context.recipe, context.recipe.shape_profiles[0], this_machine()
+    spec, gates, metric = recipe.latency, recipe.gates, recipe.model_task.metrics[0]
     best = tuple((name, span.opt) for name, span in profile.axes)
-    plan = LatencyPlan(spec.windows, spec.iterations, spec.warmup, best)
+    plan = LatencyPlan(spec.windows, spec.iterations, spec.warmup, best, spec.seconds_max)
     baseline = next(build for build in builds if build.precision is Precision.FP32)
+    rule = LatencyRule(Limits(metric.name, **gates.model_dump()), machine, bounds_p99=recipe.auto_promote)
+    engines = [(build.digest, build.backend_version) for build in builds]
+    measured = (engines, plan.iterations, plan.sizes, machine, source.digest, versions())
+    kept = context.workspace.partial("windows", measured)
 
     def make(into: Path) -> Benchmark:
         encoder = context.open_encoder(source, baseline.input_names)
         rows = [encoder.encode([row]) for row in read_calibration_inputs(calibration)[:TIMED_ROWS]]
-        feed = latency_feed(rows, baseline.inputs, plan)
         return run_isolated(
             measure_latency,
             builds,
-            baseline.digest,
-            feed,
-            plan,
-            machine,
-            into,
+            latency_feed(rows, baseline.inputs, plan),
+            Windows.empty([build.digest for build in builds], baseline.digest, plan),
+            rule,
+            (kept, into),
             on_progress=context.progress_of(f"benchmark {baseline.target.name}"),
             died=MeasurementError,
         )
@@ -129,5 +138,5 @@ def make_benchmark(
         medians = {build.precision: 1000 * float(np.median(benchmark.seconds(build.digest))) for build in builds}
         return "p50 " + ", ".join(f"{precision} {median:.1f} ms" for precision, median in medians.items())
 
-    key = ([(build.digest, build.backend_version) for build in builds], plan, machine, source.digest, versions())
+    key = (measured, plan, rule)
     return context.run(Step("benchmark", baseline.target.name, key, Benchmark, make, describe))

@@ -2,58 +2,27 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.digest import record_tree
-from registry.records import PLACE, EngineBuild, FileRecord, Machine, Tensor, axis_name
+from registry.records import EngineBuild, Tensor, axis_name
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
 from tasks.measurement.evaluate import Runs
+from tasks.measurement.foreign_load import LoadCounters, find_foreign_load, read_load
+from tasks.measurement.latency_figures import LatencyRule
+from tasks.measurement.windows import Benchmark, LatencyPlan, Windows, load_windows, save_benchmark, save_windows
 from tasks.model_tasks.contract import Feed
+from tasks.verdicts.sequential import list_looks
 
-
-@dataclass(frozen=True)
-class LatencyPlan:
-    """The plan of a measurement: `windows` interleaved windows of `iterations` calls each, after `warmup` calls.
-
-    `sizes` are (axis, size) of what is fed.
-    """
-
-    windows: int
-    iterations: int
-    warmup: int
-    sizes: tuple[tuple[str, int], ...]
-
-    @property
-    def batch(self) -> int:
-        """Rows per call."""
-        return dict(self.sizes).get("batch", 1)
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Raw call times: float64 seconds [windows, iterations] per engine digest, in `<digest>.npy`."""
-
-    engine_digests: tuple[str, ...]
-    baseline_digest: str
-    plan: LatencyPlan
-    measured_on: Machine
-    boundary: str
-    files: tuple[FileRecord, ...]
-    directory: Path = field(default=Path(), compare=False, metadata=PLACE)
-
-    def seconds(self, engine_digest: str) -> NDArray[np.float64]:
-        """Return an engine's call times in seconds [windows, iterations]."""
-        times: NDArray[np.float64] = np.load(self.directory / f"{engine_digest}.npy", allow_pickle=False)
-        return times
-
-    def raw_digest(self, engine_digest: str) -> str:
-        """Return the sha256 of an engine's raw call times."""
-        return next(file.sha256 for file in self.files if file.path == f"{engine_digest}.npy")
+BOUNDARY = "host arrays in, host arrays out: copies to and from the device are inside"
+# A group is each session's window twice, in both orders.
+GROUP = 2
+# Of the kept windows of a measurement, the engines that they leave undecided.
+FindUndecided = Callable[[Windows], tuple[str, ...]]
 
 
 def interleave(
@@ -85,20 +54,48 @@ def interleave(
     return times
 
 
-def save_benchmark(
-    times: Mapping[str, NDArray[np.float64]],
-    *,
-    baseline_digest: str,
-    plan: LatencyPlan,
-    measured_on: Machine,
-    boundary: str,
-    into: Path,
-) -> Benchmark:
-    """Save the raw times under `into`: no figure is stored without the data it is derived from."""
-    for digest, seconds in times.items():
-        np.save(into / f"{digest}.npy", seconds)
-    digests = tuple(sorted(times))
-    return Benchmark(digests, baseline_digest, plan, measured_on, boundary, record_tree(into), into)
+@dataclass(frozen=True)
+class Probes:
+    """What a measurement reads of the machine: the time, and other work on it. Tests give their own."""
+
+    clock: Callable[[], float] = time.perf_counter
+    load: Callable[[], LoadCounters] = read_load
+
+
+def measure_until_decided(
+    sessions: Mapping[str, Runs],
+    feed: Feed,
+    windows: Windows,
+    find_undecided: FindUndecided,
+    on_progress: Callable[[float], object] = lambda _: None,
+    probes: Probes | None = None,
+) -> Windows:
+    """Append windows to those kept until no engine is undecided or `seconds_max` is used up.
+
+    Undecided engines are timed on, with the baseline between them. Whether an engine is decided is looked at only at
+    the counts of `list_looks`. The windows of the first look are measured however long they take.
+    """
+    plan, probes = windows.plan, probes or Probes()
+    first, last = list_looks(plan.windows)[0], list_looks(plan.windows)[-1]
+    undecided = find_undecided(windows) if windows.count >= first else tuple(sessions)
+    for name in {windows.baseline, *undecided}:
+        interleave({name: sessions[name]}, feed, replace(plan, windows=0))
+    started = probes.clock()
+    while undecided:
+        spent = probes.clock() - started
+        if spent >= plan.seconds_max and windows.count >= first:
+            break
+        names = [name for name in sessions if name in {windows.baseline, *undecided}]
+        before = probes.load()
+        times = interleave(
+            {name: sessions[name] for name in names}, feed, replace(plan, windows=GROUP, warmup=0), clock=probes.clock
+        )
+        reached = windows.reached
+        windows = windows.append(times, find_foreign_load(before, probes.load()))
+        if windows.reached != reached:
+            undecided = find_undecided(windows)
+        on_progress(min(1.0, max(spent / plan.seconds_max, windows.count / last)))
+    return windows
 
 
 def latency_feed(rows: Sequence[Feed], inputs: Sequence[Tensor], plan: LatencyPlan) -> Feed:
@@ -115,17 +112,23 @@ def latency_feed(rows: Sequence[Feed], inputs: Sequence[Tensor], plan: LatencyPl
 
 def measure_latency(
     builds: tuple[EngineBuild, ...],
-    baseline_digest: str,
     feed: Feed,
-    plan: LatencyPlan,
-    machine: Machine,
-    into: Path,
+    empty: Windows,
+    rule: LatencyRule,
+    places: tuple[Path, Path],
     on_progress: OnProgress,
 ) -> Benchmark:
-    """Load all engines of a target in this process, interleave them and save the raw times; run it isolated."""
-    sessions = {build.digest: open_engine(build) for build in builds}
-    times = interleave(sessions, feed, plan, lambda done: on_progress("latency", done))
-    boundary = "host arrays in, host arrays out: copies to and from the device are inside"
-    return save_benchmark(
-        times, baseline_digest=baseline_digest, plan=plan, measured_on=machine, boundary=boundary, into=into
-    )
+    """Load a target's undecided engines in this process, time them on and save the raw times; run it isolated.
+
+    `places` are the file that keeps the windows for the next run, and the folder of the benchmark.
+    """
+    kept, into = places
+    windows = load_windows(kept, empty)
+    undecided = rule(windows) if windows.reached[0] else windows.digests
+    timed = {windows.baseline, *undecided} if undecided else set()
+    sessions = {build.digest: open_engine(build) for build in builds if build.digest in timed}
+    if sessions:
+        windows = measure_until_decided(sessions, feed, windows, rule, lambda done: on_progress("latency", done))
+        save_windows(windows, kept)
+    undecided = rule(windows)
+    return save_benchmark(windows, undecided=undecided, measured_on=rule.machine, boundary=BOUNDARY, into=into)

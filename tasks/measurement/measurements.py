@@ -1,4 +1,4 @@
-"""From raw answers and raw call times to measurements, each with its interval and where it was measured."""
+"""From raw answers to measurements, each with its interval and where it was measured."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from registry.records import EngineBuild, Machine, Measurement
+from registry.records import Machine, Measurement
 from tasks.measurement.batching import Batching
 from tasks.measurement.evaluate import Evaluation
-from tasks.measurement.latency import Benchmark
 from tasks.model_tasks.contract import Answers, Metric, ModelTask, Scores
 from tasks.verdicts.gates import find
-from tasks.verdicts.intervals import compare_scores, quantile_interval, ratio_interval, score_interval, share_interval
+from tasks.verdicts.intervals import compare_scores, score_interval, share_interval
 
 
 def quality_measurements(
@@ -102,41 +101,3 @@ def find_worst(metric: Metric, scores: Scores) -> float:
     """Return the figure of the row that is worst."""
     figures = scores[:, 0] if metric.aggregate is None else metric.aggregate(scores)
     return float(figures.min() if metric.higher_is_better else figures.max())
-
-
-def latency_measurements(benchmark: Benchmark, engine: EngineBuild) -> tuple[Measurement, ...]:
-    """Return p50, p99 and throughput of one engine, its spread between windows, its speed-up over fp32."""
-    seconds = benchmark.seconds(engine.digest)
-    calls, medians = seconds.ravel(), np.median(seconds, axis=1)
-    baseline = np.median(benchmark.seconds(benchmark.baseline_digest), axis=1)
-    raw = benchmark.raw_digest(engine.digest)
-
-    def figure(
-        metric: str, value: float, unit: str, low: float | None = None, high: float | None = None
-    ) -> Measurement:
-        return Measurement(
-            metric, value, unit, len(calls), "engine", engine.digest, benchmark.measured_on, low, high, raw
-        )
-
-    per_second = benchmark.plan.batch / medians
-    return (
-        figure("latency_p50_ms", *_scaled(quantile_interval(calls, 0.5))),
-        figure("latency_p99_ms", *_scaled(quantile_interval(calls, 0.99))),
-        figure("throughput", float(np.median(per_second)), "rows/s", float(per_second.min()), float(per_second.max())),
-        # Quartiles: one window that something else disturbed does not void the others.
-        figure("latency_spread", float(np.subtract(*np.quantile(medians, [0.75, 0.25])) / np.median(medians)), "share"),
-        *(
-            (figure("speedup", *_ratio(ratio_interval(baseline, medians))),)
-            if engine.digest != benchmark.baseline_digest
-            else ()
-        ),
-    )
-
-
-def _scaled(interval: tuple[float, float, float]) -> tuple[float, str, float, float | None]:
-    value, low, high = (1000 * seconds for seconds in interval)
-    return value, "ms", low, high if np.isfinite(high) else None
-
-
-def _ratio(interval: tuple[float, float, float]) -> tuple[float, str, float, float]:
-    return interval[0], "ratio", interval[1], interval[2]

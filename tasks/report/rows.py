@@ -101,9 +101,12 @@ ROWS: TypeAdapter[tuple[EngineRow, ...]] = TypeAdapter(tuple[EngineRow, ...])
 
 
 def pick_winner(rows: Sequence[EngineRow]) -> EngineRow | None:
-    """Return the fastest published row (lowest measured p50) whose gates all passed, or None."""
+    """Return the fastest published row whose gates all passed, or None.
+
+    Each has its speed-up over the baseline of the same time; p50 decides between equals, and where there is none.
+    """
     passed = [row for row in rows if row.verdict is Verdict.PASSED and row.version is not None]
-    return min(passed, key=_read_p50, default=None)
+    return min(passed, key=_read_speed, default=None)
 
 
 def add_aliases(rows: Sequence[EngineRow], aliases: dict[str, int]) -> tuple[EngineRow, ...]:
@@ -114,9 +117,9 @@ def add_aliases(rows: Sequence[EngineRow], aliases: dict[str, int]) -> tuple[Eng
     )
 
 
-def _read_p50(row: EngineRow) -> float:
-    p50 = row.figure("latency_p50_ms")
-    return float("inf") if p50 is None else p50.value
+def _read_speed(row: EngineRow) -> tuple[float, float]:
+    p50, speedup = row.figure("latency_p50_ms"), row.figure("speedup")
+    return -(1.0 if speedup is None else speedup.value), float("inf") if p50 is None else p50.value
 
 
 def report_json(report: ReleaseReport) -> dict[str, Any]:

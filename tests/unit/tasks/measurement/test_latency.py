@@ -9,8 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from registry.records import Machine, Tensor
-from tasks.measurement.latency import LatencyPlan, interleave, latency_feed, save_benchmark
+from tasks.measurement.foreign_load import LoadCounters
+from tasks.measurement.latency import Probes, interleave, latency_feed, measure_until_decided
+from tasks.measurement.latency_figures import LatencyRule, latency_measurements
+from tasks.measurement.windows import LatencyPlan, Windows, load_windows, save_benchmark, save_windows
 from tasks.model_tasks.inputs.texts import FeedDict
+from tasks.verdicts.gates import Limits, find
 from tasks.verdicts.intervals import ratio_interval
 
 PLAN = LatencyPlan(windows=4, iterations=5, warmup=3, sizes=(("batch", 2), ("sequence", 3)))
@@ -97,11 +101,143 @@ def test_a_latency_feed_has_the_planned_shape_and_no_padding(batch: int, sequenc
     assert feed["input_ids"].ravel().tolist() == [joined[n % 7] for n in range(batch * sequence)]
 
 
+HOST = Machine("x86", 2)
+
+
+@dataclass
+class Load:
+    """Other work that a list foretells, group by group; then none."""
+
+    busy: list[bool] = field(default_factory=list)
+    reads: int = 0
+    pressure: float = 0.0
+
+    def read(self) -> LoadCounters:
+        group, is_end = divmod(self.reads, 2)
+        self.pressure += bool(is_end and group < len(self.busy) and self.busy[group])
+        self.reads += 1
+        return LoadCounters(at=float(self.reads), pressure=self.pressure, steal=0, cpu=0, waited=0, ran=0)
+
+
+def measure(
+    timeline: Timeline,
+    seconds: dict[str, float],
+    limits: Limits | None,
+    *,
+    kept: Windows | None = None,
+    load: Load | None = None,
+    plan: LatencyPlan = PLAN,
+    bounds_p99: bool = False,
+) -> Windows:
+    """Measure sessions against the baseline A."""
+    empty = Windows.empty(seconds, "A", plan)
+    return measure_until_decided(
+        sessions(timeline, **seconds),
+        FEED,
+        empty if kept is None else replace(kept, plan=plan),
+        LatencyRule(limits, HOST, bounds_p99=bounds_p99),
+        probes=Probes(timeline.clock, (load or Load()).read),
+    )
+
+
+SPEEDUP = Limits("accuracy", 0.01, speedup_min=1.0)
+
+
+def test_a_clear_case_is_over_at_the_first_look() -> None:
+    windows = measure(Timeline(), {"A": 2, "B": 1}, SPEEDUP)
+    assert {name: times.shape for name, times in windows.times.items()} == {"A": (4, 5), "B": (4, 5)}
+
+
+@pytest.mark.parametrize(("limits", "bounds_p99"), [(replace(SPEEDUP, latency_p99_ms_max=5.0), False), (None, True)])
+def test_a_p99_needs_the_calls_that_bound_it(limits: Limits | None, bounds_p99: bool) -> None:
+    plan = replace(PLAN, seconds_max=1e9)
+    windows = measure(Timeline(), {"A": 2e-3, "B": 1e-3}, limits, plan=plan, bounds_p99=bounds_p99)
+    assert windows.count == 4 * 27  # 540 calls: the first look with the 459 that LoadGen needs
+
+
+class Noisy(Session):
+    """As fast as the baseline, but for what chance does to each of its windows."""
+
+    def run(self, feed: FeedDict) -> list[NDArray[np.float32]]:
+        window = self.timeline.calls.count(self.name) // PLAN.iterations
+        self.seconds = float(np.exp(np.random.default_rng(window).normal(0, 0.1)))
+        return super().run(feed)
+
+
+def test_undecided_engines_are_timed_on_and_a_later_run_goes_on_with_them(tmp_path: Path) -> None:
+    timeline, plan = Timeline(), replace(PLAN, seconds_max=500)
+    three: dict[str, Session] = sessions(timeline, A=1, B=0.25) | {"C": Noisy("C", 1, timeline)}
+    rule = LatencyRule(SPEEDUP, HOST)
+
+    def go_on(windows: Windows, names: str) -> Windows:
+        timed = {name: three[name] for name in names}
+        return measure_until_decided(timed, FEED, windows, rule, probes=Probes(timeline.clock, Load().read))
+
+    first = go_on(Windows.empty("ABC", "A", plan), "ABC")
+    assert rule(first) == ("C",)
+    assert len(first.times["B"]) == 4
+    assert first.count == len(first.times["A"]) == len(first.times["C"]) > 4
+    save_windows(first, tmp_path / "kept")
+    kept = load_windows(tmp_path / "kept", Windows.empty("ABC", "A", plan))
+    timeline.calls.clear()
+    again = go_on(kept, "AC")
+    assert again.count > first.count
+    assert set(timeline.calls) == {"A", "C"}
+    for name in "ABC":
+        np.testing.assert_array_equal(again.times[name][: len(first.times[name])], first.times[name])
+    assert load_windows(tmp_path / "kept", Windows.empty("AD", "A", plan)).count == 0
+    (tmp_path / "kept").write_bytes(b"PK torn")
+    assert load_windows(tmp_path / "kept", Windows.empty("ABC", "A", plan)).count == 0
+
+
+def test_the_looks_end_even_where_nothing_is_ever_decided() -> None:
+    timeline, plan = Timeline(), replace(PLAN, seconds_max=1e9)
+    windows = measure_until_decided(
+        sessions(timeline, A=1) | {"B": Noisy("B", 1, timeline)},
+        FEED,
+        Windows.empty("AB", "A", plan),
+        LatencyRule(SPEEDUP, HOST),
+        probes=Probes(timeline.clock, Load().read),
+    )
+    assert windows.count == 4 * 81
+
+
+def test_the_first_look_is_measured_however_little_time_there_is() -> None:
+    windows = measure(Timeline(), {"A": 1, "B": 1.001}, SPEEDUP, plan=replace(PLAN, seconds_max=0.001))
+    assert windows.count == 4
+
+
+def test_windows_beside_other_work_are_left_out_of_an_engine_alone_and_kept_for_the_ratio() -> None:
+    load = Load([True, False, False, True])
+    limits = replace(SPEEDUP, latency_p99_ms_max=1.0)
+    windows = measure(Timeline(), {"A": 2, "B": 1}, limits, load=load, plan=replace(PLAN, seconds_max=200))
+    dropped = int(windows.disturbed.sum())
+    assert windows.disturbed[:8].tolist() == [True, True, False, False, False, False, True, True]
+    figures = latency_measurements(windows, "B", HOST)
+    p50, speedup = find(figures, "latency_p50_ms"), find(figures, "speedup")
+    assert p50
+    assert speedup
+    assert p50.samples == (windows.count - dropped) * PLAN.iterations
+    assert speedup.value == pytest.approx(2)
+    assert f"other work ran in {dropped} of {windows.count} windows" in windows.describe_dropped()
+    assert windows.describe_dropped().endswith("(other processes waited for a CPU in 4)")
+
+
+def test_a_machine_that_is_always_busy_decides_a_speedup_and_fails_no_limit() -> None:
+    plan, busy = replace(PLAN, seconds_max=2000), Load([True] * 10_000)
+    windows = measure(Timeline(), {"A": 2, "B": 1}, SPEEDUP, load=busy, plan=plan)
+    assert windows.count == 4
+    windows = measure(Timeline(), {"A": 2, "B": 1}, replace(SPEEDUP, latency_p99_ms_max=1.0), load=busy, plan=plan)
+    under_load = find(latency_measurements(windows, "B", HOST), "latency_under_load")
+    assert under_load
+    assert under_load.value == 1
+    assert windows.describe_dropped()
+
+
 def test_raw_times_are_saved_with_the_digest_of_their_bytes(tmp_path: Path) -> None:
     times = {name * 64: np.random.default_rng(ord(name)).random((4, 5)) for name in "ba"}
-    saved = save_benchmark(
-        times, baseline_digest="b" * 64, plan=PLAN, measured_on=Machine("x86", 2), boundary="host", into=tmp_path
-    )
+    windows = Windows("b" * 64, PLAN, times, np.array([False, True, False, False]), {"load": 1})
+    saved = save_benchmark(windows, undecided=(), measured_on=HOST, boundary="host", into=tmp_path)
     assert saved.engine_digests == ("a" * 64, "b" * 64)
     for digest, seconds in times.items():
         np.testing.assert_array_equal(saved.seconds(digest), seconds)
@@ -109,3 +245,6 @@ def test_raw_times_are_saved_with_the_digest_of_their_bytes(tmp_path: Path) -> N
         assert saved.raw_digest(digest) == hashlib.sha256(content).hexdigest()
     assert saved.raw_digest("a" * 64) != saved.raw_digest("b" * 64)
     assert replace(saved, directory=Path("/elsewhere")) == saved
+    again = saved.windows()
+    assert (again.baseline, again.plan, again.reasons) == (windows.baseline, PLAN, {"load": 1})
+    np.testing.assert_array_equal(again.disturbed, windows.disturbed)

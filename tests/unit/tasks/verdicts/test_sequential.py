@@ -1,0 +1,85 @@
+"""Looks are paid for: LoadGen's counts, the error at the margin over all looks, and calls that depend on each other."""
+
+import numpy as np
+import pytest
+
+from tasks.verdicts.sequential import (
+    BLOCKS,
+    ERROR,
+    LOOKS,
+    bound_quantile,
+    bound_ratio,
+    count_slow,
+    estimate_design_effect,
+    find_look,
+    list_looks,
+)
+
+
+def test_looks_are_at_counts_that_no_figure_changes() -> None:
+    assert list_looks(6) == (6, 18, 54, 162, 486)
+    assert [find_look(windows, 6) for windows in (0, 5, 6, 17, 18, 485, 486, 10_000)] == [0, 0, 6, 6, 18, 162, 486, 486]
+    assert pytest.approx(0.05) == LOOKS * ERROR
+
+
+@pytest.mark.parametrize(
+    ("share", "over", "calls"),
+    [(0.01, 0, 459), (0.01, 1, 662), (0.01, 10, 2010), (0.1, 0, 44), (0.1, 1, 64), (0.1, 10, 197)],
+)
+def test_the_counts_are_those_of_loadgen(share: float, over: int, calls: int) -> None:
+    assert count_slow(calls, share)[0] == over
+    assert count_slow(calls - 1, share)[0] == over - 1
+
+
+@pytest.mark.parametrize(("over", "calls"), [(0, 459), (1, 662), (10, 2010)])
+def test_the_upper_bound_of_p99_is_at_most_a_limit_exactly_where_loadgen_passes_it(over: int, calls: int) -> None:
+    ordered = np.linspace(1, 2, calls)
+    # One call a window, dealt to the blocks in turn: slow calls are spread as evenly as can be.
+    times = np.concatenate([ordered[block::BLOCKS] for block in range(BLOCKS)]).reshape(-1, 1)
+    assert bound_quantile(times, 0.99)[2] == ordered[calls - 1 - over]
+    fewer = bound_quantile(times[1:], 0.99)[2]
+    assert fewer == (np.inf if over == 0 else ordered[calls - over])
+
+
+def test_few_calls_fail_a_limit_and_cannot_pass_it() -> None:
+    value, low, high = bound_quantile(np.linspace(9.0, 9.1, 60).reshape(6, 10), 0.99)
+    assert 9 < low < value
+    assert high == float("inf")
+
+
+def test_slow_calls_that_come_in_a_burst_count_as_fewer() -> None:
+    calls = np.tile(np.linspace(1, 1.1, 40), (40, 1))
+    calls[:, 0] += 1  # every window has one slow call of 40
+    spread, clumped = calls.copy(), calls.copy()
+    clumped[:, 0] -= 1
+    clumped[20, :] += 1  # the same number of slow calls, in one window
+    assert estimate_design_effect(spread > 1.5) == 1
+    assert estimate_design_effect(clumped > 1.5) > 10
+    assert bound_quantile(clumped, 0.99)[2] > bound_quantile(spread, 0.99)[2]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_calls_that_are_all_alike_have_no_design_effect(slow: bool) -> None:
+    assert estimate_design_effect(np.full((6, 5), slow)) == 1
+    assert bound_quantile(np.ones((100, 10)), 0.99) == (1, 1, 1)
+
+
+def test_windows_of_one_block_count_as_one() -> None:
+    """A burst over many windows shows in neighbours: taken as independent they would prove more than they do."""
+    noise = np.exp(np.repeat(np.random.default_rng(1).normal(0, 0.1, BLOCKS), 9))
+    ratio, low, high = bound_ratio(noise, np.ones_like(noise))
+    _, own_low, own_high = bound_ratio(noise[::9], np.ones(BLOCKS))
+    assert low < ratio < high
+    assert (low, high) == pytest.approx((own_low, own_high))
+
+
+def test_at_the_margin_at_most_one_in_twenty_is_called_over_all_looks() -> None:
+    random, called = np.random.default_rng(2), {"faster": 0, "slower": 0}
+    for _ in range(500):
+        noise = np.exp(random.normal(0, 0.1, 162))
+        bounds = [bound_ratio(noise[:count], np.ones(count)) for count in list_looks(6)[:4]]
+        called["faster"] += any(low > 1 for _, low, _ in bounds)
+        called["slower"] += any(high < 1 for *_, high in bounds)
+    # Four looks spend 4 %; the error of 500 trials is 1 %.
+    assert max(called.values()) <= 0.05 * 500
+    assert min(called.values()) > 0.01 * 500
