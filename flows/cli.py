@@ -50,6 +50,7 @@ app.command("verify")(serving.verify)
 app.command("run")(serving.run)
 app.command("calibration")(engines.calibration)
 app.command("compare")(engines.compare)
+app.command("measure")(engines.measure)
 app.command("targets")(machine.targets)
 app.command("doctor")(machine.doctor)
 # Then what a team's servers and workers need:

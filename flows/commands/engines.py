@@ -1,4 +1,4 @@
-"""Looking into engines: `calibration` shows how a version was calibrated, `compare` puts two versions side by side."""
+"""Looking into engines: how one was calibrated, two side by side, and measuring one on that is undecided."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +7,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.console import Json, err, need_pipeline, out, plain, print_json
+from flows.commands.console import FleetFile, Json, err, need_pipeline, out, plain, print_json
+from flows.inputs.default_paths import FLEET
 from registry.errors import BadInput, NotFound
 from registry.mlflow.connect import open_store
 
@@ -125,6 +126,29 @@ def compare(
         print_json(comparison_json(comparison))
         return
     _show_comparison(comparison)
+
+
+def measure(
+    model: Annotated[str, typer.Argument(help="The model, as `enginery list` shows it.")],
+    version: Annotated[int, typer.Option("--version", min=1, help="One of its versions; see `enginery list MODEL`.")],
+    fleet: FleetFile = FLEET,
+    as_json: Json = False,
+) -> None:
+    """Go on measuring an engine whose call times are undecided, from the windows that this machine kept of it.
+
+    The recipe of its release is released again, in the folder that it was released from: what is finished is found,
+    and only what is undecided is measured. Another latency.seconds_max in the recipe measures longer.
+
+    Example: enginery measure debian-sections --version 6
+    """
+    need_pipeline("measure")
+    from flows.commands.release import release_here, show_report
+    from flows.inputs.fleet import load_fleet
+    from flows.release.identity import read_pinned_recipe
+
+    store = open_store()
+    recipe = read_pinned_recipe(store.version(model, version).release, store)
+    show_report(release_here(recipe, load_fleet(fleet), quiet=as_json), as_json=as_json)
 
 
 def _show_comparison(comparison: "Comparison") -> None:

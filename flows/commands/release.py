@@ -53,9 +53,9 @@ def release(
     if (recipe is None) == (resume is None):
         raise BadInput("pass either a recipe, or --resume with the id of an earlier release on workers")
     if on_workers or resume is not None or recipe is None:
-        _show_report(_release_on_workers(recipe, fleet, resume, quiet=as_json), as_json=as_json)
+        show_report(_release_on_workers(recipe, fleet, resume, quiet=as_json), as_json=as_json)
     else:
-        _show_report(release_here(load_recipe(recipe), load_fleet(fleet), quiet=as_json), as_json=as_json)
+        show_report(release_here(load_recipe(recipe), load_fleet(fleet), quiet=as_json), as_json=as_json)
 
 
 def release_here(recipe: "Recipe", fleet: "Fleet", *, quiet: bool) -> "ReleaseReport":
@@ -145,9 +145,21 @@ def _run_release_flow(recipe: Path | None, fleet: Path, resume: str | None, *, q
         return report
 
 
-def _show_report(report: "ReleaseReport", *, as_json: bool) -> None:
+def show_report(report: "ReleaseReport", *, as_json: bool) -> None:
+    """Print a release's report.
+
+    Raises:
+        ReleaseIncomplete: it built no engine, or lacks targets.
+        typer.Exit: no engine passed.
+    """
     from tasks.report.rows import ReleaseIncomplete, report_json
-    from tasks.report.table import describe_result, has_graph_scores, list_notes, make_release_table
+    from tasks.report.table import (
+        describe_result,
+        describe_undecided,
+        has_graph_scores,
+        list_notes,
+        make_release_table,
+    )
 
     if as_json:
         print_json(report_json(report))
@@ -163,6 +175,8 @@ def _show_report(report: "ReleaseReport", *, as_json: bool) -> None:
             )
         out.print(escape(describe_result(report)), highlight=False, soft_wrap=True)
         _print_ui_address(report)
+        if undecided := describe_undecided(report):
+            out.print(escape(undecided), highlight=False, soft_wrap=True)
     if report.state != "complete":
         raise ReleaseIncomplete(report)
     if not (report.passed or report.found):

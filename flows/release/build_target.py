@@ -151,7 +151,8 @@ def build_engines(
         faults = describe_known_faults(graphs.by_precision[precision].path, build.backend, build.backend_version)
         dropped = benchmark.windows().describe_dropped() if benchmark else None
         remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), faults, dropped)
-        row = replace(row, remark="; ".join(filter(None, remarks)))
+        is_open = benchmark is not None and build.digest in benchmark.undecided
+        row = replace(row, remark="; ".join(filter(None, remarks)), is_open=is_open)
         judged[precision] = judge_engine(context, row, build, measured)
     if benchmark is not None and benchmark.undecided:
         # Undecided call times are no finished stage: the next release goes on from the windows that were kept.

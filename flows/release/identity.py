@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from calibration_data.splits import split_revision
 from flows.inputs.fleet import Fleet
 from flows.inputs.recipe import Recipe, SourceSpec
 from registry.digest import digest_of, file_sha256, record_tree
+from registry.errors import BadInput
 from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.store import MlflowStore
 from registry.records import FileRecord, GpuTarget, Verdict
@@ -32,6 +35,22 @@ def pin_recipe(recipe: Recipe) -> Recipe:
     if data.hub is not None:
         data = data.model_copy(update={"revision": dataset_commit(data.hub, str(data.revision))})
     return recipe.model_copy(update={"source": source, "data": data})
+
+
+def read_pinned_recipe(release: str, store: MlflowStore) -> Recipe:
+    """Return the pinned recipe that a release kept.
+
+    Raises:
+        BadInput: it cannot be read any more.
+        NotFound: there is no such release.
+    """
+    pinned = ReleaseLog(store).recipe_of(release)
+    try:
+        return Recipe.model_validate_json(pinned)
+    except ValidationError as error:
+        raise BadInput(
+            f"the recipe of release {release} was written by another version of Enginery: release it again"
+        ) from error
 
 
 def source_content(recipe: Recipe) -> tuple[FileRecord, ...] | tuple[str, str]:

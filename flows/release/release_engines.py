@@ -69,9 +69,10 @@ def release_engines(context: ReleaseContext, fleet: Fleet, release_id: str) -> R
 
 
 def start_release(context: ReleaseContext, release_id: str) -> ReleaseRun:
-    """Start, or resume, a release's run in MLflow, which links to this Prefect run."""
+    """Start, or resume, a release's run in MLflow, which links to this Prefect run and keeps the recipe."""
     log, links = ReleaseLog(context.store), make_flow_run_links(str(runtime.flow_run.id))
     run_id = log.start(context.recipe.model, release_id, flatten_recipe(context.recipe), links)
+    log.keep_recipe(run_id, context.recipe.model_dump_json())
     return ReleaseRun(context, log, release_id, run_id)
 
 

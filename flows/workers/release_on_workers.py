@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from calibration_data.reader import Rows
 from calibration_data.rows_file import write_rows
 from flows.inputs.fleet import Fleet, load_fleet
@@ -16,7 +14,7 @@ from flows.prefect_server.pages import plan_engines, show_plan, show_release
 from flows.release.build_target import SharedArtifacts
 from flows.release.check import check_recipe
 from flows.release.context import ReleaseContext, ReleaseRun, open_workspace
-from flows.release.identity import find_finished_release, identify_release, pin_recipe
+from flows.release.identity import find_finished_release, identify_release, pin_recipe, read_pinned_recipe
 from flows.release.measuring import graph_as_engine, make_evaluation
 from flows.release.release_engines import abandon_on_error, make_shared, open_context, publish_release, start_release
 from flows.workers.build_requests import ROWS_FILE, BuildRequest, RowsFile, result_key
@@ -28,7 +26,6 @@ from registry.digest import record_tree
 from registry.errors import BadInput
 from registry.host.clock import now
 from registry.host.home import home
-from registry.mlflow.runs.releases import ReleaseLog
 from registry.mlflow.runs.run_files import RunFiles
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision, SourceFiles
@@ -86,13 +83,7 @@ def resolve_request(request: ReleaseRequest, fleet: Fleet, store: MlflowStore) -
         NotFound: the release to resume does not exist.
     """
     if request.resume is not None:
-        pinned = ReleaseLog(store).recipe_of(request.resume)
-        try:
-            return Recipe.model_validate_json(pinned), request.resume
-        except ValidationError as error:
-            raise BadInput(
-                f"the recipe of release {request.resume} was written by another version of Enginery: release it again"
-            ) from error
+        return read_pinned_recipe(request.resume, store), request.resume
     if request.recipe is None:
         raise BadInput("name a recipe, or a release to resume with --resume")
     recipe = narrow_recipe(load_recipe(request.recipe), request.targets, request.precisions)
@@ -125,11 +116,9 @@ def narrow_recipe(recipe: Recipe, targets: Sequence[str] | None, precisions: Seq
 
 
 def start_on_fleet(context: ReleaseContext, release_id: str) -> ReleaseRun:
-    """Start the release's run under the publishing lock, and keep its recipe there, so that it can be resumed."""
+    """Start the release's run under the publishing lock."""
     with publishing_lock(context.recipe.model, release_id, context.reporter.say):
-        release = start_release(context, release_id)
-        release.log.keep_recipe(release.run_id, context.recipe.model_dump_json())
-    return release
+        return start_release(context, release_id)
 
 
 def publish_on_fleet(release: ReleaseRun, shared: SharedArtifacts, results: FanOutResult) -> ReleaseReport:

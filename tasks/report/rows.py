@@ -15,7 +15,7 @@ from tasks.verdicts.gates import find
 class EngineRow:
     """One target and precision; `state` is built, found, skipped, failed or lost, and `reason` says why.
 
-    `remark` is a note on its graph, such as its share of int8 MACs.
+    `remark` is a note on its graph, such as its share of int8 MACs. `is_open`: more windows of calls may decide it.
     """
 
     model: str
@@ -32,6 +32,7 @@ class EngineRow:
     version: int | None = None
     aliases: tuple[str, ...] = ()
     remark: str = ""
+    is_open: bool = False
 
     def figure(self, metric: str) -> Measurement | None:
         """Return the measurement of a metric, or None."""

@@ -1,6 +1,7 @@
 """The table that `enginery release` prints, and the notes below it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 
 from rich.table import Table
@@ -125,11 +126,35 @@ def _name_next_command(report: ReleaseReport) -> str:
         return f"enginery promote {report.model} {' '.join(f'--target {target}' for target in waiting)}"
     if candidates:
         return f"enginery fetch {report.model}, on a host that serves it"
+    if (row := _find_open(published)) is not None:
+        return f"{_name_measure(report, row)}, which goes on measuring"
     if any(row.verdict is Verdict.INCONCLUSIVE for row in report.rows):
-        return "release again, which measures what is undecided again; a quieter machine or a longer latency decides it"
+        return "evaluate on more rows, or promote with a waiver: no more windows of calls decide it"
     if published:
         return f"enginery promote {report.model} --target {published[0].target}, which names the best engine"
     return "change the gates, the precisions or the calibration of the recipe"
+
+
+def describe_undecided(report: ReleaseReport) -> str:
+    """Name the engines that more windows of calls may decide, and the command that measures them; empty: none is."""
+    rows = [row for row in report.rows if row.is_open]
+    row = _find_open(rows)
+    if row is None:
+        return ""
+    by_target: dict[str, list[str]] = {}
+    for each in rows:
+        by_target.setdefault(each.target, []).append(each.precision.value)
+    return (
+        f"Undecided: {_name_engines(by_target)}. {_name_measure(report, row)} goes on from the windows that were kept."
+    )
+
+
+def _find_open(rows: Sequence[EngineRow]) -> EngineRow | None:
+    return next((row for row in rows if row.is_open and row.version is not None), None)
+
+
+def _name_measure(report: ReleaseReport, row: EngineRow) -> str:
+    return f"enginery measure {report.model} --version {row.version}"
 
 
 def has_graph_scores(report: ReleaseReport) -> bool:

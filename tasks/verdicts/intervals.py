@@ -184,5 +184,5 @@ def ratio_interval(
     logs = np.log(numerator / denominator)
     if np.ptp(logs) < 1e-12:  # alike but for rounding, of which scipy would warn
         return (float(np.exp(logs[0])),) * 3
-    interval = scipy.stats.ttest_1samp(logs, 0).confidence_interval(level)
-    return float(np.exp(logs.mean())), float(np.exp(interval.low)), float(np.exp(interval.high))
+    half = float(scipy.special.stdtrit(len(logs) - 1, (1 + level) / 2) * logs.std(ddof=1) / np.sqrt(len(logs)))
+    return float(np.exp(logs.mean())), float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))

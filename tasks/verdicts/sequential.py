@@ -1,9 +1,11 @@
 """Latency as a sequential test: five looks at growing counts of windows, whose error is paid for before the first.
 
-Each look may err by `ERROR` on each side, so all of them together by at most 5 %, however they depend on each other:
-Bonferroni's bound, the plainest of the alpha-spending rules of Lan and DeMets, Biometrika 70 (1983) 659. The counts are
-fixed before anything is measured, so a measurement that goes on another day spends no look twice.
+Each look may err by `ERROR`, so all of them together by at most 5 %, however they depend on each other: Bonferroni's
+bound, the plainest of the alpha-spending rules of Lan and DeMets, Biometrika 70 (1983) 659. The counts are fixed before
+anything is measured, so a measurement that goes on another day spends no look twice.
 """
+
+from functools import cache
 
 import numpy as np
 import scipy  # its parts load on first use, as in intervals.py
@@ -14,7 +16,8 @@ from tasks.verdicts.intervals import ratio_interval
 LOOKS = 5
 # How many times the windows of the look before: a case that the third look leaves open is a close one.
 GROWTH = 3
-# One-sided, of each look. It is the error that LoadGen allows itself: 99 % confidence.
+# Of each look: of both bounds of a ratio together, which calls an engine faster or slower; of each bound of p99, whose
+# limit is LoadGen's 99 % confidence.
 ERROR = 0.05 / LOOKS
 # Neighbouring windows are alike, and are averaged until at most so many blocks are left.
 BLOCKS = 18
@@ -31,12 +34,12 @@ def find_look(windows: int, first: int) -> int:
 
 
 def bound_ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return (ratio, low, high) of paired window medians; each bound errs by `ERROR`.
+    """Return (ratio, low, high) of paired window medians; both bounds together err by `ERROR`.
 
     Student's t of the means of at most `BLOCKS` blocks of neighbouring windows: batch means, which hold their level
     where windows depend on each other (Law, "Simulation Modeling and Analysis", 5th edition, section 9.5.3).
     """
-    return ratio_interval(_average_blocks(numerator), _average_blocks(denominator), level=1 - 2 * ERROR)
+    return ratio_interval(_average_blocks(numerator), _average_blocks(denominator), level=1 - ERROR)
 
 
 def _average_blocks(medians: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -63,6 +66,7 @@ def bound_quantile(calls: NDArray[np.float64], q: float) -> tuple[float, float, 
     return value, float(ordered[max(count - refused, 0)]), high
 
 
+@cache
 def count_slow(calls: int, share: float) -> tuple[int, int]:
     """Return the most calls above a limit that pass it (-1: none would), and the least that fail it.
 

@@ -172,7 +172,7 @@ class ReleaseLog:
             runs = self._client.search_runs(ids, _release_query(release), max_results=1)
             names = {file.path for run in runs for file in self._client.list_artifacts(run.info.run_id)}
             if RECIPE not in names:
-                raise NotFound(f"no release {release} was run on workers: release its recipe again")
+                raise NotFound(f"release {release} kept no recipe: release its recipe again")
             file = self._client.download_artifacts(runs[0].info.run_id, RECIPE, scratch)
             return Path(file).read_text(encoding="utf-8")
 

@@ -172,8 +172,15 @@ def _read_point(row: EngineRow, metric: Metric) -> tuple[float, float] | None:
 
 def _describe_machines(engines: Sequence[ReportedEngine]) -> list[dict[str, Any]]:
     found: dict[Machine, dict[str, None]] = {}
+    dropped: dict[Machine, dict[str, int]] = {}
     for engine in engines:
+        name = f"{engine.row.target} {engine.row.precision}"
         for figure in engine.row.measurements:
             if figure.subject == "engine":
-                found.setdefault(figure.measured_on, {})[f"{engine.row.target} {engine.row.precision}"] = None
-    return [{**asdict(machine), "engines": list(names)} for machine, names in found.items()]
+                found.setdefault(figure.measured_on, {})[name] = None
+            if figure.metric == "windows_dropped" and figure.value:
+                dropped.setdefault(figure.measured_on, {})[name] = int(figure.value)
+    return [
+        {**asdict(machine), "engines": list(names), "windows_dropped": dropped.get(machine, {})}
+        for machine, names in found.items()
+    ]

@@ -42,7 +42,7 @@ def _name_change(gate: GateResult, own: Measurement | None, limit: float | None,
         return _name_size_change(gate, row)
     if gate.verdict is Verdict.INCONCLUSIVE:
         return _name_deciding(gate, own, limit)
-    if gate.gate == "latency_p99":  # its interval is widened by the windows' spread, which the reason has
+    if gate.gate == "latency_p99":  # its bounds are in ms, and the reason has them
         is_failed = gate.verdict is Verdict.FAILED
         return (
             f"a limit {'above' if is_failed else 'below'} the {'lower' if is_failed else 'upper'} bound in its reason"
@@ -67,7 +67,7 @@ def _name_deciding(gate: GateResult, own: Measurement, limit: float) -> str:
     if gate.gate == "batch_flips":
         return "more evaluation rows"
     if not gate.gate.endswith("_loss"):
-        return "more calls (latency.windows, latency.iterations), or a quieter machine"
+        return "more windows (`enginery measure`, a larger latency.seconds_max), or a quieter machine"
     rows = estimate_rows(own, limit)
     return "more evaluation rows" if rows is None else f"about {rows:,} evaluation rows, if the loss stays what it is"
 

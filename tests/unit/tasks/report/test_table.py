@@ -8,7 +8,14 @@ from rich.console import Console
 
 from registry.records import Backend, Machine, Measurement, Precision, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
-from tasks.report.table import LONGEST_NOTE, describe_result, format_quality, list_notes, make_release_table
+from tasks.report.table import (
+    LONGEST_NOTE,
+    describe_result,
+    describe_undecided,
+    format_quality,
+    list_notes,
+    make_release_table,
+)
 
 BUILT = EngineRow("sst2", "cpu", Precision.FP32, Backend.ONNXRUNTIME, "built", "", Verdict.PASSED, version=1)
 MISSING = [
@@ -57,6 +64,7 @@ def test_a_long_reason_is_cut_at_the_end_of_a_clause() -> None:
 
 
 FAILED = replace(BUILT, precision=Precision.INT8, verdict=Verdict.FAILED, version=None)
+OPEN = replace(BUILT, verdict=Verdict.INCONCLUSIVE, is_open=True)
 CANDIDATE = replace(BUILT, aliases=("candidate-cpu",))
 
 
@@ -78,9 +86,13 @@ CANDIDATE = replace(BUILT, aliases=("candidate-cpu",))
         (
             [replace(BUILT, verdict=Verdict.INCONCLUSIVE)],
             (
-                "No engine passed: 1 inconclusive. Next: release again, which measures what is undecided again; a "
-                "quieter machine or a longer latency decides it"
+                "No engine passed: 1 inconclusive. Next: evaluate on more rows, or promote with a waiver: no more "
+                "windows of calls decide it"
             ),
+        ),
+        (
+            [OPEN],
+            "No engine passed: 1 inconclusive. Next: enginery measure sst2 --version 1, which goes on measuring",
         ),
         (
             [FAILED],
@@ -91,3 +103,11 @@ CANDIDATE = replace(BUILT, aliases=("candidate-cpu",))
 )
 def test_the_result_names_the_next_command(rows: list[EngineRow], sentence: str) -> None:
     assert describe_result(ReleaseReport("r1", "sst2", tuple(rows))) == sentence
+
+
+def test_undecided_engines_are_named_with_the_one_command_that_goes_on() -> None:
+    rows = (CANDIDATE, replace(OPEN, precision=Precision.INT8, version=4), replace(OPEN, precision=Precision.FP16))
+    assert describe_undecided(ReleaseReport("r1", "sst2", rows)) == (
+        "Undecided: cpu int8, fp16. enginery measure sst2 --version 4 goes on from the windows that were kept."
+    )
+    assert describe_undecided(ReleaseReport("r1", "sst2", (CANDIDATE, FAILED))) == ""

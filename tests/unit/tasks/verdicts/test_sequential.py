@@ -73,13 +73,12 @@ def test_windows_of_one_block_count_as_one() -> None:
     assert (low, high) == pytest.approx((own_low, own_high))
 
 
-def test_at_the_margin_at_most_one_in_twenty_is_called_over_all_looks() -> None:
+def test_of_equal_engines_at_most_one_in_twenty_is_called_faster_or_slower_over_all_looks() -> None:
     random, called = np.random.default_rng(2), {"faster": 0, "slower": 0}
     for _ in range(500):
         noise = np.exp(random.normal(0, 0.1, 162))
         bounds = [bound_ratio(noise[:count], np.ones(count)) for count in list_looks(6)[:4]]
         called["faster"] += any(low > 1 for _, low, _ in bounds)
         called["slower"] += any(high < 1 for *_, high in bounds)
-    # Four looks spend 4 %; the error of 500 trials is 1 %.
-    assert max(called.values()) <= 0.05 * 500
-    assert min(called.values()) > 0.01 * 500
+    # Four looks spend 4 % on both sides together; the error of 500 trials is 1 %.
+    assert 0.01 * 500 < sum(called.values()) <= 0.05 * 500
