@@ -54,16 +54,24 @@ def bound_quantile(calls: NDArray[np.float64], q: float) -> tuple[float, float, 
     of p99, of 662 one, of 2,010 ten (MLPerf LoadGen, `early_stopping.md` and `early_stopping.cc`, with no tolerance).
     LoadGen takes calls as independent. Slow ones come in bursts, so calls count as fewer by their design effect: how
     much more the blocks' counts of slow calls differ than independent ones would (Kish, "Survey Sampling", 1965,
-    section 8.2). `high` is inf where the calls are too few.
+    section 8.2), at p90, at the quantile and at the lower bound, whichever is most. Bursts of which none was seen are
+    not counted so. `high` is inf where the calls are too few.
     """
     ordered, count, share = np.sort(calls, axis=None), calls.size, 1 - q
     value = float(np.quantile(ordered, q))
-    effect = estimate_design_effect(calls > value)
-    effective = int(count / effect)
-    most, least = count_slow(effective, share)
-    allowed, refused = int(most * effect), int(np.ceil(least * effect))
-    high = float(ordered[count - 1 - allowed]) if most >= 0 else float("inf")
-    return value, float(ordered[max(count - refused, 0)]), high
+    effect = max(estimate_design_effect(calls > level) for level in (np.quantile(ordered, 0.9), value))
+    low = _find_low(ordered, effect, share)
+    effect = max(effect, estimate_design_effect(calls >= low))
+    most, _ = count_slow(int(count / effect), share)
+    high = float(ordered[count - 1 - int(most * effect)]) if most >= 0 else float("inf")
+    return value, _find_low(ordered, effect, share), high
+
+
+def _find_low(ordered: NDArray[np.float64], effect: float, share: float) -> float:
+    """Return the largest limit that so many calls are above that it is failed."""
+    count = len(ordered)
+    _, least = count_slow(int(count / effect), share)
+    return float(ordered[max(count - int(np.ceil(least * effect)), 0)])
 
 
 @cache

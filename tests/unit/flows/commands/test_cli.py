@@ -14,7 +14,10 @@ import pytest
 from flows.cli import run_command
 from flows.doctor import Finding, RegistryFinding
 from flows.inputs.fleet import load_fleet
+from flows.inputs.recipe import Recipe, load_recipe
 from registry.errors import BadInput
+from registry.mlflow.runs.releases import ReleaseLog
+from registry.mlflow.store import embedded_store
 from registry.records import Backend, Precision, Verdict
 from registry.store import Store
 from tasks.report.rows import EngineRow, ReleaseReport
@@ -188,6 +191,25 @@ def test_the_exit_code_of_a_release_tells_whether_an_engine_passed(
     monkeypatch.setattr("flows.commands.release.release_here", lambda *_, **__: released)
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     assert enginery("release", tmp_path / "recipe.yaml", "--fleet", FLEET, *option).code == code
+
+
+def test_measure_releases_the_recipe_that_the_versions_release_kept(
+    published: Store, enginery: Enginery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_one_sentence(enginery("measure", "sst2", "--version", 1), "kept no recipe")
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    recipe, log = load_recipe(tmp_path / "recipe.yaml"), ReleaseLog(embedded_store(tmp_path / "home"))
+    log.keep_recipe(log.start("sst2", published.version("sst2", 1).release, {}, {}), recipe.model_dump_json())
+    released: list[Recipe] = []
+
+    def release(asked: Recipe, *_: object, **__: object) -> ReleaseReport:
+        released.append(asked)
+        return report(Verdict.PASSED)
+
+    monkeypatch.setattr("flows.commands.release.release_here", release)
+    assert enginery("measure", "sst2", "--version", 1, "--fleet", FLEET).code == 0
+    assert released == [recipe]
+    assert_one_sentence(enginery("measure", "sst2", "--version", 99), "99")
 
 
 @pytest.mark.parametrize("name", ["../escape", "[red]sst2", "a b", ""])
