@@ -37,7 +37,7 @@ def main() -> None:
     print(f"release over bare stages                {first / bare:7.2f}      (claim: at most 1.10)")
     speedup, interval = dynamic["metrics"]["speedup"], dynamic["intervals"]["speedup"]
     loss, bounds = dynamic["metrics"]["accuracy_loss"], dynamic["intervals"]["accuracy_loss"]
-    print(f"cpu int8-dynamic over fp32, batch 8     {speedup:7.2f}      (95 %: {interval[0]:.2f} to {interval[1]:.2f})")
+    print(f"cpu int8-dynamic over fp32, batch 8     {speedup:7.2f}      (99 %: {interval[0]:.2f} to {interval[1]:.2f})")
     print(f"accuracy lost by it                     {loss:+7.2%}    (95 %: {bounds[0]:+.2%} to {bounds[1]:+.2%})")
 
 

@@ -220,7 +220,8 @@ class RowsFile:
 def result_key(request: BuildRequest, shared: SharedArtifacts) -> str:
     """Return the digest of all that a target's result depends on: graphs, rows, limits, machines and code."""
     recipe = request.recipe.model_dump(
-        mode="json", include={"precisions", "profiles", "gates", "latency", "workspace_mb", "reproducible_builds"}
+        mode="json",
+        include={"precisions", "profiles", "gates", "latency", "auto_promote", "workspace_mb", "reproducible_builds"},
     )
     graphs = (
         {precision: shared.graphs.by_precision[precision].digest for precision in request.graphs},

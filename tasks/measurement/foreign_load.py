@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 
 PROC = Path("/proc")
-# The largest share of a group's time for which a process may have waited for a CPU, this one or any other. Without
-# other work the sample engine's own threads make others wait for 1 to 3 % of the time (docs/measurements).
+# The largest shares that are taken as no other work; each is a choice, and not measured on an idle machine.
+# Of a group's time, that for which a process waited for a CPU, this one or any other.
 MOST_PRESSURE = 0.10
 # Of the time of all CPUs, what the hypervisor gave to other guests.
 MOST_STEAL = 0.02
@@ -36,7 +36,7 @@ class LoadCounters:
 
 
 def read_load(proc: Path = PROC, clock: Callable[[], float] = time.monotonic) -> LoadCounters:
-    """Read the counters of this moment; it takes about 0.2 ms."""
+    """Read the counters of this moment; it takes about 0.1 ms."""
     waited, ran = _read_threads(proc / "self" / "task")
     times = psutil.cpu_times()
     return LoadCounters(
@@ -68,7 +68,7 @@ def _read_threads(folder: Path) -> tuple[float, float]:
 
 
 def find_foreign_load(before: LoadCounters, after: LoadCounters) -> Mapping[str, float]:
-    """Return the shares that are above what an otherwise idle machine shows, by what they are of; empty: none is."""
+    """Return the shares that are too large for no other work, by what they are of; empty: none is."""
     wall, ran = after.at - before.at, after.ran - before.ran
     waited, cpu = after.waited - before.waited, after.cpu - before.cpu
     shares = {

@@ -148,20 +148,34 @@ def test_a_clear_case_is_over_at_the_first_look() -> None:
     assert {name: times.shape for name, times in windows.times.items()} == {"A": (4, 5), "B": (4, 5)}
 
 
-@pytest.mark.parametrize(("limits", "bounds_p99"), [(replace(SPEEDUP, latency_p99_ms_max=5.0), False), (None, True)])
-def test_a_p99_needs_the_calls_that_bound_it(limits: Limits | None, bounds_p99: bool) -> None:
-    plan = replace(PLAN, seconds_max=1e9)
-    windows = measure(Timeline(), {"A": 2e-3, "B": 1e-3}, limits, plan=plan, bounds_p99=bounds_p99)
-    assert windows.count == 4 * 27  # 540 calls: the first look with the 459 that LoadGen needs
-
-
+@dataclass
 class Noisy(Session):
-    """As fast as the baseline, but for what chance does to each of its windows."""
+    """As fast as the baseline, but for what chance does to each of its windows, or of its calls."""
+
+    each_call: bool = False
 
     def run(self, feed: FeedDict) -> list[NDArray[np.float32]]:
-        window = self.timeline.calls.count(self.name) // PLAN.iterations
-        self.seconds = float(np.exp(np.random.default_rng(window).normal(0, 0.1)))
+        calls = self.timeline.calls.count(self.name)
+        seed = calls if self.each_call else calls // PLAN.iterations
+        self.seconds = float(np.exp(np.random.default_rng([seed, ord(self.name)]).normal(0, 0.1)))
         return super().run(feed)
+
+
+@pytest.mark.parametrize(("limits", "bounds_p99"), [(Limits("none", 0, latency_p99_ms_max=1e6), False), (None, True)])
+def test_a_p99_needs_the_calls_that_bound_it(limits: Limits | None, bounds_p99: bool) -> None:
+    timeline, plan = Timeline(), replace(PLAN, seconds_max=1e9)
+    windows = measure_until_decided(
+        {name: Noisy(name, 1, timeline, each_call=True) for name in "AB"},
+        FEED,
+        Windows.empty("AB", "A", plan),
+        LatencyRule(limits, HOST, bounds_p99=bounds_p99),
+        probes=Probes(timeline.clock, Load().read),
+    )
+    for name in "AB":
+        p99 = find(latency_measurements(windows, name, HOST), "latency_p99_ms")
+        assert p99
+        assert p99.high
+        assert p99.samples >= 459  # LoadGen's least
 
 
 def test_undecided_engines_are_timed_on_and_a_later_run_goes_on_with_them(tmp_path: Path) -> None:
