@@ -55,6 +55,11 @@ def render(model: str = "sst2") -> str:
     return render_page(describe_release(inputs), calls_of(inputs))
 
 
+def test_the_machine_card_says_which_engines_windows_ran_beside_other_work() -> None:
+    card = render().split("<dt>windows beside other work</dt>")[1].partition("</dd>")[0]
+    assert card == "<dd>cpu int8: 6, cpu fp16: 12"
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     if CHROMIUM is None:
