@@ -107,6 +107,40 @@ class CalibrationSet:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several graphs or engines that answer together: its name, its file, and the tensors that it binds."""
+
+    name: str
+    file: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The parts that write text, token by token, and the numbers of the tokens that steer them.
+
+    The decoder reads `prompt` first, and what it writes afterwards is the answer, until one of `ends`; a row that has
+    ended is filled up with `padding`. It never writes `suppressed`, and does not begin with `suppressed_first`.
+    """
+
+    parts: tuple[Part, ...]
+    prompt: tuple[int, ...]
+    ends: tuple[int, ...]
+    padding: int
+    suppressed: tuple[int, ...] = ()
+    suppressed_first: tuple[int, ...] = ()
+
+    def part(self, name: str) -> Part:
+        """Return a part by its name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return {part.name: part for part in self.parts}[name]
+
+
+@dataclass(frozen=True)
 class OnnxArtifact:
     """An ONNX graph; its precision is in the graph (Q/DQ nodes, casts), not in builder flags.
 
@@ -114,6 +148,7 @@ class OnnxArtifact:
     `digest` is over `files`, so it names the bytes and not the place. `macs_share` is the share of the multiply-adds of
     layers with weights whose weights have the precision, 0 to 1; None for fp32, or where no rows were there to count.
     `exporter` is what exported the fp32 graph, with its version; None for a graph that was given, or made of another.
+    With `generation` it is several graphs: `file` is the first part's, inputs and outputs are those of all together.
     """
 
     file: str
@@ -127,12 +162,19 @@ class OnnxArtifact:
     calibration_set: str | None = None
     macs_share: float | None = None
     exporter: str | None = field(default=None, metadata=LATER)
+    generation: Generation | None = field(default=None, metadata=LATER)
     directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
     @property
     def path(self) -> Path:
         """The graph's file."""
         return self.directory / self.file
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of all its graphs."""
+        parts = self.generation.parts if self.generation else (self,)
+        return tuple(self.directory / part.file for part in parts)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -159,6 +201,9 @@ class AxisRange:
     opt: int
     max: int
 
+
+# The axis of the tokens that a model writes, in a profile and in what an engine of parts gives.
+NEW_TOKENS = "new_tokens"
 
 # What Optimum calls the axes of its exports; a profile and the code use the shorter names.
 _AXES = {"batch_size": "batch", "sequence_length": "sequence"}
@@ -201,7 +246,11 @@ def largest_axes(profiles: Sequence[ShapeProfile]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class EngineBuild:
-    """A built engine file and everything its `build_key` was made of."""
+    """A built engine file and everything its `build_key` was made of.
+
+    With `generation` it is several files: `file` is the first part's, `digest` is over `files`, and inputs and outputs
+    are those of all parts together.
+    """
 
     file: str
     files: tuple[FileRecord, ...]
@@ -217,6 +266,7 @@ class EngineBuild:
     outputs: tuple[Tensor, ...]
     build_seconds: float
     size_bytes: int
+    generation: Generation | None = field(default=None, metadata=LATER)
     directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
     @property

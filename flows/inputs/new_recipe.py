@@ -18,6 +18,7 @@ from calibration_data.splits import find_split, list_splits
 from flows.inputs.places import write_flow
 from registry.errors import BadInput
 from registry.names import check_name
+from registry.records import NEW_TOKENS
 from tasks.checkpoints.config import read_config
 from tasks.checkpoints.encoder import try_encoder
 from tasks.checkpoints.source import download_texts, list_checkpoint
@@ -51,6 +52,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "score": ("score", "similarity", "similarity_score"),
     "image": ("image", "img", "picture"),
     "audio": ("audio", "sound", "clip", "speech"),
+    "target": ("target", "target_text", "summary", "highlights", "translation", "title"),
     "transcript": ("transcript", "transcription", "sentence", "text", "normalized_text"),
     "words": ("words", "tokens"),
     "tags": ("tags", "ner_tags", "pos_tags"),
@@ -198,7 +200,7 @@ def _find_column(name: str, columns: Sequence[Column], origin: Origin) -> Column
     if found := _find_named(name, columns):
         return found
     called = COLUMN_NAMES.get(name, (name,))
-    others = {*COLUMN_NAMES["label"], *COLUMN_NAMES["text_pair"]}
+    others = {*COLUMN_NAMES["label"], *COLUMN_NAMES["text_pair"], *COLUMN_NAMES["target"]}
     texts = [column for column in columns if column.is_text and column.name.lower() not in others]
     if name == "text" and texts:
         return max(texts, key=lambda column: column.mean_length)
@@ -262,6 +264,8 @@ def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[
         sequence = (
             "    samples: {min: 1600, opt: 32000, max: 160000}   # at 16 kHz 0.1, 2 and 10 s: longer audio is cut\n"
         )
+    if NEW_TOKENS in shape.task.axes:
+        sequence += f"    {NEW_TOKENS}: {{min: 1, opt: 16, max: 64}}   # no answer is longer than max\n"
     metric = shape.task.metrics[0]
     side = "below" if metric.higher_is_better else "above"
     quantized = "[fp32, int8, int8-dynamic]" if list(targets) == ["cpu"] else "[fp32, fp16, int8, int8-dynamic]"

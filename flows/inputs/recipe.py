@@ -9,7 +9,7 @@ from calibration_data.reader import GROUP
 from calibration_data.splits import DatasetRef
 from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed, Sha256, Text, parse_yaml
 from registry.errors import BadInput
-from registry.records import AxisRange, Precision, ShapeProfile, largest_axes
+from registry.records import NEW_TOKENS, AxisRange, Precision, ShapeProfile, largest_axes
 from tasks.checkpoints.module import Processor
 from tasks.model_tasks import MODEL_TASKS, ModelTask, model_task
 
@@ -118,6 +118,7 @@ class DataSpec(Part):
     score: Text | None = Field(default=None, examples=["similarity"])
     image: Text | None = Field(default=None, examples=["img"])
     audio: Text | None = Field(default=None, examples=["clip"])
+    target: Text | None = Field(default=None, examples=["summary"])
     transcript: Text | None = Field(default=None, examples=["sentence"])
     question: Text | None = Field(default=None, examples=["question"])
     context: Text | None = Field(default=None, examples=["passage"])
@@ -232,11 +233,14 @@ class Recipe(Part):
         task = self.model_task
         if not task.graph_inputs.are_tokens and self.source.head:
             raise ValueError(f"{self.task} takes no source.head: that is for texts")
-        if "samples" in task.axes and self.source.is_bare:
+        if {"samples", NEW_TOKENS} & {*task.axes} and self.source.is_bare:
             raise ValueError(f"{self.task} takes no source.module or source.onnx: name a checkpoint")
         if self.source.is_bare and ("labels" in task.answer_axes) != (self.source.labels is not None):
             change = "tells no classes apart: remove" if self.source.labels else "tells classes apart: name them in"
             raise ValueError(f"{self.task} {change} source.labels")
+        if NEW_TOKENS in task.axes and (self.data.calibration.table or self.reproducible_builds):
+            key = "data.calibration.table" if self.data.calibration.table else "reproducible_builds"
+            raise ValueError(f"{self.task} takes no {key}: its engines have several graphs, and that is for one")
         return self
 
     @model_validator(mode="after")

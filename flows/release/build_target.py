@@ -148,9 +148,12 @@ def build_engines(
     for precision, measured in measure_engines(context, target, shared, builds, benchmark).items():
         row = make_row(context, target, precision, states[precision])
         build = builds[precision]
-        faults = describe_known_faults(graphs.by_precision[precision].path, build.backend, build.backend_version)
+        faults = (
+            describe_known_faults(path, build.backend, build.backend_version)
+            for path in graphs.by_precision[precision].paths
+        )
         dropped = benchmark.windows().describe_dropped() if benchmark else None
-        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), faults, dropped)
+        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), *faults, dropped)
         is_open = benchmark is not None and build.digest in benchmark.undecided
         row = replace(row, remark="; ".join(filter(None, remarks)), is_open=is_open)
         judged[precision] = judge_engine(context, row, build, measured)

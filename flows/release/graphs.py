@@ -8,11 +8,12 @@ from calibration_data.reader import Rows, draw_holdout, read_calibration_inputs
 from flows.inputs.rows import read_table_of
 from flows.release.context import ReleaseContext, describe_size, versions
 from registry.errors import BadInput
-from registry.records import CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
+from registry.records import NEW_TOKENS, CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
 from tasks.calibration.feeds import EncodedFeeds
 from tasks.calibration.spread import check_spread
 from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
+from tasks.generation.quantize import GenerationRows, quantize_parts
 from tasks.quantization.autopilot import CHOICE_FILE, Choice
 from tasks.quantization.autopilot import from_json as choice_from_json
 from tasks.quantization.holdout import Holdout, MetricGate, rows_to_prove, run_holdout
@@ -64,6 +65,8 @@ def gather(
     spec, limit = context.recipe.data.calibration, context.recipe.gates.loss_max
     encoder, calibrating = context.open_encoder(source, onnx.input_names), read_calibration_inputs(calibration)
     check_spread(encoder, calibrating, evaluation.inputs)
+    if onnx.generation is not None:
+        return Material(source, onnx, calibration, None, "its graphs answer only together")
     if not spec.holdout:
         return Material(source, onnx, calibration, None, "the recipe asks for no holdout")
     task = context.recipe.model_task
@@ -167,11 +170,22 @@ def make_graph(context: ReleaseContext, material: Material, precision: Precision
     def make(into: Path) -> OnnxArtifact:
         verify_stage(onnx.directory)
         checkpoint = context.workspace.partial("calibration", (onnx.digest, rows, versions("onnxruntime")))
+        calibration_set = calibration.digest if calibrated else None
+        if onnx.generation is not None:
+            return quantize_parts(
+                onnx,
+                precision,
+                GenerationRows(calibration_feeds(context, material), context.recipe.largest[NEW_TOKENS]),
+                calibration_set_digest=calibration_set,
+                into=into,
+                on_progress=context.progress_of(f"quantize {precision}"),
+                checkpoint=checkpoint,
+            )
         return quantize(
             onnx,
             precision,
             calibration_feeds(context, material),
-            calibration_set_digest=calibration.digest if calibrated else None,
+            calibration_set_digest=calibration_set,
             into=into,
             on_progress=context.progress_of(f"quantize {precision}"),
             plan=Int8Plan(checkpoint=checkpoint, table=table, holdout=holdout),

@@ -84,10 +84,11 @@ def choose_golden(context: ReleaseContext, source: SourceFiles, onnx: OnnxArtifa
 def graph_as_engine(onnx: OnnxArtifact, profiles: tuple[ShapeProfile, ...]) -> EngineBuild:
     """Return the exact ONNX graph as a build, to be scored by ONNX Runtime where the engine made of it cannot run."""
     record = next(record for record in onnx.files if record.path == onnx.file)
+    has_parts = onnx.generation is not None
     return EngineBuild(
         file=onnx.file,
         files=onnx.files,
-        digest=record.sha256,
+        digest=digest_of(onnx.files) if has_parts else record.sha256,
         build_key="",
         onnx_digest=onnx.digest,
         precision=onnx.precision,
@@ -98,7 +99,8 @@ def graph_as_engine(onnx: OnnxArtifact, profiles: tuple[ShapeProfile, ...]) -> E
         inputs=onnx.inputs,
         outputs=onnx.outputs,
         build_seconds=0.0,
-        size_bytes=record.size_bytes,
+        size_bytes=sum(each.size_bytes for each in onnx.files) if has_parts else record.size_bytes,
+        generation=onnx.generation,
         directory=onnx.directory,
     )
 

@@ -11,6 +11,7 @@ from flows.inputs.rows import head_rows
 from flows.release.context import ReleaseContext, describe_size, versions
 from flows.release.identity import source_content
 from registry.records import (
+    NEW_TOKENS,
     CalibrationSet,
     OnnxArtifact,
     SourceFiles,
@@ -20,6 +21,7 @@ from tasks.checkpoints.module import from_module
 from tasks.checkpoints.source import from_folder, from_hub, from_package
 from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
+from tasks.generation.export import run_generation_exporter
 from tasks.graphs.exporter import run_exporter
 from tasks.graphs.given.source import Trial, copy_graph, locate_graph, run_admission
 
@@ -107,6 +109,8 @@ def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) ->
         if recipe.source.onnx is not None:
             trial = Trial(checked, recipe.largest, source.source.classes)
             return run_admission(locate_graph(source), recipe.model_task, source.directory, trial, into=into)
+        if NEW_TOKENS in recipe.model_task.axes:
+            return run_generation_exporter(source, recipe.model_task, checked, recipe.largest, into=into)
         if module is None:
             tell = context.progress_of("export fp32")
             return run_exporter(source, recipe.model_task, checked, recipe.largest, into=into, on_progress=tell)

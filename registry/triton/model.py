@@ -115,6 +115,11 @@ def check_servable(model: TritonModel, container: str | None) -> None:
         raise BadInput(f"version is {model.version}; Triton's versions count from 1")
     if not all(name.isprintable() for name in model.manifest.source.classes):
         raise BadInput(f"{model.name} has a class name that is not a printable line, as in Triton's label file")
+    if build.generation is not None:
+        raise Incompatible(
+            f"{model.name} writes text with several engines, token by token, which no backend of Triton does: fetch it "
+            "plain, and serve it from a program of your own"
+        )
     if build.backend is Backend.TENSORRT_RTX:
         raise Incompatible(f"{model.name}: Triton has no backend for TensorRT for RTX; release it for tensorrt too")
     if model.python_backend and model.python_model is None:

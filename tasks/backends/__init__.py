@@ -6,10 +6,14 @@ Call `build_engine` (build.py), then `open_engine`. Importing this package impor
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from registry.records import Backend, EngineBuild
+from registry.digest import digest_of
+from registry.errors import DigestMismatch
+from registry.records import NEW_TOKENS, Backend, EngineBuild, largest_axes
 from tasks.backends.contract import BuilderBackend, BuildInputs, BuiltEngine, Session
 from tasks.backends.ort import cpu, cuda
 from tasks.backends.trt.builder import TensorRT
+from tasks.generation.greedy import GreedySession
+from tasks.generation.parts import PARTS
 
 __all__ = ["BACKENDS", "BuildInputs", "BuilderBackend", "BuiltEngine", "Session", "open_engine"]
 
@@ -23,8 +27,25 @@ BACKENDS: Mapping[Backend, BuilderBackend] = MappingProxyType(
 )
 
 
-def open_engine(build: EngineBuild) -> Session:
-    """Load an engine with the backend that built it; raises what `BuilderBackend.open_session` raises."""
+def open_engine(build: EngineBuild, *, new_tokens: int | None = None) -> Session:
+    """Load an engine with the backend that built it; raises what `BuilderBackend.open_session` raises.
+
+    One of parts writes text: until a row ends, or exactly `new_tokens` of each row where that is given, to be timed.
+    """
+    if build.generation is None:
+        return _open_file(build, build.file, build.digest)
+    digests = {record.path: record.sha256 for record in build.files}
+    parts = {part.name: part.file for part in build.generation.parts}
+    if digest_of(build.files) != build.digest or set(parts.values()) != set(digests) or parts.keys() != PARTS:
+        raise DigestMismatch(
+            f"{build.directory}: the engine's files are not those of its parts: fetch or build it again"
+        )
+    sessions = {name: _open_file(build, file, digests[file]) for name, file in parts.items()}
+    most = new_tokens or largest_axes(build.profiles)[NEW_TOKENS]
+    return GreedySession(sessions, build.generation, most, exactly=new_tokens is not None)
+
+
+def _open_file(build: EngineBuild, file: str, digest: str) -> Session:
     return BACKENDS[build.backend].open_session(
-        build.path, build.digest, target=build.target, backend_version=build.backend_version
+        build.directory / file, digest, target=build.target, backend_version=build.backend_version
     )

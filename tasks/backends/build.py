@@ -1,16 +1,19 @@
 """Build an engine from an ONNX graph, in a process of its own."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from registry.digest import check_record, digest_of, record_file
 from registry.errors import BadInput, BuildError
-from registry.records import Backend, EngineBuild, OnnxArtifact, axis_name
+from registry.records import Backend, EngineBuild, OnnxArtifact, Part, axis_name
 from tasks.backends import BACKENDS
 from tasks.backends.contract import BuildInputs, BuiltEngine
 from tasks.execution.isolate import run_isolated
 from tasks.execution.progress import OnProgress
+from tasks.generation.parts import fit_profiles, split_graphs
 from tasks.graphs.external_data import check_external_data
 
 Options = tuple[tuple[str, str], ...]
@@ -37,11 +40,11 @@ def build_key(inputs: BuildInputs, *, backend_version: str | None = None, option
 
 
 def build_engine(inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> EngineBuild:
-    """Build an engine for its target under `into`: a whole file, or none.
+    """Build an engine for its target under `into`: whole files, one for each of its parts, or none.
 
     `on_progress(phase, fraction)` may return False to cancel. The vendor's library runs in a fresh process, so that
     its crash is an error here and does not end this process; ONNX Runtime runs here. `digest` of the result is the
-    file's sha256.
+    file's sha256, or that of the records of several files.
 
     Raises:
         BadInput: a profile or the graph's external data is not acceptable.
@@ -53,23 +56,43 @@ def build_engine(inputs: BuildInputs, *, into: Path, on_progress: OnProgress) ->
     backend = BACKENDS[target.backend]
     if reason := backend.supports(onnx.precision, target) or backend.can_build(target):
         raise BuildError(f"{target.name}: {reason}")
-    _check_graph(onnx)
-    _check_axes(inputs)
+    graphs = _list_graphs(inputs)
+    for graph in graphs.values():
+        _check_graph(graph.onnx)
+        _check_axes(graph)
     version = backend.version()
     into.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     # Beside its destination, so that the move at the end is atomic.
     with TemporaryDirectory(dir=into, prefix=".building-") as scratch:
-        built = _build_isolated(inputs, Path(scratch), on_progress)
+        built = {name: _build_isolated(graph, Path(scratch), name, on_progress) for name, graph in graphs.items()}
         build_seconds = time.perf_counter() - started
-        engine = built.path.replace(into / built.path.name)
-    return _describe_build(inputs, built, engine, version, build_seconds)
+        for part in built.values():
+            part.path.replace(into / part.path.name)
+    return _describe_build(inputs, built, into, version, build_seconds)
 
 
-def _build_isolated(inputs: BuildInputs, into: Path, on_progress: OnProgress) -> BuiltEngine:
+def _list_graphs(inputs: BuildInputs) -> dict[str, BuildInputs]:
+    """Return the inputs of each file's build by the name of its part; "" of a graph that has none.
+
+    Parts share no timing caches: of several builds only the last one's would be kept.
+    """
+    onnx = inputs.onnx
+    if onnx.generation is None:
+        return {"": inputs}
+    return {
+        name: replace(inputs, onnx=graph, profiles=fit_profiles(name, onnx.generation, inputs.profiles), timing=None)
+        for name, graph in split_graphs(onnx).items()
+    }
+
+
+def _build_isolated(inputs: BuildInputs, into: Path, part: str, on_progress: OnProgress) -> BuiltEngine:
+    """Build one file, which is called after its part where it has one."""
     if inputs.target.backend is Backend.ONNXRUNTIME:  # a copy and a load: quicker than a new process
-        return _build(inputs, into, on_progress)
-    return run_isolated(_build, inputs, into, on_progress=on_progress, died=BuildError)
+        built = _build(inputs, into, on_progress)
+    else:
+        built = run_isolated(_build, inputs, into, on_progress=on_progress, died=BuildError)
+    return replace(built, path=built.path.rename(into / f"{part}{built.path.suffix}")) if part else built
 
 
 def _build(inputs: BuildInputs, into: Path, on_progress: OnProgress) -> BuiltEngine:
@@ -77,26 +100,31 @@ def _build(inputs: BuildInputs, into: Path, on_progress: OnProgress) -> BuiltEng
 
 
 def _describe_build(
-    inputs: BuildInputs, built: BuiltEngine, engine: Path, version: str, build_seconds: float
+    inputs: BuildInputs, built: Mapping[str, BuiltEngine], folder: Path, version: str, build_seconds: float
 ) -> EngineBuild:
-    record = record_file(engine, root=engine.parent)
+    onnx, files = inputs.onnx, tuple(record_file(folder / part.path.name, root=folder) for part in built.values())
+    first, generation = next(iter(built.values())), onnx.generation
+    if generation is not None:
+        parts = tuple(Part(name, part.path.name, part.inputs, part.outputs) for name, part in built.items())
+        generation = replace(generation, parts=parts)
     replayed = inputs.timing is not None and inputs.timing.strict
     return EngineBuild(
-        file=record.path,
-        files=(record,),
-        digest=record.sha256,
+        file=files[0].path,
+        files=files,
+        digest=files[0].sha256 if generation is None else digest_of(files),
         build_key=build_key(inputs, backend_version=version, options=REPLAYED if replayed else ()),
-        onnx_digest=inputs.onnx.digest,
-        precision=inputs.onnx.precision,
+        onnx_digest=onnx.digest,
+        precision=onnx.precision,
         backend=inputs.target.backend,
         backend_version=version,
         target=inputs.target,
         profiles=inputs.profiles,
-        inputs=built.inputs,
-        outputs=built.outputs,
+        inputs=first.inputs,
+        outputs=first.outputs if generation is None else onnx.outputs,
         build_seconds=build_seconds,
-        size_bytes=record.size_bytes,
-        directory=engine.parent,
+        size_bytes=sum(record.size_bytes for record in files),
+        generation=generation,
+        directory=folder,
     )
 
 

@@ -33,6 +33,7 @@ TEXT_FILES = (
     "special_tokens_map.json",
     MODULES_FILE,
     "preprocessor_config.json",
+    "generation_config.json",
 )
 ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")

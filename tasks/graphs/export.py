@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from registry.errors import BadInput, EngineryError, first_line
-from registry.records import OnnxArtifact, Precision, SourceFiles
+from registry.records import NEW_TOKENS, OnnxArtifact, Precision, SourceFiles
 from tasks.checkpoints.config import read_config
 from tasks.checkpoints.module import load_module
 from tasks.checkpoints.pooling import Pooling, read_pooling
@@ -57,11 +57,27 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
         BadInput: weights that the task needs are missing or do not fit their config.json, or the task or architecture
             is unknown.
     """
-    with _silence_exporters():
+    task = model_task(source.source.task)
+    fixed = task.fixed_sizes(source.directory)
+    axes = fixed | ({SEQUENCE: "samples"} if "samples" in task.axes else {})
+    with trace_checkpoint(source, fixed) as scratch:
+        return save_graph_alone(scratch, into, axes, name_exporter("optimum-onnx"), find_pooling(source))
+
+
+@contextlib.contextmanager
+def trace_checkpoint(source: SourceFiles, fixed: Mapping[str, int]) -> Iterator[Path]:
+    """Yield a folder with the graphs that Optimum exports of a checkpoint for its task, their axes as it names them.
+
+    `fixed` are sizes of axes.
+
+    Raises:
+        BadInput: as `export_checkpoint`.
+    """
+    task = model_task(source.source.task)
+    with silence_exporters():
         from optimum.exporters.onnx import onnx_export_from_model
 
-        task = model_task(source.source.task)
-        module, fixed = _load_checkpoint(source), task.fixed_sizes(source.directory)
+        module = load_checkpoint(source)
         if TOKENIZER in task.serving_files:
             _set_padding(module, source)
         with tempfile.TemporaryDirectory(prefix="export-") as scratch, tempfile.TemporaryDirectory() as nothing:
@@ -74,6 +90,7 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
                     task=task.export_task,
                     opset=CHECKPOINT_OPSET,
                     device="cpu",
+                    no_post_process=NEW_TOKENS in task.axes,  # it would make one graph with branches of two
                     do_validation=False,  # check_export compares on real rows
                     **fixed,  # code that computes with a size in Python is traced with the one that will be fed
                 )
@@ -84,8 +101,7 @@ def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:
                     f"{source.source.name} cannot be exported for {source.source.task} ({first_line(error)[:300]}): "
                     "use a checkpoint of another architecture, or give a text model's network as source.module"
                 ) from error
-            axes = fixed | ({SEQUENCE: "samples"} if "samples" in task.axes else {})
-            return save_graph_alone(Path(scratch), into, axes, name_exporter("optimum-onnx"), find_pooling(source))
+            yield Path(scratch)
 
 
 def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
@@ -107,7 +123,7 @@ def export_module(callable_path: str, *, into: Path) -> OnnxArtifact:
         for name, sample in samples.items()
     }
     with (
-        _silence_exporters(),
+        silence_exporters(),
         contextlib.redirect_stderr(io.StringIO()),  # torch.export prints the graph of a module that it refuses
         tempfile.TemporaryDirectory(prefix="export-") as scratch,
     ):
@@ -220,11 +236,11 @@ def _run_module(module: torch.nn.Module, names: list[str], feed: dict[str, torch
     return [values.numpy() for values in (outputs if isinstance(outputs, tuple | list) else (outputs,))]
 
 
-def _load_checkpoint(source: SourceFiles) -> Any:
+def load_checkpoint(source: SourceFiles) -> Any:
     """Load the checkpoint in float32 and eval mode; refuse it where transformers would invent weights."""
     from optimum.exporters.tasks import TasksManager
 
-    with _silence_exporters():
+    with silence_exporters():
         from transformers import AutoConfig
 
         try:
@@ -289,7 +305,7 @@ def find_pooling(source: SourceFiles) -> Pooling | None:
 
 def _load_reference(source: SourceFiles) -> Any:
     pooling = find_pooling(source)
-    return _load_checkpoint(source) if pooling is None else PooledEncoder(_load_checkpoint(source), pooling)
+    return load_checkpoint(source) if pooling is None else PooledEncoder(load_checkpoint(source), pooling)
 
 
 def name_exporter(package: str) -> str:
@@ -326,7 +342,7 @@ def save_graph_alone(
 
 
 @contextlib.contextmanager
-def _silence_exporters() -> Iterator[None]:
+def silence_exporters() -> Iterator[None]:
     """Hide the exporters' warnings, log lines and progress; restore their log levels afterwards."""
     from transformers.utils import logging as transformers_logging
 

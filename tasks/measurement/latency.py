@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.records import EngineBuild, Tensor, axis_name
+from registry.records import NEW_TOKENS, EngineBuild, Tensor, axis_name
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
 from tasks.measurement.evaluate import Runs
@@ -120,15 +120,20 @@ def measure_latency(
 ) -> Benchmark:
     """Load a target's undecided engines in this process, time them on and save the raw times; run it isolated.
 
-    `places` are the file that keeps the windows for the next run, and the folder of the benchmark.
+    `places` are the file that keeps the windows for the next run, and the folder of the benchmark. An engine that
+    writes text writes as many new tokens as the plan has, in each call.
     """
     kept, into = places
     windows = load_windows(kept, empty)
+    new_tokens = dict(windows.plan.sizes).get(NEW_TOKENS)
     undecided = rule(windows) if windows.reached[0] else windows.digests
     timed = {windows.baseline, *undecided} if undecided else set()
-    sessions = {build.digest: open_engine(build) for build in builds if build.digest in timed}
+    sessions = {build.digest: open_engine(build, new_tokens=new_tokens) for build in builds if build.digest in timed}
     if sessions:
         windows = measure_until_decided(sessions, feed, windows, rule, lambda done: on_progress("latency", done))
         save_windows(windows, kept)
     undecided = rule(windows)
-    return save_benchmark(windows, undecided=undecided, measured_on=rule.machine, boundary=BOUNDARY, into=into)
+    boundary = BOUNDARY
+    if new_tokens is not None:
+        boundary += f"; a call is a whole greedy generation of {new_tokens} tokens for each row, whatever they are"
+    return save_benchmark(windows, undecided=undecided, measured_on=rule.machine, boundary=boundary, into=into)

@@ -14,6 +14,7 @@ from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
 from tasks.model_tasks.texts.multi_label_classification import MULTI_LABEL_CLASSIFICATION
 from tasks.model_tasks.texts.question_answering import QUESTION_ANSWERING
 from tasks.model_tasks.texts.sentence_embedding import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
+from tasks.model_tasks.texts.text2text_generation import TEXT2TEXT_GENERATION
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tasks.model_tasks.texts.text_pair_classification import TEXT_PAIR_CLASSIFICATION
 from tasks.model_tasks.texts.text_regression import TEXT_REGRESSION
@@ -33,6 +34,7 @@ _ALL: tuple[ModelTask, ...] = (
     QUESTION_ANSWERING,
     MULTI_LABEL_CLASSIFICATION,
     TEXT_REGRESSION,
+    TEXT2TEXT_GENERATION,
 )
 MODEL_TASKS: Mapping[str, ModelTask] = {task.name: task for task in _ALL}
 

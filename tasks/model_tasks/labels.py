@@ -134,8 +134,8 @@ def _fold_case(label: int | str | None) -> int | str | None:
     return label.casefold() if isinstance(label, str) else label
 
 
-def check_head(config: Mapping[str, Any], task: str, head: str) -> None:
-    """Check by config.json that a checkpoint's architecture ends in `head`, where it names one.
+def check_head(config: Mapping[str, Any], task: str, head: str | tuple[str, ...]) -> None:
+    """Check by config.json that a checkpoint's architecture ends in `head`, or one of several, where it names one.
 
     Raises:
         BadInput: it has another head, or none.

@@ -13,6 +13,7 @@ from tests.support.audio import SOUNDS, draw_audio, save_listener, save_recogniz
 from tests.support.images import SHAPES, draw_image, save_classifier
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 from tests.support.tiny_recipe import FLEET, PROFILES, RECIPE, TinyRecipe
+from tests.support.writers import save_writer
 
 ROWS = 64
 TAGS = ("O", "B-THING", "I-THING")
@@ -151,6 +152,11 @@ def label_texts(texts: list[str]) -> Columns:
     return {"text": texts, "labels": found}
 
 
+def shorten_texts(texts: list[str]) -> Columns:
+    """Want the first words of each text."""
+    return {"text": texts, "target": [" ".join(text.split()[:3]) for text in texts]}
+
+
 TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]]] = {
     "audio-classification": (save_sounds, draw_sounds),
     "automatic-speech-recognition": (save_speech, speak_texts),
@@ -161,6 +167,7 @@ TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]
     "question-answering": (lambda folder: save_bert(folder, "BertForQuestionAnswering"), ask_texts),
     "sentence-similarity": (save_encoder, pair_texts),
     "image-classification": (save_shapes, draw_shapes),
+    "text2text-generation": (save_writer, shorten_texts),
     "token-classification": (save_tagger, tag_words),
 }
 
@@ -177,10 +184,8 @@ def write_task_recipe(folder: Path, task: str) -> TinyRecipe:
     optional = [name for name in model_task(task).optional_columns if name in make_columns(texts[:1])]
     for split, part in {"evaluation": texts[:ROWS], "calibration": texts[ROWS:]}.items():
         datasets.Dataset.from_dict(make_columns(part)).to_parquet(str(folder / "rows" / f"{split}.parquet"))
-    samples = {"min": 1600, "opt": 4000, "max": 6400}
-    profiles = [
-        {axis: ({"samples": samples} | profile)[axis] for axis in model_task(task).axes} for profile in PROFILES
-    ]
+    others = {"samples": {"min": 1600, "opt": 4000, "max": 6400}, "new_tokens": {"min": 1, "opt": 4, "max": 8}}
+    profiles = [{axis: (others | profile)[axis] for axis in model_task(task).axes} for profile in PROFILES]
     data = {"path": "rows", "max_length": 16, "calibration": {"samples": 16}} | {name: name for name in optional}
     recipe = {**RECIPE, "task": task, "profiles": profiles, "data": data}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")

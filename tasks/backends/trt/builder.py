@@ -18,6 +18,7 @@ from tasks.backends.trt.callbacks import make_monitor, process_logger, start
 from tasks.backends.trt.session import TrtSession, load_engine
 from tasks.backends.trt.timing import build_with_timing
 from tasks.execution.progress import OnProgress
+from tasks.generation.parts import PAST_AXIS
 from tasks.graphs.external_data import check_external_data
 
 _EXTRAS = {Backend.TENSORRT: "trt", Backend.TENSORRT_RTX: "trt-rtx"}
@@ -192,9 +193,11 @@ def profile_shapes(name: str, shape: tuple[int | str, ...], wanted: ShapeProfile
         BuildError: the profile does not have one of its axes.
     """
     for axis, span in wanted.axes:
-        if not 1 <= span.min <= span.opt <= span.max:
+        least = 0 if axis == PAST_AXIS else 1  # a decoder's first step has no past
+        if not least <= span.min <= span.opt <= span.max:
             raise BadInput(
-                f"profile's {axis} is min {span.min}, opt {span.opt}, max {span.max}: it must be 1 <= min <= opt <= max"
+                f"profile's {axis} is min {span.min}, opt {span.opt}, max {span.max}: it must be "
+                f"{least} <= min <= opt <= max"
             )
     spans = {size: wanted.axis(size) for size in shape if isinstance(size, str)}
     if missing := [axis_name(axis) for axis, span in spans.items() if span is None]:
