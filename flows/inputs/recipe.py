@@ -231,8 +231,8 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _source_fits_task(self) -> Self:
         task = self.model_task
-        if not task.graph_inputs.are_tokens and self.source.head:
-            raise ValueError(f"{self.task} takes no source.head: that is for texts")
+        if self.source.head and (not task.graph_inputs.are_tokens or NEW_TOKENS in task.axes):
+            raise ValueError(f"{self.task} takes no source.head: that is for classes of texts")
         if {"samples", NEW_TOKENS} & {*task.axes} and self.source.is_bare:
             raise ValueError(f"{self.task} takes no source.module or source.onnx: name a checkpoint")
         if self.source.is_bare and ("labels" in task.answer_axes) != (self.source.labels is not None):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from registry.errors import BadInput
@@ -26,7 +27,8 @@ def cast_graph(file: Path, low_precision: str) -> onnx.ModelProto:
     # ModelOpt imports lief, which reports hundreds of leaked objects, none of them a fault, when its process ends.
     lief.disable_leak_warning()
     try:
-        with silence_logs():
+        # A mask's lowest float32 becomes minus infinity, of which numpy warns.
+        with silence_logs(), np.errstate(over="ignore"):
             graph: onnx.ModelProto = convert_to_mixed_precision(
                 str(file), low_precision_type=low_precision, keep_io_types=True
             )

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 import calibration_data.debian_packages as package
-from calibration_data.debian_packages.make import HEADS, train, write_rows
+from calibration_data.debian_packages.make import ENCODERS, train, write_rows
 from calibration_data.debian_packages.rows import ROWS, make_questions, make_words
 from calibration_data.reader import load_split
 from calibration_data.splits import DatasetRef
@@ -40,7 +40,7 @@ def test_the_splits_are_those_of_the_manifest_and_share_no_package() -> None:
 
 def test_every_task_has_a_recipe() -> None:
     assert set(RECIPES) == set(ROWS)
-    assert set(HEADS) == set(ROWS) - {"sentence-similarity"}
+    assert set(ENCODERS) == set(ROWS) - {"sentence-similarity"}
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
@@ -65,7 +65,7 @@ def test_words_have_a_tag_each() -> None:
         assert "B-PERSON" in row["tags"]
 
 
-@pytest.mark.parametrize("name", sorted(HEADS))
+@pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_what_is_trained_is_a_checkpoint_of_its_task(tmp_path: Path, name: str) -> None:
     write_rows(name, tmp_path)
     train(name, tmp_path, tmp_path / "checkpoint", steps=1)

@@ -20,6 +20,13 @@ RECIPES = Path(__file__).parents[4] / "recipes"
 SHA = "a" * 64
 ONNX = {"onnx": "m.onnx", "processor": "t", "labels": ["a", "b"]}
 
+AXES = {"batch": 32, "sequence": 64, "new_tokens": 16}
+WRITING = {
+    "task": "text2text-generation",
+    # Not one mapping for all: YAML would name it, and refer to the name.
+    "profiles": [{axis: {"min": 1, "opt": 8, "max": most} for axis, most in AXES.items()}],
+}
+
 
 def recipe(**changes: Any) -> dict[str, Any]:
     """A recipe that parses; keys of `changes` are paths joined with `__`, and replace what is there."""
@@ -257,7 +264,7 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ({"task": "image-classification", "data__image": "img", "data__text": "a"}, "reads no data.text: its columns"),
         (
             {"task": "image-classification", "source": {"path": "m", "head": {}}},
-            "image-classification takes no source.head: that is for texts",
+            "image-classification takes no source.head: that is for classes of texts",
         ),
         (
             {
@@ -267,6 +274,11 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
             },
             "audio-classification takes no source.module or source.onnx: name a checkpoint",
         ),
+        ({**WRITING, "source": ONNX}, "text2text-generation takes no source.module or source.onnx: name a checkpoint"),
+        ({**WRITING, "source": {"path": "m", "head": {}}}, "text2text-generation takes no source.head"),
+        ({**WRITING, "data__calibration__table": "t.json"}, "takes no data.calibration.table: its engines have"),
+        ({**WRITING, "reproducible_builds": True}, "takes no reproducible_builds: its engines have several graphs"),
+        ({"task": "text2text-generation"}, "has the axes batch, sequence, new_tokens, each with min"),
         ({"source": {}}, "source: give exactly one of hub, package, path"),
         ({"source": {"path": "m", "hub": "a/b", "revision": "main"}}, "source: give exactly one of"),
         ({"source": {"hub": "a/b"}}, "source: a hub model needs a revision"),

@@ -36,8 +36,6 @@ def test_a_decoder_is_fed_its_first_step_and_every_length_of_the_past(writer: Wr
     assert len(feeds[:3]) == 3
 
 
-# ModelOpt casts the mask's lowest float32 to fp16's minus infinity.
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_DYNAMIC, Precision.FP16])
 def test_every_part_has_the_precision_and_still_writes(writer: Writer, precision: Precision, tmp_path: Path) -> None:
     made = quantize_parts(
