@@ -45,7 +45,7 @@ def write_rows(folder: Path) -> None:
     for split, (variants, speeds, pitches) in SPLITS.items():
         said = list(itertools.product(range(len(CLASSES)), ACCENTS, variants, speeds, pitches))
         with ThreadPoolExecutor(2) as pool:
-            files = list(pool.map(lambda each: _say(*each), said))
+            files = list(pool.map(lambda each: say(CLASSES[each[0]], *each[1:]), said))
         # What two settings say alike stands there once.
         rows = dict(zip(files, (digit for digit, *_ in said), strict=True))
         media = [{"bytes": content, "path": None} for content in rows]
@@ -53,16 +53,21 @@ def write_rows(folder: Path) -> None:
         pyarrow.parquet.write_table(table, folder / f"{split}.parquet")
 
 
-def _say(digit: int, accent: str, variant: str, speed: int, pitch: int) -> bytes:
+def say(text: str, accent: str, variant: str, speed: int, pitch: int) -> bytes:
+    """Return what espeak-ng says, as a WAV file.
+
+    Raises:
+        BadInput: it is not installed.
+    """
     voice = ["-v", f"{accent}+{variant}", "-s", str(speed), "-p", str(pitch)]
     try:
-        said = subprocess.run(["espeak-ng", *voice, "--stdout", CLASSES[digit]], capture_output=True, check=True)
+        said = subprocess.run(["espeak-ng", *voice, "--stdout", text], capture_output=True, check=True)
     except FileNotFoundError:
         raise BadInput("espeak-ng is not installed: apt-get install espeak-ng") from None
     return said.stdout
 
 
-def _decode(content: bytes) -> NDArray[np.float32]:
+def decode(content: bytes) -> NDArray[np.float32]:
     """Return what was said at RATE, as a release reads it (tasks/model_tasks/inputs/audio.py), float32 [samples]."""
     import soundfile
     import soxr
@@ -84,7 +89,7 @@ def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
     def read(split: str) -> tuple[torch.Tensor, torch.Tensor]:
         table = Dataset.from_parquet(str(rows / f"{split}.parquet"), keep_in_memory=True)
         media = table.cast_column("audio", Audio(decode=False))["audio"]
-        samples = [extractor(_decode(each["bytes"]), sampling_rate=RATE)["input_values"][0] for each in media]
+        samples = [extractor(decode(each["bytes"]), sampling_rate=RATE)["input_values"][0] for each in media]
         padded = torch.zeros(len(samples), max(map(len, samples)))
         for row, values in zip(padded, samples, strict=True):
             row[: len(values)] = torch.from_numpy(values)

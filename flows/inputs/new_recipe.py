@@ -63,6 +63,7 @@ LOSS_LIMITS = (0.01, 0.02, 0.05)
 MEASURED_TEXTS = 1000
 LONGEST_SHARE = 0.99
 DEFAULT_LENGTHS = (32, 128)
+NEW_TOKENS_LIMITS = (64, 32, 16, 8, 4)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,10 @@ def draft_recipe(checkpoint: Origin, data: Origin, targets: Sequence[str], name:
         if not data.is_hub:
             task, needs_head, described = _describe_data(data, fits)
         usual, longest = _measure_lengths(task, folder, config, described.texts)
-    return model, _write_recipe(model, checkpoint, described, targets, _Shape(task, usual, longest, needs_head))
+        written = _choose_new_tokens(task, config)
+    return model, _write_recipe(
+        model, checkpoint, described, targets, _Shape(task, usual, longest, needs_head, written)
+    )
 
 
 def _make_name(origin: str) -> str:
@@ -232,6 +236,17 @@ def _measure_lengths(task: ModelTask, folder: Path, config: Mapping[str, Any], t
     return min(_round_up(float(np.median(lengths)), 8), longest), longest
 
 
+def _choose_new_tokens(task: ModelTask, config: Mapping[str, Any]) -> int:
+    """Return the most tokens that a first recipe lets a model write, which it has positions for; 0: it writes none."""
+    for most in NEW_TOKENS_LIMITS if NEW_TOKENS in task.axes else ():
+        try:
+            task.check_shapes(config, {NEW_TOKENS: most})
+        except BadInput:
+            continue
+        return most
+    return 0
+
+
 def _round_up(value: float, step: int) -> int:
     return -int(-value // step) * step
 
@@ -244,6 +259,7 @@ class _Shape:
     usual: int
     longest: int
     needs_head: bool
+    new_tokens: int
 
 
 def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[str], shape: _Shape) -> str:
@@ -264,8 +280,9 @@ def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[
         sequence = (
             "    samples: {min: 1600, opt: 32000, max: 160000}   # at 16 kHz 0.1, 2 and 10 s: longer audio is cut\n"
         )
-    if NEW_TOKENS in shape.task.axes:
-        sequence += f"    {NEW_TOKENS}: {{min: 1, opt: 16, max: 64}}   # no answer is longer than max\n"
+    if shape.new_tokens:
+        most = shape.new_tokens
+        sequence += f"    {NEW_TOKENS}: {{min: 1, opt: {most // 4}, max: {most}}}   # no answer is longer than max\n"
     metric = shape.task.metrics[0]
     side = "below" if metric.higher_is_better else "above"
     quantized = "[fp32, int8, int8-dynamic]" if list(targets) == ["cpu"] else "[fp32, fp16, int8, int8-dynamic]"

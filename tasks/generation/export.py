@@ -17,11 +17,10 @@ from tasks.generation.greedy import Feed, Step
 from tasks.generation.parts import DECODER, ENCODER, PAST_AXIS, join_graphs
 from tasks.model_tasks import ModelTask, model_task
 
-# Optimum's files, and the names that its axes get: a decoder reads one token at a step.
+# Optimum's files, and the names that its axes get: a decoder reads one token at a step. The encoder's is named below.
 _ENCODER_FILE, _FIRST_STEP_FILE = "encoder_model.onnx", "decoder_model.onnx"
 _LATER_STEPS_FILE = "decoder_with_past_model.onnx"
 _AXES: Mapping[str, int | str] = {
-    "encoder_sequence_length": "sequence_length",
     "past_decoder_sequence_length": PAST_AXIS,
     "decoder_sequence_length": 1,
     "1": 1,
@@ -77,14 +76,17 @@ def export_parts(source: SourceFiles, *, into: Path) -> OnnxArtifact:
     with trace_checkpoint(source, model_task(source.source.task).fixed_sizes(source.directory)) as scratch:
         encoder, first_step = (onnx.load(scratch / name) for name in (_ENCODER_FILE, _FIRST_STEP_FILE))
         decoder = onnx.load(scratch / _LATER_STEPS_FILE)
+    # What an encoder gives of audio has one length.
+    length = encoder.graph.output[0].type.tensor_type.shape.dim[1].dim_value or "sequence_length"
+    axes = {"encoder_sequence_length": length, **_AXES}
     models = {ENCODER: add_cross_attention(encoder, first_step), DECODER: decoder}
     del encoder, first_step, decoder
     exporter = name_exporter("optimum-onnx")
-    graphs = {name: _save_part(model, into / name, exporter) for name, model in models.items()}
+    graphs = {name: _save_part(model, axes, into / name, exporter) for name, model in models.items()}
     return join_graphs(graphs, read_rules(load_checkpoint(source)), into)
 
 
-def _save_part(model: Any, into: Path, exporter: str) -> OnnxArtifact:
+def _save_part(model: Any, axes: Mapping[str, int | str], into: Path, exporter: str) -> OnnxArtifact:
     from dataclasses import replace
 
     from registry.records import Precision
@@ -92,7 +94,7 @@ def _save_part(model: Any, into: Path, exporter: str) -> OnnxArtifact:
 
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
-            size = _AXES.get(axis.dim_param)
+            size = axes.get(axis.dim_param)
             if isinstance(size, int):
                 axis.dim_value = size
             elif size is not None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from registry.errors import BadInput
 from tasks.model_tasks.audio.audio_classification import AUDIO_CLASSIFICATION
 from tasks.model_tasks.audio.speech_recognition import AUTOMATIC_SPEECH_RECOGNITION
+from tasks.model_tasks.audio.speech_to_text import SPEECH_TO_TEXT
 from tasks.model_tasks.contract import ModelTask
 from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
 from tasks.model_tasks.texts.multi_label_classification import MULTI_LABEL_CLASSIFICATION
@@ -31,6 +32,7 @@ _ALL: tuple[ModelTask, ...] = (
     IMAGE_CLASSIFICATION,
     AUDIO_CLASSIFICATION,
     AUTOMATIC_SPEECH_RECOGNITION,
+    SPEECH_TO_TEXT,
     QUESTION_ANSWERING,
     MULTI_LABEL_CLASSIFICATION,
     TEXT_REGRESSION,

@@ -35,6 +35,7 @@ QUESTIONS = {
     "text-regression": ("a good film ||| the film", "music ||| a library"),
     "question-answering": ("film ||| the film of a library", "music ||| good music for the editor"),
     "sentence-similarity": ("a good film ||| the film", "music ||| a library"),
+    "speech-to-text": ("sound.wav", "sound.wav"),
     "text2text-generation": ("a good film", "the editor for music and a library"),
     "token-classification": ("a good film", "the editor for music and a library"),
 }

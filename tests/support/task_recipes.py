@@ -13,7 +13,7 @@ from tests.support.audio import SOUNDS, draw_audio, save_listener, save_recogniz
 from tests.support.images import SHAPES, draw_image, save_classifier
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 from tests.support.tiny_recipe import FLEET, PROFILES, RECIPE, TinyRecipe
-from tests.support.writers import save_writer
+from tests.support.writers import save_whisper, save_writer
 
 ROWS = 64
 TAGS = ("O", "B-THING", "I-THING")
@@ -126,6 +126,12 @@ def save_speech(folder: Path) -> None:
     (folder.parent / "sound.wav").write_bytes(draw_audio(0))
 
 
+def save_transcriber(folder: Path) -> None:
+    """Save a Whisper, and beside its folder a file to ask it about."""
+    save_whisper(folder)
+    (folder.parent / "sound.wav").write_bytes(draw_audio(0))
+
+
 def speak_texts(texts: list[str]) -> Columns:
     """Draw audio for each text, which is its transcript."""
     return {"audio": draw_sounds(texts)["audio"], "transcript": texts}
@@ -167,6 +173,7 @@ TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]
     "question-answering": (lambda folder: save_bert(folder, "BertForQuestionAnswering"), ask_texts),
     "sentence-similarity": (save_encoder, pair_texts),
     "image-classification": (save_shapes, draw_shapes),
+    "speech-to-text": (save_transcriber, speak_texts),
     "text2text-generation": (save_writer, shorten_texts),
     "token-classification": (save_tagger, tag_words),
 }

@@ -71,8 +71,33 @@ def write_special_tokenizer(folder: Path) -> None:
     tokenizer.save(file)
 
 
-def read_writer(folder: Path) -> SourceFiles:
-    """Return a saved encoder-decoder as a source for text2text-generation."""
+def save_whisper(folder: Path, *, seconds: int = 1, **generation: Any) -> Any:
+    """Save a random Whisper of 16 mels and audio of `seconds`, its feature extractor and a tokenizer; return it."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    layers = {name: value for name, value in LAYERS.items() if name != "max_position_embeddings"}
+    config = transformers.WhisperConfig(
+        **layers, num_mel_bins=16, max_source_positions=50 * seconds, max_target_positions=32, bos_token_id=2,
+        decoder_start_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = transformers.WhisperForConditionalGeneration(config).eval()
+    # Else what transformers does not know itself is left out when it is loaded again.
+    module.generation_config._from_model_config = False
+    told = {"suppress_tokens": None, "begin_suppress_tokens": None, "no_timestamps_token_id": 4}
+    for name, value in (told | generation).items():
+        setattr(module.generation_config, name, value)
+    module.save_pretrained(folder)
+    write_special_tokenizer(folder)
+    transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=seconds).save_pretrained(folder)
+    return module
+
+
+def read_writer(folder: Path, task: str = "text2text-generation") -> SourceFiles:
+    """Return a saved encoder-decoder as a source for a task."""
     from tasks.checkpoints.source import from_folder
 
-    return from_folder(folder, name="tiny", task="text2text-generation", into=folder.parent / "source")
+    return from_folder(folder, name="tiny", task=task, into=folder.parent / "source")

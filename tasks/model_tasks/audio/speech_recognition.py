@@ -1,6 +1,6 @@
 """Automatic speech recognition with CTC: one audio file in, its transcript out, judged by the word error rate."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,53 +13,14 @@ from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.audio.audio_task import AudioTask, explain_audio, is_audio
 from tasks.model_tasks.audio.ctc import TOKENIZER_FILE, VOCABULARY_FILE, CtcDecoder, read_decoder
-from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Feed, Metric, Scores, ShownAnswer
+from tasks.model_tasks.audio.word_errors import CHARACTER_ERROR_RATE, WORD_ERROR_RATE
+from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Feed, Metric, ShownAnswer
 from tasks.model_tasks.inputs.audio import EXTRACTOR_FILE, AudioEncoder, measure_audio, open_audio_encoder
 from tasks.model_tasks.inputs.texts import is_text
 from tasks.model_tasks.labels import check_head, show_value
-from tasks.model_tasks.scores import compute_ratio
 
 # Their encoder and decoder are two graphs, which call each other for every word.
 TWO_GRAPHS = ("whisper", "speech_to_text", "speech-encoder-decoder", "moonshine", "speecht5")
-
-
-def _count_edits(answers: Answers, targets: Sequence[Any], count: Callable[[str, str], tuple[int, int]]) -> Scores:
-    """Return (edits, length of the transcript) of each row, [rows, 2]; letters' case is no difference."""
-    texts = (np.asarray(answer, dtype=np.uint8).tobytes().decode() for answer in answers)
-    return np.array(
-        [count(str(target).casefold(), text.casefold()) for text, target in zip(texts, targets, strict=True)],
-        dtype=np.float64,
-    )
-
-
-def _count_words(target: str, text: str) -> tuple[int, int]:
-    import jiwer  # native code, which planning a release does not need
-
-    found = jiwer.process_words(target, text)
-    wrong = found.substitutions + found.deletions
-    return wrong + found.insertions, found.hits + wrong
-
-
-def _count_characters(target: str, text: str) -> tuple[int, int]:
-    import jiwer  # native code, which planning a release does not need
-
-    found = jiwer.process_characters(target, text)
-    wrong = found.substitutions + found.deletions
-    return wrong + found.insertions, found.hits + wrong
-
-
-def score_words(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
-    """Return (word edits, words of the transcript) of each row, [rows, 2], as jiwer counts them."""
-    return _count_edits(answers, targets, _count_words)
-
-
-def score_characters(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
-    """Return (character edits, characters of the transcript) of each row, [rows, 2], as jiwer counts them."""
-    return _count_edits(answers, targets, _count_characters)
-
-
-WORD_ERROR_RATE = Metric("wer", "share", score_words, compute_ratio, higher_is_better=False)
-CHARACTER_ERROR_RATE = Metric("cer", "share", score_characters, compute_ratio, higher_is_better=False)
 
 
 @dataclass(frozen=True)
@@ -131,9 +92,10 @@ class SpeechRecognition(AudioTask):
             BadInput: it reads something else, writes with a decoder, or has another head or none.
         """
         if config.get("model_type") in TWO_GRAPHS or config.get("is_encoder_decoder"):
+            advice = "; use task: speech-to-text" if config.get("model_type") == "whisper" else ""
             raise BadInput(
                 f"the checkpoint is a {str(config.get('model_type'))[:60]}, whose encoder and decoder are two graphs: "
-                f"{self.name} takes CTC models of one graph, such as wav2vec2"
+                f"{self.name} takes CTC models of one graph, such as wav2vec2{advice}"
             )
         check_head(config, self.name, "ForCTC")
 

@@ -88,6 +88,8 @@ class Text2TextGeneration(TextTask):
             BadInput: it is another one.
         """
         check_head(config, self.name, HEADS)
+        if config.get("model_type") == "whisper":
+            raise BadInput("the checkpoint is a whisper, which reads audio: use task: speech-to-text")
         if not config.get("is_encoder_decoder"):
             raise BadInput(
                 f"the checkpoint is a {str(config.get('model_type'))[:60]}, which has no encoder and decoder: "

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig, GenerationMixin
 
 from registry.errors import BadInput, EngineryError
 from tasks.generation.export import check_generation, export_parts
 from tasks.generation.rules import read_rules
 from tasks.generation.trial import open_graphs
-from tests.support.writers import END, PAD, VOCABULARY, WRITERS, read_writer, save_writer
+from tests.support.writers import END, PAD, VOCABULARY, WRITERS, read_writer, save_whisper, save_writer
 
 pytestmark = pytest.mark.slow
 MOST = 9
@@ -92,4 +93,46 @@ def test_a_generation_that_is_told_wrongly_is_refused(said: dict[str, Any], sent
     for name, value in said.items():
         setattr(module.generation_config, name, value)
     with pytest.raises(BadInput, match=sentence):
+        read_rules(module)
+
+
+@pytest.mark.parametrize(
+    ("said", "prompt"),
+    [
+        ({}, (2, 4)),
+        ({"forced_decoder_ids": [[1, 6], [2, 7], [3, 4]]}, (2, 6, 7, 4)),
+        (
+            {
+                "is_multilingual": True, "language": "en", "lang_to_id": {"<|en|>": 9, "<|de|>": 10},
+                "task_to_id": {"transcribe": 11, "translate": 12},
+            },
+            (2, 9, 11, 4),
+        ),
+    ],
+)  # fmt: skip
+def test_whisper_writes_what_transformers_writes_behind_its_prompt(
+    said: dict[str, Any], prompt: tuple[int, ...], tmp_path: Path
+) -> None:
+    module = save_whisper(tmp_path / "checkpoint", **said)
+    source = read_writer(tmp_path / "checkpoint", "speech-to-text")
+    onnx = export_parts(source, into=tmp_path / "onnx")
+    assert onnx.generation is not None
+    assert onnx.generation.prompt == prompt
+    feed = {"input_features": np.random.default_rng(0).standard_normal((3, 16, 100)).astype(np.float32)}
+    tokens, _ = open_graphs(onnx, MOST).run(feed)
+    # The plain search, without Whisper's own one around it, which cuts audio into windows.
+    with torch.inference_mode():
+        wanted = GenerationMixin.generate(
+            module, torch.from_numpy(feed["input_features"]), decoder_input_ids=torch.tensor([prompt] * 3),
+            generation_config=GenerationConfig(
+                max_new_tokens=MOST, num_beams=1, do_sample=False, eos_token_id=END, pad_token_id=PAD
+            ),
+        ).numpy()[:, len(prompt) :]  # fmt: skip
+    assert tokens.tolist() == wanted.tolist()
+    check_generation(source, onnx, [feed], MOST)
+
+
+def test_whisper_of_several_languages_that_names_none_is_refused(tmp_path: Path) -> None:
+    module = save_whisper(tmp_path / "checkpoint", is_multilingual=True, lang_to_id={"<|en|>": 9})
+    with pytest.raises(BadInput, match="does not say which it hears"):
         read_rules(module)

@@ -13,10 +13,9 @@ from registry.errors import BadInput
 from tasks.model_tasks.audio.ctc import read_decoder
 from tasks.model_tasks.audio.speech_recognition import (
     AUTOMATIC_SPEECH_RECOGNITION,
-    CHARACTER_ERROR_RATE,
-    WORD_ERROR_RATE,
     Transcript,
 )
+from tasks.model_tasks.audio.word_errors import CHARACTER_ERROR_RATE, WORD_ERROR_RATE
 from tasks.model_tasks.contract import Answers
 from tasks.model_tasks.inputs.audio import WAVEFORM
 from tasks.verdicts.intervals import compare_scores
