@@ -389,7 +389,7 @@ class EngineVersion:
 
     @property
     def quality(self) -> tuple[str, float] | None:
-        """The model task's metric: the one whose loss against fp32 is measured too.
+        """The model task's metric: the first one whose loss against fp32 is measured too.
 
         Its name starts with "onnx-graph." where only the exact graph was measured.
         """

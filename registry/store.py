@@ -245,7 +245,8 @@ def no_alias(model: str, alias: str, aliases: Collection[str]) -> NotFound:
 def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
     """Return the registry row of a published manifest, without aliases.
 
-    Metrics of the engine itself have their plain name; those of another subject are prefixed with `subject.`.
+    Metrics of the engine itself have their plain name; those of another subject are prefixed with `subject.`. They are
+    in the order of the measurements: what the engine is judged by comes before what is only reported.
     """
     build = manifest.build
     machine = next((m.measured_on for m in manifest.measurements if m.subject == "engine"), None)
@@ -264,7 +265,7 @@ def row_of(manifest: EngineManifest, version: int) -> EngineVersion:
         release=manifest.release,
         sequence=manifest.sequence,
         size_bytes=build.size_bytes,
-        metrics=tuple(sorted({**metrics, "build_seconds": build.build_seconds}.items())),
+        metrics=tuple({**metrics, "build_seconds": build.build_seconds}.items()),
         measured_on=machine.label if machine else "",
         compute_capability=build.target.compute_capability,
         backend_version=build.backend_version,

@@ -41,3 +41,13 @@ def test_the_quality_of_a_version_is_the_metric_whose_loss_was_measured(manifest
     row = row_of(replace(manifest, measurements=(latency, loss, f1)), 1)
     assert row.precision is Precision.FP16
     assert row.quality == ("f1" if subject == "engine" else "onnx-graph.f1", 0.9)
+
+
+def test_the_quality_is_what_an_engine_is_judged_by_whatever_else_is_reported(manifest_factory: Any) -> None:
+    manifest, _ = manifest_factory()
+    (latency,) = manifest.measurements
+    figures = [
+        replace(latency, metric=name, value=value)
+        for name, value in (("wer", 0.1), ("wer_loss", 0.0), ("cer", 0.04), ("cer_loss", 0.0))
+    ]
+    assert row_of(replace(manifest, measurements=(*figures, latency)), 1).quality == ("wer", 0.1)

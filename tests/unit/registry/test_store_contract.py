@@ -44,7 +44,7 @@ def test_published_row_says_what_the_manifest_says(store: Store, manifest_factor
     manifest, directory = manifest_factory()
     row = store.publish(manifest, directory)
     assert (row.version, row.target, row.precision, row.verdict) == (1, "l4", "fp16", "passed")
-    assert row.metrics == (("build_seconds", 12.5), ("latency_p50_ms", 1.25))
+    assert row.metrics == (("latency_p50_ms", 1.25), ("build_seconds", 12.5))
     assert (row.measured_on, row.compute_capability, row.size_bytes) == ("NVIDIA L4", "8.9", 4)
     assert store.versions() == store.versions("sst2") == (row,)
     assert store.version("sst2", 1) == row
