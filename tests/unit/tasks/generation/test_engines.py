@@ -1,5 +1,6 @@
 """An engine of parts is built, loaded and run as one."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from registry.records import AxisRange, Backend, EngineBuild, GpuTarget, OnnxArt
 from registry.triton.model import TritonModel, check_servable
 from tasks.backends import BuildInputs, open_engine
 from tasks.backends.build import build_engine, build_key
+from tasks.execution.workspace import Workspace
 from tasks.generation.greedy import Feed, GreedySession
 from tasks.generation.parts import DECODER, ENCODER, fit_profiles
 from tasks.generation.trial import open_graphs
@@ -39,6 +41,21 @@ def test_an_engine_of_parts_writes_what_its_graphs_write(writer: Writer, tmp_pat
     assert session.output_names == tuple(tensor.name for tensor in built.outputs) == ("tokens", "log_probs")
     for made, exact in zip(session.run(feed), open_graphs(writer.onnx, 8).run(feed), strict=True):
         np.testing.assert_array_equal(made, exact)
+
+
+def test_an_artifact_and_an_engine_are_the_same_when_they_are_read_again(writer: Writer, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "home")
+    for value, kind in ((writer.onnx, OnnxArtifact), (build(writer.onnx, tmp_path / "engine"), EngineBuild)):
+
+        def copy(into: Path, value: OnnxArtifact | EngineBuild = value) -> OnnxArtifact | EngineBuild:
+            shutil.copytree(value.directory, into, dirs_exist_ok=True)
+            return replace(value, directory=into)
+
+        made, _ = workspace.stage(kind.__name__, 1, kind, copy)
+        found, was_found = workspace.stage(kind.__name__, 1, kind, copy)
+        assert was_found
+        assert made == found == value
+        assert all(path.is_file() for path in getattr(found, "paths", (found.path,)))
 
 
 def test_an_engine_that_is_timed_writes_exactly_so_many_tokens(writer: Writer, tmp_path: Path) -> None:
