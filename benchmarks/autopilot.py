@@ -55,8 +55,8 @@ class CosineGate:
     limit: float
     digest = ""  # nothing is cached here
 
-    def reduce(self, _at: int, outputs: Outputs) -> Outputs:
-        """Return the outputs as they are."""
+    def keep(self, _at: int, outputs: Outputs) -> Outputs:
+        """Keep everything: the rows are few."""
         return outputs
 
     def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:

@@ -8,9 +8,9 @@ packages write the same bytes on one machine.
 import argparse
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 SEED = 20261126
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -23,7 +23,6 @@ EPOCHS, BATCH_ROWS, LEARNING_RATE = 12, 32, 4e-3
 def write_rows(folder: Path) -> None:
     """Write fit.parquet, calibration.parquet and evaluation.parquet: columns `image` and `label`."""
     import datasets
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     datasets.disable_progress_bars()
@@ -35,15 +34,18 @@ def write_rows(folder: Path) -> None:
     start = 0
     for split, count in SPLITS.items():
         rows = order[start : start + count]
-        files = [{"bytes": _encode(Image.fromarray(scans[row])), "path": None} for row in rows]
+        files = [{"bytes": encode_png(scans[row]), "path": None} for row in rows]
         columns = {"image": files, "label": [int(digits.target[row]) for row in rows]}
         datasets.Dataset.from_dict(columns, features=features).to_parquet(str(folder / f"{split}.parquet"))
         start += count
 
 
-def _encode(image: Any) -> bytes:
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the PNG file of an image, uint8 [height, width] or [height, width, 3]."""
+    from PIL import Image
+
     file = io.BytesIO()
-    image.save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 

@@ -51,6 +51,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "labels": ("labels", "topics", "categories"),
     "score": ("score", "similarity", "similarity_score"),
     "image": ("image", "img", "picture"),
+    "mask": ("mask", "annotation", "segmentation", "label", "labels"),
     "audio": ("audio", "sound", "clip", "speech"),
     "target": ("target", "target_text", "summary", "highlights", "translation", "title"),
     "transcript": ("transcript", "transcription", "sentence", "text", "normalized_text"),

@@ -117,6 +117,7 @@ class DataSpec(Part):
     text_pair: Text | None = Field(default=None, examples=["sentence2"])
     score: Text | None = Field(default=None, examples=["similarity"])
     image: Text | None = Field(default=None, examples=["img"])
+    mask: Text | None = Field(default=None, examples=["annotation"])
     audio: Text | None = Field(default=None, examples=["clip"])
     target: Text | None = Field(default=None, examples=["summary"])
     transcript: Text | None = Field(default=None, examples=["sentence"])

@@ -77,6 +77,8 @@ Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 Names = Annotated[list[str], Field(description="a list of class names")]
 _SIDE = Annotated[int, Field(ge=1, le=2**18, strict=True)]
 Widths = Annotated[_SIDE | list[_SIDE], Field(description="a whole number from 1 to 262144, or a list of them")]
+_COUNT = Annotated[int, Field(ge=1, le=2**12, strict=True)]
+Counts = Annotated[_COUNT | list[_COUNT], Field(description="a whole number from 1 to 4096, or a list of them")]
 Dtype = Annotated[str, Field(pattern=r"^(b?float16|float32|float64)$", description="a floating-point type")]
 
 
@@ -98,7 +100,7 @@ class NetworkConfig(BaseModel):
     n_layers: Count | None = None
     n_layer: Count | None = None
     num_layers: Count | None = None
-    num_attention_heads: Count | None = None
+    num_attention_heads: Counts | None = None
     num_key_value_heads: Count | None = None
     n_heads: Count | None = None
     n_head: Count | None = None
@@ -154,7 +156,9 @@ def read_classes(config: Mapping[str, Any], name: str = "config.json") -> tuple[
         BadInput: the ids are not 0..n-1, a name is no text, or num_labels says another count.
     """
     id2label, count = config.get("id2label") or {}, config.get("num_labels")
-    if not id2label and any(str(kind).endswith("Classification") for kind in config.get("architectures") or ()):
+    if not id2label and any(
+        str(kind).endswith(("Classification", "Segmentation")) for kind in config.get("architectures") or ()
+    ):
         return tuple(f"LABEL_{number}" for number in range(2 if count is None else count))
     try:
         names = {int(key): str(value) for key, value in id2label.items()}

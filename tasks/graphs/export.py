@@ -328,10 +328,13 @@ def save_graph_alone(
     model = onnx.load(str(scratch / GRAPH_FILE))
     if pooling is not None:
         add_pooling(model, pooling)
+    given = {value.name for value in model.graph.input}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
             size = axes.get(axis.dim_param)
-            if isinstance(size, int):
+            if isinstance(size, int) and value.name not in given:
+                axis.dim_param = f"map_{axis.dim_param}"  # Optimum calls the height of a map so too, which is less
+            elif isinstance(size, int):
                 axis.dim_value = size
             elif size is not None:
                 axis.dim_param = size

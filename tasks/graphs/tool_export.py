@@ -30,6 +30,7 @@ HEADS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "token-classification": ("AutoModelForTokenClassification", ("logits",)),
     "question-answering": ("AutoModelForQuestionAnswering", ("start_logits", "end_logits")),
     "image-classification": ("AutoModelForImageClassification", ("logits",)),
+    "semantic-segmentation": ("AutoModelForSemanticSegmentation", ("logits",)),
     "feature-extraction": ("AutoModel", ("last_hidden_state",)),
 }
 BATCH, SEQUENCE = "batch_size", "sequence_length"

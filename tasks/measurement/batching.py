@@ -15,8 +15,6 @@ from tasks.model_tasks.contract import Encoder
 
 # As many rows are tried in every batching; where an answer of them changed, all rows are.
 PROBED_ROWS = 256
-# Vectors and numbers are another answer where they are so much of their length apart.
-CHANGED_SHARE = 0.01
 # Outputs of probed rows that are kept to be compared with.
 KEPT_BYTES = 64_000_000
 
@@ -62,15 +60,6 @@ def batch_padded(
 def find_longest(encoder: Encoder, inputs: Sequence[Any], positions: Sequence[int]) -> int:
     """Return the position of the row that makes the largest feed."""
     return max(positions, key=lambda position: sum(array.size for array in encoder.encode([inputs[position]]).values()))
-
-
-def is_another_answer(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Tell whether two answers to a row differ; numbers and vectors by more than CHANGED_SHARE of their length."""
-    if one.shape != other.shape:
-        return True
-    if one.dtype.kind != "f":
-        return not np.array_equal(one, other)
-    return bool(np.linalg.norm(one - other) > CHANGED_SHARE * np.linalg.norm(one))
 
 
 @dataclass

@@ -24,7 +24,6 @@ from tasks.measurement.batching import (
     batch_padded,
     choose_probed,
     find_longest,
-    is_another_answer,
 )
 from tasks.measurement.machine import this_machine
 from tasks.model_tasks import model_task
@@ -117,8 +116,9 @@ class _Passes:
     def count_flips(self, positions: Sequence[int]) -> int:
         """Count the rows whose answer is not the same in all batchings."""
         first = self.answers[Batching.BY_LENGTH]
+        differs = self.task.metrics[0].differs
         others = [found for batching, found in self.answers.items() if found and batching is not Batching.BY_LENGTH]
-        return sum(any(is_another_answer(first[row], other[row]) for other in others) for row in positions)
+        return sum(any(differs(first[row], other[row]) for other in others) for row in positions)
 
 
 @dataclass(frozen=True)

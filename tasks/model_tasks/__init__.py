@@ -12,6 +12,7 @@ from tasks.model_tasks.audio.speech_recognition import AUTOMATIC_SPEECH_RECOGNIT
 from tasks.model_tasks.audio.speech_to_text import SPEECH_TO_TEXT
 from tasks.model_tasks.contract import ModelTask
 from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION
 from tasks.model_tasks.texts.multi_label_classification import MULTI_LABEL_CLASSIFICATION
 from tasks.model_tasks.texts.question_answering import QUESTION_ANSWERING
 from tasks.model_tasks.texts.sentence_embedding import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
@@ -30,6 +31,7 @@ _ALL: tuple[ModelTask, ...] = (
     FEATURE_EXTRACTION,
     SENTENCE_SIMILARITY,
     IMAGE_CLASSIFICATION,
+    SEMANTIC_SEGMENTATION,
     AUDIO_CLASSIFICATION,
     AUTOMATIC_SPEECH_RECOGNITION,
     SPEECH_TO_TEXT,

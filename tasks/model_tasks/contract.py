@@ -26,6 +26,19 @@ Scores = NDArray[np.float64]
 """A few numbers per row, [rows, numbers]: what a metric adds up over rows."""
 
 
+# Vectors and numbers are another answer where they are so much of their length apart.
+CHANGED_SHARE = 0.01
+
+
+def is_another_answer(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Tell whether two answers to a row differ; numbers and vectors by more than CHANGED_SHARE of their length."""
+    if one.shape != other.shape:
+        return True
+    if one.dtype.kind != "f":
+        return not np.array_equal(one, other)
+    return bool(np.linalg.norm(one - other) > CHANGED_SHARE * np.linalg.norm(one))
+
+
 @dataclass(frozen=True)
 class Metric:
     """A figure that engines are compared by: a few numbers per row, and what their sums over rows give.
@@ -34,7 +47,8 @@ class Metric:
     `aggregate` maps sums [..., numbers] to figures [...]; None: one number that is 1 where a row is right and 0 where
     it is wrong, and their mean. So one paired test serves all metrics (tasks/verdicts/intervals.py). `reports_worst`:
     the figure of the worst row is reported too. `applies` tells by the answers whether there is anything to measure,
-    of a metric that is only reported.
+    of a metric that is only reported. `differs` tells whether two answers to one row count as different, where a row
+    runs alone and in a batch.
     """
 
     name: str
@@ -44,6 +58,7 @@ class Metric:
     higher_is_better: bool = True
     reports_worst: bool = False
     applies: Callable[[Answers], bool] = bool
+    differs: Callable[[NDArray[Any], NDArray[Any]], bool] = is_another_answer
 
     @property
     def loss(self) -> str:
@@ -211,8 +226,8 @@ class ModelTask(Protocol):
     ) -> Sequence[NDArray[Any]]:
         """Return what answers are made of, of a graph's outputs for `encoder.encode(inputs)`, at the same positions.
 
-        Reduced outputs of all rows are kept in memory. A task whose graph gives a row more than some kilobytes reduces
-        it here; `answers` takes what this returns.
+        What golden inputs record, and what the damage of a block is measured by. A task whose graph gives much that no
+        answer is made of leaves it out here; `answers` takes what this returns.
         """
 
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder) -> Answers:

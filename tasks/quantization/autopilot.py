@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from registry.digest import canonical_json, read_canonical
 from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.files import write_graph
 from tasks.quantization.blocks import Block, compute_int8_share, measure_macs, solve_knapsack
-from tasks.quantization.holdout import Holdout, Outputs, Score, run_holdout
+from tasks.quantization.holdout import Holdout, Score, run_holdout
 from tasks.quantization.int8 import make_int8_graph
 from tasks.quantization.qdq import WeightFormat
 from tasks.quantization.scales import ActivationScale
@@ -76,20 +77,20 @@ class Choice:
 
 @dataclass
 class _Search:
-    """The inputs of a search, the fp32 answers to each feed, the blocks so far measured, and the mixes tried."""
+    """The inputs of a search, what the gate keeps of fp32, the blocks so far measured, and the mixes tried."""
 
     graph_file: Path
     scales: Mapping[str, ActivationScale]
     holdout: Holdout
     on_progress: OnProgress
-    exact: list[Outputs]
+    exact: list[Any]
     blocks: tuple[Block, ...]
     rounding: str = NEAREST
     path: list[TriedMix] = field(default_factory=list)
 
-    def judge(self, mix_outputs: Sequence[Outputs], fp32_blocks: AbstractSet[str]) -> Score:
-        """Score a mix by its outputs for each feed, and add it to the path."""
-        score = self.holdout.gate.score(self.exact, mix_outputs)
+    def judge(self, mix: Sequence[Any], fp32_blocks: AbstractSet[str]) -> Score:
+        """Score a mix by what the gate keeps of it for each feed, and add it to the path."""
+        score = self.holdout.gate.score(self.exact, mix)
         share = compute_int8_share(self.blocks, fp32_blocks)
         self.path.append(TriedMix(self.rounding, len(fp32_blocks), share, score.loss, score.bound, score.passed))
         # Bisection, a knapsack and the proof: about this many mixes.
@@ -150,14 +151,16 @@ def choose_mix(
 
 def _measure_damage(search: _Search, board: Switchboard) -> tuple[Block, ...]:
     """Run each block alone in int8 on the same few feeds: together about one pass over the holdout."""
-    feeds, exact, gate = search.holdout.feeds, search.exact, search.holdout.gate
+    feeds, gate = search.holdout.feeds, search.holdout.gate
     count = max(1, len(feeds) // len(search.blocks))
     sampled = [int(index) for index in np.linspace(0, len(feeds) - 1, count + 2)[1:-1]]
+    exact = {index: board.run(feeds[index], frozenset()) for index in sampled}
     measured = []
     for position, block in enumerate(search.blocks):
         search.on_progress(_PROGRESS.format("sensitivity of each block"), position / len(search.blocks))
-        outputs = {index: gate.reduce(index, board.run(feeds[index], {block.tensor})) for index in sampled}
-        damage = float(np.mean([gate.damage(index, exact[index], made) for index, made in outputs.items()]))
+        damage = float(
+            np.mean([gate.damage(index, exact[index], board.run(feeds[index], {block.tensor})) for index in sampled])
+        )
         measured.append(replace(block, damage=damage if 0 <= damage < _WORST_DAMAGE else _WORST_DAMAGE))
     return tuple(measured)
 
@@ -174,9 +177,9 @@ def _list_candidates(search: _Search, board: Switchboard) -> list[frozenset[str]
     everything = frozenset(names)
 
     def passes(fp32_blocks: frozenset[str]) -> bool:
-        int8, gate = everything - fp32_blocks, search.holdout.gate
-        mix_outputs = [gate.reduce(at, board.run(feed, int8)) for at, feed in enumerate(search.holdout.feeds)]
-        return search.judge(mix_outputs, fp32_blocks).passed
+        gate, in_int8 = search.holdout.gate, everything - fp32_blocks
+        mix = [gate.keep(at, board.run(feed, in_int8)) for at, feed in enumerate(search.holdout.feeds)]
+        return search.judge(mix, fp32_blocks).passed
 
     fails, works = 0, len(order)  # all in fp32 passes, but is not a mix
     while works - fails > 1:
@@ -192,7 +195,7 @@ def _list_candidates(search: _Search, board: Switchboard) -> list[frozenset[str]
     return [lighter, *prefixes] if lighter is not None and passes(lighter) else prefixes
 
 
-def _run_model(model: onnx.ModelProto, holdout: Holdout) -> list[Outputs]:
+def _run_model(model: onnx.ModelProto, holdout: Holdout) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         return run_holdout(write_graph(model, Path(folder)), holdout)
 

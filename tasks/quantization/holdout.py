@@ -32,7 +32,7 @@ class Score:
 
 
 class Gate(Protocol):
-    """Judges what a graph gives by what the fp32 graph gives: for each feed the judged outputs, each [rows, …]."""
+    """Judges a graph by what the fp32 graph gives: of each feed's outputs it keeps what it judges by."""
 
     @property
     def limit(self) -> float:
@@ -42,11 +42,11 @@ class Gate(Protocol):
     def digest(self) -> str:
         """Digest of what the gate judges by."""
 
-    def reduce(self, at: int, outputs: Outputs) -> Outputs:
-        """Return what is kept of a graph's outputs for feed `at`: `score` and `damage` take what this returns."""
+    def keep(self, at: int, outputs: Outputs) -> Any:
+        """Return what is judged of the outputs of feed `at`: the outputs of all feeds may not fit into memory."""
 
-    def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:
-        """Return loss, bound and verdict."""
+    def score(self, exact: Sequence[Any], made: Sequence[Any]) -> Score:
+        """Return loss, bound and verdict, by what was kept of each feed."""
 
     def damage(self, at: int, exact: Outputs, made: Outputs) -> float:
         """Return how far the outputs of feed `at` are from fp32's, finely enough to add up over blocks."""
@@ -98,30 +98,33 @@ class MetricGate:
         """Whether so few rows could pass at all: Tango's bound with no row flipped is z² / (rows + z²)."""
         return len(self.targets) > 0 and Z_ONE_SIDED**2 / (len(self.targets) + Z_ONE_SIDED**2) <= self.limit
 
-    def reduce(self, at: int, outputs: Outputs) -> Outputs:
-        """Return what the task's answers are made of."""
-        return self.task.reduce_outputs(outputs, self.batches[at], self.encoder)
+    def keep(self, at: int, outputs: Outputs) -> Answers | None:
+        """Return the task's answers to the rows of a feed; None where outputs are not finite."""
+        reduced = self._reduce(at, outputs)
+        if not all(np.isfinite(reduced[position]).all() for position in self.task.judged_outputs):
+            return None
+        return self.task.answers(reduced, self.batches[at], self.encoder)
 
-    def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:
+    def score(self, exact: Sequence[Answers | None], made: Sequence[Answers | None]) -> Score:
         """Return the loss of the task's first metric; outputs that are not finite pass nothing."""
-        judged = self.task.judged_outputs
-        if not all(np.isfinite(outputs[position]).all() for outputs in made for position in judged):
+        if any(answers is None for answers in (*exact, *made)):
             return Score(1.0, 1.0, False)
-        metric, reference = self.task.metrics[0], self._answer(exact)
-        before, after = (metric.score(each, self.targets, reference) for each in (reference, self._answer(made)))
+        metric, reference = self.task.metrics[0], _join(exact)
+        before, after = (metric.score(each, self.targets, reference) for each in (reference, _join(made)))
         loss = compare_scores(before, after, metric.aggregate, higher_is_better=metric.higher_is_better)
         return Score(loss.loss, loss.high, loss.high <= self.limit)
 
-    def _answer(self, outputs: Sequence[Outputs]) -> Answers:
-        return [
-            answer
-            for each, inputs in zip(outputs, self.batches, strict=True)
-            for answer in self.task.answers(each, inputs, self.encoder)
-        ]
+    def _reduce(self, at: int, outputs: Outputs) -> Outputs:
+        return self.task.reduce_outputs(outputs, self.batches[at], self.encoder)
 
-    def damage(self, at: int, exact: Outputs, made: Outputs) -> float:  # noqa: ARG002  # all rows are alike here
+    def damage(self, at: int, exact: Outputs, made: Outputs) -> float:
         """Return the squared error of each judged output over its variance, summed."""
+        exact, made = self._reduce(at, exact), self._reduce(at, made)
         return sum(_compute_error(exact[position], made[position]) for position in self.task.judged_outputs)
+
+
+def _join(answers: Sequence[Answers | None]) -> Answers:
+    return [answer for each in answers for answer in each or ()]
 
 
 def _compute_error(exact: Floats, made: Floats) -> float:
@@ -134,11 +137,11 @@ def rows_to_prove(limit: float) -> int:
     return max(1, int(np.ceil(Z_ONE_SIDED**2 * (1 / limit - 1)))) if limit > 0 else 2**31
 
 
-def run_holdout(file: Path, holdout: Holdout) -> list[Outputs]:
+def run_holdout(file: Path, holdout: Holdout) -> list[Any]:
     """Return what the gate keeps of the judged outputs of the graph in a file, for each feed of the holdout."""
     model = onnx.load(file, load_external_data=False)
     shown, external = [output.name for output in model.graph.output], has_external_data(model)
     del model
     judged = list(holdout.judged) or shown
     session = open_session(file, [name for name in judged if name not in shown], external=external)
-    return [holdout.gate.reduce(at, session.run(judged, feed)) for at, feed in enumerate(holdout.feeds)]
+    return [holdout.gate.keep(at, session.run(judged, feed)) for at, feed in enumerate(holdout.feeds)]

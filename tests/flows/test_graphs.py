@@ -122,7 +122,7 @@ class OnlyThis:
     limit: float = 0.0
     digest: str = "only this"
 
-    def reduce(self, _at: int, outputs: Outputs) -> Outputs:
+    def keep(self, _at: int, outputs: Outputs) -> Outputs:
         return outputs
 
     def score(self, _exact: Sequence[Outputs], outputs: Sequence[Outputs]) -> Score:
@@ -133,6 +133,10 @@ class OnlyThis:
         return float(np.square(outputs[0] - exact[0]).sum())
 
 
+def run_outputs(file: Path, holdout: Holdout) -> tuple[Outputs, ...]:
+    return tuple(run_holdout(file, replace(holdout, gate=OnlyThis(()))))
+
+
 @pytest.mark.parametrize("stands_in", [Precision.INT8_WEIGHT_ONLY, Precision.FP16])
 def test_where_no_mix_passes_the_first_that_does_stands_in(
     context: ReleaseContext, tiny_recipe: TinyRecipe, stands_in: Precision
@@ -140,7 +144,7 @@ def test_where_no_mix_passes_the_first_that_does_stands_in(
     material, targets = collect(context), rtx(tiny_recipe)
     assert material.holdout is not None
     graph = make_graph(context, material, stands_in)
-    gate = OnlyThis(tuple(run_holdout(graph.path, material.holdout)))
+    gate = OnlyThis(run_outputs(graph.path, material.holdout))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
     graphs = make_graphs(context, judged, [Precision.FP32, Precision.INT8], targets, takes)
     assert set(graphs.by_precision) == {Precision.FP32, stands_in}
@@ -153,7 +157,7 @@ def test_where_no_mix_passes_the_first_that_does_stands_in(
 def test_where_nothing_passes_nothing_stands_in(context: ReleaseContext, tiny_recipe: TinyRecipe) -> None:
     material = collect(context)
     assert material.holdout is not None
-    gate = OnlyThis(tuple([outputs[0] + 1] for outputs in run_holdout(material.onnx.path, material.holdout)))
+    gate = OnlyThis(tuple([outputs[0] + 1] for outputs in run_outputs(material.onnx.path, material.holdout)))
     judged = replace(material, holdout=Holdout(material.holdout.feeds, gate))
     graphs = make_graphs(context, judged, [Precision.FP32, Precision.INT8], rtx(tiny_recipe), takes)
     assert set(graphs.by_precision) == {Precision.FP32}

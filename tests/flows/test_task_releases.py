@@ -30,6 +30,7 @@ QUESTIONS = {
     "automatic-speech-recognition": ("sound.wav", "sound.wav"),
     "feature-extraction": ("a good film", "the music"),
     "image-classification": ("shape.png", "shape.png"),
+    "semantic-segmentation": ("shape.png", "shape.png"),
     "multi-label-classification": ("a good film", "the music"),
     "text-pair-classification": ("a good film ||| the film", "music ||| a library"),
     "text-regression": ("a good film ||| the film", "music ||| a library"),

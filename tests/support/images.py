@@ -42,3 +42,27 @@ def save_classifier(folder: Path, labels: tuple[str, ...] = SHAPES, *, edge: int
         ConvNextForImageClassification(config).save_pretrained(folder)
     ViTImageProcessor(size={"height": edge, "width": edge}).save_pretrained(folder)
     return folder
+
+
+def draw_mask(image: bytes) -> bytes:
+    """Return a mask of the size of an image, as a PNG file: 1 where it is bright, 0 where it is dark."""
+    values = np.asarray(Image.open(io.BytesIO(image)).convert("L"))
+    return save_image(Image.fromarray((values > 127).astype(np.uint8)))
+
+
+def save_segmenter(folder: Path, labels: tuple[str, ...] = ("dark", "bright"), *, edge: int = 32) -> Path:
+    """Save a random Segformer that gives a class per pixel, and its image processor."""
+    import torch
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = SegformerConfig(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[16, 16], patch_sizes=[7, 3],
+        strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16, initializer_range=0.5,
+        id2label=dict(enumerate(labels)), label2id={label: number for number, label in enumerate(labels)},
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    SegformerImageProcessor(size={"height": edge, "width": edge}).save_pretrained(folder)
+    return folder

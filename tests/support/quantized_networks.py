@@ -25,7 +25,7 @@ class ErrorGate:
     limit: float
     digest: str = "error"
 
-    def reduce(self, _at: int, outputs: Outputs) -> Outputs:
+    def keep(self, _at: int, outputs: Outputs) -> Outputs:
         return outputs
 
     def score(self, exact: Sequence[Outputs], made: Sequence[Outputs]) -> Score:

@@ -4,8 +4,6 @@ The steps are those of transformers' processors on Pillow (image_processing_vit.
 bit: a serving host then needs neither torch nor transformers. A processor with any other step is refused.
 """
 
-import io
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from registry.errors import BadInput, first_line
+from registry.errors import BadInput
 from tasks.model_tasks.contract import EncodedSizes, Feed, GraphInputs
+from tasks.model_tasks.inputs.image_files import decode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,17 +25,18 @@ PROCESSOR_FILE = "preprocessor_config.json"
 PIXELS = "pixel_values"
 CHANNELS = 3
 PIXEL_INPUT = GraphInputs((), ("batch", "num_channels", "height", "width"), are_tokens=False)
-# A decoded pixel has 3 bytes: 150 MB.
-MOST_PIXELS = 50_000_000
-# Resizing keeps the shape: a line of one by a million pixels would become one of 224 by 224 million.
-MOST_STRETCHED = 32
-# Pillow reads many more, some through other programs.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 BILINEAR, BICUBIC = 2, 3
 # ConvNeXT's processor cuts nothing off from this size on.
 UNCROPPED_EDGE = 384
 # transformers' processors whose steps are these, and how they resample where their file does not say.
-PROCESSORS = {"ViT": BILINEAR, "ConvNext": BILINEAR, "DeiT": BICUBIC, "Bit": BICUBIC, "CLIP": BICUBIC}
+PROCESSORS = {
+    "ViT": BILINEAR,
+    "ConvNext": BILINEAR,
+    "Segformer": BILINEAR,
+    "DeiT": BICUBIC,
+    "Bit": BICUBIC,
+    "CLIP": BICUBIC,
+}
 _AGAIN = "save the checkpoint with its image processor again, or use another model"
 
 _Edge = Annotated[int, Field(ge=1, le=2048)]
@@ -68,6 +68,8 @@ class _ProcessorFile(BaseModel):
     image_mean: _Channels | None = None
     image_std: _Spreads | None = None
     do_convert_rgb: bool | None = None  # images are RGB when they are decoded
+    do_reduce_labels: bool = False
+    reduce_labels: bool = False  # what older versions call it
 
     @property
     def kind(self) -> str:
@@ -82,6 +84,7 @@ class ImageProcessor:
 
     `resize` is (height, width), or the length of the shorter edge; `crop` the (height, width) that is kept of the
     middle. Then values are multiplied by `scale`, and `mean` and `deviation` of each channel are taken out.
+    `reduces_labels`: of masks 0 is no class, and class 0 is 1.
     """
 
     resize: tuple[int, int] | int
@@ -90,6 +93,7 @@ class ImageProcessor:
     scale: float | None
     mean: tuple[float, ...] | None
     deviation: tuple[float, ...] | None
+    reduces_labels: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -162,12 +166,13 @@ def _find_steps(said: _ProcessorFile, file: Path) -> ImageProcessor:
         scale=said.rescale_factor if said.do_rescale else None,
         mean=tuple(said.image_mean or ()) if said.do_normalize else None,
         deviation=tuple(said.image_std or ()) if said.do_normalize else None,
+        reduces_labels=said.do_reduce_labels or said.reduce_labels,
     )
 
 
 def _find_geometry(said: _ProcessorFile, file: Path) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:
     """Return what is resized to, and what of it is kept."""
-    if said.kind == "ViT":
+    if said.kind in ("ViT", "Segformer"):
         return _read_square(said.size, file), None
     if said.kind == "ConvNext":
         edge = _read_edge(said.size, file)
@@ -239,52 +244,3 @@ def measure_images(folder: Path, inputs: Sequence[bytes]) -> EncodedSizes:
     for content in inputs:
         encoder.encode([content])
     return EncodedSizes((), 0)
-
-
-def decode_image(content: bytes) -> "Image":
-    """Decode an encoded image: upright, RGB, the first frame of several.
-
-    As transformers' pipelines load images (image_utils.load_image): alpha is dropped, grey gets three channels.
-
-    Raises:
-        BadInput: it is no image of `FORMATS`, or too large.
-    """
-    return _read_image(content, thumbnail=False)
-
-
-def check_image(content: bytes) -> None:
-    """Check that an encoded image can be decoded.
-
-    Raises:
-        BadInput: as `decode_image`.
-    """
-    _read_image(content, thumbnail=True)
-
-
-def _read_image(content: bytes, *, thumbnail: bool) -> "Image":
-    from PIL import Image, ImageOps, UnidentifiedImageError  # native code, which planning a release does not need
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes, which are refused here, and of odd metadata
-            image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
-            _check_size(*image.size)
-            if thumbnail:
-                image.draft("RGB", (1, 1))  # a JPEG is read to its end in any case, and an eighth of it is decoded
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (BadInput, MemoryError):
-        raise
-    except Image.DecompressionBombError:
-        raise BadInput(f"the image has more than {MOST_PIXELS / 1e6:.0f} megapixels: make it smaller") from None
-    except Exception as error:  # what Pillow raises depends on the format
-        reason = "no image" if isinstance(error, UnidentifiedImageError) else first_line(error)[:100]
-        raise BadInput(
-            f"the image's {len(content)} bytes cannot be decoded ({reason}): give a PNG, JPEG or WebP"
-        ) from error
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise BadInput(f"the image has more than {MOST_PIXELS / 1e6:.0f} megapixels: make it smaller")
-    if max(width, height) > MOST_STRETCHED * min(width, height):
-        raise BadInput(f"the image is {width} by {height} pixels, more than {MOST_STRETCHED} to 1: cut it")

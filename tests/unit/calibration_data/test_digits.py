@@ -1,15 +1,19 @@
-"""The digits are three disjoint splits of real scans, and the same each time."""
+"""The digits, and scenes of them, are three disjoint splits of real scans, and the same each time."""
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from calibration_data.digits import scenes
 from calibration_data.digits.make import CLASSES, SPLITS, train, write_rows
 from calibration_data.reader import Rows, load_split
 from calibration_data.splits import DatasetRef
 from registry.digest import record_tree
 from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION
+from tasks.model_tasks.inputs.image_files import decode_mask
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,37 @@ def test_every_scan_stands_in_one_split_with_its_label(folder: Path) -> None:
 def test_the_same_rows_are_written_again(folder: Path, tmp_path: Path) -> None:
     write_rows(tmp_path)
     assert record_tree(tmp_path) == record_tree(folder)
+
+
+@pytest.fixture(scope="module")
+def scene_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    scenes.write_rows(folder)
+    return folder
+
+
+def test_every_scene_has_digits_on_its_mask_and_stands_in_one_split(scene_folder: Path) -> None:
+    ref = DatasetRef(str(scene_folder), (("image", "image"), ("mask", "mask")))
+    splits = {split: load_split(ref, SEMANTIC_SEGMENTATION, split) for split in scenes.SPLITS}
+    assert {split: len(rows.inputs) for split, rows in splits.items()} == {
+        split: count for split, (count, _, _) in scenes.SPLITS.items()
+    }
+    images = [image for rows in splits.values() for image in rows.inputs]
+    assert len(set(images)) == len(images)
+    found = [np.unique(decode_mask(mask)) for mask in splits["evaluation"].targets]
+    assert all(numbers[0] == 0 and 2 <= len(numbers) <= 1 + scenes.MOST_SCANS for numbers in found)
+    assert set(np.concatenate(found).tolist()) == set(range(len(scenes.NAMES)))
+
+
+def test_the_same_scenes_are_written_again(scene_folder: Path, tmp_path: Path) -> None:
+    scenes.write_rows(tmp_path)
+    assert record_tree(tmp_path) == record_tree(scene_folder)
+
+
+@pytest.mark.long
+def test_a_segmenter_learns_to_find_them(scene_folder: Path, tmp_path: Path) -> None:
+    assert scenes.train(scene_folder, tmp_path, epochs=10) > 0.8
+    assert (tmp_path / "preprocessor_config.json").is_file()
 
 
 @pytest.mark.slow

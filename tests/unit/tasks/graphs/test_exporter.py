@@ -15,8 +15,9 @@ from tasks.checkpoints.source import from_folder
 from tasks.graphs.export import export_checkpoint
 from tasks.graphs.exporter import run_exporter
 from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
-from tests.support.images import draw_image, save_classifier
+from tests.support.images import draw_image, save_classifier, save_segmenter
 from tests.support.tiny import tiny_bert
 
 TEXTS = ("a good film", "bad music for the editor of the library")
@@ -70,6 +71,14 @@ def test_only_the_batch_of_an_image_models_graph_is_dynamic(tmp_path: Path) -> N
     graph = run_exporter(source, IMAGE_CLASSIFICATION, images, {"batch": 4}, into=tmp_path / "graph")
     assert [(tensor.name, tensor.shape) for tensor in graph.inputs] == [("pixel_values", ("batch_size", 3, 24, 24))]
     assert [tensor.shape for tensor in graph.outputs] == [("batch_size", 3)]
+
+
+def test_the_size_of_a_map_is_not_said_to_be_that_of_the_image(tmp_path: Path) -> None:
+    made = save_segmenter(tmp_path / "made", edge=32)
+    source = from_folder(made, name="maps", task="semantic-segmentation", into=tmp_path / "taken")
+    graph = run_exporter(source, SEMANTIC_SEGMENTATION, [draw_image(0)], {"batch": 4}, into=tmp_path / "graph")
+    assert [tensor.shape for tensor in graph.inputs] == [("batch_size", 3, 32, 32)]
+    assert [tensor.shape for tensor in graph.outputs] == [("batch_size", "num_labels", "map_height", "map_width")]
 
 
 def test_an_image_model_without_its_processor_is_a_sentence(tmp_path: Path) -> None:

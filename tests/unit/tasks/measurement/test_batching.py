@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from registry.records import AxisRange, Machine
-from tasks.measurement.batching import PROBED_ROWS, BatchDependence, Batching, choose_probed, is_another_answer
+from tasks.measurement.batching import PROBED_ROWS, BatchDependence, Batching, choose_probed
 from tasks.measurement.evaluate import LARGEST_BATCH, Evaluation, evaluate
 from tasks.measurement.measurements import describe_batch_flips, quality_measurements
-from tasks.model_tasks.contract import Feed
+from tasks.model_tasks.contract import Feed, is_another_answer
 from tasks.model_tasks.inputs.texts import TextEncoder, open_text_encoder
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tasks.verdicts.gates import find

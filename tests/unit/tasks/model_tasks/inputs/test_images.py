@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from registry.errors import BadInput
-from tasks.model_tasks.inputs import images
-from tasks.model_tasks.inputs.images import PIXELS, check_image, decode_image, open_image_encoder, read_processor
+from tasks.model_tasks.inputs import image_files
+from tasks.model_tasks.inputs.image_files import check_image, decode_image
+from tasks.model_tasks.inputs.images import PIXELS, open_image_encoder, read_processor
 from tests.support.images import draw_image, save_image
 
 HALF = [0.5, 0.5, 0.5]
@@ -40,6 +41,8 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "bit, odd": ("BitImageProcessor", {"size": {"shortest_edge": 45}, "crop_size": {"height": 33, "width": 44}}),
     "bit, resized": ("BitImageProcessor", {"do_center_crop": False, "size": {"height": 20, "width": 31}}),
     "clip": ("CLIPImageProcessor", {}),
+    "segformer": ("SegformerImageProcessor", {}),
+    "segformer, odd": ("SegformerImageProcessor", {"size": {"height": 37, "width": 53}, "do_reduce_labels": True}),
 }  # fmt: skip
 IMAGES = {
     "rgb": draw_image(1, (300, 200)),
@@ -87,7 +90,7 @@ def test_files_of_older_versions_have_one_number_and_another_name(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"image_processor_type": None}, "has the type None, and only those of ViT, ConvNext"),
+        ({"image_processor_type": None}, "has the type None, and only those of ViT, ConvNext, Segformer"),
         ({"image_processor_type": "BeitImageProcessor"}, "has the type 'Beit'"),
         ({"do_flip_channel_order": True}, "has a step do_flip_channel_order"),
         ({"do_resize": False}, "images are not resized"),
@@ -146,7 +149,7 @@ def test_an_image_is_refused_by_its_size_before_it_is_decoded(monkeypatch: pytes
     assert len(bomb) < 100_000
     with pytest.raises(BadInput, match="more than 50 megapixels: make it smaller"):
         check_image(bomb)
-    monkeypatch.setattr(images, "MOST_PIXELS", 100)
+    monkeypatch.setattr(image_files, "MOST_PIXELS", 100)
     with pytest.raises(BadInput, match="megapixels"):
         check_image(draw_image(0, (12, 9)))
 
