@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibration_data.splits import Form, Split, check_bytes, check_rows
+from calibration_data.splits import MASK_FOLDERS, Form, Split, check_bytes, check_rows
 from registry.errors import BadInput, first_line
 
 if TYPE_CHECKING:
@@ -190,6 +190,33 @@ def _read_media(split: Split) -> "Dataset":
     return Dataset(pyarrow.table({column: media, "label": labels}, schema=features.arrow_schema))
 
 
+def _read_masked(split: Split) -> "Dataset":
+    """Pair images with the masks of the same names; an image without one has none.
+
+    Raises:
+        BadInput: two images or masks of one name, or a mask without its image.
+    """
+    import pyarrow
+    from datasets import Dataset, Features, Image
+
+    images, masks = ({file.stem: file for file in split.files if file.parent.name == name} for name in MASK_FOLDERS)
+    if len(images) + len(masks) < len(split.files):
+        twice = next(file for file in split.files if file not in (images.get(file.stem), masks.get(file.stem)))
+        raise BadInput(f"{twice} is not the only file of that name: keep one of them")
+    if lonely := sorted(masks.keys() - images.keys()):
+        raise BadInput(f"{masks[lonely[0]]} is the mask of no image: name masks as their images, or take it out")
+
+    def read(file: Path | None) -> dict[str, Any] | None:
+        return None if file is None else {"bytes": file.read_bytes(), "path": file.relative_to(split.path).as_posix()}
+
+    columns = {
+        "image": [read(file) for file in images.values()],
+        "mask": [read(masks.get(name)) for name in images],
+    }
+    features = Features({name: Image(decode=False) for name in columns})
+    return Dataset(pyarrow.table(columns, schema=features.arrow_schema))
+
+
 def _make_table(columns: Mapping[str, list[Any]]) -> "Dataset":
     import pyarrow
     from datasets import Dataset
@@ -209,4 +236,5 @@ _READERS: Mapping[Form, Callable[[Split], "Dataset"]] = {
     Form.SAVED: _read_saved,
     Form.IMAGES: _read_media,
     Form.AUDIO: _read_media,
+    Form.MASKS: _read_masked,
 }

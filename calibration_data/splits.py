@@ -24,6 +24,7 @@ class Form(StrEnum):
     SAVED = "a saved dataset"
     IMAGES = "images in class folders"
     AUDIO = "audio in class folders"
+    MASKS = "images and masks in two folders"
 
 
 FILE_FORMS = {
@@ -37,6 +38,8 @@ MEDIA_FORMS = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp"), Form.IMAGES),
     **dict.fromkeys((".wav", ".flac"), Form.AUDIO),
 }
+# The folders of images and of their masks, which have the same names.
+MASK_FOLDERS = ("images", "masks")
 # What `save_to_disk` writes beside rows.
 _SAVED_STATE = "state.json"
 _SAVED_NOTES = frozenset({_SAVED_STATE, "dataset_dict.json", "dataset_info.json"})
@@ -60,7 +63,7 @@ class DatasetRef:
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a folder: a file, or a folder of `files`; `classes` are the names of its class folders."""
+    """A split of a folder: a file, or a folder of `files`; `classes` are the names of the folders in it."""
 
     path: Path
     form: Form
@@ -101,7 +104,7 @@ def find_split(folder: Path, split: str) -> Split:
         there = ", ".join(list_splits(folder)) or "no splits"
         raise BadInput(
             f"{folder} has no split {split!r}: it has {there}; a split is a file {split}.parquet, .csv, .tsv, "
-            ".jsonl or .json, a dataset saved to a folder, or a folder of class folders"
+            ".jsonl or .json, a dataset saved to a folder, or a folder of class folders or of images and masks"
         )
     if len(found) > 1:
         names = " and ".join(sorted(path.name + "/" * path.is_dir() for path in found))
@@ -145,6 +148,8 @@ def _find_form(path: Path) -> Form | None:
         return FILE_FORMS.get(path.suffix.lower()) if path.is_file() and path.name not in _SAVED_NOTES else None
     if (path / _SAVED_STATE).is_file():
         return Form.SAVED
+    if tuple(folder.name for folder in _list_folder(path) if folder.is_dir()) == MASK_FOLDERS:
+        return Form.MASKS
     within = (file for folder in _list_folder(path) if folder.is_dir() for file in _list_folder(folder))
     return next((MEDIA_FORMS[file.suffix.lower()] for file in within if file.suffix.lower() in MEDIA_FORMS), None)
 
@@ -160,7 +165,7 @@ def _list_files(path: Path) -> Split:
     form = _find_form(path)
     if form is Form.SAVED:
         return Split(path, form, _list_saved(path))
-    if form in (Form.IMAGES, Form.AUDIO):
+    if form in (Form.IMAGES, Form.AUDIO, Form.MASKS):
         folders = [folder for folder in _list_folder(path) if folder.is_dir()]
         return Split(path, form, _list_media(path, folders, form), tuple(folder.name for folder in folders))
     assert form is not None  # noqa: S101  # the caller found it by its form
@@ -181,7 +186,8 @@ def _list_saved(folder: Path) -> tuple[Path, ...]:
 
 def _list_media(path: Path, folders: Sequence[Path], form: Form) -> tuple[Path, ...]:
     files = [file for folder in folders for file in _list_folder(folder)]
-    if strange := [file for file in files if MEDIA_FORMS.get(file.suffix.lower()) is not form or not file.is_file()]:
+    kind = Form.IMAGES if form is Form.MASKS else form
+    if strange := [file for file in files if MEDIA_FORMS.get(file.suffix.lower()) is not kind or not file.is_file()]:
         raise BadInput(f"{strange[0]} does not belong to {form}, which {path} holds: take it out")
     check_rows(str(path), len(files))
     return tuple(files)

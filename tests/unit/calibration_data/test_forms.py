@@ -301,3 +301,34 @@ def test_classes_of_a_saved_dataset_keep_their_names(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     Dataset.from_dict({"text": TEXTS, "label": LABELS}, features=features).save_to_disk(tmp_path / "train")
     assert load(tmp_path).classes == ("no", "yes")
+
+
+def write_masked(folder: Path, images: tuple[str, ...], masks: tuple[str, ...]) -> None:
+    for kind, names in (("images", images), ("masks", masks)):
+        (folder / "train" / kind).mkdir(parents=True)
+        for name in names:
+            (folder / "train" / kind / name).write_bytes(f"{kind} {name}".encode())
+
+
+def test_images_are_paired_with_the_masks_of_their_names(tmp_path: Path) -> None:
+    write_masked(tmp_path, ("b.jpg", "a.jpg", "c.jpg"), ("a.png", "b.png"))
+    table = read_split(find_split(tmp_path, "train"))
+    read = [tuple(row[name] and row[name]["bytes"].decode() for name in ("image", "mask")) for row in table]
+    assert read == [("images a.jpg", "masks a.png"), ("images b.jpg", "masks b.png"), ("images c.jpg", None)]
+    assert [column.name for column in read_columns(find_split(tmp_path, "train"), 1)] == ["image", "mask"]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "words"),
+    [
+        (("a.jpg",), ("a.png", "b.png"), r"masks/b\.png is the mask of no image: name masks as their images"),
+        (("a.jpg", "a.png"), ("a.png",), r"images/a\.jpg is not the only file of that name: keep one of them"),
+        (("a.jpg",), ("a.txt",), r"a\.txt does not belong to images and masks in two folders"),
+    ],
+)
+def test_masks_and_images_that_cannot_be_paired_are_named(
+    images: tuple[str, ...], masks: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    write_masked(tmp_path, images, masks)
+    with pytest.raises(BadInput, match=words):
+        read_split(find_split(tmp_path, "train"))
