@@ -1,6 +1,6 @@
 """Write the rows and the checkpoint of recipes/digit-scenes.yaml: scans of digits on photographs, and a SegFormer.
 
-Both are real and scikit-learn's: its handwritten digits (calibration_data/digits/make.py), one to three of them pasted
+Both are real and scikit-learn's: its handwritten digits (calibration_data/digits/make.py), one or two of them pasted
 as squares of paper on a crop of its two photographs (china.jpg, flower.jpg). Only the pasting is ours, so the masks are
 exact. No scan and no part of a photograph is in two splits. The same versions of the packages write the same bytes on
 one machine.

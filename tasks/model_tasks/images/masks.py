@@ -23,18 +23,16 @@ def find_classes(logits: NDArray[Any], size: tuple[int, int]) -> NDArray[np.uint
     """Return the best class of each pixel of an image of `size`, uint8 [height, width], of logits [classes, h, w].
 
     The logits are resized first, as transformers' post_process_semantic_segmentation does: bilinear, corners not
-    aligned, without anti-aliasing. One class at a time: all of them would have gigabytes.
+    aligned, without anti-aliasing. One row of pixels at a time: those of the whole image would have gigabytes.
     """
     (top, bottom, down), (left, right, across) = (
         _interpolate(given, wanted) for given, wanted in zip(logits.shape[1:], size, strict=True)
     )
-    best, classes = np.full(size, -np.inf, dtype=np.float32), np.zeros(size, dtype=np.uint8)
-    for number, plane in enumerate(logits.astype(np.float32, copy=False)):
-        rows = plane[top] * (1 - down[:, None]) + plane[bottom] * down[:, None]
-        values = rows[:, left] * (1 - across) + rows[:, right] * across
-        is_better = values > best
-        classes[is_better] = number
-        np.maximum(best, values, out=best)
+    scores, weights = np.ascontiguousarray(logits.transpose(1, 2, 0), dtype=np.float32), across[:, None]
+    classes = np.empty(size, dtype=np.uint8)
+    for row, (one, other, share) in enumerate(zip(top, bottom, down, strict=True)):
+        line = scores[one] * (1 - share) + scores[other] * share
+        classes[row] = (line[left] * (1 - weights) + line[right] * weights).argmax(axis=-1)
     return classes
 
 
