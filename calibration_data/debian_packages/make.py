@@ -1,7 +1,7 @@
 """Write the rows and the checkpoint of a recipe on Debian's packages: MiniLM's first layers, trained for one task.
 
-`python -m calibration_data.debian_packages.make TASK` takes one to three minutes on two cores. The same versions of the
-packages write the same rows; the weights differ a little between machines.
+`python -m calibration_data.debian_packages.make TASK` takes one to three minutes on two cores, fill-mask up to twelve.
+The same versions of the packages write the same rows; the weights differ a little between machines.
 """
 
 import argparse
@@ -24,6 +24,7 @@ SEED, BATCH_ROWS = 20261126, 16
 SCHEDULES = {
     "question-answering": (180, 5e-4),
     "token-classification": (80, 5e-4),
+    "fill-mask": (1500, 5e-4),
     "multi-label-classification": (900, 2e-4),
     "text2text-generation": (1000, 1e-3),
 }
@@ -36,6 +37,7 @@ WRITING = "text2text-generation"
 # Not counted as a tag or an answer.
 IGNORED = -100
 HEADS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "fill-mask": ("AutoModelForMaskedLM", {}),
     "multi-label-classification": (
         "AutoModelForSequenceClassification",
         {"id2label": dict(enumerate(CLAIMS)), "problem_type": "multi_label_classification"},
@@ -135,6 +137,14 @@ def encode_sizes(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
     return {**_tokenize(tokenizer, [row["text"] for row in rows]), "labels": magnitudes}
 
 
+def encode_masked(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
+    """Encode texts with some of their tokens masked, and what these are."""
+    import transformers
+
+    mask = transformers.DataCollatorForLanguageModeling(tokenizer)
+    return dict(mask([tokenizer(row["text"], truncation=True) for row in rows]))
+
+
 def encode_words(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
     """Encode words, and the tag of each at its first token."""
     encoded = tokenizer([row["words"] for row in rows], is_split_into_words=True, truncation=True, padding=True)
@@ -181,6 +191,7 @@ def _tokenize(tokenizer: Any, texts: Sequence[str], others: Sequence[str] | None
 
 
 ENCODERS: Mapping[str, Encode] = {
+    "fill-mask": encode_masked,
     "multi-label-classification": encode_labels,
     "question-answering": encode_questions,
     "text-pair-classification": encode_claims,
@@ -201,7 +212,7 @@ def main() -> None:
     write_rows(options.task, into / "rows")
     print(f"{into / 'rows'}: {', '.join(SPLITS)}")
     if options.task in ENCODERS:
-        print(f"training {options.task}: one to three minutes on two cores")
+        print(f"training {options.task}: one to three minutes on two cores, fill-mask up to twelve")
         loss = train(options.task, into / "rows", into / "checkpoint")
         print(f"{into / 'checkpoint'}: loss {loss:.3f} at the end")
 

@@ -26,6 +26,11 @@ CLAIMS = {
 CANDIDATES = 12
 
 
+def make_summaries(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Make rows of a summary: which token of it is masked the task decides."""
+    return [{"text": each["summary"]} for each in entries]
+
+
 def make_tags(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Make rows of a summary and those of its tags that CLAIMS has."""
     return [{"text": each["summary"], "labels": [tag for tag in CLAIMS if tag in each["tags"]]} for each in entries]
@@ -135,6 +140,7 @@ def _choose(choices: Sequence[str], name: str) -> str:
 
 
 ROWS: Mapping[str, Callable[[Sequence[Entry]], list[dict[str, Any]]]] = {
+    "fill-mask": make_summaries,
     "multi-label-classification": make_tags,
     "question-answering": make_questions,
     "sentence-similarity": make_pairs,

@@ -55,6 +55,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "audio": ("audio", "sound", "clip", "speech"),
     "target": ("target", "target_text", "summary", "highlights", "translation", "title"),
     "transcript": ("transcript", "transcription", "sentence", "text", "normalized_text"),
+    "token": ("token", "masked_token"),
     "words": ("words", "tokens"),
     "tags": ("tags", "ner_tags", "pos_tags"),
 }

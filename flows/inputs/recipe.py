@@ -124,6 +124,7 @@ class DataSpec(Part):
     question: Text | None = Field(default=None, examples=["question"])
     context: Text | None = Field(default=None, examples=["passage"])
     answers: Text | None = Field(default=None, examples=["answers"])
+    token: Text | None = Field(default=None, examples=["word"])
     words: Text | None = Field(default=None, examples=["tokens"])
     tags: Text | None = Field(default=None, examples=["ner_tags"])
     group: Text | None = Field(default=None, examples=["document"])

@@ -43,7 +43,8 @@ EXPORT_ADVICE = {
     "unexpected keyword argument": "the sample inputs have a name that forward() lacks: name them as forward() does",
 }
 _CODE_SITE = re.compile(r'File "([^"]+)", line (\d+), in forward')
-NOISY_LOGGERS = ("transformers", "optimum", "torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.fx")
+# Optimum warns of tied weights through the root logger.
+NOISY_LOGGERS = ("root", "transformers", "optimum", "torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.fx")
 
 
 def export_checkpoint(source: SourceFiles, *, into: Path) -> OnnxArtifact:

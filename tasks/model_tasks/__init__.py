@@ -13,6 +13,7 @@ from tasks.model_tasks.audio.speech_to_text import SPEECH_TO_TEXT
 from tasks.model_tasks.contract import ModelTask
 from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
 from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION
+from tasks.model_tasks.texts.fill_mask import FILL_MASK
 from tasks.model_tasks.texts.multi_label_classification import MULTI_LABEL_CLASSIFICATION
 from tasks.model_tasks.texts.question_answering import QUESTION_ANSWERING
 from tasks.model_tasks.texts.sentence_embedding import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
@@ -39,6 +40,7 @@ _ALL: tuple[ModelTask, ...] = (
     MULTI_LABEL_CLASSIFICATION,
     TEXT_REGRESSION,
     TEXT2TEXT_GENERATION,
+    FILL_MASK,
 )
 MODEL_TASKS: Mapping[str, ModelTask] = {task.name: task for task in _ALL}
 

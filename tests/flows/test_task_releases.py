@@ -29,6 +29,7 @@ QUESTIONS = {
     "audio-classification": ("sound.wav", "sound.wav"),
     "automatic-speech-recognition": ("sound.wav", "sound.wav"),
     "feature-extraction": ("a good film", "the music"),
+    "fill-mask": ("a [MASK] film", "the music"),
     "image-classification": ("shape.png", "shape.png"),
     "semantic-segmentation": ("shape.png", "shape.png"),
     "multi-label-classification": ("a good film", "the music"),

@@ -185,6 +185,7 @@ TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]
     "text-pair-classification": (save_comparer, compare_texts),
     "question-answering": (lambda folder: save_bert(folder, "BertForQuestionAnswering"), ask_texts),
     "sentence-similarity": (save_encoder, pair_texts),
+    "fill-mask": (lambda folder: save_bert(folder, "BertForMaskedLM"), lambda texts: {"text": texts}),
     "image-classification": (save_shapes, draw_shapes),
     "speech-to-text": (save_transcriber, speak_texts),
     "text2text-generation": (save_writer, shorten_texts),
