@@ -64,11 +64,12 @@ def commit_dataset(hub: Hub, recipe: dict[str, Any]) -> None:
 
 def shrink(recipe: dict[str, Any], into: Path) -> Path:
     """Write the recipe with sizes that the tiny network has; what names the model and the rows stays."""
-    samples = {"min": 1600, "opt": 4000, "max": 6400}
+    others = {"samples": {"min": 1600, "opt": 4000, "max": 6400}, "new_tokens": {"min": 1, "opt": 4, "max": 8}}
     axes = model_task(recipe["task"]).axes
-    recipe["profiles"] = [{axis: ({"samples": samples} | PROFILES[0])[axis] for axis in axes}]
+    recipe["profiles"] = [{axis: (others | PROFILES[0])[axis] for axis in axes}]
     recipe["data"] |= {"max_length": 16} if "max_length" in recipe["data"] else {}
     recipe["data"]["calibration"]["samples"] = 16
+    recipe["data"]["evaluation"].pop("samples", None)
     recipe |= {"targets": ["cpu"], "precisions": ["fp32", "int8"], "gates": {"loss_max": 1.0}}
     recipe["latency"] = {"windows": 4, "iterations": 5, "warmup": 1}
     into.write_text(yaml.safe_dump(recipe), encoding="utf-8")
