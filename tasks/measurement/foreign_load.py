@@ -9,11 +9,15 @@ from pathlib import Path
 import psutil
 
 PROC = Path("/proc")
-# The largest shares that are taken as no other work; each is a choice, and not measured on an idle machine.
-# Of a group's time, that for which a process waited for a CPU, this one or any other.
-MOST_PRESSURE = 0.10
+# Counters of busy CPUs move in steps of 10 ms each: over less time than this they say nothing.
+SPAN_SECONDS = 0.2
+# The largest shares that are taken as no other work; each is a choice.
+# Of the time of all CPUs, what other processes used.
+MOST_OTHERS = 0.05
 # Of the time of all CPUs, what the hypervisor gave to other guests.
 MOST_STEAL = 0.02
+# Of a span, that for which a process waited for a CPU, this one or any other.
+MOST_PRESSURE = 0.10
 # Of the time for which threads of this process were runnable, what they waited for a CPU.
 MOST_WAIT = 0.05
 
@@ -22,13 +26,14 @@ MOST_WAIT = 0.05
 class LoadCounters:
     """Counters since boot, in seconds: what a machine does not count stands still at 0.
 
-    `pressure` is the time for which some process waited for a CPU (PSI, Documentation/accounting/psi.rst), `steal` and
-    `cpu` are summed over all CPUs, `waited` and `ran` over the threads of this process
+    `pressure` is the time for which some process waited for a CPU (PSI, Documentation/accounting/psi.rst), `busy`,
+    `steal` and `cpu` are summed over all CPUs, `waited` and `ran` over the threads of this process
     (Documentation/scheduler/sched-stats.rst).
     """
 
     at: float
     pressure: float
+    busy: float
     steal: float
     cpu: float
     waited: float
@@ -39,11 +44,17 @@ def read_load(proc: Path = PROC, clock: Callable[[], float] = time.monotonic) ->
     """Read the counters of this moment; it takes about 0.1 ms."""
     waited, ran = _read_threads(proc / "self" / "task")
     times = psutil.cpu_times()
+    # Guests' time is counted in user time too, and so would count twice.
+    total = float(sum(times)) - sum(float(getattr(times, name, 0.0)) for name in ("guest", "guest_nice"))
+    steal, idle = (
+        sum(float(getattr(times, name, 0.0)) for name in names) for names in (("steal",), ("idle", "iowait"))
+    )
     return LoadCounters(
         at=clock(),
         pressure=_read_pressure(proc / "pressure" / "cpu"),
-        steal=float(getattr(times, "steal", 0.0)),
-        cpu=float(sum(times)),
+        busy=total - idle - steal,
+        steal=steal,
+        cpu=total,
         waited=waited,
         ran=ran,
     )
@@ -68,15 +79,22 @@ def _read_threads(folder: Path) -> tuple[float, float]:
 
 
 def find_foreign_load(before: LoadCounters, after: LoadCounters) -> Mapping[str, float]:
-    """Return the shares that are too large for no other work, by what they are of; empty: none is."""
-    wall, ran = after.at - before.at, after.ran - before.ran
-    waited, cpu = after.waited - before.waited, after.cpu - before.cpu
-    shares = {
-        "other processes waited for a CPU": (_divide(after.pressure - before.pressure, wall), MOST_PRESSURE),
-        "the hypervisor took CPU time": (_divide(after.steal - before.steal, cpu), MOST_STEAL),
-        "the engines waited for a CPU": (_divide(waited, waited + ran), MOST_WAIT),
-    }
-    return {name: share for name, (share, most) in shares.items() if share > most}
+    """Return the shares that are too large for no other work, by what they are of; empty: none is.
+
+    Processes that use CPUs which nobody waits for disturb nobody; and the engines of one measurement make each other
+    wait, because the threads of one still spin when the next one is called. So other processes must have both used
+    CPUs and let somebody wait.
+    """
+    cpu, ran = after.cpu - before.cpu, after.ran - before.ran
+    waited = after.waited - before.waited
+    others = _divide(after.busy - before.busy - ran, cpu)
+    has_waited = (
+        _divide(after.pressure - before.pressure, after.at - before.at) > MOST_PRESSURE
+        or _divide(waited, waited + ran) > MOST_WAIT
+    )
+    found = {"other processes used the CPUs": others} if has_waited and others > MOST_OTHERS else {}
+    steal = _divide(after.steal - before.steal, cpu)
+    return found | ({"the hypervisor took CPU time": steal} if steal > MOST_STEAL else {})
 
 
 def _divide(part: float, whole: float) -> float:

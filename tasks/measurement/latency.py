@@ -12,7 +12,7 @@ from registry.records import NEW_TOKENS, EngineBuild, Tensor, axis_name
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
 from tasks.measurement.evaluate import Runs
-from tasks.measurement.foreign_load import LoadCounters, find_foreign_load, read_load
+from tasks.measurement.foreign_load import SPAN_SECONDS, LoadCounters, find_foreign_load, read_load
 from tasks.measurement.latency_figures import LatencyRule
 from tasks.measurement.windows import Benchmark, LatencyPlan, Windows, load_windows, save_benchmark, save_windows
 from tasks.model_tasks.contract import Feed
@@ -86,15 +86,25 @@ def measure_until_decided(
         if spent >= plan.seconds_max and windows.count >= first:
             break
         names = [name for name in sessions if name in {windows.baseline, *undecided}]
-        before = probes.load()
-        times = interleave(
-            {name: sessions[name] for name in names}, feed, replace(plan, windows=GROUP, warmup=0), clock=probes.clock
-        )
         reached = windows.reached
-        windows = windows.append(times, find_foreign_load(before, probes.load()))
+        windows = _append_span({name: sessions[name] for name in names}, feed, windows, probes)
         if windows.reached != reached:
             undecided = find_undecided(windows)
         on_progress(min(1.0, max(spent / plan.seconds_max, windows.count / last)))
+    return windows
+
+
+def _append_span(sessions: Mapping[str, Runs], feed: Feed, windows: Windows, probes: Probes) -> Windows:
+    """Append groups until other work on the machine can be told for them, or a look is reached."""
+    groups: list[Mapping[str, NDArray[np.float64]]] = []
+    looks = list_looks(windows.plan.windows)
+    before = after = probes.load()
+    while not groups or (after.at - before.at < SPAN_SECONDS and windows.count + len(groups) * GROUP not in looks):
+        plan = replace(windows.plan, windows=GROUP, warmup=0)
+        groups.append(interleave(sessions, feed, plan, clock=probes.clock))
+        after = probes.load()
+    for times in groups:
+        windows = windows.append(times, find_foreign_load(before, after))
     return windows
 
 

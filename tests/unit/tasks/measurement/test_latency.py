@@ -110,13 +110,21 @@ class Load:
 
     busy: list[bool] = field(default_factory=list)
     reads: int = 0
-    pressure: float = 0.0
+    busy_seconds: float = 0.0
 
     def read(self) -> LoadCounters:
         group, is_end = divmod(self.reads, 2)
-        self.pressure += bool(is_end and group < len(self.busy) and self.busy[group])
+        self.busy_seconds += bool(is_end and group < len(self.busy) and self.busy[group])
         self.reads += 1
-        return LoadCounters(at=float(self.reads), pressure=self.pressure, steal=0, cpu=0, waited=0, ran=0)
+        return LoadCounters(
+            at=float(self.reads),
+            pressure=self.reads,
+            busy=self.busy_seconds,
+            steal=0,
+            cpu=2 * self.reads,
+            waited=0,
+            ran=0,
+        )
 
 
 def measure(
@@ -234,7 +242,7 @@ def test_windows_beside_other_work_are_left_out_of_an_engine_alone_and_kept_for_
     assert p50.samples == (windows.count - dropped) * PLAN.iterations
     assert speedup.value == pytest.approx(2)
     assert f"other work ran in {dropped} of {windows.count} windows" in windows.describe_dropped()
-    assert windows.describe_dropped().endswith("(other processes waited for a CPU in 4)")
+    assert windows.describe_dropped().endswith("(other processes used the CPUs in 4)")
 
 
 def test_a_machine_that_is_always_busy_decides_a_speedup_and_fails_no_limit() -> None:
