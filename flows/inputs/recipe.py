@@ -12,6 +12,7 @@ from registry.errors import BadInput
 from registry.records import NEW_TOKENS, AxisRange, Precision, ShapeProfile, largest_axes
 from tasks.checkpoints.module import Processor
 from tasks.model_tasks import MODEL_TASKS, ModelTask, model_task
+from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 
 
 def _check_task(name: str) -> str:
@@ -233,8 +234,8 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _source_fits_task(self) -> Self:
         task = self.model_task
-        if self.source.head and (not task.graph_inputs.are_tokens or NEW_TOKENS in task.axes):
-            raise ValueError(f"{self.task} takes no source.head: that is for classes of texts")
+        if self.source.head and task is not TEXT_CLASSIFICATION:
+            raise ValueError(f"{self.task} takes no source.head: that is for {TEXT_CLASSIFICATION.name}")
         if {"samples", NEW_TOKENS} & {*task.axes} and self.source.is_bare:
             raise ValueError(f"{self.task} takes no source.module or source.onnx: name a checkpoint")
         if self.source.is_bare and ("labels" in task.answer_axes) != (self.source.labels is not None):

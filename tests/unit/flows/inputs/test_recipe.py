@@ -264,7 +264,7 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ({"task": "image-classification", "data__image": "img", "data__text": "a"}, "reads no data.text: its columns"),
         (
             {"task": "image-classification", "source": {"path": "m", "head": {}}},
-            "image-classification takes no source.head: that is for classes of texts",
+            "image-classification takes no source.head: that is for text-classification",
         ),
         (
             {
@@ -276,6 +276,10 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ),
         ({**WRITING, "source": ONNX}, "text2text-generation takes no source.module or source.onnx: name a checkpoint"),
         ({**WRITING, "source": {"path": "m", "head": {}}}, "text2text-generation takes no source.head"),
+        (
+            {"task": "question-answering", "source": {"path": "m", "head": {}}},
+            "question-answering takes no source.head: that is for text-classification",
+        ),
         ({**WRITING, "data__calibration__table": "t.json"}, "takes no data.calibration.table: its engines have"),
         ({**WRITING, "reproducible_builds": True}, "takes no reproducible_builds: its engines have several graphs"),
         ({"task": "text2text-generation"}, "has the axes batch, sequence, new_tokens, each with min"),
