@@ -105,7 +105,7 @@ def test_every_deployment_exists_and_an_unknown_choice_is_refused(stack: Stack) 
     expected = yaml.safe_load((stack.checkout.folder / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
     assert {record["name"] for record in expected} <= set(deployments)
     schema = deployments["promote"]["parameter_openapi_schema"]["properties"]["targets"]["items"]
-    assert schema["enum"][:2] == ["cpu", "rtx-3090"]
+    assert schema["enum"][:2] == ["cpu", "cuda"]
     answer = stack.start("promote-engine/promote", model="m", targets=["gpu-of-nobody"], why="w", who="w")
     assert answer.status_code in (409, 422)
     assert "gpu-of-nobody" in answer.text

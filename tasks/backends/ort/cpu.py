@@ -100,6 +100,8 @@ def open_session(
     """
     options = exact_options()
     options.intra_op_num_threads = ONE_PER_CORE
+    # Threads spin for some 50 ms after a call, and engines that are measured in turn would slow each other down.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     graph = read_verified(engine, expected_digest)
     session = load_graph(graph, str(engine), options, ["CPUExecutionProvider"], refusal=Incompatible)
     return OrtSession(session, *tensor_names(session))

@@ -17,7 +17,7 @@ from registry.records import AxisRange, Backend, EngineBuild, GpuTarget, OnnxArt
 from tasks.backends import BACKENDS, BuildInputs, open_engine
 from tasks.backends.build import build_engine
 from tasks.backends.contract import Array
-from tasks.backends.ort import cuda, loading
+from tasks.backends.ort import cpu, cuda, loading
 from tasks.graphs.external_data import check_external_data
 from tests.support.onnx_graphs import save_graph
 
@@ -153,6 +153,13 @@ def test_cancelled_build_leaves_nothing(tmp_path: Path) -> None:
 def test_precision_that_gains_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="never faster than fp32"):
         build(save_graph(tmp_path / "onnx", Precision.FP16), tmp_path / "engine")
+
+
+def test_threads_of_an_engine_stop_with_its_call(tmp_path: Path) -> None:
+    session = open_engine(build(save_graph(tmp_path / "onnx", Precision.FP32), tmp_path / "engine"))
+    assert isinstance(session, cpu.OrtSession)
+    options = session.session.get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_engine_for_any_gpu_is_the_exact_graph_and_builds_without_one(tmp_path: Path) -> None:
