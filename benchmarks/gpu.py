@@ -1,13 +1,12 @@
 """Engines of target `cuda` on this machine's GPU, beside PyTorch in the same run: times by phase, and CUDA graphs.
 
-    python -m benchmarks.gpu CHECKPOINT fp32=engine.onnx fp16=… int8=… [--raw FOLDER] [--results FILE]
+    python -m benchmarks.gpu CHECKPOINT fp32=engine.onnx fp16=… int8=… [--results FILE]
 
 Every call is timed from host arrays to host arrays, the peers' too. For each engine and batch: the median call, its
 three phases by the GPU's own events, and the median call with a CUDA graph. The peers are the checkpoint's own BERT in
 PyTorch, eager and compiled for few calls (`reduce-overhead`, which captures CUDA graphs as well). The windows of all
-are interleaved. `--raw` also keeps the calls of one engine against itself, 100 times, for benchmarks/verdicts.py.
-The floor is the larger of products over the peak, and weights over the memory's bandwidth; both are arguments, with
-the H100 SXM's from NVIDIA's data sheet.
+are interleaved. The floor is the larger of products over the peak, and weights over the memory's bandwidth, of the
+H100 SXM by NVIDIA's data sheet. Nobody has run it to its end yet (docs/measurements/2026-11.md).
 """
 
 import argparse
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from registry.digest import file_sha256
+from registry.errors import EngineryError
 from registry.host.gpu import read_gpu
 from registry.records import Backend, GpuTarget
 from tasks.backends.ort import cuda
@@ -70,15 +70,12 @@ def main() -> None:
         rows += measured
     if options.results:
         options.results.write_text(json.dumps(rows, indent=1))
-    if options.raw:
-        record_itself(Path(engines["fp16"]), options.raw)
 
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("engines", nargs="+", metavar="PRECISION=ENGINE")
-    parser.add_argument("--raw", type=Path)
     parser.add_argument("--results", type=Path)
     return parser.parse_args()
 
@@ -92,7 +89,7 @@ def measure_batch(checkpoint: Path, engines: Mapping[str, str], batch: int) -> l
         try:
             sizes = {"batch_size": batch, "sequence_length": SEQUENCE}
             sessions[f"{precision}, graph"] = warm(open_session(engine, sizes), feed)
-        except Exception as error:  # noqa: BLE001  # a line of the table, in ONNX Runtime's own words
+        except EngineryError as error:
             print(f"{precision} with a CUDA graph, batch {batch}: {str(error)[:300]}", file=sys.stderr)
     for name, dtype, compiled in (
         ("torch eager fp32", "float32", False),
@@ -154,16 +151,6 @@ def warm(session: Any, feed: Feed) -> Any:
     for _ in range(5):
         session.run(feed)
     return session
-
-
-def record_itself(engine: Path, into: Path) -> None:
-    """Keep the calls of an engine against itself: float64 seconds [comparisons, 2, windows, iterations], batch 1."""
-    pair = {"a": open_session(str(engine)), "b": open_session(str(engine))}
-    feed = make_feed(pair["a"], 1)
-    plan = LatencyPlan(windows=20, iterations=10, warmup=10, sizes=(("batch", 1), ("sequence", SEQUENCE)))
-    calls = [list(interleave(pair, feed, plan).values()) for _ in range(100)]
-    into.mkdir(parents=True, exist_ok=True)
-    np.save(into / "itself.npy", np.asarray(calls))
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

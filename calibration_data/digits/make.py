@@ -5,12 +5,13 @@ Handwritten Digits", https://doi.org/10.24432/C50P49), as PNG files in three dis
 packages write the same bytes on one machine.
 """
 
-import argparse
 import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from calibration_data.making import make_into
 
 SEED = 20261126
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -102,16 +103,11 @@ def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
         return float((network(pixels).logits.argmax(-1) == labels).float().mean())
 
 
-def main() -> None:
-    """Write rows/ and checkpoint/ into the folder that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--into", type=Path, default=Path(".enginery/digits"))
-    into: Path = parser.parse_args().into
-    for name in ("rows", "checkpoint"):
-        (into / name).mkdir(parents=True, exist_ok=True)
-    write_rows(into / "rows")
-    print(f"{into}: {train(into / 'rows', into / 'checkpoint'):.1%} of the evaluation rows in PyTorch")
+def make(rows: Path, checkpoint: Path) -> str:
+    """Write both, and say how good the checkpoint is."""
+    write_rows(rows)
+    return f"{train(rows, checkpoint):.1%} of the evaluation rows in PyTorch"
 
 
 if __name__ == "__main__":
-    main()
+    make_into(Path(".enginery/digits"), __doc__, make)

@@ -6,7 +6,6 @@ exact. No scan and no part of a photograph is in two splits. The same versions o
 one machine.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration_data.digits.make import CLASSES, SEED, encode_png
+from calibration_data.making import make_into
 
 NAMES = ("background", *CLASSES)
 # Scenes, scans, and the share of each photograph's columns where the part of a split ends.
@@ -125,16 +125,11 @@ def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
         return float((logits.argmax(1) == masks).float().mean())
 
 
-def main() -> None:
-    """Write rows/ and checkpoint/ into the folder that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--into", type=Path, default=Path(".enginery/digit-scenes"))
-    into: Path = parser.parse_args().into
-    for name in ("rows", "checkpoint"):
-        (into / name).mkdir(parents=True, exist_ok=True)
-    write_rows(into / "rows")
-    print(f"{into}: {train(into / 'rows', into / 'checkpoint'):.1%} of the evaluation's pixels in PyTorch")
+def make(rows: Path, checkpoint: Path) -> str:
+    """Write both, and say how good the checkpoint is."""
+    write_rows(rows)
+    return f"{train(rows, checkpoint):.1%} of the evaluation's pixels in PyTorch"
 
 
 if __name__ == "__main__":
-    main()
+    make_into(Path(".enginery/digit-scenes"), __doc__, make)

@@ -4,7 +4,6 @@ The voices, speeds and pitches of the three splits are different: what is judged
 trained or calibrated on. espeak-ng is a Debian package; the same version of it writes the same files.
 """
 
-import argparse
 import io
 import itertools
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration_data.making import make_into
 from registry.errors import BadInput
 
 SEED = 20261126
@@ -132,16 +132,11 @@ def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
     return float((found == labels).float().mean())
 
 
-def main() -> None:
-    """Write rows/ and checkpoint/ into the folder that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--into", type=Path, default=Path(".enginery/spoken-digits"))
-    into: Path = parser.parse_args().into
-    for name in ("rows", "checkpoint"):
-        (into / name).mkdir(parents=True, exist_ok=True)
-    write_rows(into / "rows")
-    print(f"{into}: {train(into / 'rows', into / 'checkpoint'):.1%} of the evaluation rows in PyTorch")
+def make(rows: Path, checkpoint: Path) -> str:
+    """Write both, and say how good the checkpoint is."""
+    write_rows(rows)
+    return f"{train(rows, checkpoint):.1%} of the evaluation rows in PyTorch"
 
 
 if __name__ == "__main__":
-    main()
+    make_into(Path(".enginery/spoken-digits"), __doc__, make)

@@ -4,7 +4,6 @@ Voices, speeds and pitches of the splits are those of `make.py`, so what is judg
 trained or calibrated on. It takes about four minutes on two cores.
 """
 
-import argparse
 import itertools
 import random
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration_data.making import make_into
 from calibration_data.spoken_digits.make import ACCENTS, CLASSES, RATE, SEED, SPLITS, decode, say
 
 # How many numbers each voice says.
@@ -114,16 +114,11 @@ def train(rows: Path, folder: Path, *, steps: int = STEPS) -> float:
     return float(np.mean(losses[-50:]))
 
 
-def main() -> None:
-    """Write rows/ and checkpoint/ into the folder that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--into", type=Path, default=Path(".enginery/spoken-numbers"))
-    into: Path = parser.parse_args().into
-    for name in ("rows", "checkpoint"):
-        (into / name).mkdir(parents=True, exist_ok=True)
-    write_rows(into / "rows")
-    print(f"{into}: loss {train(into / 'rows', into / 'checkpoint'):.3f} at the end")
+def make(rows: Path, checkpoint: Path) -> str:
+    """Write both, and say how good the checkpoint is."""
+    write_rows(rows)
+    return f"loss {train(rows, checkpoint):.3f} at the end"
 
 
 if __name__ == "__main__":
-    main()
+    make_into(Path(".enginery/spoken-numbers"), __doc__, make)

@@ -26,6 +26,7 @@ from tasks.backends import BACKENDS
 from tasks.bundle.record_golden import choose_inputs, fits_profile
 from tasks.execution.isolate import run_isolated
 from tasks.execution.steps import Step
+from tasks.generation.parts import digest_files
 from tasks.measurement.evaluate import AskedInputs, Evaluation, evaluate_engine
 from tasks.measurement.latency import latency_feed, measure_latency
 from tasks.measurement.latency_figures import LatencyRule
@@ -84,11 +85,11 @@ def choose_golden(context: ReleaseContext, source: SourceFiles, onnx: OnnxArtifa
 def graph_as_engine(onnx: OnnxArtifact, profiles: tuple[ShapeProfile, ...]) -> EngineBuild:
     """Return the exact ONNX graph as a build, to be scored by ONNX Runtime where the engine made of it cannot run."""
     record = next(record for record in onnx.files if record.path == onnx.file)
-    has_parts = onnx.generation is not None
+    files = (record,) if onnx.generation is None else onnx.files
     return EngineBuild(
         file=onnx.file,
         files=onnx.files,
-        digest=digest_of(onnx.files) if has_parts else record.sha256,
+        digest=digest_files(files, onnx.generation),
         build_key="",
         onnx_digest=onnx.digest,
         precision=onnx.precision,
@@ -99,7 +100,7 @@ def graph_as_engine(onnx: OnnxArtifact, profiles: tuple[ShapeProfile, ...]) -> E
         inputs=onnx.inputs,
         outputs=onnx.outputs,
         build_seconds=0.0,
-        size_bytes=sum(each.size_bytes for each in onnx.files) if has_parts else record.size_bytes,
+        size_bytes=sum(each.size_bytes for each in files),
         generation=onnx.generation,
         directory=onnx.directory,
     )

@@ -6,14 +6,13 @@ Call `build_engine` (build.py), then `open_engine`. Importing this package impor
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from registry.digest import digest_of
 from registry.errors import DigestMismatch
 from registry.records import NEW_TOKENS, Backend, EngineBuild, largest_axes
 from tasks.backends.contract import BuilderBackend, BuildInputs, BuiltEngine, Session
 from tasks.backends.ort import cpu, cuda
 from tasks.backends.trt.builder import TensorRT
 from tasks.generation.greedy import GreedySession
-from tasks.generation.parts import PARTS
+from tasks.generation.parts import PARTS, digest_files
 
 __all__ = ["BACKENDS", "BuildInputs", "BuilderBackend", "BuiltEngine", "Session", "open_engine"]
 
@@ -36,7 +35,11 @@ def open_engine(build: EngineBuild, *, new_tokens: int | None = None) -> Session
         return _open_file(build, build.file, build.digest)
     digests = {record.path: record.sha256 for record in build.files}
     parts = {part.name: part.file for part in build.generation.parts}
-    if digest_of(build.files) != build.digest or set(parts.values()) != set(digests) or parts.keys() != PARTS:
+    if (
+        digest_files(build.files, build.generation) != build.digest
+        or set(parts.values()) != set(digests)
+        or parts.keys() != PARTS
+    ):
         raise DigestMismatch(
             f"{build.directory}: the engine's files are not those of its parts: fetch or build it again"
         )

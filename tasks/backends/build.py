@@ -13,7 +13,7 @@ from tasks.backends import BACKENDS
 from tasks.backends.contract import BuildInputs, BuiltEngine
 from tasks.execution.isolate import run_isolated
 from tasks.execution.progress import OnProgress
-from tasks.generation.parts import fit_profiles, split_graphs
+from tasks.generation.parts import digest_files, fit_profiles, split_graphs
 from tasks.graphs.external_data import check_external_data
 
 Options = tuple[tuple[str, str], ...]
@@ -111,7 +111,7 @@ def _describe_build(
     return EngineBuild(
         file=files[0].path,
         files=files,
-        digest=files[0].sha256 if generation is None else digest_of(files),
+        digest=digest_files(files, generation),
         build_key=build_key(inputs, backend_version=version, options=REPLAYED if replayed else ()),
         onnx_digest=onnx.digest,
         precision=onnx.precision,

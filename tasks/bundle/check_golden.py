@@ -58,14 +58,6 @@ class GoldenCheck:
         return f"{self.check}: {self.outcome}, {of}{self.inputs} golden inputs{measured}{remark}"
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A model task with the encoder of a bundle."""
-
-    task: ModelTask
-    encoder: Encoder
-
-
 def check_golden(bundle: Path, manifest: EngineManifest) -> list[GoldenCheck]:
     """Encode and run the golden inputs of a bundle that is verified already, and compare both with its record.
 
@@ -80,7 +72,7 @@ def check_golden(bundle: Path, manifest: EngineManifest) -> list[GoldenCheck]:
             prepared,
             GoldenCheck("answers", Outcome.NOT_RUN, len(golden.rows), remark="no input could be prepared"),
         ]
-    return [prepared, _check_answers(golden, _Task(task, encoder), feeds, bundle, manifest)]
+    return [prepared, _check_answers(golden, task, encoder, feeds, bundle, manifest)]
 
 
 def _check_preprocessing(
@@ -120,7 +112,7 @@ def _list_other_versions(manifest: EngineManifest) -> str:
 
 
 def _check_answers(
-    golden: Golden, task: _Task, feeds: Sequence[Feed], bundle: Path, manifest: EngineManifest
+    golden: Golden, task: ModelTask, encoder: Encoder, feeds: Sequence[Feed], bundle: Path, manifest: EngineManifest
 ) -> GoldenCheck:
     build, count = replace(manifest.build, directory=bundle), len(golden.rows)
     try:
@@ -129,7 +121,7 @@ def _check_answers(
         problem = f"this host cannot run the golden inputs, verify on one of target {build.target.name}: {error}"
         return GoldenCheck("answers", Outcome.NOT_RUN, count, remark=str(error), problem=problem)
     tolerance, remark = _choose_tolerance(golden, manifest)
-    differences = _measure_differences(golden, task, feeds, session)
+    differences = _measure_differences(golden, task, encoder, feeds, session)
     differing = [number for number, difference in enumerate(differences, 1) if not difference <= tolerance]
     problem = (
         f"{bundle}: {len(differing)} of {count} golden inputs are answered otherwise than recorded, number "
@@ -143,7 +135,9 @@ def _check_answers(
     return GoldenCheck("answers", outcome, count, len(differing), largest, tolerance, remark, problem)
 
 
-def _measure_differences(golden: Golden, task: _Task, feeds: Sequence[Feed], session: Session) -> list[float]:
+def _measure_differences(
+    golden: Golden, task: ModelTask, encoder: Encoder, feeds: Sequence[Feed], session: Session
+) -> list[float]:
     """Return how far each answer is off: a share of the largest number that was recorded of that output."""
     scales: dict[str, float] = {}
     for output in (output for row in golden.rows for output in row.outputs):
@@ -151,7 +145,7 @@ def _measure_differences(golden: Golden, task: _Task, feeds: Sequence[Feed], ses
     differences = []
     for row, feed in zip(golden.rows, feeds, strict=True):
         try:
-            given = run_judged(session, task.task, task.encoder, row.decoded, feed)
+            given = run_judged(session, task, encoder, row.decoded, feed)
         except BadInput:  # a feed of another shape than the engine takes
             given = {}
         off = [0.0]

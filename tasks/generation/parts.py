@@ -8,6 +8,7 @@ from registry.digest import digest_of
 from registry.records import (
     NEW_TOKENS,
     AxisRange,
+    FileRecord,
     Generation,
     OnnxArtifact,
     Part,
@@ -29,6 +30,11 @@ WRITTEN = (
     Tensor("tokens", "int64", ("batch_size", NEW_TOKENS)),
     Tensor("log_probs", "float32", ("batch_size", NEW_TOKENS)),
 )
+
+
+def digest_files(files: Sequence[FileRecord], generation: Generation | None) -> str:
+    """Return an engine's digest: its file's sha256, or where it has parts the digest over the records of all files."""
+    return files[0].sha256 if generation is None else digest_of(tuple(files))
 
 
 def split_graphs(onnx: OnnxArtifact) -> dict[str, OnnxArtifact]:

@@ -6,20 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import BadInput, BuildError, Incompatible, first_line
-from registry.records import GpuTarget, Precision
+from registry.records import GpuTarget
 from tasks.backends.contract import Array, BuildInputs, BuiltEngine, check_feed, read_verified
-from tasks.backends.ort.loading import (
-    find_package,
-    find_version,
-    list_ort_errors,
-    load_graph,
-    tensor_names,
-    write_engine,
-)
-from tasks.backends.precisions import why_unsupported
+from tasks.backends.ort.loading import can_build, list_ort_errors, load_graph, tensor_names, version, write_engine
+from tasks.backends.precisions import why_unsupported as supports
 from tasks.execution.progress import OnProgress
 from tasks.graphs.session import exact_options
 
+__all__ = ["OrtSession", "build", "can_build", "can_run", "open_session", "supports", "version"]
+
+# What builds engines runs them.
+can_run = can_build
 ONE_PER_CORE = 0  # of `intra_op_num_threads`
 
 
@@ -42,30 +39,6 @@ class OrtSession:
             return list(self.session.run(self.output_names, dict(feed)))
         except list_ort_errors() as error:
             raise BadInput(f"ONNX Runtime refused the feed: {first_line(error)}") from error
-
-
-def version() -> str:
-    """Return the version of ONNX Runtime; the package for GPUs runs on CPUs too.
-
-    Raises:
-        Incompatible: it is not installed.
-    """
-    return find_version()
-
-
-def supports(precision: Precision, target: GpuTarget) -> str | None:
-    """Return None, or the reason why CPU kernels gain nothing from a precision."""
-    return why_unsupported(precision, target)
-
-
-def can_build(target: GpuTarget) -> str | None:  # noqa: ARG001  # the Protocol's signature
-    """Return None when an onnxruntime package is installed, else what is needed."""
-    return None if find_package() else "needs the onnxruntime package: pip install enginery[cpu]"
-
-
-def can_run(target: GpuTarget) -> str | None:
-    """Return the same as `can_build`."""
-    return can_build(target)
 
 
 def build(inputs: BuildInputs, *, into: Path, on_progress: OnProgress) -> BuiltEngine:

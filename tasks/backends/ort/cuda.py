@@ -13,22 +13,24 @@ import numpy as np
 from registry.digest import file_sha256
 from registry.errors import BadInput, BuildError, Incompatible, first_line
 from registry.host.gpu import local_compute_capability
-from registry.records import GpuTarget, Precision
+from registry.records import GpuTarget
 from tasks.backends.contract import Array, BuildInputs, BuiltEngine, PhaseTimes, check_feed, read_verified
 from tasks.backends.cuda_memory import CudaMemory, count_bytes
 from tasks.backends.ort.loading import (
-    GPU_PACKAGE,
     Provider,
-    find_package,
-    find_version,
+    can_build,
+    has_gpu_package,
     list_ort_errors,
     load_graph,
     tensor_names,
+    version,
     write_engine,
 )
-from tasks.backends.precisions import why_unsupported
+from tasks.backends.precisions import why_unsupported as supports
 from tasks.execution.progress import OnProgress
 from tasks.graphs.session import exact_options
+
+__all__ = ["OrtCudaSession", "build", "can_build", "can_run", "open_session", "supports", "version"]
 
 _DTYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
@@ -131,29 +133,10 @@ def _element(array: Array) -> Any:
     return _BFLOAT16 if array.dtype == ml_dtypes.bfloat16 else array.dtype
 
 
-def version() -> str:
-    """Return the version of ONNX Runtime, of whichever package: a build needs no GPU.
-
-    Raises:
-        Incompatible: it is not installed.
-    """
-    return find_version()
-
-
-def supports(precision: Precision, target: GpuTarget) -> str | None:
-    """Return None, or the reason why the CUDA kernels gain nothing from a precision, or lack it."""
-    return why_unsupported(precision, target)
-
-
-def can_build(target: GpuTarget) -> str | None:  # noqa: ARG001  # the Protocol's signature
-    """Return None when an onnxruntime package is installed, for the engine is the graph; else what is needed."""
-    return None if find_package() else "needs the onnxruntime package: pip install enginery[cpu]"
-
-
 def can_run(target: GpuTarget) -> str | None:
     """Return None when onnxruntime-gpu and a GPU are here, else what is missing."""
     place = f"; run it on a worker of pool {target.work_pool}"
-    if find_package() != GPU_PACKAGE:
+    if not has_gpu_package():
         return f"needs the onnxruntime-gpu package (pip install enginery[cuda]) and an NVIDIA GPU{place}"
     return None if local_compute_capability() else f"needs an NVIDIA GPU, and this machine has none{place}"
 
@@ -216,7 +199,7 @@ def open_session(
     if session.get_providers()[0] != "CUDAExecutionProvider":
         # ONNX Runtime falls back to the CPU with no more than a line in its log.
         raise Incompatible(
-            f"{engine}: ONNX Runtime {find_version()} cannot start CUDA here: it needs CUDA 13 and cuDNN 9 "
+            f"{engine}: ONNX Runtime {version()} cannot start CUDA here: it needs CUDA 13 and cuDNN 9 "
             "(pip install enginery[cuda]) and driver 580 or newer"
         )
     return OrtCudaSession(session, memory, cuda_graph=cuda_graph_of is not None)

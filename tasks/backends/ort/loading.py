@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import BuildError, EngineryError, Incompatible, first_line
+from registry.records import Backend, GpuTarget
 from tasks.backends.contract import BuildInputs, BuiltEngine
 from tasks.execution.progress import OnProgress
 from tasks.graphs.external_data import check_external_data
@@ -18,31 +19,32 @@ LARGEST_FILE_BYTES = 2**31 - 1
 Provider = str | tuple[str, dict[str, str]]
 
 
-def find_package() -> str | None:
-    """Return which package brings ONNX Runtime here, "onnxruntime" or "onnxruntime-gpu"; None without one.
-
-    Raises:
-        Incompatible: both are installed, and have overwritten each other's files.
-    """
-    found = [package for package in (GPU_PACKAGE, CPU_PACKAGE) if _version_of(package)]
-    if len(found) > 1:
-        raise Incompatible(
+def can_build(target: GpuTarget) -> str | None:  # noqa: ARG001  # the Protocol's signature
+    """Return None when one of ONNX Runtime's two packages is installed, else what is needed."""
+    installed = _list_packages()
+    if len(installed) > 1:
+        return (
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: pip uninstall both, "
             "then pip install enginery[cuda] on a machine with a GPU, or enginery[cpu]"
         )
-    return found[0] if found else None
+    return None if installed else "needs the onnxruntime package: pip install enginery[cpu], or enginery[cuda]"
 
 
-def find_version() -> str:
-    """Return the version of the installed ONNX Runtime.
+def has_gpu_package() -> bool:
+    """Tell whether the installed ONNX Runtime is the one for GPUs."""
+    return _list_packages() == [GPU_PACKAGE]
+
+
+def version() -> str:
+    """Return the version of the installed ONNX Runtime, of whichever package: that for GPUs runs on CPUs too.
 
     Raises:
         Incompatible: none is installed, or both packages are.
     """
-    package = find_package()
-    if package is None:
-        raise Incompatible("onnxruntime is not installed: pip install enginery[cpu], or enginery[cuda] for a GPU")
-    return installed_version(package)
+    installed = _list_packages()
+    if len(installed) != 1:
+        raise Incompatible(f"ONNX Runtime {can_build(GpuTarget('here', Backend.ONNXRUNTIME))}")
+    return installed_version(installed[0])
 
 
 def write_engine(inputs: BuildInputs, into: Path, on_progress: OnProgress) -> BuiltEngine:
@@ -75,11 +77,11 @@ def load_graph(
     import onnxruntime  # a heavy vendor import: `enginery history` must not need it
 
     options.log_severity_level = 3  # errors; they are raised too
-    onnxruntime.set_default_logger_severity(3)
+    onnxruntime.set_default_logger_severity(3)  # it warns of each GPU that it finds not to be a plug-in
     try:
         return onnxruntime.InferenceSession(graph, options, providers=list(providers))
     except list_ort_errors() as error:
-        raise refusal(f"{where}: ONNX Runtime {find_version()} cannot load it: {first_line(error)}") from error
+        raise refusal(f"{where}: ONNX Runtime {version()} cannot load it: {first_line(error)}") from error
 
 
 def tensor_names(session: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -108,8 +110,13 @@ def _embed_data(graph: Path, external: tuple[Path, ...], engine: Path) -> None:
     onnx.save(onnx.load(str(graph)), str(engine))
 
 
-def _version_of(package: str) -> str | None:
+def _list_packages() -> list[str]:
+    return [package for package in (GPU_PACKAGE, CPU_PACKAGE) if _is_installed(package)]
+
+
+def _is_installed(package: str) -> bool:
     try:
-        return installed_version(package)
+        installed_version(package)
     except PackageNotFoundError:
-        return None
+        return False
+    return True

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from calibration_data.reader import Rows
@@ -17,6 +16,7 @@ from tasks.model_tasks.audio.word_errors import CHARACTER_ERROR_RATE, WORD_ERROR
 from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Feed, Metric, ShownAnswer
 from tasks.model_tasks.inputs.audio import EXTRACTOR_FILE, AudioEncoder, measure_audio, open_audio_encoder
 from tasks.model_tasks.inputs.texts import is_text
+from tasks.model_tasks.inputs.written import encode_answers
 from tasks.model_tasks.labels import check_head, show_value
 
 # Their encoder and decoder are two graphs, which call each other for every word.
@@ -120,7 +120,7 @@ class SpeechRecognition(AudioTask):
 
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[bytes], encoder: Encoder) -> Answers:
         """Return the transcript of each file as UTF-8, uint8 [bytes]."""
-        return [np.frombuffer(text.encode(), dtype=np.uint8) for text in _decode(outputs, inputs, encoder)]
+        return encode_answers(_decode(outputs, inputs, encoder))
 
     def show(
         self,

@@ -1,53 +1,28 @@
 """Speech to text with Whisper: one audio file in, its transcript out, written token by token by a decoder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import BadInput
 from registry.records import NEW_TOKENS
 from tasks.model_tasks.audio.speech_recognition import SpeechRecognition, Transcript
 from tasks.model_tasks.audio.word_errors import NORMALIZED_CHARACTER_ERROR_RATE, NORMALIZED_WORD_ERROR_RATE
-from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Feed, GraphInputs, Metric, ShownAnswer
+from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, GraphInputs, Metric, ShownAnswer
 from tasks.model_tasks.inputs.audio import EXTRACTOR_FILE
 from tasks.model_tasks.inputs.spectrograms import (
     SPECTROGRAM_INPUT,
-    SpectrogramEncoder,
     measure_spectrograms,
     open_spectrogram_encoder,
     read_spectrogram_extractor,
 )
 from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, TOKENIZER, measure_texts, open_text_encoder
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from tasks.model_tasks.inputs.written import WritingEncoder, decode_written, encode_answers
 
 WHISPER = "whisper"
-
-
-@dataclass(frozen=True)
-class TranscribingEncoder:
-    """Encodes audio, and decodes what was written of it."""
-
-    audio: SpectrogramEncoder
-    tokenizer: "Tokenizer"
-
-    def encode(self, inputs: Sequence[bytes]) -> Feed:
-        """Return float32 [len(inputs), mels, frames]."""
-        return self.audio.encode(inputs)
-
-    def batches(self, inputs: Sequence[bytes], size: int) -> Iterator[tuple[list[int], list[bytes]]]:
-        """Yield audio in its order."""
-        return self.audio.batches(inputs, size)
-
-    def decode(self, tokens: NDArray[Any]) -> list[str]:
-        """Return the text of each row of tokens [batch, tokens], without special tokens."""
-        texts: list[str] = self.tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)
-        return [text.strip() for text in texts]
 
 
 @dataclass(frozen=True)
@@ -98,10 +73,10 @@ class SpeechToText(SpeechRecognition):
 
     def open_encoder(  # type: ignore[override]
         self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]
-    ) -> TranscribingEncoder:
+    ) -> WritingEncoder:
         """Open the folder's feature extractor and tokenizer.json; audio is cut at the extractor's seconds."""
         tokenizer = open_text_encoder(folder, (), largest).tokenizer
-        return TranscribingEncoder(open_spectrogram_encoder(folder, input_names), tokenizer)
+        return WritingEncoder(open_spectrogram_encoder(folder, input_names), tokenizer)
 
     def measure_inputs(self, folder: Path, inputs: Sequence[bytes], largest: Mapping[str, int]) -> EncodedSizes:
         """Encode audio with the folder's feature extractor, and a text with its tokenizer, which nobody has tried."""
@@ -110,7 +85,7 @@ class SpeechToText(SpeechRecognition):
 
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder) -> Answers:  # noqa: ARG002
         """Return the transcript of each file as UTF-8, uint8 [bytes]."""
-        return [np.frombuffer(text.encode(), dtype=np.uint8) for text in _decode(outputs, encoder)]
+        return encode_answers(decode_written(outputs, encoder))
 
     def show(
         self,
@@ -120,13 +95,7 @@ class SpeechToText(SpeechRecognition):
         encoder: Encoder,
     ) -> list[ShownAnswer]:
         """Return the transcript of each file."""
-        return [Transcript(*pair) for pair in zip(questions, _decode(outputs, encoder), strict=True)]
-
-
-def _decode(outputs: Sequence[NDArray[Any]], encoder: Encoder) -> list[str]:
-    if not isinstance(encoder, TranscribingEncoder):
-        raise TypeError(f"{type(encoder).__name__} is no encoder of speech that is transcribed")
-    return encoder.decode(outputs[0])
+        return [Transcript(*pair) for pair in zip(questions, decode_written(outputs, encoder), strict=True)]
 
 
 # Start of transcript, language, task and no timestamps.

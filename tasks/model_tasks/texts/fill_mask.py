@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load on first use
 from numpy.typing import NDArray
 
 from calibration_data.reader import Rows
@@ -87,10 +88,7 @@ class MaskEncoder:
 
     def batches(self, inputs: Sequence[Any], size: int) -> Iterator[tuple[list[int], list[Any]]]:
         """Yield texts of similar length together."""
-        lengths = [len(_text_of(each)) for each in inputs]
-        order = sorted(range(len(inputs)), key=lambda position: lengths[position])
-        for start in range(0, len(order), size):
-            positions = order[start : start + size]
+        for positions, _ in self.texts.batches([_text_of(each) for each in inputs], size):
             yield positions, [inputs[position] for position in positions]
 
     def name_token(self, number: int) -> str:
@@ -148,9 +146,7 @@ def _text_of(row_input: MaskedText) -> str:
 
 def compute_log_probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Return the log softmax over the last axis, float64."""
-    values = logits.astype(np.float64)
-    values -= values.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = values - np.log(np.exp(values).sum(axis=-1, keepdims=True))
+    result: NDArray[np.float64] = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
     return result
 
 

@@ -13,6 +13,7 @@ from registry.records import ModelSource
 from tasks.model_tasks.contract import Answers, Encoder, Metric, Scores, ShownAnswer
 from tasks.model_tasks.inputs.spans import Passage, SpanEncoder, open_span_encoder
 from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, check_text, is_text
+from tasks.model_tasks.inputs.written import encode_answers
 from tasks.model_tasks.labels import check_head, compute_softmax, show_value
 from tasks.model_tasks.scores import compute_ratio
 from tasks.model_tasks.texts.text_task import BETWEEN, TextTask, split_pair
@@ -124,10 +125,7 @@ class QuestionAnswering(TextTask):
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Passage], encoder: Encoder) -> Answers:
         """Return the answer to each question as UTF-8, uint8 [bytes]."""
         found = _find_answers(outputs, inputs, encoder)
-        return [
-            np.frombuffer(context[start:end].encode(), dtype=np.uint8)
-            for (_, context), (start, end, _) in zip(inputs, found, strict=True)
-        ]
+        return encode_answers([context[start:end] for (_, context), (start, end, _) in zip(inputs, found, strict=True)])
 
     def show(
         self,

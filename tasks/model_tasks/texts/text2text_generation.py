@@ -1,44 +1,24 @@
 """Generation of text from text, such as translations and summaries: an encoder and a decoder write token by token."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import NEW_TOKENS, ModelSource
-from tasks.model_tasks.contract import Answers, Encoder, Feed, Metric, ShownAnswer
-from tasks.model_tasks.inputs.texts import TextEncoder, check_positions, is_text, open_text_encoder
+from tasks.model_tasks.contract import Answers, Encoder, Metric, ShownAnswer
+from tasks.model_tasks.inputs.texts import check_positions, is_text, open_text_encoder
+from tasks.model_tasks.inputs.written import WritingEncoder, decode_written, encode_answers
 from tasks.model_tasks.labels import check_head, show_value
 from tasks.model_tasks.texts.text_task import TextTask
 from tasks.model_tasks.texts.written_scores import BLEU_4, CHRF, ROUGE_L
 
 # How the names of transformers' encoder-decoders for texts end.
 HEADS = ("ForConditionalGeneration", "MTModel")
-
-
-@dataclass(frozen=True)
-class WritingEncoder:
-    """Encodes texts, and decodes what was written."""
-
-    texts: TextEncoder
-
-    def encode(self, inputs: Sequence[str]) -> Feed:
-        """Return int64 arrays [len(inputs), longest text in tokens]; padding has mask 0."""
-        return dict(self.texts.encode(inputs))
-
-    def batches(self, inputs: Sequence[str], size: int) -> Iterator[tuple[list[int], list[str]]]:
-        """Yield texts of similar length together."""
-        return self.texts.batches(inputs, size)
-
-    def decode(self, tokens: NDArray[Any]) -> list[str]:
-        """Return the text of each row of tokens [batch, tokens], without special tokens."""
-        texts: list[str] = self.texts.tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)
-        return [text.strip() for text in texts]
 
 
 @dataclass(frozen=True)
@@ -108,11 +88,12 @@ class Text2TextGeneration(TextTask):
 
     def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> WritingEncoder:
         """Open the folder's tokenizer.json; texts are cut at the longest sequence."""
-        return WritingEncoder(open_text_encoder(folder, input_names, largest))
+        texts = open_text_encoder(folder, input_names, largest)
+        return WritingEncoder(texts, texts.tokenizer)
 
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder) -> Answers:  # noqa: ARG002
         """Return the text written for each input as UTF-8, uint8 [bytes]."""
-        return [np.frombuffer(text.encode(), dtype=np.uint8) for text in _decode(outputs, encoder)]
+        return encode_answers(decode_written(outputs, encoder))
 
     def show(
         self,
@@ -122,13 +103,7 @@ class Text2TextGeneration(TextTask):
         encoder: Encoder,
     ) -> list[ShownAnswer]:
         """Return the text written for each question."""
-        return [WrittenText(*pair) for pair in zip(questions, _decode(outputs, encoder), strict=True)]
-
-
-def _decode(outputs: Sequence[NDArray[Any]], encoder: Encoder) -> list[str]:
-    if not isinstance(encoder, WritingEncoder):
-        raise TypeError(f"{type(encoder).__name__} is no encoder of texts that are written")
-    return encoder.decode(outputs[0])
+        return [WrittenText(*pair) for pair in zip(questions, decode_written(outputs, encoder), strict=True)]
 
 
 TEXT2TEXT_GENERATION = Text2TextGeneration()

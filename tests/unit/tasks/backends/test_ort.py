@@ -174,16 +174,19 @@ def test_engine_for_any_gpu_is_the_exact_graph_and_builds_without_one(tmp_path: 
 
 
 def test_two_packages_of_onnxruntime_are_told_apart_and_refused_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = {"onnxruntime-gpu": "1.31.1"}
-    monkeypatch.setattr("tasks.backends.ort.loading._version_of", installed.get)
-    assert loading.find_package() == "onnxruntime-gpu"
-    installed["onnxruntime"] = "1.32.0"
+    installed = {"onnxruntime-gpu"}
+    monkeypatch.setattr("tasks.backends.ort.loading._is_installed", installed.__contains__)
+    assert loading.has_gpu_package()
+    assert loading.can_build(CPU) is None
+    installed.add("onnxruntime")
+    assert not loading.has_gpu_package()
+    assert "overwrite each other's files: pip uninstall both" in str(loading.can_build(CPU))
     with pytest.raises(Incompatible, match="overwrite each other's files: pip uninstall both"):
-        loading.find_package()
+        loading.version()
     installed.clear()
-    assert loading.find_package() is None
+    assert "pip install enginery[cpu]" in str(loading.can_build(CUDA))
     with pytest.raises(Incompatible, match=r"pip install enginery\[cpu\]"):
-        loading.find_version()
+        loading.version()
 
 
 def test_importing_the_backends_imports_no_vendor_library() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from registry.records import OnnxArtifact, SourceFiles
 from tasks.generation.export import export_parts
-from tasks.model_tasks.texts.text2text_generation import TEXT2TEXT_GENERATION, WritingEncoder
+from tasks.model_tasks.inputs.written import WritingEncoder
+from tasks.model_tasks.texts.text2text_generation import TEXT2TEXT_GENERATION
 from tests.support.writers import read_writer, save_writer
 
 LARGEST = {"batch": 4, "sequence": 16, "new_tokens": 8}

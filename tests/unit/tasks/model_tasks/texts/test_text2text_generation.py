@@ -11,7 +11,8 @@ from sacrebleu.metrics import bleu, chrf
 
 from registry.errors import BadInput
 from tasks.model_tasks.contract import Answers
-from tasks.model_tasks.texts.text2text_generation import TEXT2TEXT_GENERATION, WritingEncoder
+from tasks.model_tasks.inputs.written import WritingEncoder
+from tasks.model_tasks.texts.text2text_generation import TEXT2TEXT_GENERATION
 from tasks.model_tasks.texts.written_scores import BLEU_4, CHRF, ROUGE_L
 from tests.support.tiny import SPECIAL, WORDS
 from tests.support.writers import write_special_tokenizer
