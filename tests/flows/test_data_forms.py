@@ -18,6 +18,7 @@ from tests.support.tiny_recipe import LABELS, TinyRecipe, convert_splits, releas
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 
 
+@pytest.mark.long
 def test_rows_as_csv_are_checked_and_released_as_the_same_rows(
     tiny_recipe: TinyRecipe, tmp_path: Path, migrated_database: Path
 ) -> None:

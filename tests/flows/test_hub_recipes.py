@@ -122,6 +122,7 @@ for number, path in enumerate(map(Path, sys.argv[1:])):
 """
 
 
+@pytest.mark.long
 def test_recipes_of_hub_models_resolve_and_their_rows_fit(hub: Hub, tmp_path: Path) -> None:
     recipes = [str(serve(path, hub, tmp_path / path.stem)) for path in RECIPES]
     done = run_python(["-c", READ_ALL, *recipes], hub, tmp_path / "home")

@@ -28,6 +28,7 @@ from tests.support.tiny_recipe import LABELS, RECIPE, TinyRecipe
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_offline")]
 
 
+@pytest.mark.long
 def test_a_given_graph_is_released_with_the_answers_of_its_checkpoint(tmp_path: Path, tiny_recipe: TinyRecipe) -> None:
     document = {**RECIPE, "precisions": ["fp32", "int8-dynamic"], "targets": ["cpu"]}
     tiny_recipe.recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
