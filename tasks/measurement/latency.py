@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.records import NEW_TOKENS, EngineBuild, Tensor, axis_name
+from registry.records import NEW_TOKENS, Backend, EngineBuild, Tensor, axis_name
 from tasks.backends import open_engine
 from tasks.execution.progress import OnProgress
 from tasks.measurement.evaluate import Runs
 from tasks.measurement.foreign_load import SPAN_SECONDS, LoadCounters, find_foreign_load, read_load
+from tasks.measurement.gpu_load import GpuState, open_gpu_probe
 from tasks.measurement.latency_figures import LatencyRule
 from tasks.measurement.windows import Benchmark, LatencyPlan, Windows, load_windows, save_benchmark, save_windows
 from tasks.model_tasks.contract import Feed
@@ -56,10 +57,11 @@ def interleave(
 
 @dataclass(frozen=True)
 class Probes:
-    """What a measurement reads of the machine: the time, and other work on it. Tests give their own."""
+    """What a measurement reads of the machine: the time, other work on it, and its GPU. Tests give their own."""
 
     clock: Callable[[], float] = time.perf_counter
     load: Callable[[], LoadCounters] = read_load
+    gpu: Callable[[], GpuState | None] = lambda: None
 
 
 def measure_until_decided(
@@ -103,8 +105,10 @@ def _append_span(sessions: Mapping[str, Runs], feed: Feed, windows: Windows, pro
         plan = replace(windows.plan, windows=GROUP, warmup=0)
         groups.append(interleave(sessions, feed, plan, clock=probes.clock))
         after = probes.load()
+    gpu = probes.gpu()
+    seen = (*find_foreign_load(before, after), *(gpu.disturbances if gpu else ()))
     for times in groups:
-        windows = windows.append(times, find_foreign_load(before, after))
+        windows = windows.append(times, seen, gpu)
     return windows
 
 
@@ -140,7 +144,11 @@ def measure_latency(
     timed = {windows.baseline, *undecided} if undecided else set()
     sessions = {build.digest: open_engine(build, new_tokens=new_tokens) for build in builds if build.digest in timed}
     if sessions:
-        windows = measure_until_decided(sessions, feed, windows, rule, lambda done: on_progress("latency", done))
+        is_on_cpu = builds[0].backend is Backend.ONNXRUNTIME
+        probes = Probes() if is_on_cpu else Probes(gpu=open_gpu_probe() or Probes.gpu)
+        windows = measure_until_decided(
+            sessions, feed, windows, rule, lambda done: on_progress("latency", done), probes
+        )
         save_windows(windows, kept)
     undecided = rule(windows)
     boundary = BOUNDARY

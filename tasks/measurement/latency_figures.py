@@ -12,6 +12,12 @@ from tasks.verdicts.gates import Limits, judge_latency
 from tasks.verdicts.intervals import quantile_interval
 from tasks.verdicts.sequential import bound_quantile, bound_ratio, find_look, list_looks
 
+# What is told of a GPU meanwhile, in the order of `Windows.gpu`: the mean, and the smallest and largest.
+GPU_FIGURES = (
+    ("gpu_sm_clock_mhz", "MHz"), ("gpu_power_watts", "W"), ("gpu_temperature_celsius", "°C"),
+    ("gpu_power_capped", "share"),
+)  # fmt: skip
+
 
 def latency_measurements(
     windows: Windows, digest: str, machine: Machine, raw_digest: str | None = None
@@ -41,6 +47,10 @@ def latency_measurements(
         figure("windows_dropped", dropped, "windows"),
         figure("latency_under_load", under_load, "share"),
     ]
+    gpu = windows.gpu[: len(seconds)]
+    if len(known := gpu[np.isfinite(gpu).all(axis=1)]):
+        for values, (metric, unit) in zip(known.T, GPU_FIGURES, strict=True):
+            figures.append(figure(metric, float(values.mean()), unit, float(values.min()), float(values.max())))
     if digest == windows.baseline:
         return tuple(figures)
     look = find_look(len(seconds), first) or len(seconds)

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from registry.digest import record_tree
 from registry.records import PLACE, FileRecord, Machine
+from tasks.measurement.gpu_load import GpuState
 from tasks.verdicts.sequential import find_look
 
-_DISTURBED, _REASONS = "disturbed", "reasons"
+_DISTURBED, _GPU, _REASONS = "disturbed", "gpu", "reasons"
+# What is kept of a GPU for each window: MHz, watts, degrees Celsius, and 1 where the limit of power held it back.
+_GPU_VALUES = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Windows:
     """The call times so far, float64 seconds [windows, iterations] per engine digest; the baseline has all windows.
 
     An engine that was decided has fewer, those of the same time as the baseline's first. `disturbed` is bool [windows]:
-    other work was seen meanwhile, `reasons` counts it by kind.
+    other work was seen meanwhile, `reasons` counts it by kind. `gpu` is float64 [windows, 4]: the GPU's clock in MHz,
+    its power in watts, its temperature in degrees Celsius, and whether its limit of power held it back; NaN on a CPU.
     """
 
     baseline: str
@@ -50,12 +54,13 @@ class Windows:
     times: Mapping[str, NDArray[np.float64]]
     disturbed: NDArray[np.bool_]
     reasons: Mapping[str, int]
+    gpu: NDArray[np.float64]
 
     @classmethod
     def empty(cls, digests: Iterable[str], baseline: str, plan: LatencyPlan) -> "Windows":
         """Return no windows of these engines."""
         times = {digest: np.empty((0, plan.iterations)) for digest in digests}
-        return cls(baseline, plan, times, np.empty(0, dtype=bool), {})
+        return cls(baseline, plan, times, np.empty(0, dtype=bool), {}, np.empty((0, _GPU_VALUES)))
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -73,14 +78,17 @@ class Windows:
         quiet = self.count - int(self.disturbed.sum())
         return find_look(self.count, self.plan.windows), find_look(quiet, self.plan.windows)
 
-    def append(self, times: Mapping[str, NDArray[np.float64]], load: Iterable[str]) -> "Windows":
-        """Return these windows and a group of new ones, in which `load` says what other work was seen."""
+    def append(
+        self, times: Mapping[str, NDArray[np.float64]], load: Iterable[str], gpu: GpuState | None = None
+    ) -> "Windows":
+        """Return these windows and a group of new ones; `load` says what other work was seen, `gpu` how the GPU ran."""
         seen, added = tuple(load), len(times[self.baseline])
         return replace(
             self,
             times={name: np.concatenate([old, times.get(name, old[:0])]) for name, old in self.times.items()},
             disturbed=np.concatenate([self.disturbed, np.full(added, bool(seen))]),
             reasons=Counter(self.reasons) + Counter(dict.fromkeys(seen, added)),
+            gpu=np.concatenate([self.gpu, np.full((added, _GPU_VALUES), _list_values(gpu))]),
         )
 
     def describe_dropped(self) -> str:
@@ -88,12 +96,18 @@ class Windows:
         if not self.disturbed.any():
             return ""
         reasons = ", ".join(f"{name} in {count}" for name, count in sorted(self.reasons.items()))
-        return f"other work ran in {int(self.disturbed.sum())} of {self.count} windows ({reasons})"
+        return f"{int(self.disturbed.sum())} of {self.count} windows were disturbed ({reasons})"
+
+
+def _list_values(gpu: GpuState | None) -> tuple[float, ...]:
+    if gpu is None:
+        return (np.nan,) * _GPU_VALUES
+    return gpu.sm_clock_mhz, gpu.power_watts, gpu.temperature_celsius, float(gpu.power_capped)
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The windows of a target's engines in `<digest>.npy`, and which of them were disturbed in `disturbed.npy`.
+    """The windows of a target's engines in `<digest>.npy`, which of them were disturbed, and how the GPU ran.
 
     `undecided` are the engines that more windows may decide.
     """
@@ -120,15 +134,15 @@ class Benchmark:
     def windows(self) -> Windows:
         """Return the raw times of all engines."""
         times = {digest: self.seconds(digest) for digest in self.engine_digests}
-        disturbed = np.load(self.directory / f"{_DISTURBED}.npy", allow_pickle=False)
-        return Windows(self.baseline_digest, self.plan, times, disturbed, self.reasons)
+        disturbed, gpu = (np.load(self.directory / f"{name}.npy", allow_pickle=False) for name in (_DISTURBED, _GPU))
+        return Windows(self.baseline_digest, self.plan, times, disturbed, self.reasons, gpu)
 
 
 def save_benchmark(
     windows: Windows, *, undecided: tuple[str, ...], measured_on: Machine, boundary: str, into: Path
 ) -> Benchmark:
     """Save the raw times under `into`: no figure is stored without the data it is derived from."""
-    for name, values in {**windows.times, _DISTURBED: windows.disturbed}.items():
+    for name, values in {**windows.times, _DISTURBED: windows.disturbed, _GPU: windows.gpu}.items():
         np.save(into / f"{name}.npy", values)
     return Benchmark(
         tuple(sorted(windows.times)),
@@ -148,7 +162,8 @@ def save_windows(windows: Windows, file: Path) -> None:
     scratch = file.with_suffix(".part")
     reasons = np.array(json.dumps(dict(windows.reasons)))
     with scratch.open("wb") as stream:
-        np.savez(stream, **windows.times, **{_DISTURBED: windows.disturbed, _REASONS: reasons})  # type: ignore[arg-type]
+        arrays = {**windows.times, _DISTURBED: windows.disturbed, _GPU: windows.gpu, _REASONS: reasons}
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
     scratch.replace(file)
 
 
@@ -157,7 +172,7 @@ def load_windows(file: Path, empty: Windows) -> Windows:
     try:
         with np.load(file, allow_pickle=False) as kept:
             times = {digest: kept[digest] for digest in empty.times}
-            disturbed, reasons = kept[_DISTURBED], json.loads(str(kept[_REASONS]))
+            disturbed, gpu, reasons = kept[_DISTURBED], kept[_GPU], json.loads(str(kept[_REASONS]))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return empty
-    return replace(empty, times=times, disturbed=disturbed, reasons=reasons)
+    return replace(empty, times=times, disturbed=disturbed, reasons=reasons, gpu=gpu)

@@ -170,9 +170,18 @@ def _read_point(row: EngineRow, metric: Metric) -> tuple[float, float] | None:
     return p50.value, quality.value if metric.higher_is_better else -quality.value
 
 
+_GPU_WORDS = {
+    "gpu_sm_clock_mhz": "SM clock",
+    "gpu_power_watts": "power",
+    "gpu_temperature_celsius": "temperature",
+    "gpu_power_capped": "held back by its power limit",
+}
+
+
 def _describe_machines(engines: Sequence[ReportedEngine]) -> list[dict[str, Any]]:
     found: dict[Machine, dict[str, None]] = {}
     dropped: dict[Machine, dict[str, int]] = {}
+    gpus: dict[Machine, dict[str, str]] = {}
     for engine in engines:
         name = f"{engine.row.target} {engine.row.precision}"
         for figure in engine.row.measurements:
@@ -180,7 +189,15 @@ def _describe_machines(engines: Sequence[ReportedEngine]) -> list[dict[str, Any]
                 found.setdefault(figure.measured_on, {})[name] = None
             if figure.metric == "windows_dropped" and figure.value:
                 dropped.setdefault(figure.measured_on, {})[name] = int(figure.value)
+            if figure.metric in _GPU_WORDS:
+                spread = f"{figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g}) {figure.unit}"
+                gpus.setdefault(figure.measured_on, {})[_GPU_WORDS[figure.metric]] = spread
     return [
-        {**asdict(machine), "engines": list(names), "windows_dropped": dropped.get(machine, {})}
+        {
+            **asdict(machine),
+            "engines": list(names),
+            "windows_dropped": dropped.get(machine, {}),
+            "gpu_meanwhile": gpus.get(machine, {}),
+        }
         for machine, names in found.items()
     ]

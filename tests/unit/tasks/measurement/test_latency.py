@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from registry.records import Machine, Tensor
 from tasks.measurement.foreign_load import LoadCounters
+from tasks.measurement.gpu_load import GpuState
 from tasks.measurement.latency import Probes, interleave, latency_feed, measure_until_decided
 from tasks.measurement.latency_figures import LatencyRule, latency_measurements
 from tasks.measurement.windows import LatencyPlan, Windows, load_windows, save_benchmark, save_windows
@@ -241,8 +242,34 @@ def test_windows_beside_other_work_are_left_out_of_an_engine_alone_and_kept_for_
     assert speedup
     assert p50.samples == (windows.count - dropped) * PLAN.iterations
     assert speedup.value == pytest.approx(2)
-    assert f"other work ran in {dropped} of {windows.count} windows" in windows.describe_dropped()
+    assert f"{dropped} of {windows.count} windows were disturbed" in windows.describe_dropped()
     assert windows.describe_dropped().endswith("(other processes used the CPUs in 4)")
+
+
+def test_a_slowed_gpu_is_dropped_and_how_it_ran_is_told_and_kept(tmp_path: Path) -> None:
+    quiet = GpuState(1980, 300, 50, power_capped=False, slowed=(), others=0)
+    hot = GpuState(1200, 500, 90, power_capped=True, slowed=("the GPU slowed down because it was hot",), others=0)
+    states, timeline = iter([quiet, hot, quiet, quiet]), Timeline()
+    windows = measure_until_decided(
+        sessions(timeline, A=2, B=1),
+        FEED,
+        Windows.empty("AB", "A", replace(PLAN, windows=8)),
+        LatencyRule(SPEEDUP, HOST),
+        probes=Probes(timeline.clock, Load().read, lambda: next(states)),
+    )
+    assert windows.disturbed.tolist() == [False, False, True, True, False, False, False, False]
+    assert windows.describe_dropped() == "2 of 8 windows were disturbed (the GPU slowed down because it was hot in 2)"
+    save_windows(windows, tmp_path / "kept")
+    kept = load_windows(tmp_path / "kept", Windows.empty("AB", "A", windows.plan))
+    told = {figure.metric: figure for figure in latency_measurements(kept, "B", HOST)}
+    clock, capped = told["gpu_sm_clock_mhz"], told["gpu_power_capped"]
+    assert (clock.value, clock.low, clock.high, capped.value) == (1785, 1200, 1980, 0.25)
+    assert not [name for name in figures_on_a_cpu() if name.startswith("gpu")]
+
+
+def figures_on_a_cpu() -> list[str]:
+    windows = measure(Timeline(), {"A": 2, "B": 1}, SPEEDUP)
+    return [figure.metric for figure in latency_measurements(windows, "B", HOST)]
 
 
 def test_a_machine_that_is_always_busy_decides_a_speedup_and_fails_no_limit() -> None:
@@ -258,7 +285,9 @@ def test_a_machine_that_is_always_busy_decides_a_speedup_and_fails_no_limit() ->
 
 def test_raw_times_are_saved_with_the_digest_of_their_bytes(tmp_path: Path) -> None:
     times = {name * 64: np.random.default_rng(ord(name)).random((4, 5)) for name in "ba"}
-    windows = Windows("b" * 64, PLAN, times, np.array([False, True, False, False]), {"load": 1})
+    windows = Windows(
+        "b" * 64, PLAN, times, np.array([False, True, False, False]), {"load": 1}, np.full((4, 4), np.nan)
+    )
     saved = save_benchmark(windows, undecided=(), measured_on=HOST, boundary="host", into=tmp_path)
     assert saved.engine_digests == ("a" * 64, "b" * 64)
     for digest, seconds in times.items():

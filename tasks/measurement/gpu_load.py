@@ -1,0 +1,89 @@
+"""See what else a GPU does while call times are measured, and how fast it runs: read from NVML, never from call times.
+
+Reference: https://docs.nvidia.com/deploy/nvml-api, "Device Queries" and "Clocks Event Reasons".
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+
+from registry.host.gpu import nvml_gpu
+
+# The share of the time for which other processes may keep the GPU busy; a choice.
+MOST_OTHERS = 0.05
+# Clocks below what was asked for because something is too hot or lacks power. That a load reaches the power limit
+# (SwPowerCap) is how a GPU runs that load, so it is recorded and disturbs nothing.
+_SLOWED: Mapping[int, str] = {
+    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "the GPU slowed down because it was hot",
+    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "the GPU slowed down because it was hot",
+    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "the GPU's supply of power slowed it down",
+    pynvml.nvmlClocksEventReasonHwSlowdown: "the GPU's hardware slowed it down",
+}
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """A GPU at one moment: its clock, power and temperature, and what disturbs it.
+
+    `others` is the share of the time since the reading before for which other processes kept it busy.
+    """
+
+    sm_clock_mhz: float
+    power_watts: float
+    temperature_celsius: float
+    power_capped: bool
+    slowed: tuple[str, ...]
+    others: float
+
+    @property
+    def disturbances(self) -> tuple[str, ...]:
+        """What makes call times of now those of another GPU; empty: nothing."""
+        return (*self.slowed, *(("other processes used the GPU",) if self.others > MOST_OTHERS else ()))
+
+
+@dataclass
+class GpuProbe:
+    """Reads a GPU again and again; NVML says what other processes did since it was last asked."""
+
+    handle: Any
+    last_seen: int = 0
+
+    def read(self) -> GpuState:
+        """Return the state of this moment; it takes about 1 ms."""
+        reasons = int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(self.handle))
+        return GpuState(
+            float(pynvml.nvmlDeviceGetClockInfo(self.handle, pynvml.NVML_CLOCK_SM)),
+            pynvml.nvmlDeviceGetPowerUsage(self.handle) / 1000,
+            float(pynvml.nvmlDeviceGetTemperature(self.handle, pynvml.NVML_TEMPERATURE_GPU)),
+            bool(reasons & pynvml.nvmlClocksEventReasonSwPowerCap),
+            tuple(sorted({words for reason, words in _SLOWED.items() if reasons & reason})),
+            self._read_others(),
+        )
+
+    def _read_others(self) -> float:
+        """Return the share that other processes used.
+
+        In a container NVML lists processes by the numbers of the host, where ours is not known: the busiest one is
+        taken for it.
+        """
+        busy: dict[int, float] = {}
+        with suppress(pynvml.NVMLError):  # NOT_FOUND: nobody used it
+            for sample in pynvml.nvmlDeviceGetProcessUtilization(self.handle, self.last_seen):
+                busy[sample.pid] = max(busy.get(sample.pid, 0.0), sample.smUtil / 100)
+                self.last_seen = max(self.last_seen, sample.timeStamp)
+        ours = os.getpid() if os.getpid() in busy else max(busy, key=busy.__getitem__, default=None)
+        return sum(share for pid, share in busy.items() if pid != ours)
+
+
+def open_gpu_probe() -> Callable[[], GpuState] | None:
+    """Return what reads the GPU that CUDA takes first; None where NVML does not tell all of it."""
+    try:
+        probe = GpuProbe(nvml_gpu())
+        probe.read()
+    except pynvml.NVMLError:
+        return None
+    return probe.read
