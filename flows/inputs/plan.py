@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flows.inputs.recipe import Recipe
-from registry.records import GpuTarget, Precision
+from registry.records import NEW_TOKENS, GpuTarget, Precision
 from tasks.backends import BACKENDS
 
 # Returns why there will be no engine of a precision for a target, or None.
@@ -45,6 +45,11 @@ def plan_target(recipe: Recipe, target: GpuTarget, why_not: WhyNot) -> TargetPla
     )
 
 
+def is_swept(recipe: Recipe) -> bool:
+    """Tell whether the sizes of a recipe's profile are timed too: a call that writes text takes as long as its text."""
+    return bool(recipe.latency.sweep_seconds_max) and NEW_TOKENS not in recipe.model_task.axes
+
+
 def list_steps(recipe: Recipe, plans: Sequence[TargetPlan]) -> tuple[str, ...]:
     """List the names of the steps of a release on this machine, in their order; stand-ins for int8 are not among them.
 
@@ -60,6 +65,7 @@ def list_steps(recipe: Recipe, plans: Sequence[TargetPlan]) -> tuple[str, ...]:
         steps += [f"build {target} {precision}" for target, precision in names]
         if plan.why_not_measured is None and Precision.FP32 in plan.precisions:
             steps.append(f"benchmark {plan.target.name}")
+            steps += [f"sweep {plan.target.name}"] if is_swept(recipe) else []
         # The fp32 graph is what all others are compared with.
         steps += ["evaluate onnx-graph fp32"] if names else []
         steps += [f"evaluate {subject} {precision}" for _, precision in names]

@@ -200,13 +200,15 @@ class GateSpec(Part):
 class LatencySpec(Part):
     """How latency is measured: interleaved windows of `iterations` calls at the profile's opt shape.
 
-    A look at `windows` windows decides what is clear; the rest is measured on for `seconds_max` seconds a target.
+    A look at `windows` windows decides what is clear; the rest is measured on for `seconds_max` seconds a target. Then
+    the other sizes of the profile are timed for about `sweep_seconds_max` seconds a target, which no gate judges by.
     """
 
     windows: Annotated[int, Field(ge=4, le=1000)] = 6
     iterations: Annotated[int, Field(ge=5, le=100_000)] = 5
     warmup: Annotated[int, Field(ge=1, le=100_000)] = 10
     seconds_max: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    sweep_seconds_max: Annotated[float, Field(ge=0, le=86_400)] = 5.0
 
 
 class Recipe(Part):

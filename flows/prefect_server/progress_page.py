@@ -16,7 +16,7 @@ from tasks.execution.progress import Reporter, StepEnd
 
 # The stages of each flow in their order, by how its steps begin; one that is found finished reports nothing.
 RELEASE_STAGES = ("source", "head", "export", "quantize", "send", "wait for", "publish")
-BUILD_STAGES = ("build", "benchmark", "evaluate")
+BUILD_STAGES = ("build", "benchmark", "sweep", "evaluate")
 # These take minutes, and each is one piece of work.
 SHOWN_STEPS = ("head ", "quantize ", "build ")
 SECONDS_BETWEEN_UPDATES = 3.0

@@ -16,7 +16,7 @@ from tasks.backends import BACKENDS
 from tasks.execution.isolate import run_isolated
 from tasks.execution.progress import OnProgress
 from tasks.graphs.layer_table import LAYERS_FILE, parse_layers
-from tasks.measurement.latency import latency_feed, measure_latency
+from tasks.measurement.latency import make_feed, measure_latency
 from tasks.measurement.latency_figures import LatencyRule
 from tasks.measurement.machine import this_machine
 from tasks.measurement.row_results import ROW_RESULTS_FILE, parse_row_results
@@ -102,7 +102,7 @@ def _interleave(
     plan = LatencyPlan(WINDOWS, ITERATIONS, WARMUP, sizes)
     task = model_task(manifests[1].source.task)
     encoder = task.open_encoder(folders[1], after.input_names, dict(sizes))
-    feed = latency_feed([encoder.encode([row]) for row in task.example_inputs], after.inputs, plan)
+    feed = make_feed([encoder.encode([row]) for row in task.example_inputs], after.inputs, dict(plan.sizes))
     benchmark = run_isolated(
         measure_latency,
         (before, after),

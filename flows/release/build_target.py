@@ -10,11 +10,11 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from calibration_data.reader import Rows
-from flows.inputs.plan import why_not_here
+from flows.inputs.plan import is_swept, why_not_here
 from flows.release.context import ReleaseContext, Unshown
 from flows.release.engines import engine_step
 from flows.release.graphs import Graphs
-from flows.release.measuring import graph_as_engine, make_benchmark, make_evaluation
+from flows.release.measuring import graph_as_engine, make_benchmark, make_evaluation, make_sweep
 from registry.errors import BuildError, EngineryError
 from registry.records import (
     Backend,
@@ -40,6 +40,7 @@ from tasks.measurement.measurements import (
     quality_measurements,
 )
 from tasks.measurement.row_results import RowResults, make_row_results
+from tasks.measurement.sweep import SizeTimes, Sweep
 from tasks.measurement.windows import Benchmark
 from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits, judge, overall
@@ -64,13 +65,14 @@ class SharedArtifacts:
 class EngineMeasurements:
     """What was measured of one engine; `call_seconds` are raw call times, its own and the baseline's, by precision.
 
-    `answered` is what it answered row by row, None where it did not run.
+    `answered` is what it answered row by row, None where it did not run. `sizes` are call times by size.
     """
 
     measurements: tuple[Measurement, ...] = ()
     answered: RowResults | None = None
     call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     golden: Golden | None = None
+    sizes: tuple[SizeTimes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class JudgedEngine:
     """A row of the report with what it was made from; `call_seconds` are raw call times by precision.
 
     `answered` is what the engine answered row by row, None where it did not run.
-    `flow_run` is the Prefect run on a worker that made it, None where this process did.
+    `flow_run` is the Prefect run on a worker that made it, None where this process did. `sizes` are its call times over
+    the sizes of the profile.
     """
 
     row: EngineRow
@@ -89,6 +92,7 @@ class JudgedEngine:
     answered: RowResults | None = None
     flow_run: str | None = None
     golden: Golden | None = None
+    sizes: tuple[SizeTimes, ...] = ()
 
     @property
     def engine(self) -> EngineBuild:
@@ -145,6 +149,7 @@ def build_engines(
             builds[precision] = replace(build, target=target, precision=precision)
             states[precision] = "found" if was_found else "built"
     benchmark = benchmark_engines(context, target, shared, builds)
+    swept = sweep_target(context, shared, builds, benchmark)
     for precision, measured in measure_engines(context, target, shared, builds, benchmark).items():
         row = make_row(context, target, precision, states[precision])
         build = builds[precision]
@@ -156,7 +161,7 @@ def build_engines(
         remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), *faults, dropped)
         is_open = benchmark is not None and build.digest in benchmark.undecided
         row = replace(row, remark="; ".join(filter(None, remarks)), is_open=is_open)
-        judged[precision] = judge_engine(context, row, build, measured)
+        judged[precision] = judge_engine(context, row, build, add_sizes(measured, swept, build.digest))
     if benchmark is not None and benchmark.undecided:
         # Undecided call times are no finished stage: the next release goes on from the windows that were kept.
         context.workspace.discard(benchmark.directory)
@@ -220,6 +225,33 @@ def benchmark_engines(
     return make_benchmark(context, shared.source, tuple(builds.values()), shared.calibration)
 
 
+def sweep_target(
+    context: ReleaseContext,
+    shared: SharedArtifacts,
+    builds: Mapping[Precision, EngineBuild],
+    benchmark: Benchmark | None,
+) -> Sweep | None:
+    """Time a target's engines over the profile's sizes; None where they do not run here, or it is not asked for.
+
+    No gate judges by it, so where it fails the release goes on without it.
+    """
+    if benchmark is None or not is_swept(context.recipe):
+        return None
+    try:
+        return make_sweep(context, shared.source, tuple(builds.values()), shared.calibration)
+    except EngineryError as error:
+        context.reporter.say(f"the sizes of the profile are not timed: {error}")
+        return None
+
+
+def add_sizes(measured: EngineMeasurements, swept: Sweep | None, digest: str) -> EngineMeasurements:
+    """Return what was measured of an engine, with its times over the profile's sizes."""
+    if swept is None:
+        return measured
+    figures = (*measured.measurements, *swept.measurements(digest))
+    return replace(measured, measurements=figures, sizes=swept.times(digest))
+
+
 def judge_engine(
     context: ReleaseContext, row: EngineRow, build: EngineBuild, measured: EngineMeasurements
 ) -> JudgedEngine:
@@ -238,7 +270,16 @@ def judge_engine(
         build_seconds=build.build_seconds,
         measurements=measured.measurements,
     )
-    return JudgedEngine(row, build, gates, verdict, measured.call_seconds, measured.answered, golden=measured.golden)
+    return JudgedEngine(
+        row,
+        build,
+        gates,
+        verdict,
+        measured.call_seconds,
+        measured.answered,
+        golden=measured.golden,
+        sizes=measured.sizes,
+    )
 
 
 def make_row(

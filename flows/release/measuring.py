@@ -28,10 +28,12 @@ from tasks.execution.isolate import run_isolated
 from tasks.execution.steps import Step
 from tasks.generation.parts import digest_files
 from tasks.measurement.evaluate import AskedInputs, Evaluation, evaluate_engine
-from tasks.measurement.latency import latency_feed, measure_latency
+from tasks.measurement.latency import make_feed, measure_latency
 from tasks.measurement.latency_figures import LatencyRule
 from tasks.measurement.machine import this_machine
+from tasks.measurement.sweep import Sweep, list_sizes, sweep_engines
 from tasks.measurement.windows import Benchmark, LatencyPlan, Windows
+from tasks.model_tasks.contract import Feed
 from tasks.verdicts.gates import Limits
 
 # Calibration rows whose values fill the batch that is timed.
@@ -124,12 +126,11 @@ def make_benchmark(
     kept = context.workspace.partial("windows", measured)
 
     def make(into: Path) -> Benchmark:
-        encoder = context.open_encoder(source, baseline.input_names)
-        rows = [encoder.encode([row]) for row in read_calibration_inputs(calibration)[:TIMED_ROWS]]
+        rows = encode_timed_rows(context, source, baseline, calibration)
         return run_isolated(
             measure_latency,
             builds,
-            latency_feed(rows, baseline.inputs, plan),
+            make_feed(rows, baseline.inputs, dict(plan.sizes)),
             Windows.empty([build.digest for build in builds], baseline.digest, plan),
             rule,
             (kept, into),
@@ -143,3 +144,37 @@ def make_benchmark(
 
     key = (measured, plan, rule)
     return context.run(Step("benchmark", baseline.target.name, key, Benchmark, make, describe))
+
+
+def make_sweep(
+    context: ReleaseContext, source: SourceFiles, builds: tuple[EngineBuild, ...], calibration: CalibrationSet
+) -> Sweep:
+    """Time a target's engines over the sizes of the first profile, in a fresh process."""
+    recipe, first, machine = context.recipe, builds[0], this_machine()
+    sizes, seconds_max = list_sizes(recipe.shape_profiles[0]), recipe.latency.sweep_seconds_max
+
+    def make(into: Path) -> Sweep:
+        return run_isolated(
+            sweep_engines,
+            builds,
+            encode_timed_rows(context, source, first, calibration),
+            first.inputs,
+            sizes,
+            seconds_max,
+            machine,
+            into,
+            on_progress=context.progress_of(f"sweep {first.target.name}"),
+            died=MeasurementError,
+        )
+
+    engines = [(build.digest, build.backend_version) for build in builds]
+    key = (engines, sizes, seconds_max, machine, source.digest, versions())
+    return context.run(Step("sweep", first.target.name, key, Sweep, make, lambda _: f"{len(sizes)} sizes"))
+
+
+def encode_timed_rows(
+    context: ReleaseContext, source: SourceFiles, build: EngineBuild, calibration: CalibrationSet
+) -> list[Feed]:
+    """Return calibration rows as feeds of an engine, each alone: what timed calls are made of."""
+    encoder = context.open_encoder(source, build.input_names)
+    return [encoder.encode([row]) for row in read_calibration_inputs(calibration)[:TIMED_ROWS]]

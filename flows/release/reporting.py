@@ -97,6 +97,7 @@ def report_engine(release: ReleaseRun, shared: SharedArtifacts, judged: JudgedEn
         graph.macs_share,
         production,
         against,
+        judged.sizes,
     )
 
 

@@ -27,6 +27,7 @@ from registry.errors import TornBundle
 from registry.records import PLACE, EngineBuild, GateResult, GpuTarget, OnnxArtifact, Precision, Verdict
 from tasks.bundle.golden import Golden
 from tasks.measurement.row_results import RowResults
+from tasks.measurement.sweep import SizeTimes
 from tasks.report.rows import EngineRow
 
 # Rows, gates and raw call times of one target: a few MB where latency is measured a hundred thousand times.
@@ -77,7 +78,7 @@ class BuildRequest(BaseModel):
 class EngineResult(BaseModel):
     """One precision of a build result; `call_seconds` are raw call times [windows, iterations] by precision.
 
-    `answered` is what the engine answered row by row, None where it did not run.
+    `answered` is what the engine answered row by row, None where it did not run. `sizes` are call times by size.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,6 +90,7 @@ class EngineResult(BaseModel):
     call_seconds: dict[str, list[list[float]]]
     answered: RowResults | None
     golden: Golden | None
+    sizes: tuple[SizeTimes, ...]
 
 
 class BuildResult(BaseModel):
@@ -124,6 +126,7 @@ def make_entry(judged: JudgedEngine, transfer: StageTransfer, run_id: str, folde
         call_seconds={name: times.tolist() for name, times in judged.call_seconds.items()},
         answered=judged.answered,
         golden=judged.golden,
+        sizes=judged.sizes,
     )
 
 
@@ -194,7 +197,9 @@ def _receive_engine(
         if (build.digest, build.onnx_digest) != (row.digest, graphs[row.precision].digest):
             raise TornBundle(f"flow run {flow_run} sent another {row.precision} engine than it judged: do not trust it")
         build = replace(build, target=request.target, precision=row.precision)
-    return JudgedEngine(row, build, entry.gates, entry.verdict, calls, entry.answered, flow_run, entry.golden)
+    return JudgedEngine(
+        row, build, entry.gates, entry.verdict, calls, entry.answered, flow_run, entry.golden, entry.sizes
+    )
 
 
 def result_folder(target: str, flow_run: str) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from registry.errors import DigestMismatch
-from registry.records import NEW_TOKENS, Backend, EngineBuild, largest_axes
+from registry.records import NEW_TOKENS, Backend, EngineBuild, axis_name, largest_axes
 from tasks.backends.contract import BuilderBackend, BuildInputs, BuiltEngine, Session
 from tasks.backends.ort import cpu, cuda
 from tasks.backends.trt.builder import TensorRT
 from tasks.generation.greedy import GreedySession
 from tasks.generation.parts import PARTS, digest_files
 
-__all__ = ["BACKENDS", "BuildInputs", "BuilderBackend", "BuiltEngine", "Session", "open_engine"]
+__all__ = ["BACKENDS", "BuildInputs", "BuilderBackend", "BuiltEngine", "Session", "open_cuda_graph", "open_engine"]
 
 BACKENDS: Mapping[Backend, BuilderBackend] = MappingProxyType(
     {
@@ -46,6 +46,24 @@ def open_engine(build: EngineBuild, *, new_tokens: int | None = None) -> Session
     sessions = {name: _open_file(build, file, digests[file]) for name, file in parts.items()}
     most = new_tokens or largest_axes(build.profiles)[NEW_TOKENS]
     return GreedySession(sessions, build.generation, most, exactly=new_tokens is not None)
+
+
+def open_cuda_graph(build: EngineBuild, sizes: Mapping[str, int]) -> Session | None:
+    """Load an engine that replays a CUDA graph of one shape, by the sizes of named axes; None where there is none.
+
+    Raises:
+        Incompatible: a part of the engine cannot be captured.
+    """
+    if build.backend is not Backend.ONNXRUNTIME_CUDA or build.generation is not None:
+        return None
+    symbols = {size for tensor in build.inputs for size in tensor.shape if isinstance(size, str)}
+    return cuda.open_session(
+        build.path,
+        build.digest,
+        target=build.target,
+        backend_version=build.backend_version,
+        cuda_graph_of={symbol: sizes[axis_name(symbol)] for symbol in symbols},
+    )
 
 
 def _open_file(build: EngineBuild, file: str, digest: str) -> Session:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -107,6 +107,14 @@ class PhaseTimes:
     upload_seconds: float
     compute_seconds: float
     download_seconds: float
+
+
+@runtime_checkable
+class TimesPhases(Protocol):
+    """A session on a GPU."""
+
+    def phase_times(self) -> PhaseTimes:
+        """Return the times on the GPU of the last call's copies and of its work."""
 
 
 class BuilderBackend(Protocol):

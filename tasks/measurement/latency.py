@@ -112,9 +112,8 @@ def _append_span(sessions: Mapping[str, Runs], feed: Feed, windows: Windows, pro
     return windows
 
 
-def latency_feed(rows: Sequence[Feed], inputs: Sequence[Tensor], plan: LatencyPlan) -> Feed:
-    """Return a feed of real values in the plan's sizes: rows are joined, cut and repeated, never padded."""
-    sizes = dict(plan.sizes)
+def make_feed(rows: Sequence[Feed], inputs: Sequence[Tensor], sizes: Mapping[str, int]) -> Feed:
+    """Return a feed of real values in these sizes of named axes: rows are joined, cut and repeated, never padded."""
     return {
         tensor.name: np.resize(
             np.concatenate([row[tensor.name].ravel() for row in rows]),

@@ -379,6 +379,26 @@ def test_an_undecided_release_is_measured_on_from_the_windows_that_were_kept(
     assert {row.version for row in again.rows} == {row.version for row in first.rows}
 
 
+def test_the_sizes_of_the_profile_are_timed_and_stand_in_the_report(
+    released: Released, tiny_recipe: TinyRecipe
+) -> None:
+    recipe = yaml.safe_load(tiny_recipe.recipe.read_text(encoding="utf-8"))
+    recipe["latency"]["sweep_seconds_max"] = 1.0
+    recipe["targets"] = ["cpu"]
+    tiny_recipe.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    reports = {*released.home.rglob("report.json")}
+    release(released.home, tiny_recipe)
+    assert len(stages(released.home, "sweep")) == 1
+    (report,) = {*released.home.rglob("report.json")} - reports
+    for engine in json.loads(report.read_text(encoding="utf-8"))["engines"]:
+        sizes = [tuple(each["sizes"].values()) for each in engine["sizes"]]
+        assert sizes[0] == (2, 8)
+        assert {*sizes} == {(batch, sequence) for batch in (1, 2, 4) for sequence in (4, 8, 16)}
+        assert engine["sizes"][0]["p50_ms"] > 0
+        assert engine["sizes"][0]["calls"] >= 3
+        assert engine["sizes"][0]["compute_ms"] is None
+
+
 def count_calls(row: EngineRow) -> int:
     """Calls that were timed, those of dropped windows too."""
     timed, dropped = row.figure("latency_p50_ms"), row.figure("windows_dropped")

@@ -7,6 +7,7 @@ import numpy as np
 from registry.records import Backend, GateResult, Machine, Measurement, Precision, Verdict
 from tasks.graphs.layer_table import LayerRow
 from tasks.measurement.row_results import RowResults
+from tasks.measurement.sweep import SizeTimes
 from tasks.model_tasks.scores import ACCURACY
 from tasks.report.page.document import ReportedEngine, ReportInputs
 from tasks.report.rows import EngineRow, ReleaseReport
@@ -119,6 +120,15 @@ def _make_engine(model: str, precision: Precision, place: int) -> ReportedEngine
         0.93 if place else None,
         7 if place == 1 else None,
         (regressed,) if place == 1 else (),
+        _time_sizes(1000 * _P50[precision]),
+    )
+
+
+def _time_sizes(opt_ms: float) -> tuple[SizeTimes, ...]:
+    return tuple(
+        SizeTimes((("batch", batch), ("sequence", sequence)), 10, opt_ms * batch * sequence / 256)
+        for batch in (8, 1, 32)
+        for sequence in (32, 4, 64)
     )
 
 

@@ -35,7 +35,7 @@ RECIPE = {
     "targets": ["cpu", "rtx-4090"],
     "profiles": PROFILES,
     "gates": {"loss_max": 1.0, "size_mb_max": 50.0},
-    "latency": {"windows": 4, "iterations": 5, "warmup": 1},
+    "latency": {"windows": 4, "iterations": 5, "warmup": 1, "sweep_seconds_max": 0},
     "workspace_mb": 64,
 }
 

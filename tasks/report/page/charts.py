@@ -17,8 +17,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from tasks.measurement.sweep import Sizes, SizeTimes
 from tasks.report.figures import show_plain_numbers
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -120,6 +122,61 @@ def draw_latencies(calls: Mapping[str, NDArray[np.float64]], limit_ms: float | N
         rows[-1].set_xlabel("one call, ms (log); line: p50, dashes: p99" + ("; dots: limit" if limit_ms else ""))
 
     return _draw(draw, 0.7 + 0.75 * len(calls), titles, f"call times of {', '.join(calls)}")
+
+
+def draw_sizes(engines: Mapping[str, Sequence[SizeTimes]], reference: str | None) -> str:
+    """Draw a map per engine of the median call over the sizes of the profile's first two axes.
+
+    The cells of the `reference` are shaded by its times, those of the others by how much faster than it they are.
+    """
+    titles: dict[str, str] = {}
+    exact = {each.sizes: each.p50_ms for each in engines[reference]} if reference else {}
+    rows = max(len({each.sizes[0] for each in times}) for times in engines.values())
+
+    def draw(figure: Figure) -> None:
+        maps = figure.subplots(len(engines), 1, squeeze=False)[:, 0]
+        for place, (axes, (engine, times)) in enumerate(zip(maps, engines.items(), strict=True)):
+            words = {
+                each.sizes: _describe_size(each, None if engine == reference else exact.get(each.sizes))
+                for each in times
+            }
+            for name, title in _draw_map(axes, f"size-{place}", words).items():
+                titles[name] = f"{engine}, {title}"
+            axes.set_title(engine, loc="left", fontsize=10, color=_INK)
+
+    return _draw(draw, len(engines) * (0.7 + 0.42 * rows), titles, f"call times by size of {', '.join(engines)}")
+
+
+def _describe_size(timed: SizeTimes, exact_ms: float | None) -> tuple[str, float]:
+    """Return a cell's words and how dark it is: the more, the faster than the reference."""
+    if timed.p50_ms is None:
+        return "not timed", 0.0
+    if exact_ms is None:
+        return f"{timed.p50_ms:.3g} ms", 0.1
+    ratio = exact_ms / timed.p50_ms
+    return f"{timed.p50_ms:.3g} ms\n{ratio:.2f} times", min(0.6, max(0.0, 0.4 * float(np.log2(ratio))))
+
+
+def _draw_map(axes: Axes, gid: str, cells: Mapping[Sizes, tuple[str, float]]) -> dict[str, str]:
+    """Draw cells of (words, shade) at their sizes on the first two axes; return their titles by the id of the mark."""
+    names = [name for name, _ in next(iter(cells))[:2]]
+    ticks = [sorted({sizes[place][1] for sizes in cells}) for place in range(len(names))]
+    rows, columns = (*ticks, [1])[:2]
+    titles = {}
+    for number, (sizes, (words, shade)) in enumerate(cells.items()):
+        column = columns.index(sizes[1][1]) if len(names) > 1 else 0
+        row = rows.index(sizes[0][1])
+        mark = axes.add_patch(Rectangle((column, row), 1, 1, facecolor=_ACCENT, alpha=shade, linewidth=0))
+        mark.set_gid(f"{gid}-{number}")
+        titles[f"{gid}-{number}"] = ", ".join([*(f"{name} {size}" for name, size in sizes), *words.splitlines()])
+        axes.text(column + 0.5, row + 0.5, words, ha="center", va="center", fontsize=9, color=_INK)
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), ylabel=names[0], xlabel=names[1] if len(names) > 1 else "")
+    axes.set_xticks(
+        [place + 0.5 for place in range(len(columns))], [str(size) for size in columns] if len(names) > 1 else [""]
+    )
+    axes.set_yticks([place + 0.5 for place in range(len(rows))], [str(size) for size in rows])
+    axes.tick_params(length=0)
+    return titles
 
 
 def _is_near(floor: float, points: Sequence[Point]) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from registry.records import GateResult, Machine, Precision, Verdict
 from tasks.graphs.layer_table import LayerRow
 from tasks.measurement.row_results import RowResults, count_by_class, list_flips, reference_of
+from tasks.measurement.sweep import SizeTimes
 from tasks.model_tasks.contract import Metric
 from tasks.report.page.commands import list_commands
 from tasks.report.page.gates import describe_gates
@@ -29,7 +30,7 @@ class ReportedEngine:
     """An engine of a report: its row, its gates, and what is known of it in detail.
 
     `call_seconds` are raw call times, None where it did not run; `against_production` is empty where there is nothing
-    to compare with, and `production` is the version that it was compared with.
+    to compare with, and `production` is the version that it was compared with. `sizes` are call times by size.
     """
 
     row: EngineRow
@@ -40,6 +41,7 @@ class ReportedEngine:
     macs_share: float | None = None
     production: int | None = None
     against_production: tuple[GateResult, ...] = ()
+    sizes: tuple[SizeTimes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def _describe_engine(engine: ReportedEngine, inputs: ReportInputs) -> dict[str, 
         "dominated_by": _find_dominating(row, [each.row for each in peers], inputs.metric),
         "gates": describe_gates(engine.gates, inputs.limits, row),
         "latency_ms": _describe_calls(engine.call_seconds),
+        "sizes": [{**asdict(each), "sizes": dict(each.sizes)} for each in engine.sizes],
         "macs_share": engine.macs_share,
         "layers": [asdict(layer) for layer in engine.layers],
         "production": engine.production,

@@ -10,7 +10,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from tasks.report.page.charts import Point, draw_latencies, draw_pareto
+from tasks.measurement.sweep import SizeTimes
+from tasks.report.page.charts import Point, draw_latencies, draw_pareto, draw_sizes
 from tasks.report.page.formats import format_interval, format_limit, format_number
 
 # Beside the page's own style and script nothing runs or loads, whatever a name that slipped through would ask for.
@@ -83,9 +84,20 @@ def _group_by_target(
                 "pareto": _draw_pareto(document, engines),
                 # matplotlib's drawing, whose texts its SVG backend escaped.
                 "latencies": Markup(draw_latencies(timed, _find_limit(engines))) if timed else "",  # noqa: S704
+                "sizes": _draw_sizes(engines),
             }
         )
     return groups
+
+
+def _draw_sizes(engines: Sequence[Mapping[str, Any]]) -> str:
+    timed = {
+        each["precision"]: [SizeTimes(**{**size, "sizes": tuple(size["sizes"].items())}) for size in each["sizes"]]
+        for each in engines
+        if each["sizes"]
+    }
+    reference = next((each["precision"] for each in engines if each["is_reference"] and each["sizes"]), None)
+    return Markup(draw_sizes(timed, reference)) if timed else ""  # noqa: S704 - as above
 
 
 def _draw_pareto(document: Mapping[str, Any], engines: Sequence[Mapping[str, Any]]) -> str:

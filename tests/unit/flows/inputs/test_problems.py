@@ -141,7 +141,7 @@ def test_no_error_that_a_file_can_cause_has_pydantics_words(tmp_path: Path) -> N
         ({"calibration": {"samples": 8}}, "there is no key `calibration` here: it belongs in data"),
         (
             {"latency": {"zzz": 1}},
-            "latency: there is no key `zzz`: choose from windows, iterations, warmup, seconds_max",
+            "latency: there is no key `zzz`: choose from windows, iterations, warmup, seconds_max, sweep_seconds_max",
         ),
         ({"targets": []}, "targets: give a list, such as [cpu], not an empty list"),
         (

@@ -30,6 +30,7 @@ from registry.mlflow.store import MlflowStore
 from registry.records import Backend, EngineBuild, GpuTarget, Machine, OnnxArtifact, Precision, Verdict
 from tasks.bundle.golden import FedTensor, GivenOutput, Golden, GoldenRow, Tolerance
 from tasks.execution.workspace import Workspace
+from tasks.measurement.sweep import SizeTimes
 from tasks.report.rows import EngineRow
 from tests.support.manifests import make_manifest
 
@@ -168,6 +169,7 @@ class Shop:
             call_seconds=times,
             answered=None,
             golden=GOLDEN,
+            sizes=(SizeTimes((("batch", 8),), 10, 1.5),),
         )
 
     def result(self, entry: EngineResult) -> BuildResult:

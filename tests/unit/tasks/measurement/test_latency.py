@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from registry.records import Machine, Tensor
 from tasks.measurement.foreign_load import LoadCounters
 from tasks.measurement.gpu_load import GpuState
-from tasks.measurement.latency import Probes, interleave, latency_feed, measure_until_decided
+from tasks.measurement.latency import Probes, interleave, make_feed, measure_until_decided
 from tasks.measurement.latency_figures import LatencyRule, latency_measurements
 from tasks.measurement.windows import LatencyPlan, Windows, load_windows, save_benchmark, save_windows
 from tasks.model_tasks.inputs.texts import FeedDict
@@ -90,11 +90,11 @@ def test_a_drift_linear_in_time_cancels_in_the_ratio(drift: float) -> None:
 
 
 @pytest.mark.parametrize(("batch", "sequence"), [(1, 4), (8, 32), (3, 7), (64, 128)])
-def test_a_latency_feed_has_the_planned_shape_and_no_padding(batch: int, sequence: int) -> None:
+def test_a_make_feed_has_the_planned_shape_and_no_padding(batch: int, sequence: int) -> None:
     tokens = [np.array([[101, 7, 8, 102]]), np.array([[101, 9, 102]])]
     rows = [{"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": 0 * ids} for ids in tokens]
     inputs = [Tensor(name, "int64", ("batch_size", "sequence_length")) for name in rows[0]]
-    feed = latency_feed(rows, inputs, replace(PLAN, sizes=(("batch", batch), ("sequence", sequence))))
+    feed = make_feed(rows, inputs, {"batch": batch, "sequence": sequence})
     assert list(feed) == ["input_ids", "attention_mask", "token_type_ids"]
     assert all(value.shape == (batch, sequence) and value.dtype == np.int64 for value in feed.values())
     assert feed["attention_mask"].all()

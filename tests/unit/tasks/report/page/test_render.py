@@ -1,5 +1,6 @@
 """The page in a browser: nothing of a name runs, nothing is loaded, and no screen is too narrow for it."""
 
+import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.report.page.charts import Point, draw_latencies, draw_pareto
+from tasks.measurement.sweep import SizeTimes
+from tasks.report.page.charts import Point, draw_latencies, draw_pareto, draw_sizes
 from tasks.report.page.document import ReportInputs, describe_release
 from tasks.report.page.render import name_headline, render_page
 from tests.support.browser import CHROMIUM, Page, open_browser
@@ -53,6 +55,21 @@ def calls_of(inputs: ReportInputs) -> dict[tuple[str, str], NDArray[np.float64]]
 def render(model: str = "sst2") -> str:
     inputs = make_report_inputs(model)
     return render_page(describe_release(inputs), calls_of(inputs))
+
+
+def test_the_sizes_of_the_profile_are_drawn_with_the_speed_up_over_fp32_at_each() -> None:
+    page = render()
+    assert "<title>cpu" not in page
+    assert "<title>fp32, batch 8, sequence 32, 30 ms</title>" in page
+    titles = re.findall(r"<title>int8, batch 32, sequence 64, ([^<]+)</title>", page)
+    assert len(titles) == 1
+    assert titles[0].endswith(" times")
+
+
+def test_sizes_of_one_axis_are_one_column() -> None:
+    drawn = draw_sizes({"fp32": [SizeTimes((("batch", size),), 3, size / 4) for size in (8, 1, 32)]}, "fp32")
+    assert drawn.count(" ms</title>") == 3
+    assert "batch" in drawn
 
 
 def test_the_machine_card_says_which_engines_windows_ran_beside_other_work() -> None:
