@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from registry.records import Machine
 from tasks.measurement.evaluate import Runs
-from tasks.measurement.latency import measure_until_decided
+from tasks.measurement.latency import Probes, measure_until_decided
 from tasks.measurement.latency_figures import LatencyRule, latency_measurements
 from tasks.measurement.windows import LatencyPlan, Windows
 from tasks.model_tasks.contract import Feed
@@ -79,11 +79,13 @@ class Network:
         return self.session.run(None, feed)
 
 
-def decide(sessions: dict[str, Runs], feed: Feed, seconds_max: float) -> tuple[str, Windows, float]:
+def decide(
+    sessions: dict[str, Runs], feed: Feed, seconds_max: float, probes: Probes | None = None
+) -> tuple[str, Windows, float]:
     """Return what is called ("faster", "slower" or "undecided"), the windows and the seconds that they took."""
     plan, started = LatencyPlan(FIRST, ITERATIONS, 10, (("batch", BATCH),), seconds_max), time.perf_counter()
     rule = LatencyRule(Limits("none", 0, speedup_min=1.0), Machine("here", 2))
-    windows = measure_until_decided(sessions, feed, Windows.empty(sessions, "A", plan), rule)
+    windows = measure_until_decided(sessions, feed, Windows.empty(sessions, "A", plan), rule, probes=probes)
     speedup = find(latency_measurements(windows, "B", rule.machine), "speedup")
     if speedup is None or speedup.low is None or speedup.high is None:
         raise ValueError("no speed-up was measured")
