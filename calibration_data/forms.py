@@ -43,12 +43,19 @@ def read_parquet(file: Path) -> "Dataset":
         BadInput: too many rows or bytes.
     """
     import pyarrow.parquet
-    from datasets import Dataset
 
     metadata = pyarrow.parquet.read_metadata(file)
     check_rows(str(file), metadata.num_rows)
     check_bytes(file, sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups)))
-    return Dataset(pyarrow.parquet.read_table(file, partitioning=None))
+    return _make_dataset(pyarrow.parquet.read_table(file, partitioning=None))
+
+
+def _make_dataset(table: Any) -> "Dataset":
+    """Wrap a table without a digest of it, which pickles all its rows for a cache that is not used."""
+    from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
+
+    return Dataset(table, fingerprint=generate_random_fingerprint())
 
 
 def read_quietly(read: Callable[[], "Dataset"]) -> "Dataset":
@@ -179,7 +186,7 @@ def _read_saved(split: Split) -> "Dataset":
 
 def _read_media(split: Split) -> "Dataset":
     import pyarrow
-    from datasets import Audio, ClassLabel, Dataset, Features, Image
+    from datasets import Audio, ClassLabel, Features, Image
 
     column, kind = ("image", Image) if split.form is Form.IMAGES else ("audio", Audio)
     media = [{"bytes": file.read_bytes(), "path": file.relative_to(split.path).as_posix()} for file in split.files]
@@ -187,7 +194,7 @@ def _read_media(split: Split) -> "Dataset":
     labels = [numbers[file.parent.name] for file in split.files]
     features = Features({column: kind(decode=False), "label": ClassLabel(names=list(split.classes))})
     # Not Dataset.from_dict: it asks for the decoders of audio, though nothing is decoded.
-    return Dataset(pyarrow.table({column: media, "label": labels}, schema=features.arrow_schema))
+    return _make_dataset(pyarrow.table({column: media, "label": labels}, schema=features.arrow_schema))
 
 
 def _read_masked(split: Split) -> "Dataset":
@@ -197,7 +204,7 @@ def _read_masked(split: Split) -> "Dataset":
         BadInput: two images or masks of one name, or a mask without its image.
     """
     import pyarrow
-    from datasets import Dataset, Features, Image
+    from datasets import Features, Image
 
     images, masks = ({file.stem: file for file in split.files if file.parent.name == name} for name in MASK_FOLDERS)
     if len(images) + len(masks) < len(split.files):
@@ -214,14 +221,13 @@ def _read_masked(split: Split) -> "Dataset":
         "mask": [read(masks.get(name)) for name in images],
     }
     features = Features({name: Image(decode=False) for name in columns})
-    return Dataset(pyarrow.table(columns, schema=features.arrow_schema))
+    return _make_dataset(pyarrow.table(columns, schema=features.arrow_schema))
 
 
 def _make_table(columns: Mapping[str, list[Any]]) -> "Dataset":
     import pyarrow
-    from datasets import Dataset
 
-    return Dataset(pyarrow.table(dict(columns)))
+    return _make_dataset(pyarrow.table(dict(columns)))
 
 
 def _not_utf8(file: Path) -> BadInput:

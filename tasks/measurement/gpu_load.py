@@ -4,6 +4,7 @@ Reference: https://docs.nvidia.com/deploy/nvml-api, "Device Queries" and "Clocks
 """
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from registry.host.gpu import nvml_gpu
 
 # The share of the time for which other processes may keep the GPU busy; a choice.
 MOST_OTHERS = 0.05
+# NVML samples what processes use about once a second: over less than this it may have nothing new to say.
+SAMPLED_SECONDS = 1.5
 # Clocks below what was asked for because something is too hot or lacks power. That a load reaches the power limit
 # (SwPowerCap) is how a GPU runs that load, so it is recorded and disturbs nothing.
 _SLOWED: Mapping[int, str] = {
@@ -29,7 +32,7 @@ _SLOWED: Mapping[int, str] = {
 class GpuState:
     """A GPU at one moment: its clock, power and temperature, and what disturbs it.
 
-    `others` is the share of the time since the reading before for which other processes kept it busy.
+    `others` is the share of the last second or so for which other processes kept it busy.
     """
 
     sm_clock_mhz: float
@@ -45,15 +48,14 @@ class GpuState:
         return (*self.slowed, *(("other processes used the GPU",) if self.others > MOST_OTHERS else ()))
 
 
-@dataclass
+@dataclass(frozen=True)
 class GpuProbe:
-    """Reads a GPU again and again; NVML says what other processes did since it was last asked."""
+    """Reads a GPU by NVML's handle of it."""
 
     handle: Any
-    last_seen: int = 0
 
     def read(self) -> GpuState:
-        """Return the state of this moment; it takes about 1 ms."""
+        """Return the state of this moment; it takes about 5 ms."""
         reasons = int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(self.handle))
         return GpuState(
             float(pynvml.nvmlDeviceGetClockInfo(self.handle, pynvml.NVML_CLOCK_SM)),
@@ -71,11 +73,12 @@ class GpuProbe:
         taken for it.
         """
         busy: dict[int, float] = {}
+        since = int(1e6 * (time.time() - SAMPLED_SECONDS))
         with suppress(pynvml.NVMLError):  # NOT_FOUND: nobody used it
-            for sample in pynvml.nvmlDeviceGetProcessUtilization(self.handle, self.last_seen):
+            for sample in pynvml.nvmlDeviceGetProcessUtilization(self.handle, since):
                 busy[sample.pid] = max(busy.get(sample.pid, 0.0), sample.smUtil / 100)
-                self.last_seen = max(self.last_seen, sample.timeStamp)
-        ours = os.getpid() if os.getpid() in busy else max(busy, key=busy.__getitem__, default=None)
+        known = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)}
+        ours = os.getpid() if os.getpid() in known else max(busy, key=busy.__getitem__, default=None)
         return sum(share for pid, share in busy.items() if pid != ours)
 
 

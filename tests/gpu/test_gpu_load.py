@@ -36,14 +36,13 @@ def read() -> Callable[[], GpuState]:
 
 @contextmanager
 def run_busy() -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "busy\n"
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "busy\n"
+            yield
+        finally:
+            process.kill()
 
 
 @pytest.fixture

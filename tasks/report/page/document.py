@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.records import GateResult, Machine, Precision, Verdict
+from registry.records import GateResult, Machine, Measurement, Precision, Verdict
 from tasks.graphs.layer_table import LayerRow
 from tasks.measurement.row_results import RowResults, count_by_class, list_flips, reference_of
 from tasks.measurement.sweep import SizeTimes
@@ -173,11 +173,17 @@ def _read_point(row: EngineRow, metric: Metric) -> tuple[float, float] | None:
     return p50.value, quality.value if metric.higher_is_better else -quality.value
 
 
+def _describe_spread(figure: Measurement) -> str:
+    if figure.unit == "share":
+        return f"{figure.value:.0%} of the windows"
+    return f"{figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g}) {figure.unit}"
+
+
 _GPU_WORDS = {
     "gpu_sm_clock_mhz": "SM clock",
     "gpu_power_watts": "power",
     "gpu_temperature_celsius": "temperature",
-    "gpu_power_capped": "held back by its power limit",
+    "gpu_power_capped": "at its power limit",
 }
 
 
@@ -193,8 +199,7 @@ def _describe_machines(engines: Sequence[ReportedEngine]) -> list[dict[str, Any]
             if figure.metric == "windows_dropped" and figure.value:
                 dropped.setdefault(figure.measured_on, {})[name] = int(figure.value)
             if figure.metric in _GPU_WORDS:
-                spread = f"{figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g}) {figure.unit}"
-                gpus.setdefault(figure.measured_on, {})[_GPU_WORDS[figure.metric]] = spread
+                gpus.setdefault(figure.measured_on, {})[_GPU_WORDS[figure.metric]] = _describe_spread(figure)
     return [
         {
             **asdict(machine),
