@@ -52,7 +52,9 @@ def quality_measurements(
         scores, before = (metric.score(each, targets, exact) for each in (answers, exact))
         value, low, high = score_interval(scores, metric.aggregate, groups)
         better = metric.higher_is_better
-        loss = compare_scores(before, scores, metric.aggregate, higher_is_better=better, groups=groups)
+        loss = compare_scores(
+            before, scores, metric.aggregate, higher_is_better=better, groups=groups, changes=metric.changes
+        )
         p = [] if loss.mcnemar_p is None else [figure("mcnemar_p", loss.mcnemar_p, "probability")]
         lost = figure(metric.loss, loss.loss, metric.unit, loss.low, loss.high)
         worst = (
@@ -80,8 +82,7 @@ def choose_worst(
     """Return the batching in which the metric is worst, and the answers in it."""
 
     def measure(answers: Answers) -> float:
-        sums = metric.score(answers, targets, exact).sum(axis=0)
-        value = float(sums[0] if metric.aggregate is None else metric.aggregate(sums))
+        value = metric.figure(metric.score(answers, targets, exact))
         return value if metric.higher_is_better else -value
 
     answers = {batching: evaluation.answers(batching) for batching in evaluation.batchings}
@@ -99,5 +100,5 @@ def describe_batch_flips(measurements: Sequence[Measurement]) -> str:
 
 def find_worst(metric: Metric, scores: Scores) -> float:
     """Return the figure of the row that is worst."""
-    figures = scores[:, 0] if metric.aggregate is None else metric.aggregate(scores)
-    return float(figures.min() if metric.higher_is_better else figures.max())
+    figures = [metric.figure(scores[[row]]) for row in range(len(scores))]
+    return min(figures) if metric.higher_is_better else max(figures)

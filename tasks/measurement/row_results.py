@@ -13,9 +13,11 @@ from calibration_data.reader import Rows
 from registry.errors import EngineryError
 from tasks.model_tasks.contract import Answers, Metric
 from tasks.model_tasks.scores import score_labels
-from tasks.verdicts.intervals import Numbers, PairedLoss, compare_scores
+from tasks.verdicts.intervals import Numbers, PairedLoss, compare_scores, find_changed
 
 ROW_RESULTS_FILE = "answers.json"
+# More numbers of a row say nothing to a reader.
+MOST_SHOWN = 6
 RowScores = tuple[tuple[float, ...], ...]
 
 
@@ -99,10 +101,17 @@ def compare_results(metric: Metric, before: RowResults, after: RowResults) -> Pa
     if before.evaluation_set != after.evaluation_set:
         return None
     better, groups = metric.higher_is_better, [str(group) for group in after.groups]
-    return compare_scores(before.numbers, after.numbers, metric.aggregate, higher_is_better=better, groups=groups)
+    return compare_scores(
+        before.numbers,
+        after.numbers,
+        metric.aggregate,
+        higher_is_better=better,
+        groups=groups,
+        changes=metric.changes,
+    )
 
 
-def list_flips(before: RowResults, after: RowResults, classes: Sequence[str]) -> tuple[Flip, ...]:
+def list_flips(metric: Metric, before: RowResults, after: RowResults, classes: Sequence[str]) -> tuple[Flip, ...]:
     """List the rows whose label changed, or whose scores did where rows have no label; both over the same rows."""
     if before.labels and after.labels:
         pairs = enumerate(zip(before.labels, after.labels, after.truth, strict=True))
@@ -111,8 +120,9 @@ def list_flips(before: RowResults, after: RowResults, classes: Sequence[str]) ->
             for row, labels in pairs
             if labels[0] != labels[1]
         )
-    scores = enumerate(zip(before.scores, after.scores, strict=True))
-    return tuple(Flip(row, _show(old), _show(new), "") for row, (old, new) in scores if old != new)
+    old, new = before.numbers, after.numbers
+    changed = np.flatnonzero((metric.changes or find_changed)(old, new))
+    return tuple(Flip(int(row), _show(metric, old[row]), _show(metric, new[row]), "") for row in changed)
 
 
 def count_by_class(before: RowResults, after: RowResults, classes: Sequence[str]) -> tuple[ClassChange, ...]:
@@ -144,5 +154,8 @@ def _name_class(classes: Sequence[str], number: int) -> str:
     return classes[number] if 0 <= number < len(classes) else str(number)
 
 
-def _show(scores: Sequence[float]) -> str:
+def _show(metric: Metric, scores: Numbers) -> str:
+    """Return a row's numbers, or where they are many the figure of this row alone."""
+    if len(scores) > MOST_SHOWN:
+        return f"{metric.name} {metric.figure(scores[None]):.4g}"
     return ", ".join(f"{number:.4g}" for number in scores)

@@ -23,7 +23,11 @@ Feed = dict[str, NDArray[Any]]
 Answers = Sequence[NDArray[Any]]
 """What a graph answers to each row, one array per row, all of one dtype and rank; a text is its UTF-8 bytes, uint8."""
 Scores = NDArray[np.float64]
-"""A few numbers per row, [rows, numbers]: what a metric adds up over rows."""
+"""A few numbers per row, [rows, numbers]: what a metric is computed from."""
+Counts = NDArray[np.float64]
+"""How often each row is drawn, [resamples, rows]."""
+Figures = NDArray[np.float64]
+"""A metric's figure of each resample, [resamples]."""
 
 
 # Vectors and numbers are another answer where they are so much of their length apart.
@@ -40,25 +44,44 @@ def is_another_answer(one: NDArray[Any], other: NDArray[Any]) -> bool:
 
 
 @dataclass(frozen=True)
+class OfSums:
+    """A figure that sums of the rows' numbers give: `combine` maps sums [..., numbers] to figures [...]."""
+
+    combine: Callable[[Scores], Figures]
+
+    def __call__(self, scores: Scores, counts: Counts) -> Figures:
+        """Return the figure of each resample."""
+        return self.combine(counts @ scores)
+
+
+@dataclass(frozen=True)
 class Metric:
-    """A figure that engines are compared by: a few numbers per row, and what their sums over rows give.
+    """A figure that engines are compared by: a few numbers per row, and what they give over the rows drawn.
 
     `score` takes the answers, the targets and the answers of fp32 (for tasks without a truth), and returns the numbers.
-    `aggregate` maps sums [..., numbers] to figures [...]; None: one number that is 1 where a row is right and 0 where
-    it is wrong, and their mean. So one paired test serves all metrics (tasks/verdicts/intervals.py). `reports_worst`:
-    the figure of the worst row is reported too. `applies` tells by the answers whether there is anything to measure,
-    of a metric that is only reported. `differs` tells whether two answers to one row count as different, where a row
-    runs alone and in a batch.
+    `aggregate` gives the figures of scores and of how often each row is drawn, mostly from sums (`OfSums`); None: one
+    number that is 1 where a row is right and 0 where it is wrong, and their mean. So one paired test serves all metrics
+    (tasks/verdicts/intervals.py). `reports_worst`: the figure of the worst row is reported too. `applies` tells by the
+    answers whether there is anything to measure, of a metric that is only reported. `differs` tells whether two answers
+    to one row count as different, where a row runs alone and in a batch; `changes` tells it of rows by their
+    scores, where a number that changed is not enough.
     """
 
     name: str
     unit: str
     score: Callable[[Answers, Sequence[Any], Answers], Scores]
-    aggregate: Callable[[Scores], Scores] | None = None
+    aggregate: Callable[[Scores, Counts], Figures] | None = None
     higher_is_better: bool = True
     reports_worst: bool = False
     applies: Callable[[Answers], bool] = bool
     differs: Callable[[NDArray[Any], NDArray[Any]], bool] = is_another_answer
+    changes: Callable[[Scores, Scores], NDArray[np.bool_]] | None = None
+
+    def figure(self, scores: Scores) -> float:
+        """Return the figure of rows that are each drawn once."""
+        if self.aggregate is None:
+            return float(scores[:, 0].mean())
+        return float(self.aggregate(scores, np.ones((1, len(scores))))[0])
 
     @property
     def loss(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.model_tasks.contract import Answers, Metric, Scores
+from tasks.model_tasks.contract import Answers, Metric, OfSums, Scores
 
 # As many labels a task ranks that has more; of fewer, each would be right.
 RANKED = 5
@@ -89,6 +89,6 @@ def compute_correlation(sums: Scores) -> Scores:
 
 
 ACCURACY = Metric("accuracy", "share", score_labels)
-MACRO_F1 = Metric("macro_f1", "share", score_classes, compute_macro_f1, applies=has_few_classes)
-SPEARMAN = Metric("spearman", "rho", score_ranks, compute_correlation)
+MACRO_F1 = Metric("macro_f1", "share", score_classes, OfSums(compute_macro_f1), applies=has_few_classes)
+SPEARMAN = Metric("spearman", "rho", score_ranks, OfSums(compute_correlation))
 TOP_5_ACCURACY = Metric("top_5_accuracy", "share", score_ranked_labels, applies=has_ranks)

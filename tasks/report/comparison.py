@@ -98,7 +98,7 @@ def compare_engines(metric: Metric, before: ComparedEngine, after: ComparedEngin
     loss, flips, changes = None, tuple[Flip, ...](), tuple[ClassChange, ...]()
     if not reason and before.answered is not None and after.answered is not None:
         loss = compare_results(metric, before.answered, after.answered)
-        flips = list_flips(before.answered, after.answered, classes)
+        flips = list_flips(metric, before.answered, after.answered, classes)
         changes = count_by_class(before.answered, after.answered, classes)
     return Comparison(
         after.manifest.model,

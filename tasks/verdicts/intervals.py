@@ -1,6 +1,6 @@
 """The statistics behind the verdicts: from scipy where it has them, else from a cited formula."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -13,9 +13,21 @@ Z_ONE_SIDED = NormalDist().inv_cdf(0.95)
 RESAMPLES = 4000
 # Counts of rows that are drawn at a time: 16 MB.
 _COUNTS_AT_A_TIME = 2_000_000
+# Of more rows the jackknife leaves out blocks.
+MOST_LEFT_OUT = 2000
 Numbers = NDArray[np.float64]
-Aggregate = Callable[[Numbers], Numbers]
-"""Sums of a few numbers over rows, [..., numbers], to figures [...]."""
+Aggregate = Callable[[Numbers, Numbers], Numbers]
+"""Scores [rows, numbers], and how often each row is drawn [resamples, rows], to figures [resamples]."""
+Statistic = Callable[[Numbers], Numbers]
+"""How often each row is drawn [resamples, rows] to figures [resamples]."""
+FindChanged = Callable[[Numbers, Numbers], NDArray[np.bool_]]
+"""Scores of the same rows before and after, [rows, numbers], to whether each changed."""
+
+
+def find_changed(before: Numbers, after: Numbers) -> NDArray[np.bool_]:
+    """Tell of each row whether one of its numbers changed."""
+    changed: NDArray[np.bool_] = (before != after).any(axis=1)
+    return changed
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ def compare_scores(
     *,
     higher_is_better: bool = True,
     groups: Sequence[str] = (),
+    changes: FindChanged | None = None,
 ) -> PairedLoss:
     """Return what `candidate` loses against `reference`, both [rows, numbers] over the same rows.
 
@@ -50,16 +63,15 @@ def compare_scores(
     """
     if aggregate is None and not groups:
         return paired_loss(reference[:, 0] > 0, candidate[:, 0] > 0)
-    flips, rows = int((reference != candidate).any(axis=1).sum()), len(reference)
-    reference, combine = add_up_groups(reference, aggregate, groups)
-    candidate, _ = add_up_groups(candidate, aggregate, groups)
-    sign, width, drawn = 1 if higher_is_better else -1, reference.shape[1], len(reference)
+    combine, group = aggregate or _average, number_groups(len(reference), groups)
+    sign, drawn = 1 if higher_is_better else -1, int(group.max()) + 1
 
-    def lose(sums: Numbers) -> Numbers:
-        return sign * (combine(sums[..., :width]) - combine(sums[..., width:]))
+    def lose(counts: Numbers) -> Numbers:
+        return sign * (combine(reference, counts) - combine(candidate, counts))
 
-    loss, low, high = bootstrap_interval(np.hstack([reference, candidate]), lose, level=0.9)
-    return PairedLoss(loss, low, max(high, Z_ONE_SIDED**2 / (drawn + Z_ONE_SIDED**2)), flips, None, rows)
+    loss, low, high = bootstrap_interval(lose, group, level=0.9)
+    flips = int((changes or find_changed)(reference, candidate).sum())
+    return PairedLoss(loss, low, max(high, Z_ONE_SIDED**2 / (drawn + Z_ONE_SIDED**2)), flips, None, len(reference))
 
 
 def score_interval(
@@ -68,41 +80,42 @@ def score_interval(
     """Return (figure, low, high) of one engine's scores [rows, numbers], with a 95 % interval."""
     if aggregate is None and not groups:
         return (float(scores[:, 0].mean()), *share_interval(scores[:, 0] > 0))
-    return bootstrap_interval(*add_up_groups(scores, aggregate, groups), level=0.95)
+    combine = aggregate or _average
+    return bootstrap_interval(lambda counts: combine(scores, counts), number_groups(len(scores), groups), level=0.95)
 
 
-def add_up_groups(scores: Numbers, aggregate: Aggregate | None, groups: Sequence[str]) -> tuple[Numbers, Aggregate]:
-    """Return the sums of each group's numbers [groups, numbers], and what maps sums to the figure.
+def number_groups(rows: int, groups: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of each row's group, in the order of their names; without groups each row is one.
 
     Rows of one document, speaker or user are alike: drawn one by one they would prove more than they do (Cameron and
     Miller, "A practitioner's guide to cluster-robust inference", Journal of Human Resources 50 (2015) 317).
     """
-    if aggregate is None:
-        scores = np.hstack([scores[:, :1], np.ones((len(scores), 1))])
-    combine = aggregate or _divide
-    if not groups:
-        return scores, combine
-    _, group = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.zeros((int(group.max()) + 1, scores.shape[1]))
-    np.add.at(sums, group, scores)
-    return sums, combine
+    return np.unique(np.asarray(groups), return_inverse=True)[1] if groups else np.arange(rows)
 
 
-def _divide(sums: Numbers) -> Numbers:
-    """Return the mean of (sum, count)."""
-    return np.divide(sums[..., 0], sums[..., 1], out=np.zeros_like(sums[..., 0]), where=sums[..., 1] != 0)
+def _average(scores: Numbers, counts: Numbers) -> Numbers:
+    """Return the mean of the first number over the rows drawn; 0 of none."""
+    sums, rows = counts @ scores[:, 0], counts.sum(axis=1)
+    mean: Numbers = np.divide(sums, rows, out=np.zeros_like(sums), where=rows != 0)
+    return mean
 
 
-def bootstrap_interval(numbers: Numbers, statistic: Aggregate, *, level: float) -> tuple[float, float, float]:
-    """Return (figure, low, high) of a statistic of sums over rows: the BCa bootstrap, with 4,000 resamples of rows.
+def bootstrap_interval(statistic: Statistic, group: NDArray[np.int64], *, level: float) -> tuple[float, float, float]:
+    """Return (figure, low, high) of a statistic of rows: the BCa bootstrap, with 4,000 resamples of groups of rows.
 
-    Efron, "Better bootstrap confidence intervals", JASA 82 (1987) 171. Not scipy.stats.bootstrap, which gives the same
-    (a test compares them) and evaluates the statistic row by row: its jackknife takes rows² steps, this one rows.
+    `group` is the number of each row's group. Efron, "Better bootstrap confidence intervals", JASA 82 (1987) 171; of
+    more than MOST_LEFT_OUT groups the jackknife leaves out blocks, as Efron and Narasimhan's bcajack does
+    (J. Comput. Graph. Stat. 29 (2020) 608). Not scipy.stats.bootstrap, which gives the same (a test compares them) and
+    takes rows² steps.
     """
-    rows, total = len(numbers), numbers.sum(axis=0)
-    figure, random = float(statistic(total)), np.random.default_rng(0)
-    drawn = np.concatenate([statistic(counts @ numbers) for counts in _draw_rows(random, rows)])
-    left_out = statistic(total - numbers)
+    groups, random = int(group.max()) + 1, np.random.default_rng(0)
+    is_row = np.array_equal(group, np.arange(groups))
+
+    def measure(batches: Iterable[Numbers]) -> Numbers:
+        return np.concatenate([statistic(counts if is_row else counts[:, group]) for counts in batches])
+
+    figure = float(measure([np.ones((1, groups))])[0])
+    drawn, left_out = measure(_draw_groups(random, groups, len(group))), measure(_leave_out(groups, len(group)))
     deviation = left_out.mean() - left_out
     power = float(np.square(deviation).sum())
     if np.ptp(drawn) == 0 or power == 0:
@@ -118,13 +131,22 @@ def bootstrap_interval(numbers: Numbers, statistic: Aggregate, *, level: float) 
     return figure, bounds[0], bounds[1]
 
 
-def _draw_rows(random: np.random.Generator, rows: int) -> Iterator[NDArray[np.int64]]:
-    """Yield how often each row is drawn, [resamples, rows], a few resamples at a time."""
+def _draw_groups(random: np.random.Generator, groups: int, rows: int) -> Iterator[Numbers]:
+    """Yield how often each group is drawn, [resamples, groups], a few resamples at a time."""
     step = max(1, _COUNTS_AT_A_TIME // rows)
     for start in range(0, RESAMPLES, step):
         size = min(step, RESAMPLES - start)
-        drawn = random.integers(0, rows, (size, rows)) + rows * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows)
+        drawn = random.integers(0, groups, (size, groups)) + groups * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * groups).reshape(size, groups).astype(np.float64)
+
+
+def _leave_out(groups: int, rows: int) -> Iterator[Numbers]:
+    """Yield 0 for the groups that are left out and 1 for the others, [blocks, groups], a few blocks at a time."""
+    blocks = min(groups, MOST_LEFT_OUT)
+    step, block = max(1, _COUNTS_AT_A_TIME // rows), np.arange(groups) % blocks
+    for start in range(0, blocks, step):
+        left_out = np.arange(start, min(start + step, blocks))
+        yield (block != left_out[:, None]).astype(np.float64)
 
 
 def paired_loss(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> PairedLoss:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.model_tasks.contract import Answers, Metric, Scores
+from tasks.model_tasks.contract import Answers, Metric, OfSums, Scores
 from tasks.model_tasks.scores import compute_ratio
 
 
@@ -74,9 +74,11 @@ def score_normalized_characters(answers: Answers, targets: Sequence[Any], _refer
     return _count_edits(answers, targets, _count_characters, _make_normalizer())
 
 
-WORD_ERROR_RATE = Metric("wer", "share", score_words, compute_ratio, higher_is_better=False)
-CHARACTER_ERROR_RATE = Metric("cer", "share", score_characters, compute_ratio, higher_is_better=False)
-NORMALIZED_WORD_ERROR_RATE = Metric("wer", "share", score_normalized_words, compute_ratio, higher_is_better=False)
+WORD_ERROR_RATE = Metric("wer", "share", score_words, OfSums(compute_ratio), higher_is_better=False)
+CHARACTER_ERROR_RATE = Metric("cer", "share", score_characters, OfSums(compute_ratio), higher_is_better=False)
+NORMALIZED_WORD_ERROR_RATE = Metric(
+    "wer", "share", score_normalized_words, OfSums(compute_ratio), higher_is_better=False
+)
 NORMALIZED_CHARACTER_ERROR_RATE = Metric(
-    "cer", "share", score_normalized_characters, compute_ratio, higher_is_better=False
+    "cer", "share", score_normalized_characters, OfSums(compute_ratio), higher_is_better=False
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.model_tasks.contract import Answers, Metric, Scores
+from tasks.model_tasks.contract import Answers, Metric, OfSums, Scores
 from tasks.model_tasks.inputs.image_files import IGNORED, decode_mask
 from tasks.model_tasks.scores import compute_ratio
 
@@ -105,5 +105,5 @@ def score_pixels(answers: Answers, targets: Sequence[Any], _reference: Answers) 
     return np.array(counts, dtype=np.float64)
 
 
-MEAN_IOU = Metric("mean_iou", "share", score_overlaps, compute_mean_overlap, differs=is_another_map)
-PIXEL_ACCURACY = Metric("pixel_accuracy", "share", score_pixels, compute_ratio)
+MEAN_IOU = Metric("mean_iou", "share", score_overlaps, OfSums(compute_mean_overlap), differs=is_another_map)
+PIXEL_ACCURACY = Metric("pixel_accuracy", "share", score_pixels, OfSums(compute_ratio))

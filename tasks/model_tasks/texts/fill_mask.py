@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
-from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Feed, Metric, Scores, ShownAnswer
+from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Feed, Metric, OfSums, Scores, ShownAnswer
 from tasks.model_tasks.inputs.texts import TextEncoder, is_text, measure_texts, open_text_encoder
 from tasks.model_tasks.labels import check_head, show_value
 from tasks.model_tasks.scores import compute_ratio
@@ -51,7 +51,9 @@ def compute_perplexity(sums: Scores) -> Scores:
 
 
 TOP_1_ACCURACY = Metric("top_1_accuracy", "share", score_top_1)
-PSEUDO_PERPLEXITY = Metric("pseudo_perplexity", "perplexity", score_nats, compute_perplexity, higher_is_better=False)
+PSEUDO_PERPLEXITY = Metric(
+    "pseudo_perplexity", "perplexity", score_nats, OfSums(compute_perplexity), higher_is_better=False
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
-from tasks.model_tasks.contract import Answers, Encoder, Metric, Scores, ShownAnswer
+from tasks.model_tasks.contract import Answers, Encoder, Metric, OfSums, Scores, ShownAnswer
 from tasks.model_tasks.inputs.texts import is_text
 from tasks.model_tasks.labels import check_head, number_labels, read_known_label, show_value
 from tasks.model_tasks.scores import compute_f1
@@ -26,7 +26,7 @@ def count_labels(answers: Answers, targets: Sequence[Sequence[int]], _reference:
     return np.stack([(given & true).sum(1), (given & ~true).sum(1), (true & ~given).sum(1)], axis=1).astype(np.float64)
 
 
-MICRO_F1 = Metric("micro_f1", "share", count_labels, compute_f1)
+MICRO_F1 = Metric("micro_f1", "share", count_labels, OfSums(compute_f1))
 
 
 @dataclass(frozen=True)

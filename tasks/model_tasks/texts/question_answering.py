@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calibration_data.reader import Rows
 from registry.records import ModelSource
-from tasks.model_tasks.contract import Answers, Encoder, Metric, Scores, ShownAnswer
+from tasks.model_tasks.contract import Answers, Encoder, Metric, OfSums, Scores, ShownAnswer
 from tasks.model_tasks.inputs.spans import Passage, SpanEncoder, open_span_encoder
 from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, check_text, is_text
 from tasks.model_tasks.inputs.written import encode_answers
@@ -43,7 +43,7 @@ def _compare_answers(answers: Answers, targets: Sequence[Sequence[str]]) -> list
     return rows
 
 
-ANSWER_F1 = Metric("answer_f1", "share", score_answers, compute_ratio)
+ANSWER_F1 = Metric("answer_f1", "share", score_answers, OfSums(compute_ratio))
 EXACT_MATCH = Metric("exact_match", "share", score_matches)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
-from tasks.model_tasks.contract import Answers, Encoder, Feed, Metric, Scores, ShownAnswer
+from tasks.model_tasks.contract import Answers, Encoder, Feed, Metric, OfSums, Scores, ShownAnswer
 from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, TextEncoder, check_text, is_number, is_text, open_text_encoder
 from tasks.model_tasks.labels import show_value
 from tasks.model_tasks.scores import SPEARMAN, compute_ratio
@@ -37,7 +37,7 @@ def score_cosines(answers: Answers, _targets: Sequence[Any], reference: Answers)
     return np.stack([cosines, np.ones_like(cosines)], axis=1)
 
 
-COSINE = Metric("cosine", "cosine", score_cosines, compute_ratio, reports_worst=True)
+COSINE = Metric("cosine", "cosine", score_cosines, OfSums(compute_ratio), reports_worst=True)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
-from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, Scores, ShownAnswer
+from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, OfSums, Scores, ShownAnswer
 from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, LONGEST_TEXT, check_text
 from tasks.model_tasks.inputs.words import (
     WordEncoder,
@@ -74,8 +74,8 @@ def count_tags(answers: Answers, targets: Sequence[Tags], _reference: Answers) -
     return counts
 
 
-ENTITY_F1 = Metric("entity_f1", "share", count_entities, compute_f1)
-TAG_ACCURACY = Metric("tag_accuracy", "share", count_tags, compute_ratio)
+ENTITY_F1 = Metric("entity_f1", "share", count_entities, OfSums(compute_f1))
+TAG_ACCURACY = Metric("tag_accuracy", "share", count_tags, OfSums(compute_ratio))
 
 
 @dataclass(frozen=True)

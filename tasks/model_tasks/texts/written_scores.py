@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.model_tasks.contract import Answers, Metric, Scores
+from tasks.model_tasks.contract import Answers, Metric, OfSums, Scores
 from tasks.model_tasks.scores import compute_ratio
 
 # chrF2 and BLEU with sacrebleu's defaults.
@@ -100,6 +100,6 @@ def score_subsequences(answers: Answers, targets: Sequence[Any], _reference: Ans
     return np.array([[scorer.score(str(target), text)["rougeL"].fmeasure, 1.0] for text, target in texts])
 
 
-CHRF = Metric("chrf", "share", score_characters, compute_chrf)
-BLEU_4 = Metric("bleu", "share", score_words, compute_bleu)
-ROUGE_L = Metric("rouge_l", "share", score_subsequences, compute_ratio)
+CHRF = Metric("chrf", "share", score_characters, OfSums(compute_chrf))
+BLEU_4 = Metric("bleu", "share", score_words, OfSums(compute_bleu))
+ROUGE_L = Metric("rouge_l", "share", score_subsequences, OfSums(compute_ratio))

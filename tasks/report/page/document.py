@@ -123,15 +123,15 @@ def _describe_engine(engine: ReportedEngine, inputs: ReportInputs) -> dict[str, 
             {"gate": gate.gate, "verdict": gate.verdict.value, "reason": gate.reason}
             for gate in engine.against_production
         ],
-        **_describe_answers(engine.answered, inputs.classes),
+        **_describe_answers(inputs.metric, engine.answered, inputs.classes),
     }
 
 
-def _describe_answers(answered: RowResults | None, classes: Sequence[str]) -> dict[str, Any]:
+def _describe_answers(metric: Metric, answered: RowResults | None, classes: Sequence[str]) -> dict[str, Any]:
     if answered is None:
         return {"flips": None, "classes": []}
     before = reference_of(answered)
-    flips = list_flips(before, answered, classes)
+    flips = list_flips(metric, before, answered, classes)
     return {
         "flips": {
             "count": len(flips),

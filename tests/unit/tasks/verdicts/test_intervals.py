@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from tasks.model_tasks.contract import OfSums
 from tasks.verdicts.intervals import (
     RESAMPLES,
     PairedLoss,
@@ -189,7 +190,7 @@ def draw_counts(random: np.random.Generator, rows: int, recall: float = 0.8) -> 
 
 def test_the_bootstrap_of_sums_is_scipys_of_rows() -> None:
     counts = draw_counts(np.random.default_rng(1), 150)
-    figure, low, high = bootstrap_interval(counts, f1, level=0.9)
+    figure, low, high = bootstrap_interval(lambda drawn: f1(drawn @ counts), np.arange(150), level=0.9)
     theirs = stats.bootstrap(
         (np.arange(150),),
         lambda rows, axis: f1(counts[rows].sum(axis=axis if axis >= 0 else rows.ndim + axis)),
@@ -215,14 +216,14 @@ def test_the_bound_of_a_loss_of_f1_covers_the_true_loss_as_often_as_it_says(rows
 
     before, after = draw(1_000_000)
     truth = float(f1(before.sum(axis=0)) - f1(after.sum(axis=0)))
-    losses = [compare_scores(*draw(rows), f1) for _ in range(runs)]
+    losses = [compare_scores(*draw(rows), OfSums(f1)) for _ in range(runs)]
     assert sum(loss.high >= truth for loss in losses) / runs >= 0.91
     assert sum(loss.low <= truth for loss in losses) / runs >= 0.91
 
 
 def test_rows_of_which_none_changed_prove_no_more_than_for_accuracy() -> None:
     counts = draw_counts(np.random.default_rng(2), 200)
-    loss = compare_scores(counts, counts, f1)
+    loss = compare_scores(counts, counts, OfSums(f1))
     assert (loss.loss, loss.flips, loss.mcnemar_p) == (0.0, 0, None)
     assert loss.high == pytest.approx(loss_of(0, 0, 200).high)
 
@@ -235,9 +236,9 @@ def test_of_a_metric_that_should_be_low_more_is_a_loss() -> None:
         rate: NDArray[np.float64] = sums[..., 0] / sums[..., 1]
         return rate
 
-    loss = compare_scores(errors, worse, error_rate, higher_is_better=False)
+    loss = compare_scores(errors, worse, OfSums(error_rate), higher_is_better=False)
     assert loss.loss == pytest.approx(1 / 9)
-    assert compare_scores(errors, worse, error_rate).loss == pytest.approx(-1 / 9)
+    assert compare_scores(errors, worse, OfSums(error_rate)).loss == pytest.approx(-1 / 9)
 
 
 def test_right_and_wrong_is_tested_exactly_and_not_resampled() -> None:
@@ -274,9 +275,10 @@ def test_groups_of_one_row_are_rows() -> None:
         return np.asarray(sums[..., 0] / sums[..., 1])
 
     order = np.argsort(names)  # groups are drawn in the order of their names
-    plain = compare_scores(scores[order], changed[order], ratio)
-    assert compare_scores(scores, changed, ratio, groups=names) == plain
-    assert score_interval(scores, ratio, names) == score_interval(scores[order], ratio)
+    plain = compare_scores(scores[order], changed[order], OfSums(ratio))
+    grouped = compare_scores(scores, changed, OfSums(ratio), groups=names)
+    assert (grouped.loss, grouped.low, grouped.high) == pytest.approx((plain.loss, plain.low, plain.high))
+    assert score_interval(scores, OfSums(ratio), names) == pytest.approx(score_interval(scores[order], OfSums(ratio)))
 
 
 def test_the_mean_over_groups_weighs_rows_and_not_groups_alike() -> None:

@@ -43,8 +43,7 @@ def to_mask(values: Any, mode: str | None = None) -> bytes:
 
 def measure(metric: Metric, maps: list[NDArray[np.uint8]], masks: list[bytes], *, reduced: bool = False) -> float:
     answers = [encode_map(each, ignores_zero=reduced) for each in maps]
-    assert metric.aggregate is not None
-    return float(metric.aggregate(metric.score(answers, masks, answers).sum(axis=0)))
+    return metric.figure(metric.score(answers, masks, answers))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 32), (31, 45), (5, 3), (1, 1)])

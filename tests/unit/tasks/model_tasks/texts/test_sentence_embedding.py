@@ -22,8 +22,7 @@ def encoder(tmp_path: Path) -> PairEncoder:
 
 
 def aggregate(metric: Metric, scores: np.ndarray[Any, Any]) -> float:
-    assert metric.aggregate is not None
-    return float(metric.aggregate(scores.sum(axis=0)))
+    return metric.figure(scores)
 
 
 def test_vectors_are_judged_by_their_cosine_to_those_of_fp32() -> None:

@@ -32,8 +32,7 @@ def test_micro_f1_is_scikit_learns() -> None:
     random = np.random.default_rng(0)
     true, given = random.random((50, 4)) < 0.4, random.random((50, 4)) < 0.4
     targets = [tuple(np.flatnonzero(row).tolist()) for row in true]
-    assert MICRO_F1.aggregate is not None
-    ours = MICRO_F1.aggregate(MICRO_F1.score(list(given), targets, list(given)).sum(axis=0))
+    ours = MICRO_F1.figure(MICRO_F1.score(list(given), targets, list(given)))
     assert float(ours) == pytest.approx(f1_score(true, given, average="micro"))
 
 

@@ -60,8 +60,7 @@ def test_f1_is_seqevals_whatever_the_tags() -> None:
     truth = [random.integers(0, 5, length) for length in random.integers(1, 15, 60)]
     given = [np.where(random.random(len(row)) < 0.8, row, random.integers(0, 5, len(row))) for row in truth]
     targets = [Tags(tuple(row.tolist()), CLASSES) for row in truth]
-    assert ENTITY_F1.aggregate is not None
-    ours = ENTITY_F1.aggregate(ENTITY_F1.score(given, targets, given).sum(axis=0))
+    ours = ENTITY_F1.figure(ENTITY_F1.score(given, targets, given))
     names = [[[CLASSES[tag] for tag in row] for row in rows] for rows in (truth, given)]
     assert float(ours) == pytest.approx(f1_score(*names))
     assert 0 < ours < 1

@@ -8,6 +8,7 @@ import pytest
 
 from registry.records import GateResult, Measurement, Precision, Verdict
 from tasks.measurement.row_results import RowResults, count_by_class, list_flips, reference_of
+from tasks.model_tasks.scores import ACCURACY
 from tasks.report.page.document import MOST_FLIPS, describe_release
 from tasks.report.page.gates import describe_gates, estimate_rows
 from tasks.report.rows import EngineRow
@@ -67,7 +68,7 @@ def test_a_report_lists_so_many_flips_and_counts_all() -> None:
 def test_rows_without_a_label_flip_where_their_scores_do() -> None:
     before = RowResults("f" * 64, ((1.0,), (0.5,)), ((1.0,), (0.5,)))
     after = replace(before, scores=((1.0,), (0.25,)))
-    (flip,) = list_flips(before, after, ())
+    (flip,) = list_flips(ACCURACY, before, after, ())
     assert (flip.row, flip.before, flip.after, flip.truth) == (1, "0.5", "0.25", "")
     assert count_by_class(before, after, ()) == ()
 
