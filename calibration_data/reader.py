@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from calibration_data.columns import flatten_columns
 from calibration_data.forms import read_parquet, read_quietly, read_split
 from calibration_data.splits import DatasetRef, check_rows, find_split
 from registry.digest import digest_of, record_tree
@@ -114,7 +115,7 @@ class _Row(NamedTuple):
 
 def _read_usable(ref: DatasetRef, reader: RowReader, split: str) -> tuple[list[_Row], Sequence[str] | None, int]:
     """Return the usable rows, the names of the classes, and how many rows were refused."""
-    table = _open(ref, split)
+    table = _flatten(_open(ref, split), [column for _, column in ref.columns])
     if missing := [column for _, column in ref.columns if column not in table.column_names]:
         raise BadInput(
             f"{ref.origin} split {split!r} has no column {', '.join(missing)}: it has {', '.join(table.column_names)}"
@@ -123,7 +124,7 @@ def _read_usable(ref: DatasetRef, reader: RowReader, split: str) -> tuple[list[_
     classes = _read_class_names(table.features[ref.columns[-1][1]])
     names = [name for name, _ in ref.columns]
     columns = [_read_column(table, column) for _, column in ref.columns]
-    every = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    every = [dict(zip(names, values, strict=True)) | dict(ref.constants) for values in zip(*columns, strict=True)]
     rows = [_read_row(row, reader, classes) for row in every]
     usable = [row for row in rows if row is not None]
     quarantined = len(every) - len(usable)
@@ -134,6 +135,11 @@ def _read_usable(ref: DatasetRef, reader: RowReader, split: str) -> tuple[list[_
             f"in row {first} {reader.explain_row(every[first])}"
         )
     return usable, classes, quarantined
+
+
+def _flatten(table: "Dataset", columns: Sequence[str]) -> "Dataset":
+    """Give a column of mappings a column for each of their fields, where one of `columns` is not there as it is."""
+    return table if {*columns} <= {*table.column_names} else flatten_columns(table)
 
 
 def _read_row(row: dict[str, Any], reader: RowReader, classes: Sequence[str] | None) -> _Row | None:

@@ -51,7 +51,8 @@ _LITTER = frozenset({"thumbs.db", "desktop.ini"})
 class DatasetRef:
     """A dataset: a folder of splits, each in one of the forms, or a hub name at a revision, and of it a `subset`.
 
-    `columns` are the model task's name and the dataset's name of each column that is read, the target's last.
+    `columns` are the model task's name and the dataset's name of each column that is read, the target's last; a dot
+    leads into a column of mappings. `constants` are what the recipe says of every row.
     """
 
     origin: str
@@ -59,6 +60,7 @@ class DatasetRef:
     revision: str | None = None
     is_hub: bool = False
     subset: str | None = None
+    constants: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

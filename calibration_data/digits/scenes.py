@@ -6,6 +6,8 @@ exact. No scan and no part of a photograph is in two splits. The same versions o
 one machine.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,49 +28,81 @@ EPOCHS, BATCH_ROWS, LEARNING_RATE = 16, 16, 3e-3
 Pixels = NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Square:
+    """Where a scan was pasted, in pixels, and its digit."""
+
+    left: int
+    top: int
+    edge: int
+    digit: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A crop with scans on it, uint8 [EDGE, EDGE, 3], and where they are."""
+
+    image: Pixels
+    squares: tuple[Square, ...]
+
+    @property
+    def mask(self) -> Pixels:
+        """Return uint8 [EDGE, EDGE]: 0, or the digit and 1."""
+        mask = np.zeros((EDGE, EDGE), dtype=np.uint8)
+        for square in self.squares:
+            mask[square.top : square.top + square.edge, square.left : square.left + square.edge] = square.digit + 1
+        return mask
+
+
 def write_rows(folder: Path) -> None:
     """Write fit.parquet, calibration.parquet and evaluation.parquet: columns `image` and `mask`."""
     import datasets
-    from sklearn.datasets import load_digits, load_sample_images
 
     datasets.disable_progress_bars()
+    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
+    for split, scenes in draw_splits():
+        columns = {
+            name: [{"bytes": encode_png(getattr(scene, name)), "path": None} for scene in scenes]
+            for name in ("image", "mask")
+        }
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(str(folder / f"{split}.parquet"))
+
+
+def draw_splits() -> Iterator[tuple[str, list[Scene]]]:
+    """Yield the name and the scenes of each split."""
+    from sklearn.datasets import load_digits, load_sample_images
+
     digits, photographs = load_digits(), load_sample_images().images
     scans = (255 - np.minimum(digits.images * 16, 255)).astype(np.uint8)
     order = np.random.default_rng(SEED).permutation(len(scans))
-    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
     first, start = 0, 0.0
     for split, (count, taken, end) in SPLITS.items():
         draw, own = np.random.default_rng([SEED, count]), order[first : first + taken]
         parts = [each[:, int(start * each.shape[1]) : int(end * each.shape[1])] for each in photographs]
-        scenes = [draw_scene(draw, parts, scans[own], digits.target[own]) for _ in range(count)]
-        columns = {
-            name: [{"bytes": encode_png(scene[at]), "path": None} for scene in scenes]
-            for at, name in enumerate(("image", "mask"))
-        }
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(str(folder / f"{split}.parquet"))
+        yield split, [draw_scene(draw, parts, scans[own], digits.target[own]) for _ in range(count)]
         first, start = first + taken, end
 
 
-def draw_scene(
-    draw: np.random.Generator, photographs: list[Pixels], scans: Pixels, digits: NDArray[Any]
-) -> tuple[Pixels, Pixels]:
-    """Return a crop with scans on it, uint8 [EDGE, EDGE, 3], and its mask [EDGE, EDGE]: 0, or the digit and 1."""
+def draw_scene(draw: np.random.Generator, photographs: list[Pixels], scans: Pixels, digits: NDArray[Any]) -> Scene:
+    """Draw a crop of a photograph and scans on it."""
     from PIL import Image
 
     photograph = photographs[draw.integers(len(photographs))]
     top, left = (int(draw.integers(size - EDGE + 1)) for size in photograph.shape[:2])
-    image, mask = photograph[top : top + EDGE, left : left + EDGE].copy(), np.zeros((EDGE, EDGE), dtype=np.uint8)
+    image, is_taken = photograph[top : top + EDGE, left : left + EDGE].copy(), np.zeros((EDGE, EDGE), dtype=bool)
+    squares = []
     for _ in range(int(draw.integers(1, MOST_SCANS + 1))):
         edge, chosen = int(draw.integers(SMALLEST, LARGEST + 1)), int(draw.integers(len(scans)))
         y, x = (int(draw.integers(EDGE - edge + 1)) for _ in range(2))
         place = slice(y, y + edge), slice(x, x + edge)
-        if mask[place].any():
+        if is_taken[place].any():
             continue  # scans do not cover each other
         paper = np.asarray(Image.fromarray(scans[chosen]).resize((edge, edge), Image.Resampling.BICUBIC))
         tint = draw.uniform(0.6, 1.0, 3)
         image[place] = (paper[:, :, None] * tint).astype(np.uint8)
-        mask[place] = digits[chosen] + 1
-    return image, mask
+        is_taken[place] = True
+        squares.append(Square(x, y, edge, int(digits[chosen])))
+    return Scene(image, tuple(squares))
 
 
 def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:

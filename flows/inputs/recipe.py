@@ -1,7 +1,7 @@
 """Recipe and Fleet: the YAML files, and the one place where what a person wrote is parsed."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, RootModel, model_validator
 
@@ -12,6 +12,7 @@ from registry.errors import BadInput
 from registry.records import NEW_TOKENS, AxisRange, Precision, ShapeProfile, largest_axes
 from tasks.checkpoints.module import Processor
 from tasks.model_tasks import MODEL_TASKS, ModelTask, model_task
+from tasks.model_tasks.contract import CLASS_AXES
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 
 
@@ -105,6 +106,9 @@ class GoldenSpec(Part):
     samples: Annotated[int, Field(ge=0, le=32)] = 8
 
 
+BoxFormat = Literal["coco", "pascal_voc", "yolo"]
+
+
 class DataSpec(Part):
     """The dataset: a folder of splits (`path`), or a hub dataset (`hub`) at a `revision`, and of it a `subset`."""
 
@@ -119,6 +123,8 @@ class DataSpec(Part):
     score: Text | None = Field(default=None, examples=["similarity"])
     image: Text | None = Field(default=None, examples=["img"])
     mask: Text | None = Field(default=None, examples=["annotation"])
+    boxes: Text | None = Field(default=None, examples=["objects.bbox"])
+    box_format: BoxFormat = "coco"
     audio: Text | None = Field(default=None, examples=["clip"])
     target: Text | None = Field(default=None, examples=["summary"])
     transcript: Text | None = Field(default=None, examples=["sentence"])
@@ -240,7 +246,7 @@ class Recipe(Part):
             raise ValueError(f"{self.task} takes no source.head: that is for {TEXT_CLASSIFICATION.name}")
         if {"samples", NEW_TOKENS} & {*task.axes} and self.source.is_bare:
             raise ValueError(f"{self.task} takes no source.module or source.onnx: name a checkpoint")
-        if self.source.is_bare and ("labels" in task.answer_axes) != (self.source.labels is not None):
+        if self.source.is_bare and bool(CLASS_AXES & {*task.answer_axes}) != (self.source.labels is not None):
             change = "tells no classes apart: remove" if self.source.labels else "tells classes apart: name them in"
             raise ValueError(f"{self.task} {change} source.labels")
         if NEW_TOKENS in task.axes and (self.data.calibration.table or self.reproducible_builds):
@@ -306,7 +312,12 @@ class Recipe(Part):
         columns = tuple((name, named.get(name, name)) for name in (*optional, *task.columns))
         origin = self.data.hub or str(self.data.path)
         return DatasetRef(
-            origin, columns, self.data.revision, is_hub=self.data.hub is not None, subset=self.data.subset
+            origin,
+            columns,
+            self.data.revision,
+            is_hub=self.data.hub is not None,
+            subset=self.data.subset,
+            constants=(("box_format", self.data.box_format),) if "boxes" in task.columns else (),
         )
 
 

@@ -93,7 +93,8 @@ def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> Calibrati
             ref, task, spec.split, samples=spec.samples, seed=spec.seed, evaluation=evaluation, into=into
         )
 
-    key = (ref.origin, split_revision(ref, spec.split), ref.columns, spec.model_dump(), evaluation.digest)
+    read = ref.columns + ref.constants
+    key = (ref.origin, split_revision(ref, spec.split), read, spec.model_dump(), evaluation.digest)
     return context.run(
         Step("calibration", spec.split, key, CalibrationSet, make, lambda drawn: f"{drawn.samples} rows")
     )

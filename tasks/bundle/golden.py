@@ -126,7 +126,11 @@ def run_judged(
 ) -> dict[str, NDArray[np.float64]]:
     """Return by name what the answer to an input is made of: the engine's outputs as the task reduces them, float64."""
     outputs = task.reduce_outputs(session.run(feed), [row_input], encoder)
-    return {session.output_names[at]: outputs[at].astype(np.float64) for at in task.judged_outputs}
+    names = session.output_names
+    return {
+        names[at] if at < len(names) else f"{names[-1]}/{at}": outputs[at].astype(np.float64)
+        for at in task.judged_outputs
+    }
 
 
 def describe_feed(feed: Feed) -> tuple[FedTensor, ...]:

@@ -12,6 +12,7 @@ from tasks.model_tasks.audio.speech_recognition import AUTOMATIC_SPEECH_RECOGNIT
 from tasks.model_tasks.audio.speech_to_text import SPEECH_TO_TEXT
 from tasks.model_tasks.contract import ModelTask
 from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.images.object_detection import OBJECT_DETECTION
 from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION
 from tasks.model_tasks.texts.fill_mask import FILL_MASK
 from tasks.model_tasks.texts.multi_label_classification import MULTI_LABEL_CLASSIFICATION
@@ -33,6 +34,7 @@ _ALL: tuple[ModelTask, ...] = (
     SENTENCE_SIMILARITY,
     IMAGE_CLASSIFICATION,
     SEMANTIC_SEGMENTATION,
+    OBJECT_DETECTION,
     AUDIO_CLASSIFICATION,
     AUTOMATIC_SPEECH_RECOGNITION,
     SPEECH_TO_TEXT,

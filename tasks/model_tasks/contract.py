@@ -30,6 +30,8 @@ Figures = NDArray[np.float64]
 """A metric's figure of each resample, [resamples]."""
 
 
+# Axes of answers in which a graph has a number for each class.
+CLASS_AXES = frozenset(("labels", "box_values"))
 # Vectors and numbers are another answer where they are so much of their length apart.
 CHANGED_SHARE = 0.01
 
@@ -165,7 +167,10 @@ class ModelTask(Protocol):
 
     @property
     def judged_outputs(self) -> tuple[int, ...]:
-        """Positions of the graph's outputs that answers are made of; none of their values may be NaN or infinite."""
+        """Positions of the outputs that answers are made of, as the task reduces them; none may be NaN or infinite.
+
+        A given graph may have fewer, where the task makes them of these.
+        """
 
     @property
     def answer_axes(self) -> tuple[str, ...]:
@@ -214,6 +219,13 @@ class ModelTask(Protocol):
 
         Raises:
             BadInput: it does not.
+        """
+
+    def check_outputs(self, shapes: Sequence[Sequence[int]], classes: int, encoder: Encoder) -> None:
+        """Check the shapes of a given graph's judged outputs, where `answer_axes` do not say all of them.
+
+        Raises:
+            BadInput: answers cannot be made of them.
         """
 
     def fixed_sizes(self, folder: Path) -> dict[str, int]:

@@ -31,6 +31,7 @@ QUESTIONS = {
     "feature-extraction": ("a good film", "the music"),
     "fill-mask": ("a [MASK] film", "the music"),
     "image-classification": ("shape.png", "shape.png"),
+    "object-detection": ("shape.png", "shape.png"),
     "semantic-segmentation": ("shape.png", "shape.png"),
     "multi-label-classification": ("a good film", "the music"),
     "text-pair-classification": ("a good film ||| the film", "music ||| a library"),

@@ -66,3 +66,37 @@ def save_segmenter(folder: Path, labels: tuple[str, ...] = ("dark", "bright"), *
         SegformerForSemanticSegmentation(config).save_pretrained(folder)
     SegformerImageProcessor(size={"height": edge, "width": edge}).save_pretrained(folder)
     return folder
+
+
+def draw_boxes(image: bytes, seed: int, labels: tuple[str, ...] = SHAPES[:2]) -> tuple[list[list[float]], list[str]]:
+    """Draw up to 3 boxes inside an image, (left, top, width, height), and a label for each.
+
+    The first is where the network of `save_detector` sees one in each image.
+    """
+    width, height = Image.open(io.BytesIO(image)).size
+    random = np.random.default_rng(seed)
+    count = int(random.integers(1, 4))
+    corners = random.uniform(0, 0.6, (count, 2)) * (width, height)
+    sides = random.uniform(0.1, 0.4, (count, 2)) * (width, height)
+    corners[0], sides[0] = (0.5 * width, 0), (0.5 * width, 0.7 * height)
+    return np.hstack([corners, sides]).tolist(), [
+        labels[1], *(labels[int(at)] for at in random.integers(0, len(labels), count - 1))
+    ]  # fmt: skip
+
+
+def save_detector(folder: Path, labels: tuple[str, ...] = SHAPES[:2], *, edge: int = 32) -> Path:
+    """Save a random YOLOS that gives boxes, and its image processor."""
+    import torch
+    from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = YolosConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, image_size=[edge, edge],
+        patch_size=8, num_detection_tokens=7, use_mid_position_embeddings=False, initializer_range=0.5,
+        id2label=dict(enumerate(labels)), label2id={label: number for number, label in enumerate(labels)},
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        YolosForObjectDetection(config).save_pretrained(folder)
+    YolosImageProcessor(size={"height": edge, "width": edge}).save_pretrained(folder)
+    return folder

@@ -10,7 +10,15 @@ import yaml
 
 from tasks.model_tasks import model_task
 from tests.support.audio import SOUNDS, draw_audio, save_listener, save_recognizer
-from tests.support.images import SHAPES, draw_image, draw_mask, save_classifier, save_segmenter
+from tests.support.images import (
+    SHAPES,
+    draw_boxes,
+    draw_image,
+    draw_mask,
+    save_classifier,
+    save_detector,
+    save_segmenter,
+)
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 from tests.support.tiny_recipe import FLEET, PROFILES, RECIPE, TinyRecipe
 from tests.support.writers import save_whisper, save_writer
@@ -114,6 +122,20 @@ def draw_masks(texts: list[str]) -> Columns:
     return {"image": images, "mask": [draw_mask(image) for image in images]}
 
 
+def save_boxes(folder: Path) -> None:
+    """Save a network that finds boxes, and beside its folder an image to ask it about."""
+    save_detector(folder)
+    (folder.parent / "shape.png").write_bytes(draw_image(0))
+
+
+def draw_objects(texts: list[str]) -> Columns:
+    """Draw an image for each text, of any size, with boxes as the hub's datasets have them."""
+    drawn = [random.Random(text) for text in texts]  # noqa: S311  # rows, not secrets
+    images = [draw_image(draw.getrandbits(32), (draw.randint(20, 40), draw.randint(20, 40))) for draw in drawn]
+    objects = [draw_boxes(image, draw.getrandbits(32)) for image, draw in zip(images, drawn, strict=True)]
+    return {"image": images, "boxes": [boxes for boxes, _ in objects], "labels": [labels for _, labels in objects]}
+
+
 def save_sounds(folder: Path) -> None:
     """Save a classifier of audio, and beside its folder a file to ask it about."""
     save_listener(folder)
@@ -189,6 +211,7 @@ TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]
     "image-classification": (save_shapes, draw_shapes),
     "speech-to-text": (save_transcriber, speak_texts),
     "text2text-generation": (save_writer, shorten_texts),
+    "object-detection": (save_boxes, draw_objects),
     "semantic-segmentation": (save_maps, draw_masks),
     "token-classification": (save_tagger, tag_words),
 }

@@ -94,7 +94,7 @@ def _retype(model: onnx.ModelProto, task: ModelTask) -> onnx.ModelProto:
             narrow.replace_input_with(0, value)
             value.dtype = taken
             graph.insert_before(graph[0], narrow)
-    for position in task.judged_outputs:
+    for position in range(min(len(task.judged_outputs), len(graph.outputs))):
         value = graph.outputs[position]
         if value.dtype != single and value.dtype in [onnx_ir.DataType(kind) for kind in FLOAT_TYPES]:
             cast = onnx_ir.node("Cast", [value], {"to": single}, name=f"{value.name}/cast")
@@ -144,8 +144,7 @@ def _check_ranks(file: Path, task: ModelTask, where: str) -> None:
         BadInput: another number of them, or one that rows differ in is fixed.
     """
     model = onnx.load(file, load_external_data=False)
-    for position in task.judged_outputs:
-        value = model.graph.output[position]
+    for value in model.graph.output[: len(task.judged_outputs)]:
         axes = value.type.tensor_type.shape.dim
         if not value.type.tensor_type.HasField("shape") or len(axes) != len(task.answer_axes):
             raise BadInput(

@@ -152,7 +152,11 @@ def _admit(
     if trial is not None:
         encoder = chosen.open_encoder(folder, onnx.input_names, trial.largest)
         for inputs in _split(trial.inputs):
-            try_graph(graph, onnx, chosen, encoder.encode(inputs), trial.classes)
+            shapes = try_graph(graph, onnx, chosen, encoder.encode(inputs), trial.classes)
+        try:
+            chosen.check_outputs(shapes, len(trial.classes), encoder)
+        except BadInput as error:
+            raise BadInput(f"{graph}: {error}") from None
     return onnx
 
 

@@ -28,8 +28,10 @@ RUN_FAILURES = (
 
 def try_graph(
     graph: Path, made: OnnxArtifact, task: ModelTask, feed: Mapping[str, NDArray[Any]], classes: tuple[str, ...]
-) -> None:
+) -> list[tuple[int, ...]]:
     """Check on real rows that a given graph runs, answers each, and that `made` gives the same.
+
+    Returns the shapes of its judged outputs.
 
     Raises:
         BadInput: it does not.
@@ -47,6 +49,7 @@ def try_graph(
         if not distance <= TOLERANCE:  # NaN is never within
             raise BadInput(f"{graph}: output {name} is not finite, or changes when its types or opset are converted")
     _check_answers(graph, made, task, feed, actual, classes)
+    return [actual[output.name][0].shape for output in made.outputs[: len(task.judged_outputs)]]
 
 
 def _check_answers(
@@ -59,8 +62,8 @@ def _check_answers(
 ) -> None:
     shape = next(iter(feed.values())).shape
     sizes = dict(zip(task.graph_inputs.axes, shape, strict=True)) | {"labels": len(classes)}
-    for position in task.judged_outputs:
-        name = made.outputs[position].name
+    for output in made.outputs[: len(task.judged_outputs)]:
+        name = output.name
         answer = outputs[name][0]
         wanted = [sizes.get(axis, size) for axis, size in zip(task.answer_axes, answer.shape, strict=True)]
         if list(answer.shape) != wanted:

@@ -48,6 +48,9 @@ class AudioTask:
     def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
         """Check nothing: positions are relative, and audio of any length is read."""
 
+    def check_outputs(self, shapes: Sequence[Sequence[int]], classes: int, encoder: Encoder) -> None:
+        """Check nothing: `answer_axes` say what outputs have."""
+
     def fixed_sizes(self, folder: Path) -> dict[str, int]:
         """Return no sizes: rows differ in length.
 

@@ -62,6 +62,9 @@ class ImageTask:
                 "use another model"
             )
 
+    def check_outputs(self, shapes: Sequence[Sequence[int]], classes: int, encoder: Encoder) -> None:
+        """Check nothing: `answer_axes` say what outputs have."""
+
     def fixed_sizes(self, folder: Path) -> dict[str, int]:
         """Return the channels, height and width that the image processor gives.
 

@@ -1,24 +1,21 @@
 """Images to feed dicts, by the steps of the checkpoint's preprocessor_config.json, with Pillow and NumPy alone.
 
-The steps are those of transformers' processors on Pillow (image_processing_vit.py and its kin, 4.57.6), to the last
-bit: a serving host then needs neither torch nor transformers. A processor with any other step is refused.
+The steps (image_steps.py) are those of transformers' processors on Pillow: a serving host then needs neither torch nor
+transformers. A processor with any other step is refused.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from registry.errors import BadInput
 from tasks.model_tasks.contract import EncodedSizes, Feed, GraphInputs
 from tasks.model_tasks.inputs.image_files import decode_image
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from tasks.model_tasks.inputs.image_steps import ImageProcessor
 
 PROCESSOR_FILE = "preprocessor_config.json"
 # Optimum's name of the input.
@@ -28,6 +25,8 @@ PIXEL_INPUT = GraphInputs((), ("batch", "num_channels", "height", "width"), are_
 BILINEAR, BICUBIC = 2, 3
 # ConvNeXT's processor cuts nothing off from this size on.
 UNCROPPED_EDGE = 384
+# Not transformers': the steps that Ultralytics' networks are trained with.
+ULTRALYTICS = "Ultralytics"
 # transformers' processors whose steps are these, and how they resample where their file does not say.
 PROCESSORS = {
     "ViT": BILINEAR,
@@ -36,7 +35,15 @@ PROCESSORS = {
     "DeiT": BICUBIC,
     "Bit": BICUBIC,
     "CLIP": BICUBIC,
+    "Detr": BILINEAR,
+    "Yolos": BILINEAR,
+    "RTDetr": BILINEAR,
+    ULTRALYTICS: BILINEAR,
 }
+# Of these, whose networks give boxes. Where all images get one size, padding to the largest of a batch adds nothing.
+DETECTORS = ("Detr", "Yolos", "RTDetr", ULTRALYTICS)
+_DETECTOR_STEPS = ("do_pad", "do_convert_annotations")
+_NOT_NORMALIZED = ("RTDetr", ULTRALYTICS)
 _AGAIN = "save the checkpoint with its image processor again, or use another model"
 
 _Edge = Annotated[int, Field(ge=1, le=2048)]
@@ -64,63 +71,20 @@ class _ProcessorFile(BaseModel):
     crop_pct: _Share | None = None
     do_rescale: bool = True
     rescale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1 / 255
-    do_normalize: bool = True
+    do_normalize: bool | None = None
     image_mean: _Channels | None = None
     image_std: _Spreads | None = None
     do_convert_rgb: bool | None = None  # images are RGB when they are decoded
     do_reduce_labels: bool = False
     reduce_labels: bool = False  # what older versions call it
+    pad_size: _Size | None = None
+    nms_threshold: _Share = 0.7  # Ultralytics' own default
 
     @property
     def kind(self) -> str:
         """The processor's name without its ending."""
         name = self.image_processor_type or self.feature_extractor_type or ""
         return name.removesuffix("Fast").removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-
-
-@dataclass(frozen=True)
-class ImageProcessor:
-    """The steps from an image to the model's pixels.
-
-    `resize` is (height, width), or the length of the shorter edge; `crop` the (height, width) that is kept of the
-    middle. Then values are multiplied by `scale`, and `mean` and `deviation` of each channel are taken out.
-    `reduces_labels`: of masks 0 is no class, and class 0 is 1.
-    """
-
-    resize: tuple[int, int] | int
-    crop: tuple[int, int] | None
-    resample: int
-    scale: float | None
-    mean: tuple[float, ...] | None
-    deviation: tuple[float, ...] | None
-    reduces_labels: bool = False
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of what the model sees."""
-        return self.crop or (self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize))
-
-    def process(self, image: "Image") -> NDArray[np.float32]:
-        """Return an RGB image as the model sees it, float32 [channels, height, width]."""
-        height, width = self.resize if isinstance(self.resize, tuple) else _fit_shorter(image.size, self.resize)
-        values: NDArray[Any] = np.asarray(image.resize((width, height), self.resample))
-        if self.crop:
-            top, left = (height - self.crop[0]) // 2, (width - self.crop[1]) // 2
-            values = values[top : top + self.crop[0], left : left + self.crop[1]]
-        scaled = (
-            values.astype(np.float32) if self.scale is None else (values * np.float64(self.scale)).astype(np.float32)
-        )
-        if self.mean and self.deviation:
-            mean, deviation = (np.array(each, dtype=np.float32) for each in (self.mean, self.deviation))
-            scaled = (scaled - mean) / deviation
-        return np.ascontiguousarray(scaled.transpose(2, 0, 1))
-
-
-def _fit_shorter(size: tuple[int, int], edge: int) -> tuple[int, int]:
-    """Return the (height, width) with a shorter edge of `edge`, for an image of (width, height)."""
-    width, height = size
-    longer = int(edge * max(size) / min(size))
-    return (longer, edge) if width <= height else (edge, longer)
 
 
 def read_processor(folder: Path) -> ImageProcessor:
@@ -139,6 +103,8 @@ def read_processor(folder: Path) -> ImageProcessor:
         what = f"{key} is missing, or has a value that no image processor has" if key else "it is not a JSON object"
         raise BadInput(f"{file}: {what}: {_AGAIN}") from None
     strange = sorted(key for key, value in (said.model_extra or {}).items() if key.startswith("do_") and value)
+    if said.kind in DETECTORS:
+        strange = [key for key in strange if key not in _DETECTOR_STEPS]
     if said.kind not in PROCESSORS or strange:
         what = f"a step {strange[0][:60]}" if strange else f"the type {(said.kind or None)!r:.60}"
         raise BadInput(
@@ -157,16 +123,20 @@ def _find_steps(said: _ProcessorFile, file: Path) -> ImageProcessor:
         raise BadInput(
             f"{file}: images are not resized to more than is cropped, but padded, which is not known: {_AGAIN}"
         )
-    if said.do_normalize and not (said.image_mean and said.image_std):
+    normalizes = said.kind not in _NOT_NORMALIZED if said.do_normalize is None else said.do_normalize
+    if normalizes and not (said.image_mean and said.image_std):
         raise BadInput(f"{file}: image_mean or image_std is missing: {_AGAIN}")
     return ImageProcessor(
         resize=resize,
         crop=crop,
         resample=PROCESSORS[said.kind] if said.resample is None else said.resample,
         scale=said.rescale_factor if said.do_rescale else None,
-        mean=tuple(said.image_mean or ()) if said.do_normalize else None,
-        deviation=tuple(said.image_std or ()) if said.do_normalize else None,
+        mean=tuple(said.image_mean or ()) if normalizes else None,
+        deviation=tuple(said.image_std or ()) if normalizes else None,
         reduces_labels=said.do_reduce_labels or said.reduce_labels,
+        is_padded=said.kind == ULTRALYTICS,
+        kind=said.kind,
+        nms_overlap=said.nms_threshold,
     )
 
 
@@ -174,6 +144,8 @@ def _find_geometry(said: _ProcessorFile, file: Path) -> tuple[tuple[int, int] | 
     """Return what is resized to, and what of it is kept."""
     if said.kind in ("ViT", "Segformer"):
         return _read_square(said.size, file), None
+    if said.kind in DETECTORS:
+        return _read_whole(said, file), None
     if said.kind == "ConvNext":
         edge = _read_edge(said.size, file)
         if edge >= UNCROPPED_EDGE:
@@ -194,6 +166,17 @@ def _read_square(size: _Size, file: Path) -> tuple[int, int]:
         return size, size
     if not {"height", "width"} <= size.keys():
         raise BadInput(f"{file}: a size has no height and width: {_AGAIN}")
+    return size["height"], size["width"]
+
+
+def _read_whole(said: _ProcessorFile, file: Path) -> tuple[int, int]:
+    """Return the (height, width) that all images get: a graph takes one size, and no mask of what is padding."""
+    size, padded = said.size, said.pad_size
+    if not isinstance(size, dict) or not {"height", "width"} <= size.keys() or padded not in (None, size):
+        raise BadInput(
+            f"{file}: images keep their shape and are padded, and a graph takes one size: save the processor with "
+            'size {"height": 640, "width": 640}, or another size of multiples of 32, and without pad_size'
+        )
     return size["height"], size["width"]
 
 

@@ -63,6 +63,9 @@ class TextTask:
         """Check that the checkpoint has a position for each token of the longest text."""
         check_positions(config, largest)
 
+    def check_outputs(self, shapes: Sequence[Sequence[int]], classes: int, encoder: Encoder) -> None:
+        """Check nothing: `answer_axes` say what outputs have."""
+
     def fixed_sizes(self, folder: Path) -> dict[str, int]:  # noqa: ARG002
         """Return none: texts have any length."""
         return {}
