@@ -32,20 +32,24 @@ def flatten_columns(table: "Dataset") -> "Dataset":
 
     `objects: {bbox, category}` becomes `objects.bbox` and `objects.category`, lists where `objects` is a list.
     """
-    from datasets import Dataset, List, concatenate_datasets
+    from datasets import Dataset, Features, List, concatenate_datasets
 
-    flat = table.flatten()
     for name, feature in table.features.items():
-        fields = feature.feature if isinstance(feature, List) else None
-        if isinstance(fields, dict):
+        inner = feature.feature if isinstance(feature, List) else None
+        if isinstance(feature, dict):
+            flat = table.select_columns([name]).flatten()
+        elif isinstance(inner, dict):
+            fields = {f"{name}.{field}": List(kind) for field, kind in inner.items()}
             rows = table[name]
-            for field, kind in fields.items():
-                values = [None if row is None else [each[field] for each in row] for row in rows]
-                column = Dataset.from_dict({f"{name}.{field}": values})
-                column = column.cast_column(f"{name}.{field}", List(kind))
-                flat = concatenate_datasets([flat, column], axis=1)
-            flat = flat.remove_columns(name)
-    return flat
+            columns = {
+                f"{name}.{field}": [None if row is None else [each[field] for each in row] for row in rows]
+                for field in inner
+            }
+            flat = Dataset.from_dict(columns, features=Features(fields))
+        else:
+            continue
+        table = concatenate_datasets([table.remove_columns(name), flat], axis=1)
+    return table
 
 
 def read_columns(split: Split, rows: int) -> tuple[Column, ...]:

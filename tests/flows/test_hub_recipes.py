@@ -55,11 +55,21 @@ def commit_dataset(hub: Hub, recipe: dict[str, Any]) -> None:
     for split, part in parts.items():
         columns = {data.get(name, name): values for name, values in TASKS[task][1](part).items()}
         rows = io.BytesIO()
-        datasets.Dataset.from_dict(columns).to_parquet(rows)
+        datasets.Dataset.from_dict(nest_columns(columns)).to_parquet(rows)
         tree[f"{subset}/{split}-00000-of-00001.parquet"] = rows.getvalue()
     files = [{"split": split, "path": f"{subset}/{split}-*"} for split in parts]
     card = yaml.safe_dump({"configs": [{"config_name": subset, "data_files": files}]})
     hub.commit(f"datasets/{data['hub']}", tree | {"README.md": f"---\n{card}---\n# Rows\n".encode()})
+
+
+def nest_columns(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Put columns whose names have a dot into one column of mappings."""
+    nested: dict[str, list[Any]] = {name: values for name, values in columns.items() if "." not in name}
+    for name in columns.keys() - nested.keys():
+        outer, _, field = name.partition(".")
+        for row, value in zip(nested.setdefault(outer, [{} for _ in columns[name]]), columns[name], strict=True):
+            row[field] = value
+    return nested
 
 
 def shrink(recipe: dict[str, Any], into: Path) -> Path:

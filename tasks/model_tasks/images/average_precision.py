@@ -117,14 +117,21 @@ def _average_precision(
     np.add.at(seen, (np.searchsorted(hits, np.arange(len(rows))), rows), 1)
     all_given, drawn = seen[:-1].cumsum(axis=0) @ counts, counts[rows[hits]]
     figures = np.zeros(counts.shape[1])
-    for is_right in right[hits].T:
+    # Of a good network the same boxes are right at several overlaps.
+    for is_right, times in zip(*_count_columns(right[hits]), strict=True):
         found = drawn[is_right].cumsum(axis=0)
         precision = found / np.maximum(all_given[is_right], 1)
         best_after = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         reached = _count_reached(found / np.maximum(wanted, 1))
-        figures += (best_after * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(_RECALLS)
+        figures += times * (best_after * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(_RECALLS)
     mean: Figures = figures / right.shape[1]
     return mean
+
+
+def _count_columns(values: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return the different columns, [columns, rows], and how often each is there."""
+    columns, times = np.unique(values, axis=1, return_counts=True)
+    return columns.T, times
 
 
 def _count_reached(recall: NDArray[np.float64]) -> NDArray[np.int64]:

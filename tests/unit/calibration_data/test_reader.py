@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -24,6 +25,7 @@ from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import CalibrationSet
 from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
+from tasks.model_tasks.images.object_detection import OBJECT_DETECTION
 from tasks.model_tasks.inputs.texts import LONGEST_TEXT
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tests.support.images import draw_image
@@ -300,3 +302,29 @@ def test_a_drawn_set_of_images_is_read_back(tmp_path: Path) -> None:
     assert set(read_calibration_inputs(drawn)) < set(files)
     with pytest.raises(BadInput, match=r"1 calibration rows also stand in the evaluation split \(as 'sha256 "):
         refuse_overlap(IMAGE_CLASSIFICATION, files, files[3:4])
+
+
+@pytest.mark.parametrize("form", ["lists of mappings", "mappings of lists", "null"])
+def test_a_dot_leads_into_a_column_of_mappings(tmp_path: Path, form: str) -> None:
+    import datasets
+
+    kinds = {"bbox": datasets.List(datasets.Value("float32")), "category": datasets.ClassLabel(names=["cat", "dog"])}
+    boxes, labels = [[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 5.0, 5.0]], [1, 0]
+    if form == "mappings of lists":
+        feature: Any = {name: datasets.List(kind) for name, kind in kinds.items()}
+        value: Any = {"bbox": boxes, "category": labels}
+    else:
+        feature = datasets.List(kinds)
+        value = [{"bbox": box, "category": label} for box, label in zip(boxes, labels, strict=True)]
+    rows = {"image": [draw_image(0, (9, 9))] * 6, "objects": [value] * 5 + [None if form == "null" else value]}
+    features = datasets.Features({"image": datasets.Image(), "objects": feature})
+    images = [{"bytes": image, "path": None} for image in rows["image"]]
+    datasets.Dataset.from_dict({**rows, "image": images}, features=features).to_parquet(tmp_path / "train.parquet")
+    columns = (("image", "image"), ("boxes", "objects.bbox"), ("labels", "objects.category"))
+    ref = DatasetRef(str(tmp_path), columns, constants=(("box_format", "coco"),))
+    found = load_split(ref, OBJECT_DETECTION, "train")
+    assert (found.classes, found.quarantined) == (("cat", "dog"), int(form == "null"))
+    assert found.targets[0] == {"boxes": [[1, 2, 4, 6], [0, 0, 5, 5]], "labels": labels}
+    other = DatasetRef(str(tmp_path), (("image", "image"), ("boxes", "objects.box"), ("labels", "objects.category")))
+    with pytest.raises(BadInput, match=r"no column objects.box: it has image, objects.bbox, objects.category"):
+        load_split(other, OBJECT_DETECTION, "train")

@@ -41,6 +41,10 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "bit, odd": ("BitImageProcessor", {"size": {"shortest_edge": 45}, "crop_size": {"height": 33, "width": 44}}),
     "bit, resized": ("BitImageProcessor", {"do_center_crop": False, "size": {"height": 20, "width": 31}}),
     "clip": ("CLIPImageProcessor", {}),
+    "detr": ("DetrImageProcessor", {"size": {"height": 37, "width": 53}}),
+    "yolos": ("YolosImageProcessor", {"size": {"height": 64, "width": 64}}),
+    "rt-detr": ("RTDetrImageProcessor", {}),
+    "rt-detr, normalized": ("RTDetrImageProcessor", {"do_normalize": True, "size": {"height": 37, "width": 53}}),
     "segformer": ("SegformerImageProcessor", {}),
     "segformer, odd": ("SegformerImageProcessor", {"size": {"height": 37, "width": 53}, "do_reduce_labels": True}),
 }  # fmt: skip
