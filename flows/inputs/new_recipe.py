@@ -23,6 +23,7 @@ from tasks.checkpoints.config import read_config
 from tasks.checkpoints.encoder import try_encoder
 from tasks.checkpoints.source import download_texts, list_checkpoint
 from tasks.model_tasks import MODEL_TASKS, ModelTask
+from tasks.model_tasks.images.boxes import guess_box_format
 from tasks.model_tasks.inputs.texts import UNLIMITED_TOKENS
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tasks.quantization.holdout import rows_to_prove
@@ -70,6 +71,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "words": ("words", "tokens"),
     "tags": ("tags", "ner_tags", "pos_tags"),
 }
+BOX_NOTE = "   # guessed; coco: left, top, width, height; pascal_voc: left, top, right, bottom; yolo: shares"
 # Limits on the loss of quality, the strictest first: a recipe gets the first that its evaluation rows can prove.
 LOSS_LIMITS = (0.01, 0.02, 0.05)
 # Enough texts to know how long they are.
@@ -204,6 +206,8 @@ def _describe_data(origin: Origin, fits: Sequence[tuple[ModelTask, bool]]) -> tu
         optional = ((name, _find_named(name, columns)) for name in task.optional_columns)
         found = (*((name, column) for name, column in optional if column), *found)
         named = tuple((name, column.name) for name, column in found)
+        if boxes := dict(found).get("boxes"):
+            named = (*named, ("box_format", guess_box_format(boxes.values)))
         return task, needs_head, Data(origin, named, calibration, evaluation, columns[0].rows, texts)
     raise BadInput(refusals[0])
 
@@ -283,7 +287,9 @@ def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[
         limit, proof = LOSS_LIMITS[0], f"{rows_to_prove(LOSS_LIMITS[0])} rows can prove that"
     read = "" if data.rows else "   # not read: correct the names of columns and splits\n"
     head = "\n  head: {split: fit}   # it has no head: one is fitted on this split first" if shape.needs_head else ""
-    columns = "\n".join(f"  {name}: {write_flow(column)}" for name, column in data.columns)
+    columns = "\n".join(
+        f"  {name}: {write_flow(column)}{BOX_NOTE if name == 'box_format' else ''}" for name, column in data.columns
+    )
     takes_text = "sequence" in shape.task.axes
     length = (
         f"  max_length: {shape.longest}   # texts are cut there; 99 % of the measured ones fit\n" if takes_text else ""

@@ -78,6 +78,19 @@ def _read_box(box: Any, box_format: str, size: tuple[int, int], number: int) -> 
     return edges
 
 
+def guess_box_format(rows: Sequence[Any]) -> str:
+    """Return the `box_format` that boxes of several rows most likely have, by how their numbers compare."""
+    boxes = [
+        box for row in rows if isinstance(row, list) for box in row if isinstance(box, list) and len(box) == _EDGES
+    ]
+    if not boxes:
+        return "coco"
+    values = np.array(boxes, dtype=np.float64)
+    if values.max() <= 1:
+        return "yolo"
+    return "pascal_voc" if (values[:, 2:] > values[:, :2]).all() else "coco"
+
+
 def split_outputs(outputs: Sequence[NDArray[Any]], processor: ImageProcessor) -> Sequence[NDArray[Any]]:
     """Return scores or logits [batch, boxes, classes], and boxes (middle, size) [batch, boxes, 4] as shares.
 

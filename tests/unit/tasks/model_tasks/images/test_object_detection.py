@@ -12,7 +12,7 @@ from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.images.average_precision import measure_overlaps
-from tasks.model_tasks.images.boxes import find_boxes, keep_surest, read_boxes
+from tasks.model_tasks.images.boxes import find_boxes, guess_box_format, keep_surest, read_boxes
 from tasks.model_tasks.images.object_detection import OBJECT_DETECTION, DetectedImage, FoundBox
 from tasks.model_tasks.inputs.image_steps import ImageProcessor
 from tasks.model_tasks.inputs.images import ImageEncoder
@@ -133,6 +133,14 @@ def test_a_bad_row_is_left_out_and_said_what_is_wrong_with(changes: dict[str, An
     assert OBJECT_DETECTION.read_row(row, None) is not None
     assert OBJECT_DETECTION.read_row(row | changes, None) is None
     assert re.search(words, OBJECT_DETECTION.explain_row(row | changes))
+
+
+def test_the_format_of_boxes_is_guessed_by_their_numbers() -> None:
+    left_top_sides = [[[30, 20, 10, 15]], [], [[2, 3, 10, 15]]]
+    assert guess_box_format(left_top_sides) == "coco"
+    assert guess_box_format([[[30, 20, 40, 35]], None, [[2, 3, 12, 18]]]) == "pascal_voc"
+    assert guess_box_format([[[0.5, 0.5, 0.1, 1.0]]]) == "yolo"
+    assert guess_box_format([[]]) == "coco"
 
 
 def test_an_image_without_boxes_is_a_row_and_a_rounding_error_is_no_fault() -> None:
