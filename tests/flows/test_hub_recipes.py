@@ -53,7 +53,10 @@ def commit_dataset(hub: Hub, recipe: dict[str, Any]) -> None:
     subset = data.get("subset", "default")
     tree: Tree = {}
     for split, part in parts.items():
-        columns = {data.get(name, name): values for name, values in TASKS[task][1](part).items()}
+        drawn = TASKS[task][1](part)
+        if data.get("box_format") == "pascal_voc":
+            drawn["boxes"] = [[[x, y, x + w, y + h] for x, y, w, h in boxes] for boxes in drawn["boxes"]]
+        columns = {data.get(name, name): values for name, values in drawn.items()}
         rows = io.BytesIO()
         datasets.Dataset.from_dict(nest_columns(columns)).to_parquet(rows)
         tree[f"{subset}/{split}-00000-of-00001.parquet"] = rows.getvalue()

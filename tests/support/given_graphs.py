@@ -79,3 +79,20 @@ def make_image_classifier(
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("n", classes))
     graph = helper.make_graph(nodes, "classifier", inputs, [output], [kernel, weight])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def make_detector(*, classes: int = CLASSES, edge: int = 16, patch: int = 4) -> onnx.ModelProto:
+    """A network with the one output of Ultralytics': a box of 4 numbers and a score a class, at each patch."""
+    draw, values = np.random.default_rng(0), 4 + classes
+    weight = numpy_helper.from_array(draw.normal(size=(values, 3, patch, patch)).astype(np.float32), "weight")
+    shape = numpy_helper.from_array(np.array([0, values, -1], np.int64), "shape")
+    nodes = [
+        helper.make_node("Conv", ["images", "weight"], ["features"], strides=[patch, patch], name="conv"),
+        helper.make_node("Sigmoid", ["features"], ["scores"], name="sigmoid"),
+        helper.make_node("Reshape", ["scores", "shape"], ["output0"], name="reshape"),
+    ]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ("batch", 3, edge, edge))]
+    places = (edge // patch) ** 2
+    output = helper.make_tensor_value_info("output0", TensorProto.FLOAT, ("batch", values, places))
+    graph = helper.make_graph(nodes, "detector", inputs, [output], [weight, shape])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from tasks.model_tasks.contract import OfSums
+from tasks.verdicts import intervals
 from tasks.verdicts.intervals import (
     RESAMPLES,
     PairedLoss,
@@ -202,6 +203,13 @@ def test_the_bootstrap_of_sums_is_scipys_of_rows() -> None:
     assert figure == pytest.approx(f1(counts.sum(axis=0)))
     assert (low, high) == pytest.approx((theirs.low, theirs.high))
     assert low < figure < high
+
+
+def test_a_jackknife_of_blocks_gives_nearly_the_bounds_of_one_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = draw_counts(np.random.default_rng(6), 400)
+    figure, low, high = score_interval(counts, OfSums(f1))
+    monkeypatch.setattr(intervals, "MOST_LEFT_OUT", 50)
+    assert score_interval(counts, OfSums(f1)) == pytest.approx((figure, low, high), abs=0.05 * (high - low))
 
 
 @pytest.mark.parametrize(("rows", "harm"), [(100, 0.02), (400, 0.05), (400, 0.0)])
