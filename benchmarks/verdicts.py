@@ -4,6 +4,7 @@ On this machine, with whatever else runs on it: one engine with itself (A/A), a 
 are planted, each decided as a release decides. Beside A/A the method of a peer: 10 warm-ups, 20 calls of one engine and
 then of the other, means compared. Then simulated: the error at the margin, the power and the coverage, with the looks
 as a release makes them and noise of known shape, and noise drawn from the windows that A/A has just recorded.
+`benchmarks.two_speeds` simulates a host that is slow by turns.
 """
 
 import argparse
@@ -25,11 +26,13 @@ from tasks.measurement.latency_figures import LatencyRule, latency_measurements
 from tasks.measurement.windows import LatencyPlan, Windows
 from tasks.model_tasks.contract import Feed
 from tasks.verdicts.gates import Limits, find
-from tasks.verdicts.sequential import bound_quantile, bound_ratio, list_looks
+from tasks.verdicts.sequential import SPANS, bound_quantile, bound_ratio, find_ratio_looks, list_looks
 
 WIDTH, LAYERS, BATCH = 512, 8, 16
 PEER_WARMUP, PEER_REPEATS = 10, 20
 FIRST, ITERATIONS = 6, 5
+# What a window of the sample's engines takes.
+WINDOW_SECONDS = 0.163
 Noise = Callable[[int], NDArray[np.float64]]
 """The logarithms of so many windows' ratios, around 0."""
 random = np.random.default_rng(0)
@@ -170,12 +173,13 @@ def list_noises(recorded: list[NDArray[np.float64]]) -> Iterator[tuple[str, Nois
 
 def simulate_ratio(name: str, noise: Noise, trials: int) -> None:
     """Print what a speed-up limit of 1 does at ratio 1 and at 1.05, and how often the interval covers."""
-    looks = list_looks(FIRST)
+    seconds = np.full(int(SPANS[-1] / WINDOW_SECONDS) + 2, WINDOW_SECONDS)
+    looks = find_ratio_looks(seconds, FIRST)
     for truth in (1.0, 1.05, 1.1):
         ends, covers, ended = Counter[str](), [0, 0], 0
         for _ in range(trials):
             ratios = np.exp(noise(looks[-1])) * truth
-            bounds = [bound_ratio(ratios[:count], np.ones(count))[1:] for count in looks]
+            bounds = [bound_ratio(ratios[:count], np.ones(count), seconds[:count])[1:] for count in looks]
             covers[0] += all(low <= truth <= high for low, high in bounds)
             at = next((n for n, (low, high) in enumerate(bounds) if low >= 1 or high < 1), len(looks) - 1)
             low, high = bounds[at]

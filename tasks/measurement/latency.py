@@ -15,7 +15,15 @@ from tasks.measurement.evaluate import Runs
 from tasks.measurement.foreign_load import SPAN_SECONDS, LoadCounters, find_foreign_load, read_load
 from tasks.measurement.gpu_load import GpuState, open_gpu_probe
 from tasks.measurement.latency_figures import LatencyRule
-from tasks.measurement.windows import Benchmark, LatencyPlan, Windows, load_windows, save_benchmark, save_windows
+from tasks.measurement.windows import (
+    LEAST_SECONDS,
+    Benchmark,
+    LatencyPlan,
+    Windows,
+    load_windows,
+    save_benchmark,
+    save_windows,
+)
 from tasks.model_tasks.contract import Feed
 from tasks.verdicts.sequential import list_looks
 
@@ -75,10 +83,10 @@ def measure_until_decided(
     """Append windows to those kept until no engine is undecided or `seconds_max` is used up.
 
     Undecided engines are timed on, with the baseline between them. Whether an engine is decided is looked at only at
-    the counts of `list_looks`. The windows of the first look are measured however long they take.
+    the looks of `Windows.reached`. The windows of the first look are measured however long they take.
     """
     plan, probes = windows.plan, probes or Probes()
-    first, last = list_looks(plan.windows)[0], list_looks(plan.windows)[-1]
+    first = list_looks(plan.windows)[0]
     undecided = find_undecided(windows) if windows.count >= first else tuple(sessions)
     for name in {windows.baseline, *undecided}:
         interleave({name: sessions[name]}, feed, replace(plan, windows=0))
@@ -92,7 +100,7 @@ def measure_until_decided(
         windows = _append_span({name: sessions[name] for name in names}, feed, windows, probes)
         if windows.reached != reached:
             undecided = find_undecided(windows)
-        on_progress(min(1.0, max(spent / plan.seconds_max, windows.count / last)))
+        on_progress(min(1.0, spent / plan.seconds_max))
     return windows
 
 
@@ -102,8 +110,12 @@ def _append_span(sessions: Mapping[str, Runs], feed: Feed, windows: Windows, pro
     looks = list_looks(windows.plan.windows)
     before = after = probes.load()
     while not groups or (after.at - before.at < SPAN_SECONDS and windows.count + len(groups) * GROUP not in looks):
-        plan = replace(windows.plan, windows=GROUP, warmup=0)
+        plan, started = replace(windows.plan, windows=GROUP, warmup=0), probes.clock()
         groups.append(interleave(sessions, feed, plan, clock=probes.clock))
+        # Calls and not a pause, in which a CPU would slow down.
+        while probes.clock() - started < GROUP * LEAST_SECONDS:
+            for session in sessions.values():
+                session.run(feed)
         after = probes.load()
     gpu = probes.gpu()
     seen = (*find_foreign_load(before, after), *(gpu.disturbances if gpu else ()))

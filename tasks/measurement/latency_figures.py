@@ -10,7 +10,7 @@ from registry.records import Machine, Measurement, Verdict
 from tasks.measurement.windows import Windows
 from tasks.verdicts.gates import Limits, judge_latency
 from tasks.verdicts.intervals import quantile_interval
-from tasks.verdicts.sequential import bound_quantile, bound_ratio, find_look, list_looks
+from tasks.verdicts.sequential import bound_quantile, bound_ratio, find_look, find_ratio_looks, list_looks
 
 # What is told of a GPU meanwhile, in the order of `Windows.gpu`: the mean, and the smallest and largest.
 GPU_FIGURES = (
@@ -53,9 +53,10 @@ def latency_measurements(
             figures.append(figure(metric, float(values.mean()), unit, float(values.min()), float(values.max())))
     if digest == windows.baseline:
         return tuple(figures)
-    look = find_look(len(seconds), first) or len(seconds)
+    spent = windows.seconds[: len(seconds)]
+    look = next(reversed(find_ratio_looks(spent, first)), len(seconds))
     own, baseline = (np.median(times[:look], axis=1) for times in (seconds, windows.times[windows.baseline]))
-    ratio, low, high = bound_ratio(baseline, own)
+    ratio, low, high = bound_ratio(baseline, own, spent[:look])
     return (*figures, figure("speedup", ratio, "ratio", low, high))
 
 

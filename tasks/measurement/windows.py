@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from registry.digest import record_tree
 from registry.records import PLACE, FileRecord, Machine
 from tasks.measurement.gpu_load import GpuState
-from tasks.verdicts.sequential import find_look
+from tasks.verdicts.sequential import find_look, find_ratio_looks, list_looks
 
 _DISTURBED, _GPU, _REASONS = "disturbed", "gpu", "reasons"
 # What is kept of a GPU for each window: MHz, watts, degrees Celsius, and 1 where the limit of power held it back.
 _GPU_VALUES = 4
+# A window of quick engines takes as long, with calls that are not timed: looks wait for seconds, not for many calls.
+LEAST_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,19 @@ class Windows:
         return len(self.disturbed)
 
     @property
+    def seconds(self) -> NDArray[np.float64]:
+        """What each window took, float64 seconds [windows]: the calls of all engines, or `LEAST_SECONDS`."""
+        seconds = np.zeros(self.count)
+        for times in self.times.values():
+            seconds[: len(times)] += times.sum(axis=1)
+        return np.maximum(seconds, LEAST_SECONDS)
+
+    @property
     def reached(self) -> tuple[int, int]:
-        """The looks that were reached, as counts of windows: of all of them, and of those without other work."""
+        """The looks that were reached, by their counts: at the speed-up, and at p99, of windows without other work."""
+        looks = (0, *list_looks(self.plan.windows))
         quiet = self.count - int(self.disturbed.sum())
-        return find_look(self.count, self.plan.windows), find_look(quiet, self.plan.windows)
+        return looks[len(find_ratio_looks(self.seconds, self.plan.windows))], find_look(quiet, self.plan.windows)
 
     def append(
         self, times: Mapping[str, NDArray[np.float64]], load: Iterable[str], gpu: GpuState | None = None

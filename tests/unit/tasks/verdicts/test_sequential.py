@@ -7,11 +7,13 @@ from tasks.verdicts.sequential import (
     BLOCKS,
     ERROR,
     LOOKS,
+    PERIODS,
     bound_quantile,
     bound_ratio,
     count_slow,
     estimate_design_effect,
     find_look,
+    find_ratio_looks,
     list_looks,
 )
 
@@ -66,19 +68,60 @@ def test_calls_that_are_all_alike_have_no_design_effect(slow: bool) -> None:
 
 def test_windows_of_one_block_count_as_one() -> None:
     """A burst over many windows shows in neighbours: taken as independent they would prove more than they do."""
-    noise = np.exp(np.repeat(np.random.default_rng(1).normal(0, 0.1, BLOCKS), 9))
-    ratio, low, high = bound_ratio(noise, np.ones_like(noise))
-    _, own_low, own_high = bound_ratio(noise[::9], np.ones(BLOCKS))
+    noise = np.exp(np.repeat(np.random.default_rng(1).normal(0, 0.1, PERIODS), 9))
+    ratio, low, high = bound_ratio(noise, np.ones_like(noise), np.full_like(noise, 2.0))
+    _, own_low, own_high = bound_ratio(noise[::9], np.ones(PERIODS), np.full(PERIODS, 18.0))
     assert low < ratio < high
     assert (low, high) == pytest.approx((own_low, own_high))
 
 
 def test_of_equal_engines_at_most_one_in_twenty_is_called_faster_or_slower_over_all_looks() -> None:
-    random, called = np.random.default_rng(2), {"faster": 0, "slower": 0}
+    random, called, seconds = np.random.default_rng(2), {"faster": 0, "slower": 0}, np.full(486, 60.0)
+    looks = find_ratio_looks(seconds, 6)
+    assert looks == list_looks(6)  # windows of a minute wait for nothing else
     for _ in range(500):
-        noise = np.exp(random.normal(0, 0.1, 162))
-        bounds = [bound_ratio(noise[:count], np.ones(count)) for count in list_looks(6)[:4]]
+        noise = np.exp(random.normal(0, 0.1, 486))
+        bounds = [bound_ratio(noise[:count], np.ones(count), seconds[:count]) for count in looks]
         called["faster"] += any(low > 1 for _, low, _ in bounds)
         called["slower"] += any(high < 1 for *_, high in bounds)
-    # Four looks spend 4 % on both sides together; the error of 500 trials is 1 %.
-    assert 0.01 * 500 < sum(called.values()) <= 0.05 * 500
+    # Five looks spend 5 % on both sides together; the error of 500 trials is 1 %.
+    assert 0.01 * 500 < sum(called.values()) <= 0.06 * 500
+
+
+@pytest.mark.parametrize(
+    ("seconds", "windows", "looks"),
+    [
+        (0.0625, 800, (6, 18, 400, 800)),  # quick engines wait for the seconds
+        (0.16, 500, (6, 18, 158, 314)),
+        (30.0, 500, (6, 18, 54, 162, 486)),  # slow ones for the windows
+        (1.0, 5, ()),
+    ],
+)
+def test_a_look_at_a_speedup_waits_for_its_windows_and_its_seconds(
+    seconds: float, windows: int, looks: tuple[int, ...]
+) -> None:
+    assert find_ratio_looks(np.full(windows, seconds), 6) == looks
+
+
+def test_what_one_second_shows_proves_only_what_a_host_cannot_turn_round() -> None:
+    fast, slow, short, long = np.full(6, 1 / 1.19), np.full(6, 1 / 0.84), np.full(6, 0.16), np.full(6, 10.0)
+    for own in (fast, slow):
+        _, low, high = bound_ratio(np.ones(6), own, short)
+        assert low < 1 < high
+    assert bound_ratio(np.ones(6), fast, long)[1] > 1
+    assert bound_ratio(np.ones(6), slow, long)[2] < 1
+    assert bound_ratio(np.ones(6), fast / 2, short)[1] > 1  # a clear case
+
+
+def test_a_host_that_is_slow_for_seconds_calls_an_engine_at_its_limit_faster_or_slower_in_few_cases() -> None:
+    """A window is 0.16 s; for 2 s on average int8 is 1.19 times as fast as fp32, for the next 2 s 0.84 times."""
+    random, seconds, called = np.random.default_rng(3), np.full(375, 0.16), 0
+    looks = find_ratio_looks(seconds, 6)
+    middle = np.log(1.19 * 0.84) / 2
+    for _ in range(300):
+        ends = np.cumsum(random.exponential(2.0, 200))
+        state = (np.searchsorted(ends, np.cumsum(seconds)) + random.integers(2)) % 2
+        ratios = np.exp(np.where(state == 1, np.log(1.19), np.log(0.84)) - middle + random.normal(0, 0.03, 375))
+        bounds = [bound_ratio(ratios[:count], np.ones(count), seconds[:count])[1:] for count in looks]
+        called += any(low > 1 or high < 1 for low, high in bounds)
+    assert called <= 0.05 * 300
