@@ -13,6 +13,7 @@ from flows.commands import (
     machine,
     promotion,
     recipe,
+    reduce,
     refresh,
     release,
     serving,
@@ -51,6 +52,7 @@ app.command("run")(serving.run)
 app.command("calibration")(engines.calibration)
 app.command("compare")(engines.compare)
 app.command("measure")(engines.measure)
+app.command("reduce")(reduce.reduce)
 app.command("targets")(machine.targets)
 app.command("doctor")(machine.doctor)
 # Then what a team's servers and workers need:

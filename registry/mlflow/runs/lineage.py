@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from registry.errors import NotFound
 from registry.mlflow.errors import check_id, read_pages, translate_errors
 from registry.mlflow.publish import KIND, RELEASE, VERSION
 from registry.mlflow.runs.entries import IDENTITY
@@ -35,6 +36,21 @@ class EngineRun:
     precision: str
     version: int | None
     identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ReleasedEngine:
+    """The newest finished run of an engine, with or without a version.
+
+    `onnx_digest` is that of the graph that it was built of, `answered` what it answered row by row (bytes of a file);
+    each is None where its run has none.
+    """
+
+    release: str
+    target: str
+    precision: str
+    onnx_digest: str | None
+    answered: bytes | None
 
 
 class Lineage:
@@ -74,6 +90,30 @@ class Lineage:
             EngineryError: it exists, but cannot be read.
         """
         return self._read_engine_file(model, path, f"tags.`{VERSION}` = '{version}'")
+
+    def find_engine(self, model: str, answered: str, **wanted: str | int | None) -> ReleasedEngine:
+        """Return the newest finished engine with the `version`, or the `target`, `precision` and `release`, wanted.
+
+        What is None is not asked for. `answered` is the name of the file with its answers.
+
+        Raises:
+            NotFound: there is none.
+        """
+        asked = {name: check_name(str(value), what=name) for name, value in wanted.items() if value is not None}
+        tags = {"version": f"tags.`{VERSION}`", "target": f"tags.`{TARGET}`", "release": f"tags.`{RELEASE}`"}
+        terms = [f"{tags.get(name, f'params.{name}')} = '{value}'" for name, value in asked.items()]
+        runs = self._find_newest_first(model, " and ".join([_FINISHED_ENGINE, *terms]))
+        if not runs:
+            shown = ", ".join(f"{name} {value}" for name, value in asked.items())
+            raise NotFound(f"no release of {model} has built an engine with {shown}: see `enginery list {model}`")
+        run, params = str(runs[0].info.run_id), runs[0].data.params
+        return ReleasedEngine(
+            runs[0].data.tags[RELEASE],
+            params["target"],
+            params["precision"],
+            _parse_identity(self._read_file(run, IDENTITY) or b"").get("onnx_digest"),
+            self._read_file(run, answered),
+        )
 
     def calibration_file(self, model: str, name: str, *, version: int) -> bytes | None:
         """Return a file that records how a version's graph was quantized; None if its run has no such file.

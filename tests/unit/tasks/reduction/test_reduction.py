@@ -11,10 +11,12 @@ import pytest
 from onnx import numpy_helper
 
 from registry.errors import BadInput
-from registry.records import Precision
+from registry.records import Backend, GpuTarget, Precision
 from tasks.calibration.rows import Feed
+from tasks.execution.progress import ignore_progress
 from tasks.graphs.layers import Graph
 from tasks.quantization.quantize import quantize
+from tasks.reduction.engine import describe_engine_of
 from tasks.reduction.folder import CaseNotes, write_folder
 from tasks.reduction.pair import GraphPair, OneGraph
 from tasks.reduction.search import Bounds, Reduction, reduce_pair
@@ -229,3 +231,21 @@ def test_a_graph_that_onnxruntime_cannot_run_is_a_sentence(exact: onnx.ModelProt
     made.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(BadInput, match="ONNX Runtime cannot run the graph on this machine"):
         reduce_pair(pair_of(exact, made), ROWS)
+
+
+def test_an_engine_is_measured_here_or_the_reason_is_said(found: Reduction) -> None:
+    assert found.reduced is not None
+    cpu, gpu = GpuTarget("cpu", Backend.ONNXRUNTIME), GpuTarget("rtx", Backend.TENSORRT_RTX, "8.9")
+    words = describe_engine_of(found.reduced, Precision.INT8, cpu, 0, ignore_progress)
+    assert words.startswith("the engine of this piece on cpu (onnxruntime ")
+    assert float(words.rpartition(": ")[2]) == pytest.approx(found.reduced.error, rel=1e-3)
+    assert describe_engine_of(found.reduced, Precision.INT8, gpu, 0, ignore_progress).startswith(
+        "the engine of this piece was not run: "
+    )
+    assert "no engine of this piece was made for cpu: " in describe_engine_of(
+        found.reduced, Precision.INT8, cpu, 0, refuse
+    )
+
+
+def refuse(_what: str, _fraction: float) -> bool:
+    return False
