@@ -95,11 +95,9 @@ def _reduce(request: "ReduceRequest", *, quiet: bool) -> "ReduceResult":
 def _show(result: "ReduceResult", request: "ReduceRequest") -> None:
     found, engine = result.reduction, request.engine
     where = f"{engine.target} {engine.precision} of release {engine.release}"
-    lines = [
-        f"{where}: {found.error:.2%} of fp32's output away on evaluation row {result.row}, the worst of {found.rows}"
-    ]
+    _print(f"{where}: {found.error:.2%} of fp32's output away on row {result.row}, the worst of {found.rows} rows")
     if not result.is_same_graph:
-        lines.append(
+        _print(
             "note: the graph was made again, by other versions or from other files than in the release, and is not "
             "byte for byte the one that the engine was built of"
         )
@@ -108,10 +106,13 @@ def _show(result: "ReduceResult", request: "ReduceRequest") -> None:
         for layer in found.layers[:SHOWN]:
             table.add_row(escape(layer.layer), str(layer.nodes), f"{layer.error:.2%}", f"{layer.sqnr_db:.1f} dB")
         out.print(table)
-        lines.append(f"{found.tried} of {found.pieces} layers that differ from fp32's were measured; --json has all")
-    lines += _describe_end(result, request)
-    for line in lines:
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+        _print(f"{found.tried} of {found.pieces} layers that differ from fp32's were measured; --json has all")
+    for line in _describe_end(result, request):
+        _print(line)
+
+
+def _print(line: str) -> None:
+    out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _describe_end(result: "ReduceResult", request: "ReduceRequest") -> list[str]:

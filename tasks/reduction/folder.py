@@ -1,6 +1,7 @@
 """Write a reduced graph as a folder that shows the difference, without names or anything else of the model's."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from tasks.reduction import show
 from tasks.reduction.differences import open_model, run_model
 from tasks.reduction.search import Reduced
 
+# Operators that are listed in their order.
+LISTED = 12
 README = """# A difference between {precision} and fp32
 
 Two ONNX graphs of {nodes}, one input, and a script: `python show.py` prints how far their
@@ -109,15 +112,21 @@ def describe_constants(exact: onnx.ModelProto, made: onnx.ModelProto, parameters
     share = f", {held / parameters:.2%} of its {parameters:,}" if parameters else ""
     lines = [f"{held:,} constant values of the fp32 model{share}, and what was made of them:", ""]
     for title, tensors in constants.items():
+        large = {name: tensor for name, tensor in tensors.items() if np.prod(tensor.dims) > 1}
         lines += [
             f"- {title} `{name}`: {onnx.TensorProto.DataType.Name(tensor.data_type).lower()} {list(tensor.dims)}"
-            for name, tensor in tensors.items()
+            for name, tensor in large.items()
         ]
+        lines += [f"- {title}: {len(tensors) - len(large)} of one value"] if len(large) < len(tensors) else []
     return "\n".join(lines) + "\n"
 
 
 def _list_operators(model: onnx.ModelProto) -> str:
-    return ", ".join(node.op_type for node in model.graph.node)
+    """List a few operators in order, and count many."""
+    operators = [node.op_type for node in model.graph.node if node.op_type != "Constant"]
+    if len(operators) <= LISTED:
+        return ", ".join(operators)
+    return ", ".join(f"{count} {operator}" for operator, count in Counter(operators).most_common())
 
 
 def _choose_names(reduced: Reduced) -> dict[str, str]:

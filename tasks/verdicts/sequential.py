@@ -25,8 +25,9 @@ ERROR = 0.05 / LOOKS
 # Neighbouring windows are alike, and are averaged until at most so many blocks are left: for p99, and for a speed-up,
 # whose few blocks are longer than most spans for which a host stays slow.
 BLOCKS, PERIODS = 18, 6
-# The seconds of measuring that each look at a speed-up waits for.
+# The seconds of measuring that each look at a speed-up waits for, and how many times the windows of the first.
 SPANS = (0.0, 0.0, 25.0, 50.0, 100.0)
+MULTIPLES = (1, 3, 4, 6, 27)
 # From so many seconds of measuring on, how far a speed-up's logarithm may be from what it is over a long time, as the
 # host has not shown yet. 0.35 is what one shared host did to int8 over fp32: 1.19 times as fast, and 0.84.
 DRIFTS = ((0.0, 0.35), (25.0, 0.12), (50.0, 0.0))
@@ -48,7 +49,7 @@ def find_ratio_looks(seconds: NDArray[np.float64], first: int) -> tuple[int, ...
     Counts are even, because windows come in pairs of both orders.
     """
     spans = 1 + np.searchsorted(np.cumsum(seconds), SPANS)
-    looks = [max(count, int(least + least % 2)) for count, least in zip(list_looks(first), spans, strict=True)]
+    looks = [max(times * first, int(least + least % 2)) for times, least in zip(MULTIPLES, spans, strict=True)]
     return tuple(count for count in looks if count <= len(seconds))
 
 

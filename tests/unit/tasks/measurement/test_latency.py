@@ -222,7 +222,7 @@ def test_the_looks_end_even_where_nothing_is_ever_decided() -> None:
         LatencyRule(SPEEDUP, HOST),
         probes=Probes(timeline.clock, Load().read),
     )
-    assert windows.count == 4 * 81
+    assert windows.count == 4 * 27
 
 
 def test_the_first_look_is_measured_however_little_time_there_is() -> None:
