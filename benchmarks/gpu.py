@@ -169,7 +169,7 @@ def compare_same(engine: str, comparisons: int) -> dict[str, Any]:
         own, baseline = (np.median(windows.times[name], axis=1) for name in "BA")
         for look in list_looks(FIRST):
             if look <= windows.count:
-                _, low, high = bound_ratio(baseline[:look], own[:look])
+                _, low, high = bound_ratio(baseline[:look], own[:look], windows.seconds[:look])
                 widths.setdefault(look, []).append(high / low - 1)
     return {
         "engine": "with itself",
