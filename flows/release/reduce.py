@@ -1,6 +1,7 @@
 """Reduce an engine of a release: its graphs are found or made again, and held against each other on evaluation rows."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from registry.records import Backend, GpuTarget, OnnxArtifact, Precision
 from tasks.graphs.files import SINGLE_FILE_BYTES
 from tasks.graphs.prepare import prepare_graph
 from tasks.measurement.row_results import list_flips, parse_row_results, reference_of
+from tasks.model_tasks.contract import Metric
 from tasks.reduction.engine import describe_engine_of
 from tasks.reduction.folder import CaseNotes, write_folder
 from tasks.reduction.pair import GraphPair, OneGraph
@@ -71,7 +73,7 @@ def reduce_engine(context: ReleaseContext, request: ReduceRequest) -> ReduceResu
     _check_size(exact)
     material = gather(context, source, exact, make_calibration_set(context, evaluation), evaluation)
     made = make_graph(context, material, precision)
-    numbers = choose_rows(request.engine.answered, evaluation, request.rows)
+    numbers = choose_rows(recipe.model_task.metrics[0], request.engine.answered, evaluation, request.rows)
     encoder = context.open_encoder(source, exact.input_names)
     feeds = [encoder.encode([evaluation.inputs[number]]) for number in numbers]
     on_progress = context.progress_of(f"reduce {request.target.name} {precision}")
@@ -100,25 +102,18 @@ def _write(pair: GraphPair, reduction: Reduction, request: ReduceRequest, engine
     if reduction.reduced is None:
         raise ValueError("there is nothing to write")
     constants = pair.exact.graph.constants.values()
-    parameters = sum(_count_values(tensor.dims) for tensor in constants)
+    parameters = sum(math.prod(tensor.dims) for tensor in constants)
     versions = tuple((package, version(package)) for package in PACKAGES)
     notes = CaseNotes(request.engine.precision, request.bounds.tolerance, parameters, versions, engine)
     return write_folder(reduction.reduced, notes, request.into, keep_names=request.keep_names)
 
 
-def _count_values(sizes: Sequence[int]) -> int:
-    values = 1
-    for size in sizes:
-        values *= size
-    return values
-
-
-def choose_rows(answered: bytes | None, evaluation: Rows, most: int) -> tuple[int, ...]:
+def choose_rows(metric: Metric, answered: bytes | None, evaluation: Rows, most: int) -> tuple[int, ...]:
     """Return the numbers of at most `most` rows: first those that the engine answered otherwise than fp32."""
     results = None if answered is None else parse_row_results(answered, "this engine")
     flipped: list[int] = []
     if results is not None and results.evaluation_set == evaluation.digest:
-        flipped = [flip.row for flip in list_flips(reference_of(results), results, ())]
+        flipped = [flip.row for flip in list_flips(metric, reference_of(results), results, ())]
     return tuple(dict.fromkeys((*flipped, *range(len(evaluation.inputs)))))[:most]
 
 
