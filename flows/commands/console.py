@@ -62,25 +62,22 @@ TeamFleetFile = Annotated[Path, typer.Option("--fleet", help=f"{_FLEET_HELP}.")]
 
 def need_pipeline(what: str) -> None:
     """Raise unless the packages of the `pipeline` extra are installed; `what` is the subcommand."""
-    need("prefect", "onnxruntime", "datasets", what=what)
+    _need("prefect", "onnxruntime", "datasets", what=what, extra="pipeline")
 
 
-def need(*packages: str, what: str) -> None:
-    """Raise unless the packages that a subcommand needs are installed.
+def need_run(what: str) -> None:
+    """Raise unless the packages of the `run` extra and ONNX Runtime are installed; `what` is the subcommand."""
+    packages = ("onnxruntime", "tokenizers", "PIL", "soundfile", "soxr", "scipy", "ml_dtypes", "seqeval")
+    _need(*packages, what=what, extra="run")
 
-    Args:
-        packages: import names.
-        what: the subcommand, as the error names it.
 
-    Raises:
-        BadInput: a package is missing; the message says what to install.
-    """
+def _need(*packages: str, what: str, extra: str) -> None:
     from importlib.util import find_spec
 
     if missing := [package for package in packages if find_spec(package) is None]:
         raise BadInput(
             f"`enginery {what}` needs {', '.join(missing)}, which the base install does not include: "
-            "pip install 'enginery[pipeline,cpu]'"
+            f"pip install 'enginery[{extra},cpu]'"
         )
 
 

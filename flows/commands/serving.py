@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flows.commands.console import Json, err, need, out, plain, print_json
+from flows.commands.console import Json, err, need_run, out, plain, print_json
 from registry.errors import BadInput, GoldenMismatch, Incompatible
 from registry.host.home import home
 from registry.names import check_name, production_alias
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from registry.records import EngineManifest
     from registry.serving.fetch import Fetched
     from registry.store import ServingStore
+    from tasks.bundle.answer import Answer
     from tasks.bundle.check_golden import GoldenCheck
 
 Model = Annotated[str, typer.Argument(help="The model's name in the registry; `enginery list` shows all.")]
@@ -162,7 +163,7 @@ def verify(
     from registry.serving.fetch import verify_placed
 
     if golden:
-        need("onnxruntime", "tokenizers", "PIL", what="verify --golden")
+        need_run("verify --golden")
     if bundle.is_dir():
         bundle = bundle.resolve()  # `current` may move between two reads
     manifest = verify_placed(bundle, local_trust(home()))
@@ -197,14 +198,21 @@ def run(
     inputs: Annotated[
         list[str], typer.Argument(help="One or more inputs of the model's task: texts, or files of images or audio.")
     ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", help="Write the answer to one input here, where it is a file: a map of classes, .png."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer inputs with an engine, which is verified before it is loaded.
 
     For example, `enginery run sst2 "a charming film"`, or `enginery run digits seven.png`. A classifier answers
-    with a label and its probability.
+    with a label and its probability. `enginery run scenes street.png --output map.png` writes the class of each pixel
+    of semantic segmentation, numbered as in its masks.
     """
-    need("onnxruntime", "tokenizers", "PIL", what="run")
+    need_run("run")
     from registry.bundle.signing import local_trust
     from registry.serving.fetch import verify_placed
     from tasks.bundle.answer import answer
@@ -215,13 +223,41 @@ def run(
     else:
         fetched = open_fetch(engine, home() / "models", Selection())()
         bundle, manifest = fetched.path, fetched.manifest
+    if output is not None:
+        _check_output(output, manifest, inputs)
     answers = answer(bundle, manifest, inputs)
+    if output is not None:
+        _write_answer(answers[0], output)
     if as_json:
-        print_json([plain(shown) for shown in answers])
+        print_json([plain(each.shown) for each in answers])
         return
-    for shown in answers:
-        out.print(escape(shown.line), highlight=False)
+    for each in answers:
+        out.print(escape(each.shown.line), highlight=False)
+    if output is not None:
+        out.print(f"written to {output}", highlight=False, soft_wrap=True)
     _note_other_cpu(manifest)
+
+
+def _check_output(output: Path, manifest: "EngineManifest", inputs: "Sequence[str]") -> None:
+    from tasks.model_tasks import model_task
+
+    ending = model_task(manifest.source.task).answer_file
+    if ending is None:
+        raise BadInput(
+            f"the answers of {manifest.model} ({manifest.source.task}) are no files: leave --output out, or save what "
+            "--json prints"
+        )
+    if output.suffix.lower() != ending:
+        raise BadInput(f"--output {output}: an answer of {manifest.model} is a {ending} file: give it that ending")
+    if len(inputs) > 1:
+        raise BadInput(f"--output writes one answer, and there are {len(inputs)} inputs: run them one by one")
+
+
+def _write_answer(answer: "Answer", output: Path) -> None:
+    try:
+        output.write_bytes(answer.file or b"")
+    except OSError as error:
+        raise BadInput(f"{output} cannot be written ({error.strerror}): choose another file") from None
 
 
 def _note_other_cpu(manifest: "EngineManifest") -> None:

@@ -43,7 +43,7 @@ PythonBackend = Annotated[
     bool,
     typer.Option(
         "--python-backend",
-        help="Place the task's Python model around an ONNX engine: it takes and answers what `enginery run` does.",
+        help="Place a Python model around a CPU engine: text, images or audio in, the answers of `enginery run` out.",
     ),
 ]
 Container = Annotated[
@@ -181,6 +181,7 @@ def place_and_load(
     from registry.serving.fetch import verify_placed
     from registry.triton.control import load_version, triton_server
     from registry.triton.repository import VerifiedBundle, place_triton, prune
+    from tasks.bundle.python_model import make_python_model
 
     trust = local_trust(home())
     # Resolved once: `current` may move between two reads.
@@ -193,9 +194,8 @@ def place_and_load(
                 "bundle"
             )
     server = triton_server(options.server, os.environ.get(HEADER_VARIABLE)) if options.server else None
-    placed = place_triton(
-        verified, repository, version=version, python_backend=options.python_backend, container=options.container
-    )
+    python_model = make_python_model(verified[0].manifest.source.task) if options.python_backend else None
+    placed = place_triton(verified, repository, version=version, python_model=python_model, container=options.container)
     if server:
         load_version(server, placed)
     prune(placed, options.keep)

@@ -4,7 +4,6 @@ The fields are those of model_config.proto: https://github.com/triton-inference-
 model_config.proto. docs/adr/0016-triton-layout.md says why each is set as it is.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from registry.errors import BadInput
@@ -60,7 +59,7 @@ def _fields(model: TritonModel) -> dict[str, Any]:
     build, largest = model.manifest.build, largest_batch(model)
     fields: dict[str, Any] = {
         "name": model.name,
-        "backend": "python" if model.python_backend else _name_backend(build.backend),
+        "backend": "python" if model.python_model else _name_backend(build.backend),
         "max_batch_size": largest,
         "version_policy": {"specific": {"versions": [model.version]}},
         "input": _inputs(model),
@@ -87,13 +86,13 @@ def _name_backend(backend: Backend) -> str:
 
 def _inputs(model: TritonModel) -> list[dict[str, Any]]:
     if model.python_model is not None:
-        return [_signature(*tensor) for tensor in model.python_model.inputs]
+        return [_describe_strings(model.python_model.request)]
     return [_described(model, tensor) for tensor in model.manifest.build.inputs]
 
 
 def _outputs(model: TritonModel) -> list[dict[str, Any]]:
     if model.python_model is not None:
-        return [_signature(*tensor) for tensor in model.python_model.outputs]
+        return [_describe_strings(name) for name in model.python_model.answers]
     classes = model.manifest.source.classes
     outputs = []
     for tensor in model.manifest.build.outputs:
@@ -102,8 +101,8 @@ def _outputs(model: TritonModel) -> list[dict[str, Any]]:
     return outputs
 
 
-def _signature(name: str, dtype: str, dims: Sequence[int]) -> dict[str, Any]:
-    return {"name": name, "data_type": dtype, "dims": list(dims)}
+def _describe_strings(name: str) -> dict[str, Any]:
+    return {"name": name, "data_type": "TYPE_STRING", "dims": [1]}
 
 
 def _described(model: TritonModel, tensor: Tensor) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from registry.errors import BadInput, Incompatible
 from registry.host.tensorrt_releases import same_tensorrt, tensorrt_of_container, triton_container
 from registry.names import check_name
-from registry.records import AxisRange, Backend, EngineBuild, EngineManifest
-from registry.triton.python_models import PYTHON_MODELS, PythonModel
+from registry.records import AxisRange, Backend, EngineBuild, EngineManifest, largest_axes
 
+# Where the bundle lies in the folder of a Python model's version.
+BUNDLE_FOLDER = "bundle"
 _ENGINE_FILES = {
     Backend.TENSORRT: "model.plan",
     Backend.ONNXRUNTIME: "model.onnx",
@@ -26,16 +27,28 @@ class WarmupRow:
 
 
 @dataclass(frozen=True)
+class PythonModel:
+    """A model for Triton's Python backend around a bundle: raw `request` in, `answers` out, each a string a row.
+
+    `files` are (name, content): model.py and what it needs beside the bundle, which lies in BUNDLE_FOLDER.
+    """
+
+    request: str
+    answers: tuple[str, ...]
+    files: tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True)
 class TritonModel:
     """One version of one Triton model: a bundle's manifest, or one for each compute capability.
 
-    With `python_backend` the model takes and answers what `enginery run` does; without, tensors.
+    With a `python_model` it takes and answers what `enginery run` does; without, tensors.
     """
 
     manifests: tuple[EngineManifest, ...]
     version: int
     rows: tuple[WarmupRow, ...] = ()
-    python_backend: bool = False
+    python_model: PythonModel | None = None
 
     @property
     def manifest(self) -> EngineManifest:
@@ -48,28 +61,26 @@ class TritonModel:
         return check_name(self.manifest.model, what="model")
 
     @property
-    def python_model(self) -> PythonModel | None:
-        """The task's model for the Python backend, where that is asked for and the task has one."""
-        return PYTHON_MODELS.get(self.manifest.source.task) if self.python_backend else None
-
-    @property
     def labels_file(self) -> str:
         """Beside config.pbtxt, so its name holds the version: two versions may have other labels."""
         return f"labels-{self.version}.txt"
 
 
 def engine_file(model: TritonModel, manifest: EngineManifest) -> str:
-    """Return the engine's name in the version's folder: model.plan or model.onnx, or sm89.plan of several."""
-    if model.python_backend:
-        return manifest.build.file
+    """Return the bare engine's name in the version's folder: model.plan or model.onnx, or sm89.plan of several."""
     if len(model.manifests) > 1:
         return f"sm{str(manifest.build.target.compute_capability).replace('.', '')}.plan"
     return _ENGINE_FILES[manifest.build.backend]
 
 
 def largest_batch(model: TritonModel) -> int:
-    """Return Triton's max_batch_size; 0 where the first axis of an input or output is no batch, or none is known."""
+    """Return Triton's max_batch_size; 0 where the first axis of an input or output is no batch, or none is known.
+
+    A Python model cuts what it gets into the engine's batches, so there is always one.
+    """
     build = model.manifest.build
+    if model.python_model is not None:
+        return largest_axes(build.profiles).get("batch", 1)
     firsts = {tensor.shape[0] if tensor.shape else None for tensor in (*build.inputs, *build.outputs)}
     batched = len(firsts) == 1 and isinstance(next(iter(firsts)), str)
     return min(_reaches(build), default=0) if batched else 0
@@ -115,18 +126,20 @@ def check_servable(model: TritonModel, container: str | None) -> None:
         raise BadInput(f"version is {model.version}; Triton's versions count from 1")
     if not all(name.isprintable() for name in model.manifest.source.classes):
         raise BadInput(f"{model.name} has a class name that is not a printable line, as in Triton's label file")
-    if build.generation is not None:
-        raise Incompatible(
-            f"{model.name} writes text with several engines, token by token, which no backend of Triton does: fetch it "
-            "plain, and serve it from a program of your own"
-        )
     if build.backend is Backend.TENSORRT_RTX:
         raise Incompatible(f"{model.name}: Triton has no backend for TensorRT for RTX; release it for tensorrt too")
-    if model.python_backend and model.python_model is None:
-        raise Incompatible(f"{model.name}: no Python model for {model.manifest.source.task}: serve its tensors")
-    if model.python_backend and build.backend is not Backend.ONNXRUNTIME:
-        raise Incompatible(f"{model.name}: the Python model runs ONNX Runtime engines only, not {build.backend}")
-    if 0 in _reaches(build):
+    if model.python_model is not None:
+        if build.backend is not Backend.ONNXRUNTIME:
+            raise Incompatible(
+                f"{model.name}: the Python model runs ONNX Runtime's engines for CPUs only, not {build.backend}: place "
+                "it without --python-backend, or release it for target cpu too"
+            )
+    elif build.generation is not None:
+        raise Incompatible(
+            f"{model.name} writes text with several engines, token by token, which only Triton's Python backend does: "
+            "place its engine for CPUs with --python-backend, or serve it from a program of your own"
+        )
+    elif 0 in _reaches(build):
         raise Incompatible(f"{model.name} takes no batch of 1, and Triton sends what comes: set a profile's min to 1")
     _check_together(model)
     if container and build.backend is Backend.TENSORRT:

@@ -21,7 +21,7 @@ from registry.host.durable import replace_file, sync
 from registry.names import check_version
 from registry.records import EngineManifest, FileRecord
 from registry.triton.config import config_text, is_own_config
-from registry.triton.model import TritonModel, check_servable, engine_file
+from registry.triton.model import BUNDLE_FOLDER, PythonModel, TritonModel, check_servable, engine_file
 from registry.triton.warmup import bundled_rows, warmup_entries
 
 CONFIG_FILE = "config.pbtxt"
@@ -58,7 +58,7 @@ def place_triton(
     repository: Path,
     *,
     version: int,
-    python_backend: bool = False,
+    python_model: PythonModel | None = None,
     container: str | None = None,
 ) -> PlacedModel:
     """Place verified bundles of one model as one version of it; each file is checked as it is copied.
@@ -70,7 +70,7 @@ def place_triton(
         repository: Triton's model repository, created if missing. Staging lies beside it, so it must not be a mount
             of its own.
         version: Triton's version of the model; usually the registry's version of the engine.
-        python_backend: place the task's Python model around an ONNX Runtime engine.
+        python_model: place this around an ONNX Runtime engine, in place of the bare engine.
         container: the Triton container that serves it, such as "26.08"; its TensorRT must be the engine's.
 
     Raises:
@@ -82,7 +82,7 @@ def place_triton(
     """
     check_version(version)
     rows = bundled_rows(bundles[0].folder, bundles[0].manifest)
-    model = TritonModel(tuple(bundle.manifest for bundle in bundles), version, rows, python_backend)
+    model = TritonModel(tuple(bundle.manifest for bundle in bundles), version, rows, python_model)
     check_servable(model, container)
     config, beside = config_text(model), _files_beside(model)
     repository = repository.absolute()
@@ -151,14 +151,23 @@ def _staging(repository: Path) -> Iterator[Path]:
 
 def _stage_version(model: TritonModel, bundles: Sequence[VerifiedBundle], into: Path) -> None:
     into.mkdir()
-    for bundle in bundles:
-        manifest, build = bundle.manifest, bundle.manifest.build
-        for record in manifest.files if model.python_backend else build.files:
-            name = engine_file(model, manifest) if record.path == build.file else record.path
-            _copy_file(bundle.folder, record, into / name)
     if model.python_model is not None:
-        (into / MANIFEST_FILE).write_bytes(write_manifest(bundles[0].manifest))
-        shutil.copyfile(model.python_model.file, into / "model.py")
+        _stage_python_model(model.python_model, bundles[0], into)
+        return
+    for bundle in bundles:
+        build = bundle.manifest.build
+        for record in build.files:
+            name = engine_file(model, bundle.manifest) if record.path == build.file else record.path
+            _copy_file(bundle.folder, record, into / name)
+
+
+def _stage_python_model(python_model: PythonModel, bundle: VerifiedBundle, into: Path) -> None:
+    # In a folder of its own: the server's Python finds modules in the version's folder.
+    for record in bundle.manifest.files:
+        _copy_file(bundle.folder, record, into / BUNDLE_FOLDER / record.path)
+    (into / BUNDLE_FOLDER / MANIFEST_FILE).write_bytes(write_manifest(bundle.manifest))
+    for name, content in python_model.files:
+        (into / name).write_bytes(content)
 
 
 def _copy_file(bundle: Path, record: FileRecord, to: Path) -> None:
@@ -174,7 +183,7 @@ def _files_beside(model: TritonModel) -> dict[str, bytes]:
     """Return the label and warm-up files; their names hold the version, so no other version's files change."""
     files = {f"{WARMUP_FOLDER}/{file}": raw for entry in warmup_entries(model) for _, file, _, raw in entry.files}
     classes = model.manifest.source.classes
-    if classes and not model.python_backend:
+    if classes and model.python_model is None:
         files[model.labels_file] = "".join(f"{name}\n" for name in classes).encode()
     return files
 

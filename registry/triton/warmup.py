@@ -83,11 +83,13 @@ def warmup_entries(model: TritonModel) -> list[WarmupEntry]:
         BadInput: a row lacks an input's values, or an input takes none of that kind.
     """
     if model.python_model is not None:
-        name, _, dims = model.python_model.inputs[0]
         # Triton's bytes of a string tensor: a little-endian length, then UTF-8.
         requests = [row.request.encode() for row in model.rows]
         stored = [struct.pack("<I", len(request)) + request for request in requests]
-        return [_entry(model, f"row{index}", 1, [(name, dims, raw)]) for index, raw in enumerate(stored)]
+        return [
+            _entry(model, f"row{index}", 1, [(model.python_model.request, (1,), raw)])
+            for index, raw in enumerate(stored)
+        ]
     entries, largest = [], largest_batch(model)
     for index, row in enumerate(model.rows):
         tensors = model.manifest.build.inputs

@@ -82,7 +82,7 @@ def add_warmup(build: EngineBuild, source: SourceFiles, inputs: Sequence[Any], i
     for row_input in inputs:
         feed = encoder.encode([row_input])
         tensors = tuple((name, tuple(array[0].tolist())) for name, array in feed.items())
-        rows.append(WarmupRow(str(row_input), tensors))
+        rows.append(WarmupRow(task.write_request(row_input).decode(), tensors))
     (into / ROWS_FILE).write_bytes(write_rows(rows))
 
 

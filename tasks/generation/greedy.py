@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import scipy  # its parts load on first use
 from numpy.typing import NDArray
 
 from registry.errors import BadInput
@@ -145,6 +144,8 @@ class GreedySession:
         allowed = scores.copy()
         allowed[:, [*rules.suppressed, *(rules.suppressed_first if is_first else ())]] = -np.inf
         best = allowed.argmax(axis=-1)
+        import scipy  # its parts load on first use
+
         log_probs = scipy.special.log_softmax(scores, axis=-1)[np.arange(len(best)), best]
         tokens = np.where(has_ended, rules.padding, best).astype(np.int64)
         return tokens, np.where(has_ended, 0.0, log_probs).astype(np.float32)

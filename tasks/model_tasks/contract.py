@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from calibration_data.reader import Rows
 from registry.records import ModelSource
-from registry.triton.python_models import PythonModel
 
 Feed = dict[str, NDArray[Any]]
 """Arrays by input name, each [batch, …]."""
@@ -181,8 +180,12 @@ class ModelTask(Protocol):
         """The files of a checkpoint that a bundle carries for its encoder."""
 
     @property
-    def python_model(self) -> PythonModel | None:
-        """The model for Triton's Python backend that answers as `enginery run` does, or None."""
+    def request(self) -> str:
+        """What a client of a server sends, as the input is named there: text, image or audio."""
+
+    @property
+    def answer_file(self) -> str | None:
+        """How the name of an answer's file ends, such as .png, where each answer is the bytes of one; else None."""
 
     @property
     def example_inputs(self) -> tuple[Any, ...]:
@@ -256,6 +259,16 @@ class ModelTask(Protocol):
             BadInput: it has no answer, or the file cannot be read.
         """
 
+    def read_request(self, content: bytes) -> tuple[str, Any]:
+        """Return (how the answer names it, its input) of what a client sends: a text as UTF-8, or a file's bytes.
+
+        Raises:
+            BadInput: it has no answer, or is no such text or file.
+        """
+
+    def write_request(self, row_input: Any) -> bytes:
+        """Return what a client sends to ask for a row's input: what `read_request` reads."""
+
     def reduce_outputs(
         self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Any], encoder: Encoder
     ) -> Sequence[NDArray[Any]]:
@@ -269,6 +282,11 @@ class ModelTask(Protocol):
         """Return one answer per input, from the reduced outputs of a graph for `encoder.encode(inputs)`."""
 
     def show(
-        self, outputs: Sequence[NDArray[Any]], questions: Sequence[str], classes: Sequence[str], encoder: Encoder
+        self,
+        outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],
+        questions: Sequence[str],
+        classes: Sequence[str],
+        encoder: Encoder,
     ) -> list[ShownAnswer]:
-        """Return what `enginery run` prints for each question."""
+        """Return what `enginery run` prints for each question: the answer to its input, and how it is named."""

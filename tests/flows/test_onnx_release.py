@@ -69,9 +69,7 @@ def test_another_graph_under_the_same_name_is_another_release(tiny_recipe: TinyR
 
 
 def ask(bundle: Path, texts: list[str]) -> list[ShownAnswer]:
-    """Answers in batches that the recipe's profile allows."""
-    manifest = verify_bundle(bundle)
-    return [shown for start in range(0, len(texts), 4) for shown in answer(bundle, manifest, texts[start : start + 4])]
+    return [one.shown for one in answer(bundle, verify_bundle(bundle), texts)]
 
 
 def fetch_fp32(home: Path, model: str, into: Path) -> Path:
@@ -91,5 +89,5 @@ def test_a_given_graph_of_images_is_released_and_answers(tmp_path: Path, monkeyp
     report = release(tmp_path / "home", tiny)
     assert {row.precision for row in report.rows if row.version is not None} == {Precision.FP32, Precision.INT8}
     bundle = fetch_fp32(tmp_path / "home", "tiny", tmp_path / "models")
-    (shown,) = answer(bundle, verify_bundle(bundle), ["shape.png"])
-    assert any(name in shown.line for name in SHAPES)
+    (one,) = answer(bundle, verify_bundle(bundle), ["shape.png"])
+    assert any(name in one.shown.line for name in SHAPES)

@@ -288,7 +288,7 @@ def test_a_promoted_engine_is_fetched_and_answers(released: Released, tmp_path: 
     policy = Policy(local_trust(released.home), host=None)
     fetched = fetch(store, "tiny", into=tmp_path / "models", alias="production-cpu", policy=policy)
     assert (fetched.version, fetched.manifest.build.digest) == (candidate.version, candidate.digest)
-    answers = [vars(one) for one in answer(fetched.path, fetched.manifest, ["a good film", "the bad music"])]
+    answers = [vars(one.shown) for one in answer(fetched.path, fetched.manifest, ["a good film", "the bad music"])]
     assert {one["label"] for one in answers} <= set(LABELS)
     assert all(0.5 <= one["score"] <= 1 for one in answers)
 

@@ -87,4 +87,4 @@ def test_a_task_is_checked_released_promoted_fetched_and_answers(tiny: TinyRecip
     assert [(check.outcome, check.inputs) for check in checks] == [(Outcome.SAME, 8), (Outcome.SAME, 8)]
     answers = answer(fetched.path, fetched.manifest, QUESTIONS[recipe.task])
     assert len(answers) == len(QUESTIONS[recipe.task])
-    assert all(one.line for one in answers)
+    assert all(one.shown.line for one in answers)

@@ -25,8 +25,10 @@ from registry.records import (
 from registry.triton.model import WarmupRow
 from registry.triton.repository import VerifiedBundle
 from registry.triton.warmup import ROWS_FILE, write_rows
+from tasks.bundle.python_model import make_python_model
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 
+TEXT_MODEL = make_python_model("text-classification")
 LABELS = ("negative", "positive")
 PROFILE = ShapeProfile.of(batch=AxisRange(1, 4, 8), sequence=AxisRange(2, 8, 16))
 TOKENS = tuple(Tensor(name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask"))

@@ -1,5 +1,6 @@
 """The text model in a real tritonserver: the answers of `enginery run`, versions swapped under load, rollbacks."""
 
+import json
 import shutil
 import threading
 import time
@@ -18,7 +19,7 @@ from registry.triton.control import load_version, triton_server
 from registry.triton.model import WarmupRow
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, place_triton
 from tasks.bundle.answer import answer
-from tests.support.triton_bundles import verified, write_bundle
+from tests.support.triton_bundles import TEXT_MODEL, verified, write_bundle
 from tests.support.triton_server import Running
 
 TEXTS = ("good film", "a poor editor for bad music", "the library", "fine music and good film")
@@ -30,8 +31,8 @@ def ask(client: InferenceServerClient, texts: Sequence[str]) -> list[tuple[str, 
     tensor = InferInput("text", list(stored.shape), "BYTES")
     tensor.set_data_from_numpy(stored)
     result = client.infer("opinions", [tensor])
-    labels, scores = result.as_numpy("label"), result.as_numpy("score")
-    return [(label.decode(), float(score)) for (label,), (score,) in zip(labels, scores, strict=True)]
+    answers = [json.loads(stored) for (stored,) in result.as_numpy("answer")]
+    return [(answer["label"], answer["score"]) for answer in answers]
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def with_rows(folder: Path, **options: Any) -> Path:
 
 
 def serve(server: Running, bundle: Path, version: int) -> None:
-    placed = place_triton([verified(bundle)], server.repository, version=version, python_backend=True)
+    placed = place_triton([verified(bundle)], server.repository, version=version, python_model=TEXT_MODEL)
     load_version(server.control, placed)
 
 
@@ -90,7 +91,7 @@ def under_load(server: Running) -> Iterator[list[tuple[str, float]]]:
 def test_it_answers_as_enginery_run_does(server: Running, client: InferenceServerClient, tmp_path: Path) -> None:
     bundle = with_rows(tmp_path / "bundle")
     serve(server, bundle, 1)
-    expected = [vars(one) for one in answer(bundle, verified(bundle).manifest, TEXTS)]
+    expected = [vars(one.shown) for one in answer(bundle, verified(bundle).manifest, TEXTS)]
     answers = ask(client, TEXTS)
     assert [label for label, _ in answers] == [one["label"] for one in expected]
     assert [score for _, score in answers] == pytest.approx([one["score"] for one in expected], abs=1e-6)
@@ -152,7 +153,7 @@ def test_a_rollback_is_placing_the_older_version_again(
 
 
 def test_server_reads_the_warmup_rows(server: Running, tmp_path: Path) -> None:
-    placed = place_triton([verified(with_rows(tmp_path / "b"))], server.repository, version=1, python_backend=True)
+    placed = place_triton([verified(with_rows(tmp_path / "b"))], server.repository, version=1, python_model=TEXT_MODEL)
     for file in (placed.folder / WARMUP_FOLDER).iterdir():
         file.write_bytes(b"")
     with pytest.raises(EngineryError, match=r"expected 1 string elements .* got 0"):
@@ -162,20 +163,22 @@ def test_server_reads_the_warmup_rows(server: Running, tmp_path: Path) -> None:
 def test_server_of_another_repository_is_detected(server: Running, tmp_path: Path) -> None:
     serve(server, with_rows(tmp_path / "served"), 1)
     other = write_bundle(tmp_path / "other", engine=b"other")
-    placed = place_triton([verified(other)], tmp_path / "elsewhere", version=1, python_backend=True)
+    placed = place_triton([verified(other)], tmp_path / "elsewhere", version=1, python_model=TEXT_MODEL)
     with pytest.raises(EngineryError, match=r"serves another opinions .*--model-repository="):
         load_version(server.control, placed)
 
 
 def test_without_the_header_control_is_refused(server: Running, tmp_path: Path) -> None:
-    placed = place_triton([verified(write_bundle(tmp_path / "b"))], server.repository, version=1, python_backend=True)
+    placed = place_triton(
+        [verified(write_bundle(tmp_path / "b"))], server.repository, version=1, python_model=TEXT_MODEL
+    )
     with pytest.raises(EngineryError, match="This protocol is restricted"):
         load_version(triton_server(server.address), placed)
 
 
 def test_unreachable_server_leaves_the_repository_unchanged(tmp_path: Path) -> None:
     placed = place_triton(
-        [verified(write_bundle(tmp_path / "b"))], tmp_path / "repository", version=1, python_backend=True
+        [verified(write_bundle(tmp_path / "b"))], tmp_path / "repository", version=1, python_model=TEXT_MODEL
     )
     with pytest.raises(EngineryError, match=r"Triton at 127\.0\.0\.1:1 refused to load model opinions"):
         load_version(triton_server("127.0.0.1:1"), placed)

@@ -81,6 +81,7 @@ class AudioClassification(AudioTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],  # noqa: ARG002
         questions: Sequence[str],
         classes: Sequence[str],
         encoder: Encoder,  # noqa: ARG002

@@ -9,7 +9,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from registry.errors import BadInput
-from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import EncodedSizes, Encoder, GraphInputs
 from tasks.model_tasks.inputs.audio import (
     EXTRACTOR_FILE,
@@ -34,7 +33,8 @@ class AudioTask:
     graph_inputs: GraphInputs = SAMPLE_INPUT
     judged_outputs: tuple[int, ...] = (0,)
     serving_files: tuple[str, ...] = (EXTRACTOR_FILE,)
-    python_model: PythonModel | None = None
+    request: str = "audio"
+    answer_file: str | None = None
 
     @property
     def example_inputs(self) -> tuple[bytes, ...]:
@@ -80,6 +80,19 @@ class AudioTask:
     def read_question(self, text: str) -> bytes:
         """Read the audio file that a user names."""
         return read_audio_file(text)
+
+    def read_request(self, content: bytes) -> tuple[str, bytes]:
+        """Return (sha256, audio file) of the bytes of an audio file.
+
+        Raises:
+            BadInput: it is no audio.
+        """
+        decode_audio(content)
+        return self.identify(content), content
+
+    def write_request(self, row_input: bytes) -> bytes:
+        """Return the audio file."""
+        return row_input
 
 
 def is_audio(value: object) -> bool:

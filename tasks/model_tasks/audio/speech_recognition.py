@@ -125,12 +125,13 @@ class SpeechRecognition(AudioTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],
         questions: Sequence[str],
         classes: Sequence[str],  # noqa: ARG002
         encoder: Encoder,
     ) -> list[ShownAnswer]:
         """Return the transcript of each file."""
-        texts = _decode(outputs, [self.read_question(question) for question in questions], encoder)
+        texts = _decode(outputs, inputs, encoder)
         return [Transcript(file, text) for file, text in zip(questions, texts, strict=True)]
 
 

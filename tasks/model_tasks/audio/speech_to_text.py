@@ -90,6 +90,7 @@ class SpeechToText(SpeechRecognition):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],  # noqa: ARG002
         questions: Sequence[str],
         classes: Sequence[str],  # noqa: ARG002
         encoder: Encoder,

@@ -10,7 +10,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from registry.errors import BadInput
-from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import EncodedSizes, Encoder, GraphInputs
 from tasks.model_tasks.inputs.image_files import check_image
 from tasks.model_tasks.inputs.images import (
@@ -34,7 +33,8 @@ class ImageTask:
     graph_inputs: GraphInputs = PIXEL_INPUT
     judged_outputs: tuple[int, ...] = (0,)
     serving_files: tuple[str, ...] = (PROCESSOR_FILE,)
-    python_model: PythonModel | None = None
+    request: str = "image"
+    answer_file: str | None = None
 
     @property
     def example_inputs(self) -> tuple[bytes, ...]:
@@ -107,6 +107,19 @@ class ImageTask:
         except BadInput as error:
             raise BadInput(f"{text[:200]}: {error}") from None
         return content
+
+    def read_request(self, content: bytes) -> tuple[str, bytes]:
+        """Return (sha256, encoded image) of an encoded image.
+
+        Raises:
+            BadInput: it is no image.
+        """
+        check_image(content)
+        return self.identify(content), content
+
+    def write_request(self, row_input: bytes) -> bytes:
+        """Return the encoded image."""
+        return row_input
 
 
 def explain_image(value: object) -> str | None:

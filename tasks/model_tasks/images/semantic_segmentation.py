@@ -49,6 +49,7 @@ class SemanticSegmentation(ImageTask):
     export_task: str = "semantic-segmentation"
     metrics: tuple[Metric, ...] = (MEAN_IOU, PIXEL_ACCURACY)
     answer_axes: tuple[str, ...] = ("batch", "labels", "map_height", "map_width")
+    answer_file: str | None = ".png"
 
     def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[bytes, bytes] | None:  # noqa: ARG002
         """Return (encoded image, encoded mask) where both can be decoded and have one size."""
@@ -98,6 +99,7 @@ class SemanticSegmentation(ImageTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],  # noqa: ARG002
         questions: Sequence[str],
         classes: Sequence[str],
         encoder: Encoder,  # noqa: ARG002

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy  # its parts load on first use
 from numpy.typing import NDArray
 
 from calibration_data.reader import Rows
@@ -148,6 +147,8 @@ def _text_of(row_input: MaskedText) -> str:
 
 def compute_log_probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Return the log softmax over the last axis, float64."""
+    import scipy  # not where a release is planned, or placed into Triton
+
     result: NDArray[np.float64] = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
     return result
 
@@ -238,6 +239,10 @@ class FillMask(TextTask):
         self.open_encoder(folder, ("input_ids",), largest).encode(inputs)
         return sizes
 
+    def write_request(self, row_input: MaskedText) -> bytes:
+        """Return the text as UTF-8."""
+        return _text_of(row_input).encode()
+
     def reduce_outputs(
         self, outputs: Sequence[NDArray[Any]], inputs: Sequence[MaskedText], encoder: Encoder
     ) -> Sequence[NDArray[Any]]:
@@ -261,6 +266,7 @@ class FillMask(TextTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],  # noqa: ARG002
         questions: Sequence[str],
         classes: Sequence[str],  # noqa: ARG002
         encoder: Encoder,

@@ -106,6 +106,7 @@ class MultiLabelClassification(TextTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],  # noqa: ARG002
         questions: Sequence[str],
         classes: Sequence[str],
         encoder: Encoder,  # noqa: ARG002

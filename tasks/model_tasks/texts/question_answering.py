@@ -130,16 +130,16 @@ class QuestionAnswering(TextTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
-        questions: Sequence[str],
+        inputs: Sequence[Any],
+        questions: Sequence[str],  # noqa: ARG002
         classes: Sequence[str],  # noqa: ARG002
         encoder: Encoder,
     ) -> list[ShownAnswer]:
         """Return the answer to each question."""
-        passages = [self.read_question(question) for question in questions]
-        found = _find_answers(outputs, passages, encoder)
+        found = _find_answers(outputs, inputs, encoder)
         return [
             FoundAnswer(question, context[start:end], start, end, score)
-            for (question, context), (start, end, score) in zip(passages, found, strict=True)
+            for (question, context), (start, end, score) in zip(inputs, found, strict=True)
         ]
 
 

@@ -139,6 +139,7 @@ class FeatureExtraction(TextTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],  # noqa: ARG002
         questions: Sequence[str],
         classes: Sequence[str],  # noqa: ARG002
         encoder: Encoder,  # noqa: ARG002
@@ -223,14 +224,14 @@ class SentenceSimilarity(TextTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
-        questions: Sequence[str],
+        inputs: Sequence[Any],
+        questions: Sequence[str],  # noqa: ARG002
         classes: Sequence[str],  # noqa: ARG002
         encoder: Encoder,
     ) -> list[ShownAnswer]:
         """Return the cosine of each pair."""
-        pairs = [self.read_question(question) for question in questions]
-        cosines = self.answers(outputs, pairs, encoder)
-        return [SimilarTexts(*pair, float(cosine)) for pair, cosine in zip(pairs, cosines, strict=True)]
+        cosines = self.answers(outputs, inputs, encoder)
+        return [SimilarTexts(one, other, float(cos)) for (one, other), cos in zip(inputs, cosines, strict=True)]
 
 
 FEATURE_EXTRACTION = FeatureExtraction()

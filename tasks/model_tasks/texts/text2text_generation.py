@@ -98,6 +98,7 @@ class Text2TextGeneration(TextTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],  # noqa: ARG002
         questions: Sequence[str],
         classes: Sequence[str],  # noqa: ARG002
         encoder: Encoder,

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from calibration_data.reader import Rows
 from registry.records import ModelSource
-from registry.triton.python_models import TEXT_CLASSIFICATION as PYTHON_MODEL
-from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import Answers, Encoder, Metric, ShownAnswer
 from tasks.model_tasks.inputs.texts import LONGEST_TEXT
 from tasks.model_tasks.labels import (
@@ -49,7 +47,6 @@ class TextClassification(TextTask):
     row_needs: str = "a text that is not empty and a label"
     export_task: str = "text-classification"
     metrics: tuple[Metric, ...] = (ACCURACY, MACRO_F1)
-    python_model: PythonModel | None = PYTHON_MODEL
 
     def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[Any, int | str] | None:
         """Return (text, label) where there is a text, and the label is one of the dataset's: a number or a name."""
@@ -91,6 +88,7 @@ class TextClassification(TextTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],  # noqa: ARG002
         questions: Sequence[str],
         classes: Sequence[str],
         encoder: Encoder,  # noqa: ARG002

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from registry.triton.python_models import PythonModel
 from tasks.model_tasks.inputs.texts import check_text, is_text
 from tasks.model_tasks.labels import explain_label, read_known_label, show_value
 from tasks.model_tasks.texts.text_classification import TextClassification
@@ -18,7 +17,6 @@ class TextPairClassification(TextClassification):
     name: str = "text-pair-classification"
     columns: tuple[str, ...] = ("text", "text_pair", "label")
     row_needs: str = "two texts that are not empty and a label"
-    python_model: PythonModel | None = None
 
     @property
     def example_inputs(self) -> tuple[tuple[str, str], ...]:

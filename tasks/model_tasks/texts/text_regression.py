@@ -91,12 +91,13 @@ class TextRegression(TextTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],
         questions: Sequence[str],
         classes: Sequence[str],  # noqa: ARG002
         encoder: Encoder,
     ) -> list[ShownAnswer]:
         """Return the number of each text."""
-        numbers = self.answers(outputs, questions, encoder)
+        numbers = self.answers(outputs, inputs, encoder)
         return [ScoredText(text, float(number)) for text, number in zip(questions, numbers, strict=True)]
 
 

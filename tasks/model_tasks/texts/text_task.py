@@ -8,7 +8,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from registry.errors import BadInput
-from registry.triton.python_models import PythonModel
 from tasks.model_tasks.contract import EncodedSizes, Encoder, GraphInputs
 from tasks.model_tasks.inputs.texts import (
     EXAMPLE_TEXTS,
@@ -47,7 +46,8 @@ class TextTask:
     judged_outputs: tuple[int, ...] = (0,)
     answer_axes: tuple[str, ...] = ("batch", "labels")
     serving_files: tuple[str, ...] = (TOKENIZER,)
-    python_model: PythonModel | None = None
+    request: str = "text"
+    answer_file: str | None = None
 
     @property
     def example_inputs(self) -> tuple[Any, ...]:
@@ -97,3 +97,19 @@ class TextTask:
         """
         check_text(text)
         return text
+
+    def read_request(self, content: bytes) -> tuple[str, Any]:
+        """Return (text, input) of a text in UTF-8, which is what `read_question` reads.
+
+        Raises:
+            BadInput: it is not UTF-8, or has no answer.
+        """
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise BadInput(f"the text is not UTF-8 (byte {error.start} of {len(content)}): encode it so") from None
+        return text, self.read_question(text)
+
+    def write_request(self, row_input: Any) -> bytes:
+        """Return a text as UTF-8, or the two of a pair with BETWEEN between them."""
+        return (row_input if isinstance(row_input, str) else BETWEEN.join(row_input)).encode()

@@ -179,6 +179,10 @@ class TokenClassification(TextTask):
             raise BadInput("an empty text has no answer: give words")
         return words
 
+    def write_request(self, row_input: Words) -> bytes:
+        """Return the words as a text in UTF-8."""
+        return " ".join(row_input).encode()
+
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[Words], encoder: Encoder) -> Answers:
         """Return the tag with the largest logit of each word's first token, int64 [words]; -1 where it was cut off."""
         best = outputs[0].argmax(axis=-1)
@@ -188,7 +192,12 @@ class TokenClassification(TextTask):
         ]
 
     def show(
-        self, outputs: Sequence[NDArray[Any]], questions: Sequence[str], classes: Sequence[str], encoder: Encoder
+        self,
+        outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[Any],  # noqa: ARG002
+        questions: Sequence[str],
+        classes: Sequence[str],
+        encoder: Encoder,
     ) -> list[ShownAnswer]:
         """Return the entities of each text."""
         split = [split_words(text) for text in questions]

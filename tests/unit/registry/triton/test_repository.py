@@ -15,12 +15,12 @@ from registry.digest import record_file
 from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible
 from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile, SourceFiles, Tensor
 from registry.triton.config import config_text
-from registry.triton.model import TritonModel, WarmupRow
+from registry.triton.model import BUNDLE_FOLDER, TritonModel, WarmupRow
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, PlacedModel, place_triton, prune, restore
 from registry.triton.warmup import ROWS_FILE
 from tasks.bundle.assemble import add_warmup
 from tests.support.tiny import SPECIAL, WORDS
-from tests.support.triton_bundles import CPU, L4, PROFILE, verified, write_bundle
+from tests.support.triton_bundles import CPU, L4, PROFILE, TEXT_MODEL, verified, write_bundle
 
 B200 = GpuTarget("b200", Backend.TENSORRT, "10.0", "NVIDIA B200")
 RTX = GpuTarget("rtx", Backend.TENSORRT_RTX, "8.9", "NVIDIA GeForce RTX 4090")
@@ -209,8 +209,8 @@ def test_engine_that_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Incompatible, match="no backend for TensorRT for RTX"):
         place_triton([verified(rtx)], tmp_path / "repository", version=1)
     plan = write_bundle(tmp_path / "plan", L4, engine=b"plan")
-    with pytest.raises(Incompatible, match="ONNX Runtime engines only"):
-        place_triton([verified(plan)], tmp_path / "repository", version=1, python_backend=True)
+    with pytest.raises(Incompatible, match="engines for CPUs only"):
+        place_triton([verified(plan)], tmp_path / "repository", version=1, python_model=TEXT_MODEL)
     with pytest.raises(Incompatible, match="takes no batch of 1"):
         place_plan(tmp_path, profile((2, 4, 8), (1, 8, 64)))
     with pytest.raises(BadInput, match="count from 1"):
@@ -254,9 +254,9 @@ def test_a_damaged_bundle_is_not_placed(tmp_path: Path) -> None:
 def test_a_manifest_that_is_swapped_after_it_was_verified_is_never_read(tmp_path: Path) -> None:
     bundle = verified(write_bundle(tmp_path / "bundle", labels=("no", "yes")))
     (bundle.folder / MANIFEST_FILE).write_bytes(write_manifest(replace(bundle.manifest, model="other")))
-    placed = place_triton([bundle], tmp_path / "repository", version=1, python_backend=True)
+    placed = place_triton([bundle], tmp_path / "repository", version=1, python_model=TEXT_MODEL)
     assert placed.model == "opinions"
-    assert (placed.folder / "1" / MANIFEST_FILE).read_bytes() == write_manifest(bundle.manifest)
+    assert (placed.folder / "1" / BUNDLE_FOLDER / MANIFEST_FILE).read_bytes() == write_manifest(bundle.manifest)
 
 
 def test_warm_up_rows_that_are_swapped_after_they_were_verified_are_refused(tmp_path: Path) -> None:
@@ -353,12 +353,11 @@ def test_full_disk_at_any_write_leaves_the_served_version(tmp_path: Path, monkey
     assert not [path for path in tmp_path.iterdir() if "incoming" in path.name]
 
 
-def test_the_text_model_lies_beside_engine_tokenizer_and_manifest(tmp_path: Path) -> None:
+def test_the_python_model_lies_beside_the_bundle_that_it_answers_with(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", CPU, rows=[ROW])
-    placed = place_triton([verified(bundle)], tmp_path / "repository", version=1, python_backend=True)
-    assert {"model.py", "engine.onnx", "tokenizer.json", "manifest.json"} <= {
-        path.name for path in (placed.folder / "1").iterdir()
-    }
+    placed = place_triton([verified(bundle)], tmp_path / "repository", version=1, python_model=TEXT_MODEL)
+    assert {path.name for path in (placed.folder / "1").iterdir()} == {"model.py", "enginery.zip", BUNDLE_FOLDER}
+    assert snapshot(placed.folder / "1" / BUNDLE_FOLDER) == snapshot(bundle)
     (warmup,) = config_of(placed).model_warmup
     stored = (placed.folder / WARMUP_FOLDER / warmup.inputs["text"].input_data_file).read_bytes()
     assert stored == b"\x0a\x00\x00\x00good music"

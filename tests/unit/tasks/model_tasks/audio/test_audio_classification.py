@@ -49,7 +49,7 @@ def test_the_best_labels_are_ranked_and_the_best_is_shown(tmp_path: Path) -> Non
     assert [each.tolist() for each in AUDIO_CLASSIFICATION.answers([logits], [SOUND], encoder)] == [[1, 2, 3, 4, 5]]
     two = np.array([[0.0, np.log(3.0)]], dtype=np.float32)
     assert [each.tolist() for each in AUDIO_CLASSIFICATION.answers([two], [SOUND], encoder)] == [[1]]
-    (shown,) = AUDIO_CLASSIFICATION.show([two], ["a.wav"], ("no", "yes"), encoder)
+    (shown,) = AUDIO_CLASSIFICATION.show([two], [b""], ["a.wav"], ("no", "yes"), encoder)
     assert isinstance(shown, LabelledAudio)
     assert (shown.audio, shown.label, shown.line) == ("a.wav", "yes", "yes (75%)  a.wav")
 

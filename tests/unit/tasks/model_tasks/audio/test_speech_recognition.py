@@ -151,14 +151,12 @@ def test_the_frames_of_the_padding_are_not_decoded(tmp_path: Path) -> None:
 
 
 def test_what_is_shown_is_the_transcript(tmp_path: Path) -> None:
-    file = tmp_path / "sound.wav"
-    file.write_bytes(SOUND)
     encoder = AUTOMATIC_SPEECH_RECOGNITION.open_encoder(save_vocabulary(save_extractor(tmp_path)), [WAVEFORM], {})
     logits = as_logits([5, 4, 6, 0], [0, 0, 0, 0])
-    heard, nothing = AUTOMATIC_SPEECH_RECOGNITION.show([logits], [str(file)] * 2, (), encoder)
-    assert heard == Transcript(str(file), "a b")
-    assert heard.line == f"a b  {file}"
-    assert nothing.line == f"(nothing heard)  {file}"
+    heard, nothing = AUTOMATIC_SPEECH_RECOGNITION.show([logits], [SOUND] * 2, ["a.wav"] * 2, (), encoder)
+    assert heard == Transcript("a.wav", "a b")
+    assert heard.line == "a b  a.wav"
+    assert nothing.line == "(nothing heard)  a.wav"
 
 
 def test_the_extractor_and_the_vocabulary_must_be_there(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_what_was_written_is_shown_beside_its_file(tmp_path: Path) -> None:
     numbers = {token: number for number, token in enumerate(SPECIAL + WORDS)}
     tokens = np.array([[numbers["good"], numbers["film"], END], [END, PAD, PAD]])
     outputs = [tokens, np.zeros(tokens.shape, dtype=np.float32)]
-    shown = SPEECH_TO_TEXT.show(outputs, ["a.wav", "b.wav"], (), encoder)
+    shown = SPEECH_TO_TEXT.show(outputs, [b"", b""], ["a.wav", "b.wav"], (), encoder)
     assert [each.line for each in shown] == ["good film  a.wav", "(nothing heard)  b.wav"]
     answers = SPEECH_TO_TEXT.answers(outputs, [b"", b""], encoder)
     assert [answer.tobytes().decode() for answer in answers] == ["good film", ""]

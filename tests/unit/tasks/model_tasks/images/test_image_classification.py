@@ -110,6 +110,6 @@ def test_a_question_is_the_file_of_an_image(tmp_path: Path) -> None:
 
 def test_what_is_shown_is_the_label_with_its_probability(encoder: ImageEncoder) -> None:
     logits = np.array([[0.0, np.log(3.0)]], dtype=np.float32)
-    (shown,) = IMAGE_CLASSIFICATION.show([logits], ["shape.png"], ("no", "yes"), encoder)
+    (shown,) = IMAGE_CLASSIFICATION.show([logits], [IMAGE], ["shape.png"], ("no", "yes"), encoder)
     assert isinstance(shown, LabelledImage)
     assert (shown.image, shown.label, shown.line) == ("shape.png", "yes", "yes (75%)  shape.png")

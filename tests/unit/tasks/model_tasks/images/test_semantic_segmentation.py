@@ -169,7 +169,7 @@ def test_a_checkpoint_of_another_kind_is_refused_by_its_config(config: dict[str,
 def test_what_is_shown_are_the_shares_of_classes(encoder: ImageEncoder) -> None:
     logits = np.zeros((1, 2, 2, 2), dtype=np.float32)
     logits[0, 1, 0, 0] = logits[0, 1, 1] = 1
-    (shown,) = SEMANTIC_SEGMENTATION.show([logits], ["shape.png"], ("dark", "bright"), encoder)
+    (shown,) = SEMANTIC_SEGMENTATION.show([logits], [b""], ["shape.png"], ("dark", "bright"), encoder)
     assert isinstance(shown, SegmentedImage)
     assert shown.shares == {"bright": 0.75, "dark": 0.25}
     assert shown.line == "bright 75.0%, dark 25.0%  shape.png"

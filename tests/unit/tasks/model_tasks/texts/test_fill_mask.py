@@ -134,7 +134,7 @@ def test_answers_show_the_likeliest_tokens_and_the_mask(encoder: MaskEncoder) ->
     questions = ["a [MASK] film", "music"]
     logits = logits_for(encoder, [*questions])
     logits[0, 2, number_of("good")] = 30.0
-    first, second = FILL_MASK.show([logits], questions, (), encoder)
+    first, second = FILL_MASK.show([logits], questions, questions, (), encoder)
     assert first.line.startswith("good (100%), ")
     assert first.line.endswith("  a [MASK] film")
     assert second.line.endswith("  [MASK]")

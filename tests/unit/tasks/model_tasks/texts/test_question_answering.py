@@ -111,7 +111,9 @@ def test_what_is_wrong_with_a_row_is_said() -> None:
 
 def test_an_answer_is_shown_with_its_place_and_probability(encoder: SpanEncoder) -> None:
     passages = [("film", "the good film")]
-    (shown,) = QUESTION_ANSWERING.show(point_at(encoder, passages, 0, 4, 5), ["film ||| the good film"], (), encoder)
+    (shown,) = QUESTION_ANSWERING.show(
+        point_at(encoder, passages, 0, 4, 5), passages, ["film ||| the good film"], (), encoder
+    )
     assert isinstance(shown, FoundAnswer)
     assert (shown.answer, shown.start, shown.end) == ("good film", 4, 13)
     assert 0.9 < shown.score <= 1

@@ -85,7 +85,7 @@ def test_two_texts_are_asked_with_a_sign_between_them(encoder: PairEncoder) -> N
     with pytest.raises(BadInput, match="empty text"):
         SENTENCE_SIMILARITY.read_question("a film |||  ")
     outputs = [np.array([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32)]
-    (shown,) = SENTENCE_SIMILARITY.show(outputs, ["a ||| b"], (), encoder)
+    (shown,) = SENTENCE_SIMILARITY.show(outputs, [("a", "b")], ["a ||| b"], (), encoder)
     assert shown.line == "1.000  a ||| b"
 
 

@@ -40,7 +40,7 @@ def test_a_label_is_given_where_its_probability_is_more_than_a_half(encoder: Tex
     logits = np.array([[0.1, -2.0, 3.0], [-1.0, -1.0, 0.0]], dtype=np.float32)
     answers = MULTI_LABEL_CLASSIFICATION.answers([logits], ["a", "b"], encoder)
     assert [answer.tolist() for answer in answers] == [[True, False, True], [False, False, False]]
-    shown, nothing = MULTI_LABEL_CLASSIFICATION.show([logits], ["a", "b"], CLASSES, encoder)
+    shown, nothing = MULTI_LABEL_CLASSIFICATION.show([logits], ["a", "b"], ["a", "b"], CLASSES, encoder)
     assert isinstance(shown, ManyLabels)
     assert shown.labels == ("mad", "sad")
     assert shown.line == "mad (95%), sad (52%)  a"
@@ -89,7 +89,7 @@ def test_a_question_is_a_text_or_a_pair(encoder: TextEncoder) -> None:
     assert TEXT_REGRESSION.read_question("a film ||| a movie") == ("a film", "a movie")
     with pytest.raises(BadInput, match="empty text"):
         TEXT_REGRESSION.read_question("a film |||  ")
-    (shown,) = TEXT_REGRESSION.show([np.array([[0.25]], dtype=np.float32)], ["a ||| b"], (), encoder)
+    (shown,) = TEXT_REGRESSION.show([np.array([[0.25]], dtype=np.float32)], [("a", "b")], ["a ||| b"], (), encoder)
     assert shown.line == "0.25  a ||| b"
 
 

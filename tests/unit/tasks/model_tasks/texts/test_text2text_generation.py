@@ -87,7 +87,7 @@ def test_what_was_written_is_read_without_special_tokens(tmp_path: Path) -> None
     questions = ["x", "y", "z"]
     answers = TEXT2TEXT_GENERATION.answers(outputs, questions, encoder)
     assert [answer.tobytes().decode() for answer in answers] == ["a good film", "music", ""]
-    shown = TEXT2TEXT_GENERATION.show(outputs, questions, (), encoder)
+    shown = TEXT2TEXT_GENERATION.show(outputs, questions, questions, (), encoder)
     assert [each.line for each in shown] == ["a good film  x", "music  y", "(nothing written)  z"]
     assert isinstance(encoder, WritingEncoder)
 

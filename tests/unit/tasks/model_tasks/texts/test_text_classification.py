@@ -12,7 +12,6 @@ from tokenizers.models import WordLevel
 from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
-from registry.triton.python_models import PYTHON_MODELS
 from tasks.model_tasks import MODEL_TASKS, model_task
 from tasks.model_tasks.contract import ModelTask
 from tasks.model_tasks.inputs.texts import LONGEST_TEXT, TextEncoder
@@ -24,9 +23,8 @@ SOURCE = ModelSource("sst2", "distilbert/sst2", "b" * 40, "text-classification",
 
 
 @pytest.mark.parametrize("task", MODEL_TASKS.values(), ids=MODEL_TASKS)
-def test_every_task_is_found_by_its_own_name_and_has_a_triton_model_of_the_same_name(task: ModelTask) -> None:
+def test_every_task_is_found_by_its_own_name(task: ModelTask) -> None:
     assert model_task(task.name) is task
-    assert PYTHON_MODELS.get(task.name) == task.python_model
 
 
 @pytest.mark.parametrize(
@@ -188,7 +186,7 @@ def test_the_answer_is_the_label_with_the_largest_logit_and_right_or_wrong() -> 
 
 def test_what_is_shown_is_the_label_with_its_probability() -> None:
     logits = np.array([[0.0, np.log(3.0)]], dtype=np.float32)
-    (shown,) = TEXT_CLASSIFICATION.show([logits], ["a film"], ("no", "yes"), ENCODER)
+    (shown,) = TEXT_CLASSIFICATION.show([logits], ["a film"], ["a film"], ("no", "yes"), ENCODER)
     assert isinstance(shown, LabelledText)
     assert (shown.text, shown.label) == ("a film", "yes")
     assert shown.score == pytest.approx(0.75)

@@ -104,7 +104,7 @@ def test_entities_are_shown_as_they_stand_in_the_text(encoder: WordEncoder) -> N
     text = "the film, good"
     words = TOKEN_CLASSIFICATION.read_question(text)
     assert words == ("the", "film", ",", "good")
-    (shown,) = TOKEN_CLASSIFICATION.show([8 * logits_of([[0, 1, 2, 0, 3, 0]])], [text], CLASSES, encoder)
+    (shown,) = TOKEN_CLASSIFICATION.show([8 * logits_of([[0, 1, 2, 0, 3, 0]])], [words], [text], CLASSES, encoder)
     assert isinstance(shown, TaggedText)
     assert [(entity.text, entity.type, entity.start) for entity in shown.entities] == [
         ("the film", "PER", 0),
