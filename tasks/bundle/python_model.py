@@ -23,7 +23,7 @@ _MODEL = f'''"""Answers as `enginery run` does, with Enginery's modules of the d
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).with_name("{_CODE}")))
+sys.path.insert(0, str(Path(__file__).absolute().with_name("{_CODE}")))
 
 from tasks.bundle.served import TritonPythonModel
 
