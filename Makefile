@@ -29,10 +29,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # The server looks for its stub of this Python beside the backend. Where there is no wheel, tests/tritonserver is skipped.
-$(TRITON)/.installed:
+$(TRITON)/.installed: tests/tritonserver/requirements.txt
 	$(PYTHON) -m venv $(TRITON)
-	$(TRITON)/bin/pip install --quiet --disable-pip-version-check \
-		nvidia-pytriton==0.7.0 numpy==1.26.4 onnxruntime==1.32.0 tokenizers==0.22.2 \
+	$(TRITON)/bin/pip install --quiet --disable-pip-version-check -r $< \
 	&& cd $(TRITON)/lib/python3.*/site-packages/pytriton/tritonserver \
 	&& cp python_backend_stubs/$$(basename $$(realpath ../../..) | tr -d a-z)/triton_python_backend_stub backends/python/ \
 	&& touch $(abspath $@) || echo "no tritonserver for this machine: tests/tritonserver is skipped"

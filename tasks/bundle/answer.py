@@ -42,7 +42,7 @@ class LoadedBundle:
             BadInput: an input has no answer.
         """
         answers: dict[int, Answer] = {}
-        for positions, batch in self.encoder.batches(inputs, self.largest_batch or len(inputs)):
+        for positions, batch in self.encoder.batches(inputs, self.largest_batch or max(1, len(inputs))):
             outputs = self.session.run(self.encoder.encode(batch))
             names = [questions[position] for position in positions]
             shown = self.task.show(outputs, batch, names, self.classes, self.encoder)

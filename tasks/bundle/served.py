@@ -40,8 +40,8 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"] / BUNDLE_FOLDER
         try:
             self.bundle = load_bundle(folder, read_manifest((folder / MANIFEST_FILE).read_bytes()))
-            examples = self.bundle.task.example_inputs
-            self.bundle.answer(examples, [""] * len(examples))
+            example = self._ask([self.bundle.task.write_request(each) for each in self.bundle.task.example_inputs])
+            self.bundle.answer(example.inputs, example.questions)
         except ModuleNotFoundError as error:
             raise Incompatible(
                 f"the server's Python has no {error.name}: see docs/serving.md, and install it"
@@ -59,10 +59,13 @@ class TritonPythonModel:
     def _read(self, request: Any) -> _Asked | EngineryError:
         stored = self.triton.get_input_tensor_by_name(request, self.bundle.task.request).as_numpy().reshape(-1)
         try:
-            questions, inputs = zip(*(self.bundle.task.read_request(bytes(each)) for each in stored), strict=True)
+            return self._ask([bytes(each) for each in stored])
         except EngineryError as error:
             return error
-        return _Asked(questions, inputs)
+
+    def _ask(self, contents: Sequence[bytes]) -> _Asked:
+        read = [self.bundle.task.read_request(content) for content in contents]
+        return _Asked(tuple(question for question, _ in read), tuple(row_input for _, row_input in read))
 
     def _answer(self, asked: Sequence[_Asked]) -> list[list[Answer] | EngineryError]:
         questions = [question for one in asked for question in one.questions]

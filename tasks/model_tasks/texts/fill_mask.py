@@ -266,18 +266,17 @@ class FillMask(TextTask):
     def show(
         self,
         outputs: Sequence[NDArray[Any]],
-        inputs: Sequence[Any],  # noqa: ARG002
-        questions: Sequence[str],
+        inputs: Sequence[MaskedText],
+        questions: Sequence[str],  # noqa: ARG002
         classes: Sequence[str],  # noqa: ARG002
         encoder: Encoder,
     ) -> list[ShownAnswer]:
         """Return the likeliest tokens for the mask of each text; one without a mask gets one first."""
         masks = _of_masks(encoder)
-        masked = masks.find_masked(questions)
+        masked = masks.find_masked(inputs)
         shown: list[ShownAnswer] = []
-        for row, (text, position, (start, end)) in enumerate(
-            zip(questions, masked.positions, masked.places, strict=True)
-        ):
+        texts = map(_text_of, inputs)
+        for row, (text, position, (start, end)) in enumerate(zip(texts, masked.positions, masked.places, strict=True)):
             chances = np.exp(compute_log_probabilities(outputs[0][row, position]))
             best = np.argsort(-chances, kind="stable")[:SHOWN_TOKENS].tolist()
             hidden = f"{text[:start]}{masks.name_token(masks.mask)}{text[end:]}"
