@@ -55,15 +55,15 @@ class LoadedBundle:
         return [answer.tobytes() for answer in self.task.answers(reduced, batch, self.encoder)]
 
 
-def load_bundle(bundle: Path, manifest: EngineManifest) -> LoadedBundle:
-    """Load the engine and the encoder of a bundle that is verified already.
+def load_bundle(bundle: Path, manifest: EngineManifest, task: ModelTask) -> LoadedBundle:
+    """Load the engine and the encoder of a bundle that is verified already, whose task is `task`.
 
     Raises:
         DigestMismatch: the engine is not what was published.
         BadInput: a file of the encoder is not what the task reads.
         Incompatible: an engine for another GPU or library version than this machine has.
     """
-    build, task = replace(manifest.build, directory=bundle), model_task(manifest.source.task)
+    build = replace(manifest.build, directory=bundle)
     largest = largest_axes(build.profiles)
     encoder = task.open_encoder(bundle, build.input_names, largest)
     return LoadedBundle(task, manifest.source.classes, open_engine(build), encoder, largest.get("batch"))
@@ -80,4 +80,4 @@ def answer(bundle: Path, manifest: EngineManifest, questions: Sequence[str]) -> 
     verify_files(bundle, manifest)
     task = model_task(manifest.source.task)
     inputs = [task.read_question(question) for question in questions]
-    return load_bundle(bundle, manifest).answer(inputs, questions)
+    return load_bundle(bundle, manifest, task).answer(inputs, questions)

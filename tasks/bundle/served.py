@@ -14,6 +14,7 @@ from registry.bundle.manifest import MANIFEST_FILE, read_manifest
 from registry.errors import EngineryError, Incompatible
 from tasks.bundle.answer import Answer, load_bundle
 from tasks.bundle.python_model import ANSWER, BUNDLE_FOLDER, FILE
+from tasks.model_tasks import model_task
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class TritonPythonModel:
         self.triton = triton_python_backend_utils
         folder = Path(args["model_repository"]) / args["model_version"] / BUNDLE_FOLDER
         try:
-            self.bundle = load_bundle(folder, read_manifest((folder / MANIFEST_FILE).read_bytes()))
+            manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
+            self.bundle = load_bundle(folder, manifest, model_task(manifest.source.task))
             example = self._ask([self.bundle.task.write_request(each) for each in self.bundle.task.example_inputs])
             self.bundle.answer(example.inputs, example.questions)
         except ModuleNotFoundError as error:

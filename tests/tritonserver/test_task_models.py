@@ -18,6 +18,7 @@ from registry.triton.repository import place_triton
 from tasks.bundle.answer import Answer, LoadedBundle, load_bundle
 from tasks.bundle.golden import read_golden
 from tasks.bundle.python_model import make_python_model
+from tasks.model_tasks import model_task
 from tasks.model_tasks.images.masks import is_another_map
 from tasks.model_tasks.inputs.image_files import decode_mask, read_size
 from tests.support.task_bundles import write_task_bundle
@@ -60,7 +61,7 @@ def served(request: pytest.FixtureRequest, server: Running, tmp_path: Path) -> I
     bundle = verified(write_task_bundle(tmp_path, request.param))
     placed = place_triton([bundle], server.repository, version=1, python_model=make_python_model(request.param))
     load_version(server.control, placed)
-    loaded = load_bundle(bundle.folder, bundle.manifest)
+    loaded = load_bundle(bundle.folder, bundle.manifest, model_task(request.param))
     rows = [row.decoded for row in read_golden(bundle.folder, bundle.manifest).rows]
     contents = tuple(loaded.task.write_request(row) for row in rows)
     with InferenceServerClient(server.address) as client:

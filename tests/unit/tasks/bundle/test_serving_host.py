@@ -30,13 +30,15 @@ from registry.bundle.manifest import verify_bundle
 from tasks.bundle.answer import load_bundle
 from tasks.bundle.check_golden import check_golden
 from tasks.bundle.golden import read_golden
+from tasks.model_tasks import model_task
 
 bundle = Path(sys.argv[1])
 manifest = verify_bundle(bundle)
 for check in check_golden(bundle, manifest):
     print(check.outcome, check.inputs)
 rows = [row.decoded for row in read_golden(bundle, manifest).rows]
-answers = load_bundle(bundle, manifest).answer(rows, [str(at) for at in range(len(rows))])
+loaded = load_bundle(bundle, manifest, model_task(manifest.source.task))
+answers = loaded.answer(rows, [str(at) for at in range(len(rows))])
 print("answers", sum(bool(each.shown.line) for each in answers))
 """
 
