@@ -1,6 +1,7 @@
 """The Python model without a server: what it does where the server's Python lacks a package, and its files."""
 
 import io
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,8 @@ from tasks.bundle.python_model import BUNDLE_FOLDER, make_python_model
 from tasks.bundle.served import TritonPythonModel
 from tasks.model_tasks import MODEL_TASKS
 from tests.support.triton_bundles import write_bundle
+
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.parametrize("task", sorted(MODEL_TASKS))
@@ -47,6 +50,17 @@ def test_the_zip_holds_modules_and_nothing_else() -> None:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == {"calibration_data", "registry", "tasks"}
     assert all(name.endswith(".py") for name in names)
+
+
+def test_the_tests_server_has_the_packages_that_the_docs_list_and_no_others() -> None:
+    listed = (
+        (ROOT / "docs" / "serving.md").read_text().split("The container needs ")[1].split("Requests are batched")[0]
+    )
+    lists = re.findall(r"^\| .* \| (?:`FROM [^`]*`, )?`(?:RUN pip install )?([a-z0-9_ -]+)` \|$", listed, re.MULTILINE)
+    pinned = re.findall(
+        r"^([\w-]+)==", (ROOT / "tests" / "tritonserver" / "requirements.txt").read_text(), re.MULTILINE
+    )
+    assert {package for line in lists for package in line.split()} | {"nvidia-pytriton", "numpy"} == set(pinned)
 
 
 def test_a_server_that_lacks_a_package_is_told_which_at_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
