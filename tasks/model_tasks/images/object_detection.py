@@ -160,10 +160,14 @@ class ObjectDetection(ImageTask):
         return list(self._find(outputs, inputs, encoder))
 
     def show(
-        self, outputs: Sequence[NDArray[Any]], questions: Sequence[str], classes: Sequence[str], encoder: Encoder
+        self,
+        outputs: Sequence[NDArray[Any]],
+        inputs: Sequence[bytes],
+        questions: Sequence[str],
+        classes: Sequence[str],
+        encoder: Encoder,
     ) -> list[ShownAnswer]:
-        """Return the sure boxes of each image, whose file is read again for its size."""
-        inputs = [self.read_question(question) for question in questions]
+        """Return the sure boxes of each image."""
         reduced = self.reduce_outputs(outputs, inputs, encoder)
         return [
             DetectedImage(
