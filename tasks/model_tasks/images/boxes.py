@@ -33,8 +33,8 @@ class Boxes(TypedDict):
 def read_boxes(row: Mapping[str, Any], classes: Sequence[str] | None) -> Boxes:
     """Read the boxes and labels of a row whose image can be decoded.
 
-    `row` has `boxes`, `labels` and `box_format`: coco (left, top, width, height), pascal_voc (left, top, right,
-    bottom), both in pixels, or yolo (middle across, middle down, width, height) as shares of the image.
+    `row` has `boxes`, `labels`, and perhaps `box_format`: coco (left, top, width, height), pascal_voc (left, top,
+    right, bottom), both in pixels, or yolo (middle across, middle down, width, height) as shares of the image.
 
     Raises:
         BadInput: a box is no box of the image, or has no label; says which.
@@ -51,7 +51,7 @@ def read_boxes(row: Mapping[str, Any], classes: Sequence[str] | None) -> Boxes:
         label = read_known_label(value, classes)
         if label is None:
             raise BadInput(f"of box {number} {explain_label(value, of='box')}")
-        found["boxes"].append(_read_box(box, row["box_format"], (width, height), number))
+        found["boxes"].append(_read_box(box, row.get("box_format", "coco"), (width, height), number))
         found["labels"].append(label)
     return found
 
