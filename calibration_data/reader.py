@@ -70,12 +70,14 @@ def load_split(
 ) -> Rows:
     """Return the usable rows of a split; with `samples`, that many drawn with `seed` (shuffle, then the first).
 
+    Rows that are drawn together (`ref.drawn_by`) are groups too; only the last that is drawn may lack some of its rows.
+
     Raises:
         BadInput: no such dataset, split or column; too few rows; more than a fifth of the rows unusable.
     """
     usable, classes, quarantined = _read_usable(ref, reader, split)
     if samples is not None and samples < len(usable):
-        usable = _shuffle(usable, seed)[:samples]
+        usable = _shuffle(ref, usable, seed)[:samples]
     if len(usable) < fewest:
         raise BadInput(f"{ref.origin} split {split!r} gives {len(usable)} usable rows; at least {fewest} are needed")
     return _make_rows(ref, usable, classes, quarantined)
@@ -100,7 +102,7 @@ def draw_holdout(
     """
     usable, classes, quarantined = _read_usable(ref, reader, split)
     known = {reader.identify(row_input) for row_input in apart_from}
-    rest = _shuffle(usable, seed)[after:] if after < len(usable) else []
+    rest = _shuffle(ref, usable, seed)[after:] if after < len(usable) else []
     rows = [row for row in rest if reader.identify(row.input) not in known][:samples]
     return _make_rows(ref, rows, classes, quarantined)
 
@@ -125,7 +127,7 @@ def _read_usable(ref: DatasetRef, reader: RowReader, split: str) -> tuple[list[_
     names = [name for name, _ in ref.columns]
     columns = [_read_column(table, column) for _, column in ref.columns]
     every = [dict(zip(names, values, strict=True)) | dict(ref.constants) for values in zip(*columns, strict=True)]
-    rows = [_read_row(row, reader, classes) for row in every]
+    rows = [_read_row(row, reader, classes, ref.drawn_by) for row in every]
     usable = [row for row in rows if row is not None]
     quarantined = len(every) - len(usable)
     if quarantined > MOST_QUARANTINED * len(every):
@@ -142,8 +144,10 @@ def _flatten(table: "Dataset", columns: Sequence[str]) -> "Dataset":
     return table if {*columns} <= {*table.column_names} else flatten_columns(table)
 
 
-def _read_row(row: dict[str, Any], reader: RowReader, classes: Sequence[str] | None) -> _Row | None:
-    group = row.pop(GROUP, None)
+def _read_row(
+    row: dict[str, Any], reader: RowReader, classes: Sequence[str] | None, drawn_by: str | None
+) -> _Row | None:
+    group = row.pop(GROUP, None) if drawn_by is None else row[drawn_by]
     pair = reader.read_row(row, classes)
     return None if pair is None else _Row(*pair, None if group is None else str(group))
 
@@ -172,17 +176,23 @@ def _read_class_names(feature: Any) -> Sequence[str] | None:
     return names
 
 
-def _shuffle(rows: Sequence[_Row], seed: int) -> list[_Row]:
+def _shuffle(ref: DatasetRef, rows: Sequence[_Row], seed: int) -> list[_Row]:
+    """Return the rows in another order; those that are drawn together stay beside each other."""
     from datasets import Dataset
 
-    return [rows[at] for at in Dataset.from_dict({"row": range(len(rows))}).shuffle(seed=seed)["row"]]
+    together: dict[Any, list[_Row]] = {}
+    for at, row in enumerate(rows):
+        together.setdefault(at if ref.drawn_by is None else row.group, []).append(row)
+    parts = list(together.values())
+    order = Dataset.from_dict({"part": range(len(parts))}).shuffle(seed=seed)["part"]
+    return [row for at in order for row in parts[at]]
 
 
 def _make_rows(ref: DatasetRef, rows: Sequence[_Row], classes: Sequence[str] | None, quarantined: int) -> Rows:
     """Make rows with their digest; a row without a group is one of its own."""
     inputs, targets = tuple(row.input for row in rows), tuple(row.target for row in rows)
     groups: tuple[str, ...] = ()
-    if GROUP in dict(ref.columns):
+    if ref.drawn_by or GROUP in dict(ref.columns):
         groups = tuple(f"row {at}" if row.group is None else f"group {row.group}" for at, row in enumerate(rows))
     digest = digest_of((inputs, targets, groups) if groups else (inputs, targets))
     return Rows(inputs, targets, tuple(classes) if classes else None, quarantined, digest, ref.origin, groups)

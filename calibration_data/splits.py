@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from registry.digest import digest_of, file_sha256
 from registry.errors import BadInput
+from registry.records import LATER
 
 # Rows are kept in memory, and each is evaluated: 2,000,000 texts of 100 characters take 1 GB.
 MOST_ROWS = 2_000_000
@@ -53,6 +54,7 @@ class DatasetRef:
 
     `columns` are the model task's name and the dataset's name of each column that is read, the target's last; a dot
     leads into a column of mappings. `constants` are what the recipe says of every row.
+    `drawn_by` is the task's name of the column whose rows of one value are drawn together, such as those of a query.
     """
 
     origin: str
@@ -61,6 +63,7 @@ class DatasetRef:
     is_hub: bool = False
     subset: str | None = None
     constants: tuple[tuple[str, str], ...] = ()
+    drawn_by: str | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ HEADS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "question-answering": ("AutoModelForQuestionAnswering", {}),
     "text-pair-classification": ("AutoModelForSequenceClassification", {"id2label": dict(enumerate(ANSWERS))}),
+    "text-ranking": ("AutoModelForSequenceClassification", {"num_labels": 1}),
     "text-regression": ("AutoModelForSequenceClassification", {"num_labels": 1}),
     "token-classification": ("AutoModelForTokenClassification", {"id2label": dict(enumerate(TAGS))}),
 }
@@ -137,6 +138,15 @@ def encode_sizes(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
     return {**_tokenize(tokenizer, [row["text"] for row in rows]), "labels": magnitudes}
 
 
+def encode_rankings(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
+    """Encode queries with texts, and how relevant these are."""
+    queries, texts = ([row[name] for row in rows] for name in ("query", "text"))
+    return {
+        **_tokenize(tokenizer, queries, texts),
+        "labels": np.array([row["score"] for row in rows], dtype=np.float32),
+    }
+
+
 def encode_masked(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
     """Encode texts with some of their tokens masked, and what these are."""
     import transformers
@@ -195,6 +205,7 @@ ENCODERS: Mapping[str, Encode] = {
     "multi-label-classification": encode_labels,
     "question-answering": encode_questions,
     "text-pair-classification": encode_claims,
+    "text-ranking": encode_rankings,
     "text-regression": encode_sizes,
     "text2text-generation": encode_descriptions,
     "token-classification": encode_words,

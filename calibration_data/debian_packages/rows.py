@@ -24,6 +24,8 @@ CLAIMS = {
     "network::server": "It is a server.",
 }
 CANDIDATES = 12
+# Every fourth package is a query; half of what is ranked for it are the nearest of these many.
+QUERY_STEP, RANKED, SEARCHED = 4, 10, 48
 
 
 def make_summaries(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -72,6 +74,24 @@ def make_pairs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         others = [entries[(at + 1 + step * 37) % len(entries)] for step in range(CANDIDATES)]
         other = max(others, key=lambda other: _overlap(entry, other)) if at % 2 else others[0]
         rows.append({"text": entry["summary"], "text_pair": other["summary"], "score": _overlap(entry, other)})
+    return rows
+
+
+def make_rankings(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Make rows of a summary, another package and how near their tags are: 0 to 3, a quarter of them both have each."""
+    rows = []
+    for at in range(0, len(entries), QUERY_STEP):
+        entry, others = entries[at], [entries[(at + 1 + step * 7) % len(entries)] for step in range(SEARCHED)]
+        near = sorted(others, key=lambda other: -_overlap(entry, other))[: RANKED // 2]
+        far = [other for other in others if other not in near][: RANKED - len(near)]
+        rows += [
+            {
+                "query": entry["summary"],
+                "text": f"{other['package']}: {other['summary']}",
+                "score": float(min(3, int(4 * _overlap(entry, other)))),
+            }
+            for other in (*near, *far)
+        ]
     return rows
 
 
@@ -146,6 +166,7 @@ ROWS: Mapping[str, Callable[[Sequence[Entry]], list[dict[str, Any]]]] = {
     "sentence-similarity": make_pairs,
     "text-pair-classification": make_claims,
     "text2text-generation": make_descriptions,
+    "text-ranking": make_rankings,
     "text-regression": make_sizes,
     "token-classification": make_words,
 }

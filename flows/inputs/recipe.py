@@ -14,6 +14,7 @@ from tasks.checkpoints.module import Processor
 from tasks.model_tasks import MODEL_TASKS, ModelTask, model_task
 from tasks.model_tasks.contract import CLASS_AXES
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_regression import QUERY
 
 
 def _check_task(name: str) -> str:
@@ -128,6 +129,7 @@ class DataSpec(Part):
     audio: Text | None = Field(default=None, examples=["clip"])
     target: Text | None = Field(default=None, examples=["summary"])
     transcript: Text | None = Field(default=None, examples=["sentence"])
+    query: Text | None = Field(default=None, examples=["question"])
     question: Text | None = Field(default=None, examples=["question"])
     context: Text | None = Field(default=None, examples=["passage"])
     answers: Text | None = Field(default=None, examples=["answers"])
@@ -267,6 +269,8 @@ class Recipe(Part):
                 f"{self.task} reads no data.{strange[0]}: its columns are "
                 f"{', '.join((*task.columns, *task.optional_columns, GROUP))}"
             )
+        if QUERY in task.columns and self.data.group:
+            raise ValueError(f"{self.task} takes no data.group: the rows of a query belong together")
         for profile in self.profiles:
             if sorted(profile.root) != sorted(axes):
                 raise ValueError(
@@ -318,6 +322,7 @@ class Recipe(Part):
             is_hub=self.data.hub is not None,
             subset=self.data.subset,
             constants=(("box_format", self.data.box_format),) if "boxes" in task.columns else (),
+            drawn_by=QUERY if QUERY in task.columns else None,
         )
 
 

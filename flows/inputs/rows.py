@@ -40,12 +40,14 @@ def evaluation_rows(recipe: Recipe, source: ModelSource) -> Rows:
         seed=spec.seed,
         fewest=FEWEST_EVALUATION_ROWS,
     )
+    rows = task.align_rows(rows, source)
     if rows.groups and (groups := len(set(rows.groups))) < FEWEST_GROUPS:
+        named = f"groups (data.group: {recipe.data.group})" if recipe.data.group else "queries that differ in relevance"
         raise BadInput(
-            f"the evaluation rows are of {groups} groups (data.group: {recipe.data.group}), and at least "
-            f"{FEWEST_GROUPS} are needed: name a column that tells more of them apart"
+            f"the evaluation rows are of {groups} {named}, and at least {FEWEST_GROUPS} are needed: name a column that "
+            "tells more of them apart, or give more rows"
         )
-    return task.align_rows(rows, source)
+    return rows
 
 
 def golden_rows(recipe: Recipe, evaluation: Rows) -> Rows:

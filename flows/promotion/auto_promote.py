@@ -101,12 +101,12 @@ def _paired(recipe: Recipe, ours: EngineManifest, theirs: EngineManifest, stages
     answers = [_read_answers(manifest, metric.name, stages) for manifest in (theirs, ours)]
     if any(each is None or len(each) != len(rows.targets) for each in answers):
         return None
+    aligned = [task.align_rows(rows, manifest.source) for manifest in (theirs, ours)]
     before, after = (
-        metric.score(each or (), task.align_rows(rows, manifest.source).targets, answers[0] or ())
-        for each, manifest in zip(answers, (theirs, ours), strict=True)
+        metric.score(each or (), own.targets, answers[0] or ()) for each, own in zip(answers, aligned, strict=True)
     )
     better = metric.higher_is_better
-    return compare_scores(before, after, metric.aggregate, higher_is_better=better, groups=rows.groups)
+    return compare_scores(before, after, metric.aggregate, higher_is_better=better, groups=aligned[1].groups)
 
 
 def _read_answers(manifest: EngineManifest, metric: str, stages: Path) -> Answers | None:

@@ -239,7 +239,7 @@ def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None
         return inputs
     drawn = load_split(recipe.dataset, recipe.model_task, spec.split, samples=spec.samples, seed=spec.seed)
     checks.run("calibration rows", lambda: refuse_overlap(recipe.model_task, drawn.inputs, evaluation.inputs))
-    checks.add(_describe_calibration(recipe, len(drawn.inputs), len(calibration.inputs)))
+    checks.add(_describe_calibration(recipe, len(drawn.inputs), calibration))
     return inputs
 
 
@@ -252,14 +252,16 @@ def _check_golden(checks: _Checks, recipe: Recipe) -> None:
     checks.add(Check("golden inputs", f"{rows} travel with each bundle"))
 
 
-def _describe_calibration(recipe: Recipe, drawn: int, there: int) -> Check:
-    spec, limit = recipe.data.calibration, recipe.gates.loss_max
+def _describe_calibration(recipe: Recipe, drawn: int, calibration: Rows) -> Check:
+    spec, limit, there = recipe.data.calibration, recipe.gates.loss_max, len(calibration.inputs)
     left, needed = min(there - drawn, spec.holdout), rows_to_prove(limit)
+    proving = left * len(set(calibration.groups)) // there if calibration.groups else left
     warning = ""
-    if spec.holdout and left < needed:
+    if spec.holdout and proving < needed:
+        of_groups = f" of about {proving} groups" if calibration.groups else ""
         warning = (
-            f"{left} further rows can be held out, {needed} could prove a loss of at most {limit:.2%}: int8 is built "
-            "without that proof"
+            f"{left} further rows{of_groups} can be held out, {needed} could prove a loss of at most {limit:.2%}: int8 "
+            "is built without that proof"
         )
     return Check("calibration rows", f"{drawn} of the {there} of {spec.split}", warning=warning)
 

@@ -80,12 +80,14 @@ def gather(
         apart_from=(*calibrating, *evaluation.inputs),
     )
     rows = task.align_rows(rows, source.source)
-    groups = list(encoder.batches(rows.inputs, BATCH))
-    targets = tuple(rows.targets[position] for positions, _ in groups for position in positions)
-    feeds = EncodedFeeds(encoder, tuple(tuple(inputs) for _, inputs in groups))
-    gate = MetricGate(task, encoder, feeds.batches, targets, limit)
+    batches = list(encoder.batches(rows.inputs, BATCH))
+    order = [position for positions, _ in batches for position in positions]
+    targets, groups = (tuple(each[at] for at in order) if each else () for each in (rows.targets, rows.groups))
+    feeds = EncodedFeeds(encoder, tuple(tuple(inputs) for _, inputs in batches))
+    gate = MetricGate(task, encoder, feeds.batches, targets, limit, groups)
     if not gate.provable:
-        missing = f"{len(rows.inputs)} rows are left for the holdout, {rows_to_prove(limit)} could prove a loss of at"
+        what = "groups of rows" if groups else "rows"
+        missing = f"{gate.drawn} {what} are left for the holdout, {rows_to_prove(limit)} could prove a loss of at"
         return Material(source, onnx, calibration, None, f"{missing} most {limit:.2%}")
     return Material(source, onnx, calibration, Holdout(feeds, gate))
 

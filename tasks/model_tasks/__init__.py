@@ -21,7 +21,7 @@ from tasks.model_tasks.texts.sentence_embedding import FEATURE_EXTRACTION, SENTE
 from tasks.model_tasks.texts.text2text_generation import TEXT2TEXT_GENERATION
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tasks.model_tasks.texts.text_pair_classification import TEXT_PAIR_CLASSIFICATION
-from tasks.model_tasks.texts.text_regression import TEXT_REGRESSION
+from tasks.model_tasks.texts.text_regression import TEXT_RANKING, TEXT_REGRESSION
 from tasks.model_tasks.texts.token_classification import TOKEN_CLASSIFICATION
 
 __all__ = ["MODEL_TASKS", "ModelTask", "model_task"]
@@ -41,6 +41,7 @@ _ALL: tuple[ModelTask, ...] = (
     QUESTION_ANSWERING,
     MULTI_LABEL_CLASSIFICATION,
     TEXT_REGRESSION,
+    TEXT_RANKING,
     TEXT2TEXT_GENERATION,
     FILL_MASK,
 )

@@ -79,7 +79,8 @@ class Holdout:
 class MetricGate:
     """The release's own quality gate: paired loss against fp32, one-sided at 95 %, at most `limit` (a share).
 
-    `batches` are the inputs of each feed, which `encoder` made of them, and `targets` those of all in that order.
+    `batches` are the inputs of each feed, which `encoder` made of them, and `targets` those of all in that order;
+    `groups` say which of these rows belong together, where some do.
     """
 
     task: ModelTask
@@ -87,16 +88,22 @@ class MetricGate:
     batches: tuple[tuple[Any, ...], ...]
     targets: tuple[Any, ...]
     limit: float
+    groups: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Digest of the targets and the limit."""
-        return digest_of((self.targets, self.limit))
+        """Digest of the targets, their groups and the limit."""
+        return digest_of((self.targets, self.limit, *([self.groups] if self.groups else [])))
+
+    @property
+    def drawn(self) -> int:
+        """The number of rows, or of groups of them."""
+        return len(set(self.groups)) if self.groups else len(self.targets)
 
     @property
     def provable(self) -> bool:
         """Whether so few rows could pass at all: Tango's bound with no row flipped is z² / (rows + z²)."""
-        return len(self.targets) > 0 and Z_ONE_SIDED**2 / (len(self.targets) + Z_ONE_SIDED**2) <= self.limit
+        return self.drawn > 0 and Z_ONE_SIDED**2 / (self.drawn + Z_ONE_SIDED**2) <= self.limit
 
     def keep(self, at: int, outputs: Outputs) -> Answers | None:
         """Return the task's answers to the rows of a feed; None where outputs are not finite."""
@@ -111,7 +118,8 @@ class MetricGate:
             return Score(1.0, 1.0, False)
         metric, reference = self.task.metrics[0], _join(exact)
         before, after = (metric.score(each, self.targets, reference) for each in (reference, _join(made)))
-        loss = compare_scores(before, after, metric.aggregate, higher_is_better=metric.higher_is_better)
+        better = metric.higher_is_better
+        loss = compare_scores(before, after, metric.aggregate, higher_is_better=better, groups=self.groups)
         return Score(loss.loss, loss.high, loss.high <= self.limit)
 
     def _reduce(self, at: int, outputs: Outputs) -> Outputs:

@@ -35,6 +35,7 @@ QUESTIONS = {
     "semantic-segmentation": ("shape.png", "shape.png"),
     "multi-label-classification": ("a good film", "the music"),
     "text-pair-classification": ("a good film ||| the film", "music ||| a library"),
+    "text-ranking": ("film ||| a good film", "music ||| a library"),
     "text-regression": ("a good film ||| the film", "music ||| a library"),
     "question-answering": ("film ||| the film of a library", "music ||| good music for the editor"),
     "sentence-similarity": ("a good film ||| the film", "music ||| a library"),

@@ -82,6 +82,12 @@ def pair_texts(texts: list[str]) -> Columns:
     return {"text": texts, "text_pair": others, "score": [float(count) for count in shared]}
 
 
+def rank_texts(texts: list[str]) -> Columns:
+    """Rank three texts for the words of one of them."""
+    queries = [" ".join(reversed(texts[at - at % 3].split())) for at in range(len(texts))]
+    return {"query": queries, "text": texts, "score": [float(at % 3) for at in range(len(texts))]}
+
+
 def save_comparer(folder: Path) -> None:
     save_bert(folder, "BertForSequenceClassification", id2label={0: "short", 1: "long"})
 
@@ -204,6 +210,7 @@ TASKS: Mapping[str, tuple[Callable[[Path], None], Callable[[list[str]], Columns]
     "feature-extraction": (save_encoder, lambda texts: {"text": texts}),
     "multi-label-classification": (save_many_labels, label_texts),
     "text-regression": (lambda folder: save_bert(folder, "BertForSequenceClassification", num_labels=1), pair_texts),
+    "text-ranking": (lambda folder: save_bert(folder, "BertForSequenceClassification", num_labels=1), rank_texts),
     "text-pair-classification": (save_comparer, compare_texts),
     "question-answering": (lambda folder: save_bert(folder, "BertForQuestionAnswering"), ask_texts),
     "sentence-similarity": (save_encoder, pair_texts),

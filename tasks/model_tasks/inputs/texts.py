@@ -99,9 +99,15 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and len(value) <= LONGEST_TEXT
 
 
-def is_number(value: object) -> bool:
-    """Tell whether a value is a number that is finite, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+def read_number(value: object) -> float | None:
+    """Return a number that is finite, also one that a file without types holds as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if np.isfinite(number) else None
 
 
 def check_text(text: str) -> None:

@@ -15,7 +15,14 @@ from calibration_data.reader import Rows
 from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.contract import Answers, Encoder, Feed, Metric, OfSums, Scores, ShownAnswer
-from tasks.model_tasks.inputs.texts import EXAMPLE_TEXTS, TextEncoder, check_text, is_number, is_text, open_text_encoder
+from tasks.model_tasks.inputs.texts import (
+    EXAMPLE_TEXTS,
+    TextEncoder,
+    check_text,
+    is_text,
+    open_text_encoder,
+    read_number,
+)
 from tasks.model_tasks.labels import show_value
 from tasks.model_tasks.scores import SPEARMAN, compute_ratio
 from tasks.model_tasks.texts.text_task import BETWEEN, TextTask, split_pair
@@ -169,8 +176,8 @@ class SentenceSimilarity(TextTask):
 
     def read_row(self, row: Mapping[str, Any], _classes: Sequence[str] | None) -> tuple[Pair, float] | None:
         """Return ((text, text), score) where there are two texts, and a number that is finite."""
-        texts, score = (row["text"], row["text_pair"]), row["score"]
-        return (texts, float(score)) if all(map(is_text, texts)) and is_number(score) else None
+        texts, score = (row["text"], row["text_pair"]), read_number(row["score"])
+        return (texts, score) if all(map(is_text, texts)) and score is not None else None
 
     def explain_row(self, row: Mapping[str, Any]) -> str:
         """Return what is wrong with the texts or the score of a row."""

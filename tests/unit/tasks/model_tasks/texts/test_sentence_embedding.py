@@ -62,7 +62,7 @@ def test_a_pair_is_two_rows_and_a_batch_has_room_for_both(encoder: PairEncoder) 
     [
         ({"text": "a", "text_pair": None, "score": 1}, "the text_pair is NoneType None"),
         ({"text": " ", "text_pair": "b", "score": 1}, "the text is str ' '"),
-        ({"text": "a", "text_pair": "b", "score": "1"}, "the score is str '1'"),
+        ({"text": "a", "text_pair": "b", "score": "one"}, "the score is str 'one'"),
         ({"text": "a", "text_pair": "b", "score": float("nan")}, "the score is float nan"),
         ({"text": "a", "text_pair": "b", "score": True}, "the score is bool True"),
     ],

@@ -69,7 +69,8 @@ def test_a_row_has_a_list_of_labels(labels: Any) -> None:
         ({"text": "a", "text_pair": "b", "score": -0.5}, (("a", "b"), -0.5)),
         ({"text": "a", "text_pair": " ", "score": 1.0}, None),
         ({"text": "a", "score": float("inf")}, None),
-        ({"text": "a", "score": "1"}, None),
+        ({"text": "a", "score": "1.5"}, ("a", 1.5)),
+        ({"text": "a", "score": "one"}, None),
     ],
 )
 def test_a_row_to_grade_has_one_text_or_two_and_a_number(row: dict[str, Any], read: Any) -> None:
