@@ -3,12 +3,12 @@
 `datasets` is imported where rows are read: it brings pandas, a second that a worker, who gets its rows, does not pay.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from calibration_data.columns import flatten_columns
+from calibration_data.columns import UnreadFile, flatten_columns, read_column
 from calibration_data.forms import read_parquet, read_quietly, read_split
 from calibration_data.splits import DatasetRef, check_rows, find_split
 from registry.digest import digest_of, record_tree
@@ -32,7 +32,8 @@ class Rows:
     """Usable rows of one split, as (input, target); `quarantined` rows were unusable.
 
     `classes` are the names that the dataset gives to its targets, where it does. `groups` say which rows belong
-    together, such as the questions of one document; empty where the recipe names no column for it.
+    together, such as the questions of one document; empty where the recipe names no column for it. `first_unusable`
+    says of the first row that was unusable which it is, and why.
     """
 
     inputs: tuple[Any, ...]
@@ -42,6 +43,7 @@ class Rows:
     digest: str
     source: str = field(compare=False, default="")
     groups: tuple[str, ...] = ()
+    first_unusable: str = field(compare=False, default="")
 
 
 class RowReader(Protocol):
@@ -75,12 +77,12 @@ def load_split(
     Raises:
         BadInput: no such dataset, split or column; too few rows; more than a fifth of the rows unusable.
     """
-    usable, classes, quarantined = _read_usable(ref, reader, split)
+    usable, about = _read_usable(ref, reader, split)
     if samples is not None and samples < len(usable):
         usable = _shuffle(ref, usable, seed)[:samples]
     if len(usable) < fewest:
         raise BadInput(f"{ref.origin} split {split!r} gives {len(usable)} usable rows; at least {fewest} are needed")
-    return _make_rows(ref, usable, classes, quarantined)
+    return _make_rows(ref, usable, about)
 
 
 def draw_holdout(
@@ -100,11 +102,11 @@ def draw_holdout(
     Raises:
         BadInput: no such dataset, split or column; more than a fifth of the rows unusable.
     """
-    usable, classes, quarantined = _read_usable(ref, reader, split)
+    usable, about = _read_usable(ref, reader, split)
     known = {reader.identify(row_input) for row_input in apart_from}
     rest = _shuffle(ref, usable, seed)[after:] if after < len(usable) else []
     rows = [row for row in rest if reader.identify(row.input) not in known][:samples]
-    return _make_rows(ref, rows, classes, quarantined)
+    return _make_rows(ref, rows, about)
 
 
 class _Row(NamedTuple):
@@ -115,8 +117,16 @@ class _Row(NamedTuple):
     group: str | None
 
 
-def _read_usable(ref: DatasetRef, reader: RowReader, split: str) -> tuple[list[_Row], Sequence[str] | None, int]:
-    """Return the usable rows, the names of the classes, and how many rows were refused."""
+class _About(NamedTuple):
+    """What is known of a split beside its usable rows."""
+
+    classes: Sequence[str] | None
+    quarantined: int
+    first_unusable: str
+
+
+def _read_usable(ref: DatasetRef, reader: RowReader, split: str) -> tuple[list[_Row], _About]:
+    """Return the usable rows, and what is known beside them."""
     table = _flatten(_open(ref, split), [column for _, column in ref.columns])
     if missing := [column for _, column in ref.columns if column not in table.column_names]:
         raise BadInput(
@@ -125,18 +135,19 @@ def _read_usable(ref: DatasetRef, reader: RowReader, split: str) -> tuple[list[_
     check_rows(f"{ref.origin} split {split!r}", table.num_rows)
     classes = _read_class_names(table.features[ref.columns[-1][1]])
     names = [name for name, _ in ref.columns]
-    columns = [_read_column(table, column) for _, column in ref.columns]
+    folder = None if ref.is_hub else Path(ref.origin)
+    columns = [read_column(table, name, column, folder) for name, column in ref.columns]
     every = [dict(zip(names, values, strict=True)) | dict(ref.constants) for values in zip(*columns, strict=True)]
     rows = [_read_row(row, reader, classes, ref.drawn_by) for row in every]
     usable = [row for row in rows if row is not None]
     quarantined = len(every) - len(usable)
+    first = rows.index(None) if quarantined else 0
+    why = f"in row {first} {_explain(every[first], reader)}" if quarantined else ""
     if quarantined > MOST_QUARANTINED * len(every):
-        first = rows.index(None)
         raise BadInput(
-            f"{quarantined} of {len(every)} rows of {ref.origin} split {split!r} lack {reader.row_needs}; "
-            f"in row {first} {reader.explain_row(every[first])}"
+            f"{quarantined} of {len(every)} rows of {ref.origin} split {split!r} lack {reader.row_needs}; {why}"
         )
-    return usable, classes, quarantined
+    return usable, _About(classes, quarantined, why)
 
 
 def _flatten(table: "Dataset", columns: Sequence[str]) -> "Dataset":
@@ -152,22 +163,9 @@ def _read_row(
     return None if pair is None else _Row(*pair, None if group is None else str(group))
 
 
-def _read_column(table: "Dataset", column: str) -> Iterable[Any]:
-    """Return the values of a column; those of a column of images or audio as the bytes of their files, not decoded."""
-    import datasets
-
-    feature = table.features[column]
-    if isinstance(feature, datasets.Image | datasets.Audio):
-        table = table.cast_column(column, type(feature)(decode=False))
-    return (_read_media_file(value) if isinstance(value, dict) else value for value in table[column])
-
-
-def _read_media_file(value: dict[str, Any]) -> Any:
-    """Return the bytes of an image or of audio, which a dataset holds or names the file of; anything else as it is."""
-    content, path = value.get("bytes"), value.get("path")
-    if content is None and isinstance(path, str) and Path(path).is_file():
-        return Path(path).read_bytes()
-    return value if content is None else content
+def _explain(row: Mapping[str, Any], reader: RowReader) -> str:
+    unread = next((value for value in row.values() if isinstance(value, UnreadFile)), None)
+    return reader.explain_row(row) if unread is None else unread.problem
 
 
 def _read_class_names(feature: Any) -> Sequence[str] | None:
@@ -188,14 +186,15 @@ def _shuffle(ref: DatasetRef, rows: Sequence[_Row], seed: int) -> list[_Row]:
     return [row for at in order for row in parts[at]]
 
 
-def _make_rows(ref: DatasetRef, rows: Sequence[_Row], classes: Sequence[str] | None, quarantined: int) -> Rows:
+def _make_rows(ref: DatasetRef, rows: Sequence[_Row], about: _About) -> Rows:
     """Make rows with their digest; a row without a group is one of its own."""
     inputs, targets = tuple(row.input for row in rows), tuple(row.target for row in rows)
     groups: tuple[str, ...] = ()
     if ref.drawn_by or GROUP in dict(ref.columns):
         groups = tuple(f"row {at}" if row.group is None else f"group {row.group}" for at, row in enumerate(rows))
     digest = digest_of((inputs, targets, groups) if groups else (inputs, targets))
-    return Rows(inputs, targets, tuple(classes) if classes else None, quarantined, digest, ref.origin, groups)
+    classes = tuple(about.classes) if about.classes else None
+    return Rows(inputs, targets, classes, about.quarantined, digest, ref.origin, groups, about.first_unusable)
 
 
 def _open(ref: DatasetRef, split: str) -> "Dataset":

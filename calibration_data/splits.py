@@ -1,4 +1,4 @@
-"""Which dataset, in which form its splits are, and what identifies them, without reading a row or `datasets`."""
+"""Which dataset, and in which form its splits are, without reading a row or `datasets`."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from registry.digest import digest_of, file_sha256
 from registry.errors import BadInput
 from registry.records import LATER
 
@@ -37,7 +36,7 @@ FILE_FORMS = {
 }
 MEDIA_FORMS = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp"), Form.IMAGES),
-    **dict.fromkeys((".wav", ".flac"), Form.AUDIO),
+    **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"), Form.AUDIO),
 }
 # The folders of images and of their masks, which have the same names.
 MASK_FOLDERS = ("images", "masks")
@@ -74,23 +73,6 @@ class Split:
     form: Form
     files: tuple[Path, ...]
     classes: tuple[str, ...] = ()
-
-
-def split_revision(ref: DatasetRef, split: str) -> str:
-    """Return what identifies a split's bytes without reading its rows.
-
-    That is a file's sha256, the digest of a folder's names and sha256s, or the hub commit.
-
-    Raises:
-        BadInput: no such split, or not in one form, or too large.
-    """
-    if ref.is_hub:
-        return f"{ref.revision}/{ref.subset}" if ref.subset else str(ref.revision)
-    found = find_split(Path(ref.origin), split)
-    if found.files == (found.path,):
-        return file_sha256(found.path)
-    files = [(file.relative_to(found.path).as_posix(), file_sha256(file)) for file in found.files]
-    return digest_of((found.classes, files))
 
 
 def list_splits(folder: Path) -> tuple[str, ...]:

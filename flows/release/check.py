@@ -233,7 +233,8 @@ def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None
     )
     if evaluation is not None:
         named = f", {len(classes)} classes" if classes else ""
-        checks.add(Check("evaluation rows", f"{len(evaluation.inputs)} of {recipe.data.evaluation.split}{named}"))
+        found = f"{len(evaluation.inputs)} of {recipe.data.evaluation.split}{named}"
+        checks.add(Check("evaluation rows", found, warning=_describe_unusable(evaluation)))
     inputs = tuple(row for rows in (evaluation, calibration) if rows for row in rows.inputs[:TRIED_ROWS])
     if calibration is None or evaluation is None:
         return inputs
@@ -263,7 +264,14 @@ def _describe_calibration(recipe: Recipe, drawn: int, calibration: Rows) -> Chec
             f"{left} further rows{of_groups} can be held out, {needed} could prove a loss of at most {limit:.2%}: int8 "
             "is built without that proof"
         )
+    warning = "; ".join(filter(None, (_describe_unusable(calibration), warning)))
     return Check("calibration rows", f"{drawn} of the {there} of {spec.split}", warning=warning)
+
+
+def _describe_unusable(rows: Rows) -> str:
+    if not rows.quarantined:
+        return ""
+    return f"{rows.quarantined} rows are left out; {rows.first_unusable}"
 
 
 def _check_disk(home: Path, weights_bytes: int, plans: Sequence[TargetPlan]) -> Check:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from calibration_data.splits import split_revision
+from calibration_data.columns import split_revision
 from flows.inputs.fleet import Fleet
 from flows.inputs.recipe import Recipe, SourceSpec
 from registry.digest import digest_of, file_sha256, record_tree

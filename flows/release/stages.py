@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from calibration_data.columns import split_revision
 from calibration_data.reader import (
     Rows,
     draw_calibration_set,
 )
-from calibration_data.splits import split_revision
 from flows.inputs.rows import head_rows
 from flows.release.context import ReleaseContext, describe_size, versions
 from flows.release.identity import source_content

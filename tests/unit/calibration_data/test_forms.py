@@ -10,10 +10,10 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from calibration_data import splits
-from calibration_data.columns import read_columns
+from calibration_data.columns import read_columns, split_revision
 from calibration_data.forms import read_split
 from calibration_data.reader import Rows, load_split
-from calibration_data.splits import DatasetRef, find_split, list_splits, split_revision
+from calibration_data.splits import DatasetRef, find_split, list_splits
 from registry.errors import BadInput
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 

@@ -12,6 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from calibration_data import splits
+from calibration_data.columns import split_revision
 from calibration_data.reader import (
     FEWEST_CALIBRATION_ROWS,
     Rows,
@@ -20,7 +21,7 @@ from calibration_data.reader import (
     read_calibration_inputs,
     refuse_overlap,
 )
-from calibration_data.splits import DatasetRef, split_revision
+from calibration_data.splits import DatasetRef
 from registry.digest import digest_of
 from registry.errors import BadInput
 from registry.records import CalibrationSet
