@@ -24,8 +24,8 @@ CLAIMS = {
     "network::server": "It is a server.",
 }
 CANDIDATES = 12
-# Every fourth package is a query; half of what is ranked for it are the nearest of these many.
-QUERY_STEP, RANKED, SEARCHED = 4, 10, 48
+# Every other package is a query; half of what is ranked for it are the nearest of these many.
+QUERY_STEP, RANKED, SEARCHED = 2, 8, 48
 
 
 def make_summaries(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -39,15 +39,8 @@ def make_tags(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def make_descriptions(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Make rows of a summary and, in words, what its tags claim: "a shared library, written in perl"."""
-    words = {tag: claim.rstrip(".").removeprefix("It is ").removeprefix("It ").lower() for tag, claim in CLAIMS.items()}
-    return [
-        {
-            "text": each["summary"],
-            "target": ", ".join(claim for tag, claim in words.items() if tag in each["tags"]) or "nothing known",
-        }
-        for each in entries
-    ]
+    """Make rows of a summary and, in words, what its tags claim."""
+    return [{"text": each["summary"], "target": _claim_words(each)} for each in entries]
 
 
 def make_claims(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -78,21 +71,27 @@ def make_pairs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def make_rankings(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Make rows of a summary, another package and how near their tags are: 0 to 3, a quarter of them both have each."""
-    rows = []
+    """Make rows of what a package's section and tags claim, another package, and how much of that both have: 0 to 3."""
+    rows: dict[tuple[str, str], float] = {}
     for at in range(0, len(entries), QUERY_STEP):
         entry, others = entries[at], [entries[(at + 1 + step * 7) % len(entries)] for step in range(SEARCHED)]
-        near = sorted(others, key=lambda other: -_overlap(entry, other))[: RANKED // 2]
+        near = sorted(others, key=lambda other: -_claim_overlap(entry, other))[: RANKED // 2]
         far = [other for other in others if other not in near][: RANKED - len(near)]
-        rows += [
-            {
-                "query": entry["summary"],
-                "text": f"{other['package']}: {other['summary']}",
-                "score": float(min(3, int(4 * _overlap(entry, other)))),
-            }
-            for other in (*near, *far)
-        ]
-    return rows
+        for other in (*near, *far):
+            pair = f"{entry['section']}: {_claim_words(entry)}", f"{other['package']}: {other['summary']}"
+            rows[pair] = float(min(3, int(4 * _claim_overlap(entry, other))))
+    return [{"query": query, "text": text, "score": score} for (query, text), score in rows.items()]
+
+
+def _claim_words(entry: Entry) -> str:
+    """Return in words what the tags of a package claim: "a shared library, written in perl"."""
+    words = {tag: claim.rstrip(".").removeprefix("It is ").removeprefix("It ").lower() for tag, claim in CLAIMS.items()}
+    return ", ".join(claim for tag, claim in words.items() if tag in entry["tags"]) or "nothing known"
+
+
+def _claim_overlap(entry: Entry, other: Entry) -> float:
+    one, two = ({each["section"], *CLAIMS.keys() & {*each["tags"]}} for each in (entry, other))
+    return len(one & two) / len(one | two)
 
 
 def _overlap(entry: Entry, other: Entry) -> float:
