@@ -6,6 +6,7 @@ from calibration_data.reader import FEWEST_EVALUATION_ROWS, Rows, load_split
 from flows.inputs.recipe import HeadSpec, Recipe
 from registry.errors import BadInput
 from registry.records import ModelSource
+from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION, check_mask_numbers
 from tasks.quantization.table import CalibrationTable, read_table
 
 # Intervals from fewer clusters are too narrow (Cameron and Miller 2015: "few" is less than 20 to 50).
@@ -25,8 +26,8 @@ def head_rows(recipe: Recipe, head: HeadSpec) -> Rows:
     return rows
 
 
-def evaluation_rows(recipe: Recipe, source: ModelSource) -> Rows:
-    """Return the rows that engines are judged on.
+def evaluation_rows(recipe: Recipe, source: ModelSource, processor: Path | None = None) -> Rows:
+    """Return the rows that engines are judged on; masks are compared with what the folder of the `processor` says.
 
     Raises:
         BadInput: too few rows, or targets that are not the model's, or so few groups that nothing can be proven.
@@ -41,6 +42,8 @@ def evaluation_rows(recipe: Recipe, source: ModelSource) -> Rows:
         fewest=FEWEST_EVALUATION_ROWS,
     )
     rows = task.align_rows(rows, source)
+    if task is SEMANTIC_SEGMENTATION and processor is not None:
+        check_mask_numbers(rows, source, processor)
     if rows.groups and (groups := len(set(rows.groups))) < FEWEST_GROUPS:
         named = f"groups (data.group: {recipe.data.group})" if recipe.data.group else "queries that differ in relevance"
         raise BadInput(

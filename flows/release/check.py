@@ -102,7 +102,7 @@ def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path) -> R
     with _open_checkpoint(checks, recipe) as checkpoint:
         weights_bytes = checkpoint.weights_bytes if checkpoint else 0
         classes = checks.run("labels", lambda: _read_class_names(recipe, checkpoint)) if checkpoint else None
-        rows = _check_rows(checks, recipe, classes)
+        rows = _check_rows(checks, recipe, classes, checkpoint.folder if checkpoint else None)
         checks.run("golden inputs", lambda: _check_golden(checks, recipe))
         if checkpoint:
             checks.run("encoder", lambda: _try_encoder(recipe, checkpoint, rows))
@@ -212,7 +212,9 @@ def _try_encoder(recipe: Recipe, checkpoint: _Checkpoint, rows: Sequence[Any]) -
     try_encoder(task, checkpoint.folder, rows or task.example_inputs, recipe.largest, checkpoint.config)
 
 
-def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None) -> tuple[Any, ...]:
+def _check_rows(
+    checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None, folder: Path | None
+) -> tuple[Any, ...]:
     """Read the rows as a release will, and return some of them; without known classes labels are not compared."""
     if recipe.dataset.is_hub:
         checks.add(Check("data", f"{recipe.dataset.origin}, whose rows are read when the release starts"))
@@ -221,8 +223,8 @@ def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None
     source = ModelSource(recipe.model, "", "", recipe.task, classes or ())
 
     def read_evaluation() -> Rows:
-        if classes:
-            return evaluation_rows(recipe, source)
+        if classes or "labels" not in recipe.model_task.answer_axes:
+            return evaluation_rows(recipe, source, folder)
         split = recipe.data.evaluation.split
         return load_split(recipe.dataset, recipe.model_task, split, fewest=FEWEST_EVALUATION_ROWS)
 

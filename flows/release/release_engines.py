@@ -124,7 +124,7 @@ def builds_here(precision: Precision, target: GpuTarget) -> bool:
 def make_shared(context: ReleaseContext, targets: Sequence[GpuTarget], takes: Takes) -> SharedArtifacts:
     """Make the checkpoint, the rows and the graph of each precision that at least one target takes."""
     source = make_source(context)
-    evaluation = evaluation_rows(context.recipe, source.source)
+    evaluation = evaluation_rows(context.recipe, source.source, source.directory)
     calibration = make_calibration_set(context, evaluation)
     onnx = make_onnx(context, source, evaluation)
     material = gather(context, source, onnx, calibration, evaluation)

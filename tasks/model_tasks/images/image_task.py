@@ -29,6 +29,7 @@ class ImageTask:
     """The members of a task whose rows are image files."""
 
     optional_columns: tuple[str, ...] = ()
+    optional_axes: tuple[str, ...] = ()
     axes: tuple[str, ...] = ("batch",)
     graph_inputs: GraphInputs = PIXEL_INPUT
     judged_outputs: tuple[int, ...] = (0,)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tasks.model_tasks.contract import Answers, Encoder, Metric, ShownAnswer
 from tasks.model_tasks.images.image_task import ImageTask, explain_image
 from tasks.model_tasks.images.masks import MEAN_IOU, PIXEL_ACCURACY, encode_map, find_classes
 from tasks.model_tasks.inputs.image_files import IGNORED, decode_mask, read_size
-from tasks.model_tasks.inputs.images import ImageEncoder
+from tasks.model_tasks.inputs.images import ImageEncoder, read_processor
 from tasks.model_tasks.labels import check_head, show_value
 
 # As many classes a terminal shows, the largest first.
@@ -109,6 +110,22 @@ class SemanticSegmentation(ImageTask):
             SegmentedImage(file, _measure_shares(logits.argmax(axis=0), classes))
             for file, logits in zip(questions, outputs[0], strict=True)
         ]
+
+
+def check_mask_numbers(rows: Rows, source: ModelSource, folder: Path) -> None:
+    """Check that no mask has the number behind the last class, unless the image processor in `folder` reduces labels.
+
+    Raises:
+        BadInput: one has it: its classes are numbered from 1.
+    """
+    behind = len(source.classes)
+    row = next((row for row, mask in enumerate(rows.targets) if (decode_mask(mask) == behind).any()), None)
+    if row is not None and not read_processor(folder).reduces_labels:
+        raise BadInput(
+            f"the mask of row {row} of {rows.source} has pixels of {behind}, and {source.name} numbers its {behind} "
+            f"classes from 0: subtract 1 from the masks and give {IGNORED} to what is not to be judged, or set "
+            "do_reduce_labels in preprocessor_config.json"
+        )
 
 
 def _measure_shares(found: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
