@@ -80,6 +80,7 @@ MEASURED_TEXTS = 1000
 LONGEST_SHARE = 0.99
 DEFAULT_LENGTHS = (32, 128)
 NEW_TOKENS_LIMITS = (64, 32, 16, 8, 4)
+LONGEST_AUDIO = 160_000
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,9 @@ def draft_recipe(checkpoint: Origin, data: Origin, targets: Sequence[str], name:
             task, needs_head, described = _describe_data(data, fits)
         usual, longest = _measure_lengths(task, folder, config, described.texts)
         written = _choose_new_tokens(task, config)
+        samples = "samples" in task.axes and _fits(task, config, {"samples": LONGEST_AUDIO})
     return model, _write_recipe(
-        model, checkpoint, described, targets, _Shape(task, usual, longest, needs_head, written)
+        model, checkpoint, described, targets, _Shape(task, usual, longest, needs_head, written, samples)
     )
 
 
@@ -244,25 +246,23 @@ def _measure_lengths(task: ModelTask, folder: Path, config: Mapping[str, Any], t
         return DEFAULT_LENGTHS
     lengths = try_encoder(task, folder, texts, {"sequence": UNLIMITED_TOKENS}, config)
     longest = _round_up(float(np.quantile(lengths, LONGEST_SHARE)), 16)
-    while longest > 16:
-        try:
-            task.check_shapes(config, {"sequence": longest})
-        except BadInput:
-            longest -= 16
-        else:
-            break
+    while longest > 16 and not _fits(task, config, {"sequence": longest}):
+        longest -= 16
     return min(_round_up(float(np.median(lengths)), 8), longest), longest
 
 
 def _choose_new_tokens(task: ModelTask, config: Mapping[str, Any]) -> int:
     """Return the most tokens that a first recipe lets a model write, which it has positions for; 0: it writes none."""
-    for most in NEW_TOKENS_LIMITS if NEW_TOKENS in task.axes else ():
-        try:
-            task.check_shapes(config, {NEW_TOKENS: most})
-        except BadInput:
-            continue
-        return most
-    return 0
+    limits = NEW_TOKENS_LIMITS if NEW_TOKENS in task.axes else ()
+    return next((most for most in limits if _fits(task, config, {NEW_TOKENS: most})), 0)
+
+
+def _fits(task: ModelTask, config: Mapping[str, Any], largest: Mapping[str, int]) -> bool:
+    try:
+        task.check_shapes(config, largest)
+    except BadInput:
+        return False
+    return True
 
 
 def _round_up(value: float, step: int) -> int:
@@ -278,6 +278,7 @@ class _Shape:
     longest: int
     needs_head: bool
     new_tokens: int
+    takes_samples: bool
 
 
 def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[str], shape: _Shape) -> str:
@@ -296,13 +297,14 @@ def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[
         f"  max_length: {shape.longest}   # texts are cut there; 99 % of the measured ones fit\n" if takes_text else ""
     )
     sequence = f"    sequence: {{min: 4, opt: {shape.usual}, max: {shape.longest}}}\n" if takes_text else ""
-    if "samples" in shape.task.axes:
-        sequence = (
-            "    samples: {min: 1600, opt: 32000, max: 160000}   # at 16 kHz 0.1, 2 and 10 s: longer audio is cut\n"
-        )
+    if shape.takes_samples:
+        most = f"max: {LONGEST_AUDIO}}}   # at 16 kHz 0.1, 2 and 10 s: longer audio is cut\n"
+        sequence = f"    samples: {{min: 1600, opt: 32000, {most}"
     if shape.new_tokens:
-        most = shape.new_tokens
-        sequence += f"    {NEW_TOKENS}: {{min: 1, opt: {most // 4}, max: {most}}}   # no answer is longer than max\n"
+        tokens = shape.new_tokens
+        sequence += (
+            f"    {NEW_TOKENS}: {{min: 1, opt: {tokens // 4}, max: {tokens}}}   # no answer is longer than max\n"
+        )
     metric = shape.task.metrics[0]
     side = "below" if metric.higher_is_better else "above"
     quantized = "[fp32, int8, int8-dynamic]" if list(targets) == ["cpu"] else "[fp32, fp16, int8, int8-dynamic]"

@@ -272,9 +272,10 @@ class Recipe(Part):
         if QUERY in task.columns and self.data.group:
             raise ValueError(f"{self.task} takes no data.group: the rows of a query belong together")
         for profile in self.profiles:
-            if sorted(profile.root) != sorted(axes):
+            if {*profile.root} | {*task.optional_axes} != {*axes} | {*task.optional_axes}:
+                some = f" ({', '.join(task.optional_axes)} of some models)" if task.optional_axes else ""
                 raise ValueError(
-                    f"a profile of {self.task} has the axes {', '.join(axes)}, each with min, opt and max; "
+                    f"a profile of {self.task} has the axes {', '.join(axes)}{some}, each with min, opt and max; "
                     f"this one has {', '.join(profile.root)}"
                 )
         if self.largest.get("sequence", self.data.max_length) != self.data.max_length:

@@ -149,6 +149,10 @@ class ModelTask(Protocol):
         """The dynamic axes of the task's graphs, each of which a profile has to name."""
 
     @property
+    def optional_axes(self) -> tuple[str, ...]:
+        """Those of `axes` that graphs of some checkpoints have: by config.json `check_shapes` says of which."""
+
+    @property
     def graph_inputs(self) -> GraphInputs:
         """What a graph takes."""
 

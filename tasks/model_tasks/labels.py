@@ -26,6 +26,8 @@ AUDIO_MODELS = frozenset(
         "data2vec-audio",
     )
 )
+# What reads a spectrogram that has one size, and gives labels.
+SPECTROGRAM_MODELS = frozenset(("audio-spectrogram-transformer",))
 AUDIO_TASKS = ("audio-classification", "automatic-speech-recognition")
 # A number as a CSV file writes it, with ".0" where the column once lacked values.
 _WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")
@@ -153,13 +155,15 @@ def check_head(config: Mapping[str, Any], task: str, head: str | tuple[str, ...]
 def _check_what_is_read(config: Mapping[str, Any], task: str) -> None:
     """Check that a task of audio gets a model of audio, and any other task none."""
     kind = config.get("model_type")
-    reads_audio = kind in AUDIO_MODELS
-    if reads_audio and task not in AUDIO_TASKS:
-        raise BadInput(f"the checkpoint is a {kind}, which reads audio: use task: {' or '.join(AUDIO_TASKS)}")
-    if not reads_audio and task in AUDIO_TASKS:
+    known = AUDIO_MODELS | SPECTROGRAM_MODELS if task == AUDIO_TASKS[0] else AUDIO_MODELS
+    if kind in known | SPECTROGRAM_MODELS and task not in AUDIO_TASKS:
+        uses = " or ".join(AUDIO_TASKS if kind in AUDIO_MODELS else AUDIO_TASKS[:1])
+        raise BadInput(f"the checkpoint is a {kind}, which reads audio: use task: {uses}")
+    if kind not in known and task in AUDIO_TASKS:
+        or_what = " or a spectrogram" if known > AUDIO_MODELS else ""
         raise BadInput(
-            f"the checkpoint is a {str(kind)[:60]}, and {task} takes networks that read a waveform and export to one "
-            f"graph: {', '.join(sorted(AUDIO_MODELS))}"
+            f"the checkpoint is a {str(kind)[:60]}, and {task} takes networks that read a waveform{or_what} and export "
+            f"to one graph: {', '.join(sorted(known))}"
         )
 
 

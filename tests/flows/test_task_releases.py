@@ -1,9 +1,11 @@
 """Every model task goes the whole way: check, release, promote, fetch and an answer."""
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.inputs.fleet import load_fleet
 from flows.inputs.plan import why_not_here
@@ -19,6 +21,7 @@ from tasks.bundle.answer import answer
 from tasks.bundle.check_golden import Outcome, check_golden
 from tasks.model_tasks import MODEL_TASKS, model_task
 from tasks.report.rows import ReleaseReport
+from tests.support.audio import save_spectrogram_listener
 from tests.support.task_recipes import TASKS, write_task_recipe
 from tests.support.tiny_recipe import TinyRecipe, release_into
 
@@ -89,3 +92,23 @@ def test_a_task_is_checked_released_promoted_fetched_and_answers(tiny: TinyRecip
     answers = answer(fetched.path, fetched.manifest, QUESTIONS[recipe.task])
     assert len(answers) == len(QUESTIONS[recipe.task])
     assert all(one.shown.line for one in answers)
+
+
+@pytest.mark.long
+def test_a_model_of_spectrograms_is_released_by_profiles_of_the_batch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = write_task_recipe(tmp_path / "recipe", "audio-classification")
+    monkeypatch.chdir(tiny.folder)
+    shutil.rmtree("checkpoint")
+    save_spectrogram_listener(Path("checkpoint"))
+    fleet, home = load_fleet(tiny.fleet), tmp_path / "home"
+    (problem,) = check_recipe(load_recipe(tiny.recipe), fleet, why_not_here, home).problems
+    assert "remove samples from the profiles" in problem
+    recipe = yaml.safe_load(tiny.recipe.read_text(encoding="utf-8"))
+    recipe["profiles"] = [{"batch": profile["batch"]} for profile in recipe["profiles"]]
+    tiny.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    report: ReleaseReport = release_into(home, load_recipe(tiny.recipe), fleet)
+    states = {(row.target, row.precision.value): row.state for row in report.rows}
+    assert states.pop(("rtx-4090", "int8-dynamic")) == "skipped"
+    assert set(states.values()) == {"built"}

@@ -58,6 +58,22 @@ def save_listener(folder: Path, labels: tuple[str, ...] = SOUNDS) -> Path:
     return save_extractor(folder)
 
 
+def save_spectrogram_listener(folder: Path) -> Path:
+    """Save a random Audio Spectrogram Transformer and its feature extractor."""
+    import torch
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+    config = ASTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_length=48,
+        num_mel_bins=32, initializer_range=0.3, id2label=dict(enumerate(SOUNDS)),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ASTForAudioClassification(config).save_pretrained(folder)
+    ASTFeatureExtractor(max_length=48, num_mel_bins=32).save_pretrained(folder)
+    return folder
+
+
 def save_recognizer(folder: Path) -> Path:
     """Save a random CTC network over LETTERS, its feature extractor and its vocabulary."""
     import torch

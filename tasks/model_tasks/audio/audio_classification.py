@@ -2,16 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration_data.reader import Rows
+from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.audio.audio_task import AudioTask, explain_audio, is_audio
-from tasks.model_tasks.contract import Answers, Encoder, Metric, ShownAnswer
+from tasks.model_tasks.contract import Answers, EncodedSizes, Encoder, Metric, ShownAnswer
+from tasks.model_tasks.inputs.filter_banks import (
+    has_filter_banks,
+    open_filter_bank_encoder,
+    read_filter_bank_extractor,
+)
 from tasks.model_tasks.labels import (
+    SPECTROGRAM_MODELS,
     check_head,
     check_one_label,
     compute_softmax,
@@ -46,6 +54,7 @@ class AudioClassification(AudioTask):
     export_task: str = "audio-classification"
     metrics: tuple[Metric, ...] = (ACCURACY, TOP_5_ACCURACY)
     answer_axes: tuple[str, ...] = ("batch", "labels")
+    optional_axes: tuple[str, ...] = ("samples",)
 
     def read_row(self, row: Mapping[str, Any], classes: Sequence[str] | None) -> tuple[bytes, int | str] | None:
         """Return (audio file, label) where the audio can be decoded, and the label is one of the dataset's."""
@@ -70,8 +79,49 @@ class AudioClassification(AudioTask):
         Raises:
             BadInput: it reads something else, has another head or none, or gives several labels or a number.
         """
-        check_head(config, self.name, "ForSequenceClassification")
+        check_head(config, self.name, ("ForSequenceClassification", "ForAudioClassification"))
         check_one_label(config, of="audio file")
+
+    def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
+        """Check that profiles name the samples of a waveform, and no samples of spectrograms, which have one size.
+
+        Raises:
+            BadInput: they do not.
+        """
+        has_one_size = config.get("model_type") in SPECTROGRAM_MODELS
+        if has_one_size == ("samples" in largest):
+            change = (
+                "reads spectrograms of one size: remove samples from the profiles"
+                if has_one_size
+                else "reads a waveform: add samples to the profiles, such as {min: 1600, opt: 32000, max: 160000}"
+            )
+            raise BadInput(f"the checkpoint is a {config.get('model_type')}, which {change}")
+
+    def fixed_sizes(self, folder: Path) -> dict[str, int]:
+        """Return no sizes: those of spectrograms are in config.json too, where the exporter finds them.
+
+        Raises:
+            BadInput: there is no feature extractor.
+        """
+        if has_filter_banks(folder):
+            read_filter_bank_extractor(folder)
+            return {}
+        return super().fixed_sizes(folder)
+
+    def open_encoder(self, folder: Path, input_names: Sequence[str], largest: Mapping[str, int]) -> Any:
+        """Open the folder's feature extractor, of waveforms or of filter banks."""
+        if has_filter_banks(folder):
+            return open_filter_bank_encoder(folder)
+        return super().open_encoder(folder, input_names, largest)
+
+    def measure_inputs(self, folder: Path, inputs: Sequence[bytes], largest: Mapping[str, int]) -> EncodedSizes:
+        """Encode audio with the folder's feature extractor, which nobody has tried."""
+        if not has_filter_banks(folder):
+            return super().measure_inputs(folder, inputs, largest)
+        encoder = open_filter_bank_encoder(folder)
+        for content in inputs:
+            encoder.encode([content])
+        return EncodedSizes((), 0)
 
     def answers(self, outputs: Sequence[NDArray[Any]], inputs: Sequence[bytes], encoder: Encoder) -> Answers:  # noqa: ARG002
         """Return the classes of the largest logits, best first, int64 [5] per file; [1] of at most 5 classes."""

@@ -29,6 +29,7 @@ class AudioTask:
     """The members of a task whose rows are audio files."""
 
     optional_columns: tuple[str, ...] = ()
+    optional_axes: tuple[str, ...] = ()
     axes: tuple[str, ...] = ("batch", "samples")
     graph_inputs: GraphInputs = SAMPLE_INPUT
     judged_outputs: tuple[int, ...] = (0,)

@@ -32,7 +32,7 @@ MOST_CHANNELS = 8
 # The networks see nothing in less than 25 ms.
 SHORTEST_SECONDS = 0.1
 RATES = (1000, 384_000)
-_AGAIN = "save the checkpoint with its feature extractor again, or use another model"
+AGAIN = "save the checkpoint with its feature extractor again, or use another model"
 
 
 class _ExtractorFile(BaseModel):
@@ -79,7 +79,7 @@ def read_extractor(folder: Path) -> FeatureExtractor:
     except ValidationError as error:
         key = next((str(step) for step in error.errors(include_url=False)[0]["loc"]), "")
         what = f"{key} has a value that is not known" if key else "it is not a JSON object"
-        raise BadInput(f"{file}: {what}: {_AGAIN}") from None
+        raise BadInput(f"{file}: {what}: {AGAIN}") from None
     extra = said.model_extra or {}
     strange = sorted(key for key, value in extra.items() if key.startswith("do_") and value)
     # Files of older versions do not name the type; those of images do.

@@ -7,7 +7,7 @@ torch is there, and is within 1e-5 of its own steps without torch.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,16 +120,28 @@ def _to_hertz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < _LINEAR_MELS, linear, _LINEAR_HZ * np.exp((mels - _LINEAR_MELS) / _MELS_PER_LOG))
 
 
+class Extractor(Protocol):
+    """The steps from samples at `rate` Hz to a spectrogram, of one size whatever the audio's."""
+
+    @property
+    def rate(self) -> int:
+        """Samples a second."""
+
+    def process(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the spectrogram of one row, float32 of two axes."""
+
+
 @dataclass(frozen=True)
 class SpectrogramEncoder:
-    """Decodes audio files, and makes spectrograms of one size of them."""
+    """Decodes audio files, and makes spectrograms of one size of them, for the input `name`."""
 
-    extractor: SpectrogramExtractor
+    extractor: Extractor
+    name: str = FEATURES
 
     def encode(self, inputs: Sequence[bytes]) -> Feed:
-        """Return float32 [len(inputs), mels, frames]."""
+        """Return float32 [len(inputs), …], the axes of one spectrogram last."""
         rows = [self.extractor.process(decode_audio(content, self.extractor.rate)) for content in inputs]
-        return {FEATURES: np.stack(rows)}
+        return {self.name: np.stack(rows)}
 
     def batches(self, inputs: Sequence[bytes], size: int) -> Iterator[tuple[list[int], list[bytes]]]:
         """Yield audio in its order: all spectrograms have one size."""

@@ -43,6 +43,7 @@ class TextTask:
     axes: tuple[str, ...] = ("batch", "sequence")
     graph_inputs: GraphInputs = TOKEN_INPUTS
     optional_columns: tuple[str, ...] = ()
+    optional_axes: tuple[str, ...] = ()
     judged_outputs: tuple[int, ...] = (0,)
     answer_axes: tuple[str, ...] = ("batch", "labels")
     serving_files: tuple[str, ...] = (TOKENIZER,)
