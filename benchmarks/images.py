@@ -5,6 +5,8 @@
     python -m calibration_data.digits.detection   # those of recipes/digit-detection.yaml
     python -m benchmarks.images --recipe recipes/digit-detection.yaml
 
+So do digits.make and recipes/digits.yaml (a ResNet), and digits.transformer and recipes/digits-vit.yaml (a ViT).
+
 Graph, calibration rows and metric are the recipe's. Every tool runs alone in a process of its own, as in
 benchmarks/quantization.py; this project's graph is the plain int8 one, without the autopilot.
 """
@@ -64,8 +66,8 @@ def main() -> None:
             loss = compare_scores(before, after, metric.aggregate)
             share = measure_int8_share(folder / "fp32.onnx", made)
             print(
-                f"{tool:22}loses {loss.loss:+.2%} ({loss.low:+.2%} to {loss.high:+.2%}), {share:.1%} of the MACs in "
-                f"int8, {result['seconds']:.1f} s",
+                f"{tool:22}loses {loss.loss:+.2%} ({loss.low:+.2%} to {loss.high:+.2%}), {loss.flips} rows changed, "
+                f"{share:.1%} of the MACs in int8, {result['seconds']:.1f} s",
                 flush=True,
             )
 

@@ -6,7 +6,9 @@ packages write the same bytes on one machine.
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +52,28 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
-    """Train a ResNet of 4 blocks on fit.parquet, save it with its processor, and return its accuracy on evaluation."""
+def make_resnet(**names: Any) -> Any:
+    """Return a ResNet of 4 blocks, not trained."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    return ResNetForImageClassification(
+        ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 2], layer_type="basic", **names)
+    )
+
+
+def train(
+    rows: Path,
+    folder: Path,
+    *,
+    epochs: int = EPOCHS,
+    rate: float = LEARNING_RATE,
+    make_network: Callable[..., Any] = make_resnet,
+) -> float:
+    """Train a network on fit.parquet, save it with its processor, and return its accuracy on evaluation."""
     import torch
     from datasets import Dataset, Image
     from torch.nn import functional
-    from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+    from transformers import ViTImageProcessor
 
     processor = ViTImageProcessor(size={"height": EDGE, "width": EDGE}, resample=3)
 
@@ -68,20 +86,11 @@ def train(rows: Path, folder: Path, *, epochs: int = EPOCHS) -> float:
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(mode=True)
     names = dict(enumerate(CLASSES))
-    network = ResNetForImageClassification(
-        ResNetConfig(
-            embedding_size=16,
-            hidden_sizes=[16, 32, 64],
-            depths=[1, 1, 2],
-            layer_type="basic",
-            id2label=names,
-            label2id={name: number for number, name in names.items()},
-        )
-    )
+    network = make_network(id2label=names, label2id={name: number for number, name in names.items()})
     pixels, labels = read("fit")
-    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
+    optimizer = torch.optim.AdamW(network.parameters(), rate)
     steps = epochs * -(-len(labels) // BATCH_ROWS)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     network.train()
     # Threads that wait for each other cost more than they give on a busy machine: 300 s in place of 20.
     threads = torch.get_num_threads()

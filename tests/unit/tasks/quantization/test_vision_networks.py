@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from registry.errors import BadInput
-from registry.records import OnnxArtifact, Precision
+from registry.records import AxisRange, OnnxArtifact, Precision, ShapeProfile
+from tasks.backends.build import build_engine
+from tasks.backends.contract import BuildInputs
+from tasks.execution.progress import ignore_progress
 from tasks.quantization.blocks import count_macs
 from tasks.quantization.quantize import quantize
 from tests.support.vision_networks import EDGE, NETWORKS, OnlyTransposes, Upsampler, export_network
-from tests.unit.tasks.quantization.test_architectures import draw_rows, run
+from tests.unit.tasks.quantization.test_architectures import RTX_4090, draw_rows, run
 
 CLOSE = {Precision.FP16: 0.005, Precision.INT8: 0.1, Precision.INT8_WEIGHT_ONLY: 0.05, Precision.FP8: 0.15}
 
@@ -52,6 +55,17 @@ def test_a_transposed_convolution_stays_float_and_is_counted(groups: int, tmp_pa
         graph, distance = make(precision, source, tmp_path)
         assert distance <= CLOSE[precision]
         assert graph.macs_share == pytest.approx(1.0 if precision is Precision.FP16 else share)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*NETWORKS, "upsampler"])
+def test_tensorrt_for_rtx_builds_the_int8_graph(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    torch.manual_seed(0)
+    source = export_network(Upsampler(4) if name == "upsampler" else NETWORKS[name](), tmp_path)
+    graph, _ = make(Precision.INT8, source, tmp_path)
+    inputs = BuildInputs(graph, RTX_4090, (ShapeProfile.of(batch=AxisRange(1, 2, 4)),), 64 * 2**20)
+    assert build_engine(inputs, into=tmp_path / "engine", on_progress=ignore_progress).size_bytes > 0
 
 
 def test_a_network_of_transposed_convolutions_has_fp16_and_no_int8(tmp_path: Path) -> None:
