@@ -120,7 +120,10 @@ def pad_feeds(feeds: Feeds) -> Feeds:
     longest = max(next(iter(feed.values())).shape[1] for feed in feeds)
     whole = [feed for feed in feeds if len(next(iter(feed.values()))) == len(next(iter(feeds[0].values())))]
     return [
-        {name: np.pad(column, ((0, 0), (0, longest - column.shape[1]))) for name, column in feed.items()}
+        {
+            name: np.pad(column, ((0, 0), (0, longest - column.shape[1]), *[(0, 0)] * (column.ndim - 2)))
+            for name, column in feed.items()
+        }
         for feed in whole
     ]
 

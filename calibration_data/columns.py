@@ -175,10 +175,13 @@ def _read_names(file: Path, columns: Sequence[str]) -> list[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pq.read_schema(file)
-    kinds = {column: schema.field(column).type for column in columns if column in schema.names}
-    texts = [column for column, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
-    paths = [column for column, kind in kinds.items() if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0]
-    table = pq.read_table(file, columns=[*texts, *(f"{column}.path" for column in paths)], partitioning=None)
+    with pq.ParquetFile(file) as opened:
+        schema = opened.schema_arrow
+        kinds = {column: schema.field(column).type for column in columns if column in schema.names}
+        texts = [column for column, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
+        paths = [
+            column for column, kind in kinds.items() if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+        ]
+        table = opened.read(columns=[*texts, *(f"{column}.path" for column in paths)])
     named = [value for column in texts for value in table[column].to_pylist()]
     return named + [value["path"] for column in paths for value in table[column].to_pylist() if value]

@@ -7,6 +7,7 @@ from flows.inputs.recipe import HeadSpec, Recipe
 from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION, check_mask_numbers
+from tasks.model_tasks.texts.text_regression import ONE_RELEVANCE
 from tasks.quantization.table import CalibrationTable, read_table
 
 # Intervals from fewer clusters are too narrow (Cameron and Miller 2015: "few" is less than 20 to 50).
@@ -44,7 +45,7 @@ def evaluation_rows(recipe: Recipe, source: ModelSource, processor: Path | None 
     rows = task.align_rows(rows, source)
     if task is SEMANTIC_SEGMENTATION and processor is not None:
         check_mask_numbers(rows, source, processor)
-    if rows.groups and (groups := len(set(rows.groups))) < FEWEST_GROUPS:
+    if rows.groups and (groups := len({*rows.groups} - {ONE_RELEVANCE})) < FEWEST_GROUPS:
         named = f"groups (data.group: {recipe.data.group})" if recipe.data.group else "queries that differ in relevance"
         raise BadInput(
             f"the evaluation rows are of {groups} {named}, and at least {FEWEST_GROUPS} are needed: name a column that "

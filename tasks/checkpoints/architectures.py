@@ -49,6 +49,19 @@ def _walk(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _walk(entry)
 
 
+def refuse_timm(config: Mapping[str, Any], name: str) -> None:
+    """Refuse a checkpoint of timm, or its wrapper in transformers: both load through a package that is not installed.
+
+    Raises:
+        BadInput: the config in the file `name` is of one.
+    """
+    if config.get("model_type") == "timm_wrapper" or {"architecture", "pretrained_cfg"} <= config.keys():
+        raise BadInput(
+            f"{name} is of a timm checkpoint ({str(config.get('architecture'))[:60]}), which is not exported: use the "
+            "same network in transformers' own form, or export it to ONNX with timm and name the graph in source.onnx"
+        )
+
+
 def check_model_type(model_type: object, name: str) -> None:
     """Check that transformers has an architecture of the `model_type` in the file `name`.
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from registry.errors import BadInput, first_line
-from tasks.checkpoints.architectures import check_model_type
+from tasks.checkpoints.architectures import check_model_type, refuse_timm
 
 # Room for the names of many labels, or of many added tokens.
 MOST_BYTES = 32 * 2**20
@@ -143,6 +143,7 @@ def read_config(folder: Path, *, where: str | None = None) -> dict[str, Any]:
     for steps, mapping in _walk(config, name):
         _check_sizes(mapping, steps, name)
     read_classes(config, name)
+    refuse_timm(config, name)
     check_model_type(config.get("model_type"), name)
     return config
 

@@ -21,7 +21,7 @@ from tasks.model_tasks.texts.text_task import BETWEEN, TextTask, split_pair
 QUERY = "query"
 BEST = 10
 # Groups of rows are named so where their query tells nothing, so that together they count as one.
-_ONE_RELEVANCE = "queries of one relevance"
+ONE_RELEVANCE = "queries of one relevance"
 
 
 def score_rankings(answers: Answers, targets: Sequence[Any], _reference: Answers) -> Scores:
@@ -175,7 +175,7 @@ class TextRanking(TextRegression):
         return replace(
             rows,
             targets=tuple((numbers[query], score) for query, score in zip(queries, rows.targets, strict=True)),
-            groups=tuple(f"query {query}" if grades[query] > 1 else _ONE_RELEVANCE for query in queries),
+            groups=tuple(f"query {query}" if grades[query] > 1 else ONE_RELEVANCE for query in queries),
         )
 
     def read_question(self, text: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import pytest
 
 from calibration_data.digits import scenes
 from calibration_data.digits.make import CLASSES, SPLITS, train, write_rows
+from calibration_data.digits.transformer import make_vit
 from calibration_data.reader import Rows, load_split
 from calibration_data.splits import DatasetRef
 from registry.digest import record_tree
@@ -83,3 +84,11 @@ def test_the_network_learns_to_read_them(folder: Path, tmp_path: Path) -> None:
     assert pq.read_metadata(folder / "fit.parquet").num_rows == SPLITS["fit"]
     assert train(folder, tmp_path, epochs=4) > 0.85
     assert (tmp_path / "preprocessor_config.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_vision_transformer_is_a_checkpoint_of_the_task(folder: Path, tmp_path: Path) -> None:
+    assert train(folder, tmp_path, epochs=2, make_network=make_vit) > 0.1
+    config = read_config(tmp_path)
+    IMAGE_CLASSIFICATION.check_checkpoint(config)
+    assert config["model_type"] == "vit"

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from calibration_data import columns
@@ -13,6 +15,7 @@ from calibration_data.reader import load_split
 from calibration_data.splits import DatasetRef
 from registry.errors import BadInput
 from tasks.model_tasks.audio.audio_classification import AUDIO_CLASSIFICATION
+from tasks.model_tasks.images.image_classification import IMAGE_CLASSIFICATION
 from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION
 from tests.support.audio import draw_audio
 from tests.support.images import draw_image, draw_mask
@@ -119,3 +122,20 @@ def test_images_and_masks_are_named_alike(tmp_path: Path) -> None:
     rows = load_split(ref, SEMANTIC_SEGMENTATION, "train")
     assert rows.inputs == tuple(images)
     assert rows.targets == tuple(draw_mask(image) for image in images)
+
+
+@pytest.mark.parametrize("is_embedded", [True, False])
+def test_images_of_datasets_are_read_with_their_bytes_or_paths(is_embedded: bool, tmp_path: Path) -> None:
+    images = [draw_image(at, (24, 24)) for at in range(10)]
+    for at, image in enumerate(images):
+        (tmp_path / f"{at}.png").write_bytes(image)
+    values = [{"bytes": image if is_embedded else None, "path": f"{at}.png"} for at, image in enumerate(images)]
+    table = pyarrow.table({"photo": values, "label": [0] * 10})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    ref = DatasetRef(str(tmp_path), (("image", "photo"), ("label", "label")))
+    assert load_split(ref, IMAGE_CLASSIFICATION, "train").inputs == tuple(images)
+    before = split_revision(ref, "train")
+    (tmp_path / "0.png").write_bytes(draw_image(9))
+    assert is_embedded or split_revision(ref, "train") != before
+    (tmp_path / "0.png").unlink()
+    assert is_embedded or load_split(ref, IMAGE_CLASSIFICATION, "train", fewest=1).quarantined == 1

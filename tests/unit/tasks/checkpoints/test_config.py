@@ -189,6 +189,18 @@ def test_an_architecture_that_transformers_lacks_is_refused(model_type: object, 
         read_config(edit(model_type=model_type))
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"model_type": None, "architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 224, 224]}},
+        {"model_type": "timm_wrapper", "architecture": "resnet18"},
+    ],
+)
+def test_a_checkpoint_of_timm_is_refused_with_what_to_do(own: dict[str, Any], edit: Edit) -> None:
+    with pytest.raises(BadInput, match=r"timm checkpoint \(resnet18\), .* name the graph in source.onnx"):
+        read_config(edit(**own))
+
+
 def test_the_architectures_are_those_of_the_installed_transformers() -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
