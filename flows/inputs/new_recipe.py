@@ -26,6 +26,7 @@ from tasks.model_tasks import MODEL_TASKS, ModelTask
 from tasks.model_tasks.images.boxes import guess_box_format
 from tasks.model_tasks.inputs.texts import UNLIMITED_TOKENS
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
+from tasks.model_tasks.texts.text_regression import QUERY
 from tasks.quantization.holdout import rows_to_prove
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -81,6 +82,8 @@ LONGEST_SHARE = 0.99
 DEFAULT_LENGTHS = (32, 128)
 NEW_TOKENS_LIMITS = (64, 32, 16, 8, 4)
 LONGEST_AUDIO = 160_000
+# Columns of texts that a network reads one behind the other.
+READ_TOGETHER = ("query", "question", "text", "text_pair", "context")
 
 
 @dataclass(frozen=True)
@@ -205,14 +208,30 @@ def _describe_data(origin: Origin, fits: Sequence[tuple[ModelTask, bool]]) -> tu
         except BadInput as error:
             refusals.append(str(error))
             continue
-        texts = tuple(value for value in found[0][1].values if isinstance(value, str | list))
         optional = ((name, _find_named(name, columns)) for name in task.optional_columns)
         found = (*((name, column) for name, column in optional if column), *found)
         named = tuple((name, column.name) for name, column in found)
         if boxes := dict(found).get("boxes"):
             named = (*named, ("box_format", guess_box_format(boxes.values)))
-        return task, needs_head, Data(origin, named, calibration, evaluation, columns[0].rows, texts)
+        rows = _count_proving(dict(found).get(QUERY), columns[0].rows)
+        return task, needs_head, Data(origin, named, calibration, evaluation, rows, _list_texts(task, dict(found)))
     raise BadInput(refusals[0])
+
+
+def _count_proving(query: Column | None, rows: int) -> int:
+    """Return how many rows intervals draw, or queries, by the share of different ones among the first."""
+    return rows if query is None or not query.values else rows * len({*query.values}) // len(query.values)
+
+
+def _list_texts(task: ModelTask, found: Mapping[str, Column]) -> tuple[Any, ...]:
+    """Return what the network reads of each row: a list of words, a text, or texts that it reads together, joined."""
+    together = [found[name].values for name in READ_TOGETHER if name in found and found[name].is_text]
+    if task.export_task == "feature-extraction" or not together:
+        together = [found[task.columns[0]].values]
+    rows = zip(*together, strict=True)
+    return tuple(
+        " ".join(row) if len(row) > 1 else row[0] for row in rows if all(isinstance(each, str | list) for each in row)
+    )
 
 
 def _find_column(name: str, columns: Sequence[Column], origin: Origin) -> Column:
@@ -282,11 +301,12 @@ class _Shape:
 
 
 def _write_recipe(model: str, checkpoint: Origin, data: Data, targets: Sequence[str], shape: _Shape) -> str:
+    what = "queries" if QUERY in shape.task.columns else "rows"
     limit = next((limit for limit in LOSS_LIMITS if rows_to_prove(limit) <= data.rows), LOSS_LIMITS[-1])
     if data.rows:
-        proof = f"{rows_to_prove(limit)} rows can prove that, {data.evaluation} has {data.rows}"
+        proof = f"{rows_to_prove(limit)} {what} can prove that, {data.evaluation} has {data.rows}"
     else:
-        limit, proof = LOSS_LIMITS[0], f"{rows_to_prove(LOSS_LIMITS[0])} rows can prove that"
+        limit, proof = LOSS_LIMITS[0], f"{rows_to_prove(LOSS_LIMITS[0])} {what} can prove that"
     read = "" if data.rows else "   # not read: correct the names of columns and splits\n"
     head = "\n  head: {split: fit}   # it has no head: one is fitted on this split first" if shape.needs_head else ""
     columns = "\n".join(

@@ -234,7 +234,8 @@ def _check_rows(
         lambda: load_split(recipe.dataset, recipe.model_task, spec.split, fewest=FEWEST_CALIBRATION_ROWS),
     )
     if evaluation is not None:
-        named = f", {len(classes)} classes" if classes else ""
+        named = f", {len(classes)} classes" if classes and "labels" in recipe.model_task.answer_axes else ""
+        named += f", {len({*evaluation.groups})} groups" if evaluation.groups else ""
         found = f"{len(evaluation.inputs)} of {recipe.data.evaluation.split}{named}"
         checks.add(Check("evaluation rows", found, warning=_describe_unusable(evaluation)))
     inputs = tuple(row for rows in (evaluation, calibration) if rows for row in rows.inputs[:TRIED_ROWS])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flows.inputs.recipe import load_recipe
+from tests.support.audio import save_spectrogram_listener
 from tests.support.commands import Enginery
 from tests.support.hub_server import serve_hub
 from tests.support.task_recipes import TASKS, write_task_recipe
@@ -178,3 +179,28 @@ def test_a_check_writes_nothing_but_the_empty_home(tiny: TinyRecipe, enginery: E
     enginery("check", "recipe.yaml", "--fleet", "fleet.yaml")
     assert sorted(tiny.folder.rglob("*")) == before
     assert not list((tmp_path / "home").rglob("*"))
+
+
+def test_init_writes_a_ranking_for_rows_with_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enginery: Enginery
+) -> None:
+    tiny = write_task_recipe(tmp_path / "ranking", "text-ranking")
+    monkeypatch.chdir(tiny.folder)
+    ran = enginery("init", "checkpoint", "--data", "rows", "--fleet", "fleet.yaml")
+    assert ran.code == 0, ran.err
+    written = Path("checkpoint.yaml").read_text(encoding="utf-8")
+    assert "task: text-ranking" in written
+    assert "query: query\n  text: text\n  score: score\n  max_length: 32" in written  # of both texts together
+    assert "52 queries can prove that, evaluation has 22" in written
+
+
+def test_init_writes_no_samples_for_a_model_of_spectrograms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enginery: Enginery
+) -> None:
+    tiny = write_task_recipe(tmp_path / "sounds", "audio-classification")
+    monkeypatch.chdir(tiny.folder)
+    save_spectrogram_listener(Path("spectrograms"))
+    for checkpoint, has_samples in (("checkpoint", True), ("spectrograms", False)):
+        ran = enginery("init", checkpoint, "--data", "rows", "--fleet", "fleet.yaml")
+        assert ran.code == 0, ran.err
+        assert ("samples: {min" in Path(f"{checkpoint}.yaml").read_text(encoding="utf-8")) == has_samples
