@@ -26,6 +26,7 @@ from tasks.execution.step_times import StepTimes
 from tasks.execution.tools.catalog import find_tool
 from tasks.execution.tools.install import is_installed
 from tasks.graphs.given.source import describe_graph, list_graph_files
+from tasks.model_tasks.contract import CLASS_AXES
 from tasks.quantization.holdout import rows_to_prove
 
 # MLflow's and Prefect's, a key, locks and records: what a release writes whatever its model is.
@@ -222,8 +223,10 @@ def _check_rows(
     spec = recipe.data.calibration
     source = ModelSource(recipe.model, "", "", recipe.task, classes or ())
 
+    has_classes = not CLASS_AXES.isdisjoint(recipe.model_task.answer_axes)
+
     def read_evaluation() -> Rows:
-        if classes or "labels" not in recipe.model_task.answer_axes:
+        if classes or not has_classes:
             return evaluation_rows(recipe, source, folder)
         split = recipe.data.evaluation.split
         return load_split(recipe.dataset, recipe.model_task, split, fewest=FEWEST_EVALUATION_ROWS)
@@ -234,7 +237,7 @@ def _check_rows(
         lambda: load_split(recipe.dataset, recipe.model_task, spec.split, fewest=FEWEST_CALIBRATION_ROWS),
     )
     if evaluation is not None:
-        named = f", {len(classes)} classes" if classes and "labels" in recipe.model_task.answer_axes else ""
+        named = f", {len(classes)} classes" if classes and has_classes else ""
         named += f", {len({*evaluation.groups})} groups" if evaluation.groups else ""
         found = f"{len(evaluation.inputs)} of {recipe.data.evaluation.split}{named}"
         checks.add(Check("evaluation rows", found, warning=_describe_unusable(evaluation)))
