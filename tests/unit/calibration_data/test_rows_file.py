@@ -19,7 +19,11 @@ def test_rows_of_every_task_come_back_as_they_were(tmp_path: Path, name: str) ->
     task, columns = model_task(name), TASKS[name][1](draw_texts(3, 12))
     columns["group"] = [f"document {at % 5}" for at in range(12)]
     datasets.Dataset.from_dict(columns).to_parquet(str(tmp_path / "test.parquet"))
-    ref = DatasetRef(str(tmp_path), tuple((column, column) for column in columns if column in (*task.columns, "group")))
+    ref = DatasetRef(
+        str(tmp_path),
+        tuple((column, column) for column in columns if column in (*task.columns, "group")),
+        constants=(("box_format", "coco"),) if "boxes" in task.columns else (),
+    )
     rows = load_split(ref, task, "test")
     write_rows(rows, tmp_path / "sent")
     found = read_rows(tmp_path / "sent")

@@ -118,7 +118,7 @@ def test_an_unknown_key_is_refused_at_every_depth(tmp_path: Path, key: str) -> N
     ("task", "hint"),
     [
         ("text-clasification", "did you mean text-classification?"),
-        ("object-detection", "use text-classification"),
+        ("depth-estimation", "use text-classification"),
         ("x" * 5000, "use text-classification"),
     ],
 )
