@@ -84,8 +84,10 @@ def build_target(request: BuildRequest) -> State:
     build = build_engines.with_options(task_runner=make_task_runner(request.target))
     with show_progress(lines_report(get_run_logger().info), BUILD_STAGES) as reporter:
         # Workers hold no signing key: the publisher signs.
-        context = ReleaseContext(workspace, request.recipe, reporter, store, Signer(Path()), trust)
-        judged = build(context, request.target, Unshown(receive_shared(request, transfer)))
+        shared = receive_shared(request, transfer)
+        recipe = request.recipe.read_module_from(shared.source.directory)
+        context = ReleaseContext(workspace, recipe, reporter, store, Signer(Path()), trust)
+        judged = build(context, request.target, Unshown(shared))
         ref = _send_result(request, judged, transfer)
     return Completed(message=ref.model_dump_json())
 

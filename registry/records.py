@@ -147,7 +147,8 @@ class OnnxArtifact:
     `file` is the graph's name under `directory`; `files` are the graph and its external data.
     `digest` is over `files`, so it names the bytes and not the place. `macs_share` is the share of the multiply-adds of
     layers with weights whose weights have the precision, 0 to 1; None for fp32, or where no rows were there to count.
-    `exporter` is what exported the fp32 graph, with its version; None for a graph that was given, or made of another.
+    `exporter` is what exported the fp32 graph, with its version; None for a graph made of another. Of a given graph it
+    says that its weights were narrower, and is None where they were not.
     With `generation` it is several graphs: `file` is the first part's, inputs and outputs are those of all together.
     """
 
@@ -242,6 +243,13 @@ def largest_axes(profiles: Sequence[ShapeProfile]) -> dict[str, int]:
         for name, span in profile.axes:
             largest[name] = max(span.max, largest.get(name, 0))
     return largest
+
+
+def fixed_batch(inputs: Sequence[Tensor]) -> int | None:
+    """Return the size that the first axis of all inputs is fixed at; None where batches may have several sizes."""
+    sizes = {tensor.shape[0] if tensor.shape else None for tensor in inputs}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return size if isinstance(size, int) else None
 
 
 @dataclass(frozen=True)
@@ -355,7 +363,8 @@ class EngineManifest:
     minimum_driver: str | None
     files: tuple[FileRecord, ...]
     created_at: str
-    # What exported the fp32 graph that the engine was made from, like "optimum-onnx 0.1.0"; None where one was given.
+    # What exported the fp32 graph that the engine was made from, like "optimum-onnx 0.1.0", or "float32 of weights
+    # given in float16"; None where one was given in float32.
     exporter: str | None = field(default=None, metadata=LATER)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from registry.store import ServingStore
     from tasks.bundle.answer import Answer
     from tasks.bundle.check_golden import GoldenCheck
+    from tasks.bundle.task import TrustModule
 
 Model = Annotated[str, typer.Argument(help="The model's name in the registry; `enginery list` shows all.")]
 Target = Annotated[
@@ -47,6 +48,16 @@ Unrecorded = Annotated[
     typer.Option("--allow-unrecorded", help="Accept a production alias that was moved without `enginery promote`."),
 ]
 Rehash = Annotated[bool, typer.Option("--rehash", help="Hash every byte of a bundle that is in place already.")]
+
+
+AllowModule = Annotated[
+    bool,
+    typer.Option("--allow-module", help="Run the task's own Python code that the bundle carries (`task: module`)."),
+]
+Module = Annotated[
+    Path | None,
+    typer.Option("--module", help="Run that code only where it is, byte for byte, this file of yours."),
+]
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,8 @@ def verify(
     golden: Annotated[
         bool, typer.Option("--golden", help="Run the bundle's golden inputs here, and compare with what it recorded.")
     ] = False,
+    allow_module: AllowModule = False,
+    module: Module = None,
     as_json: Json = False,
 ) -> None:
     """Check a bundle on disk: its signature, the exact list of files, and the sha256 and size of each.
@@ -174,7 +187,7 @@ def verify(
             highlight=False,
             soft_wrap=True,
         )
-    checks = _run_golden(bundle, manifest, as_json=as_json) if golden else ()
+    checks = _run_golden(bundle, manifest, module or allow_module, as_json=as_json) if golden else ()
     if as_json:
         intact = {"path": str(bundle), "model": manifest.model, "digest": manifest.build.digest, "intact": True}
         print_json(intact | ({"golden": [plain(check) for check in checks]} if golden else {}))
@@ -184,10 +197,12 @@ def verify(
         raise Incompatible("; ".join(not_run))
 
 
-def _run_golden(bundle: Path, manifest: "EngineManifest", *, as_json: bool) -> "Sequence[GoldenCheck]":
+def _run_golden(
+    bundle: Path, manifest: "EngineManifest", trust_module: "TrustModule", *, as_json: bool
+) -> "Sequence[GoldenCheck]":
     from tasks.bundle.check_golden import check_golden
 
-    checks = check_golden(bundle, manifest)
+    checks = check_golden(bundle, manifest, trust_module=trust_module)
     for check in () if as_json else checks:
         out.print(escape(check.line), highlight=False, soft_wrap=True)
     return checks
@@ -196,7 +211,8 @@ def _run_golden(bundle: Path, manifest: "EngineManifest", *, as_json: bool) -> "
 def run(
     engine: Annotated[str, typer.Argument(help="A model in production, which is fetched first, or a bundle's folder.")],
     inputs: Annotated[
-        list[str], typer.Argument(help="One or more inputs of the model's task: texts, or files of images or audio.")
+        list[str],
+        typer.Argument(help="One or more inputs of the model's task: texts, files of images or audio, or JSON."),
     ],
     output: Annotated[
         Path | None,
@@ -204,13 +220,16 @@ def run(
             "--output", help="Write the answer to one input here, where it is a file: a map of classes, .png."
         ),
     ] = None,
+    allow_module: AllowModule = False,
+    module: Module = None,
     as_json: Json = False,
 ) -> None:
     """Answer inputs with an engine, which is verified before it is loaded.
 
     For example, `enginery run sst2 "a charming film"`, or `enginery run digits seven.png`. A classifier answers
     with a label and its probability. `enginery run scenes street.png --output map.png` writes the class of each pixel
-    of semantic segmentation, numbered as in its masks.
+    of semantic segmentation, numbered as in its masks. An engine of `task: module` answers by Python code that its
+    bundle carries: that runs only with --allow-module or --module.
     """
     need_run("run")
     from registry.bundle.signing import local_trust
@@ -225,7 +244,7 @@ def run(
         bundle, manifest = fetched.path, fetched.manifest
     if output is not None:
         _check_output(output, manifest, inputs)
-    answers = answer(bundle, manifest, inputs)
+    answers = answer(bundle, manifest, inputs, trust_module=module or allow_module)
     if output is not None:
         _write_answer(answers[0], output)
     if as_json:

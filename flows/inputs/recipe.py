@@ -11,15 +11,17 @@ from flows.inputs.strict_yaml import Count, Fraction, Name, Part, Positive, Seed
 from registry.errors import BadInput
 from registry.records import NEW_TOKENS, AxisRange, Precision, ShapeProfile, largest_axes
 from tasks.checkpoints.module import Processor
-from tasks.model_tasks import MODEL_TASKS, ModelTask, model_task
+from tasks.model_tasks import MODEL_TASKS, MODULE, ModelTask, model_task
 from tasks.model_tasks.contract import CLASS_AXES
+from tasks.model_tasks.own.code import TASK_FILE
+from tasks.model_tasks.own.module_task import open_module_task
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
 from tasks.model_tasks.texts.text_regression import QUERY
 
 
 def _check_task(name: str) -> str:
     try:
-        return model_task(name).name
+        return name if name == MODULE else model_task(name).name
     except BadInput as error:
         raise ValueError(str(error)) from None
 
@@ -67,11 +69,8 @@ class SourceSpec(Part):
             raise ValueError("give exactly one of hub, package, path, module, onnx")
         if not self.is_bare and not (self.processor is None and self.labels is None):
             raise ValueError("processor and labels go with a module or an onnx graph, and only with one")
-        if self.is_bare and not (self.processor and self.head is None):
-            raise ValueError(
-                "a module or an onnx graph needs processor (a folder with tokenizer.json or preprocessor_config.json), "
-                "takes no head"
-            )
+        if self.is_bare and self.head is not None:
+            raise ValueError("a module or an onnx graph takes no head")
         if self.hub and not self.revision:
             raise ValueError("a hub model needs a revision (a branch, a tag or a commit; it is resolved to a commit)")
         if self.package and not (self.version and self.folder and self.sha256):
@@ -226,6 +225,9 @@ class Recipe(Part):
 
     model: Name = Field(examples=["my-model"])
     task: Task = "text-classification"
+    # The Python file of `task: module`, and the sha256 that it has to have.
+    module: Text | None = Field(default=None, examples=["my_task.py"])
+    module_sha256: Sha256 | None = None
     source: SourceSpec = Field(examples=[{"path": "checkpoint"}])
     data: DataSpec = Field(examples=[{"path": "rows"}])
     precisions: tuple[Precision, ...] = Field(min_length=1, examples=[["fp32", "int8"]])
@@ -242,8 +244,39 @@ class Recipe(Part):
     reproducible_builds: bool = False
 
     @model_validator(mode="after")
+    def _own_task(self) -> Self:
+        if (self.task == MODULE) != (self.module is not None):
+            raise ValueError(f"`task: {MODULE}` and `module: FILE`, the Python file of a task, go together")
+        if self.module is None:
+            if self.module_sha256 is not None:
+                raise ValueError("module_sha256 goes with `module: FILE`")
+            return self
+        source = self.source
+        if not source.is_bare:
+            raise ValueError(f"task: {MODULE} takes source.onnx or source.module: name the checkpoint's graph there")
+        if source.processor or source.labels:
+            key = "processor" if source.processor else "labels"
+            raise ValueError(f"task: {MODULE} takes no source.{key}: what it needs stands in its file, or in its FILES")
+        if strange := sorted(self.data.named_columns.keys() - {GROUP}):
+            raise ValueError(f"task: {MODULE} takes no data.{strange[0]}: COLUMNS in its file name the columns")
+        for profile in self.profiles:
+            if "batch" not in profile.root or sorted(profile.root) != sorted(self.profiles[0].root):
+                raise ValueError(
+                    f"each profile of task: {MODULE} has the axis batch, and all have the same axes; "
+                    f"this one has {', '.join(profile.root)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _source_fits_task(self) -> Self:
+        if self.task == MODULE:
+            return self
         task = self.model_task
+        if self.source.is_bare and not self.source.processor:
+            raise ValueError(
+                "source: a module or an onnx graph needs processor (a folder with tokenizer.json or "
+                "preprocessor_config.json)"
+            )
         if self.source.head and task is not TEXT_CLASSIFICATION:
             raise ValueError(f"{self.task} takes no source.head: that is for {TEXT_CLASSIFICATION.name}")
         if {"samples", NEW_TOKENS} & {*task.axes} and self.source.is_bare:
@@ -263,6 +296,12 @@ class Recipe(Part):
         for field, values in (("precisions", self.precisions), ("targets", self.targets)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} names one of its entries twice")
+        return self
+
+    @model_validator(mode="after")
+    def _data_fits_task(self) -> Self:
+        if self.task == MODULE:
+            return self
         task, axes = self.model_task, self.model_task.axes
         if strange := sorted(self.data.named_columns.keys() - {*task.columns, *task.optional_columns, GROUP}):
             raise ValueError(
@@ -294,13 +333,25 @@ class Recipe(Part):
 
     @property
     def model_task(self) -> ModelTask:
-        """What the recipe's task decides."""
-        return model_task(self.task)
+        """What the recipe's task decides.
+
+        Raises:
+            BadInput: the file of `task: module` cannot be read, has another sha256, or declares something wrong.
+        """
+        if self.module is None:
+            return model_task(self.task)
+        return open_module_task(Path(self.module), tuple(self.profiles[0].root), digest=self.module_sha256)
 
     @property
     def processor(self) -> Processor:
-        """The processor that the source names beside a module or a graph."""
+        """The processor that the source names beside a module or a graph, or the files of `task: module`."""
+        if self.module is not None:
+            return Processor(Path(self.module).parent, self.model_task.serving_files, Path(self.module))
         return Processor(Path(str(self.source.processor)), self.model_task.serving_files)
+
+    def read_module_from(self, folder: Path) -> "Recipe":
+        """Return the recipe with its task module, if it has one, read from the folder of a release's source."""
+        return self if self.module is None else self.model_copy(update={"module": str(folder / TASK_FILE)})
 
     @property
     def golden_samples(self) -> int:

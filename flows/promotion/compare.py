@@ -1,8 +1,10 @@
 """Two published engines side by side: what their releases kept, and, where this machine runs both, call times here."""
 
 import tempfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from registry.bundle.signing import Trust
 from registry.errors import BadInput, Incompatible, MeasurementError
@@ -21,7 +23,10 @@ from tasks.measurement.latency_figures import LatencyRule
 from tasks.measurement.machine import this_machine
 from tasks.measurement.row_results import ROW_RESULTS_FILE, parse_row_results
 from tasks.measurement.windows import LatencyPlan, Windows
-from tasks.model_tasks import model_task
+from tasks.model_tasks import MODULE, model_task
+from tasks.model_tasks.contract import Metric, Scores
+from tasks.model_tasks.own.code import TASK_FILE
+from tasks.model_tasks.own.declarations import AGGREGATES, read_declarations
 from tasks.report.comparison import ComparedEngine, Comparison, Interleaved, compare_engines, summarize_calls
 
 # No gate decides here: it is over at the first look.
@@ -41,7 +46,24 @@ def compare_versions(store: MlflowStore, model: str, before: int, after: int) ->
     tasks = [engine.manifest.source.task for engine in engines]
     if tasks[0] != tasks[1]:
         raise BadInput(f"version {before} is for {tasks[0]} and version {after} for {tasks[1]}: nothing compares them")
-    return compare_engines(model_task(tasks[0]).metrics[0], *engines)
+    if tasks[0] != MODULE:
+        return compare_engines(model_task(tasks[0]).metrics[0], *engines)
+    metrics = [_read_metric(store, model, version) for version in (before, after)]
+    if metrics[0] != metrics[1]:
+        raise BadInput(f"versions {before} and {after} are judged by different metrics: nothing compares them")
+    return compare_engines(metrics[1], *engines)
+
+
+def _read_metric(store: MlflowStore, model: str, version: int) -> Metric:
+    """Read what a version's task module declares of its metric; its code does not run, and row scores are kept."""
+    with closing(store.open_bundle(model, version).files.read(TASK_FILE)) as chunks:
+        declared = read_declarations(b"".join(chunks), f"{model} version {version}").metric
+    compute = AGGREGATES[declared.aggregate].compute
+    return Metric(declared.name, declared.unit, _refuse_scoring, compute, higher_is_better=declared.higher_is_better)
+
+
+def _refuse_scoring(*_answered: Any) -> Scores:
+    raise ValueError("the scores of rows were kept")
 
 
 def _read_engine(store: MlflowStore, model: str, version: int) -> ComparedEngine:

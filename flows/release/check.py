@@ -25,7 +25,7 @@ from tasks.checkpoints.source import download_texts, list_checkpoint, locate_pac
 from tasks.execution.step_times import StepTimes
 from tasks.execution.tools.catalog import find_tool
 from tasks.execution.tools.install import is_installed
-from tasks.graphs.given.source import describe_graph, list_graph_files
+from tasks.graphs.given.source import CHECKED_ROWS, Trial, describe_graph, list_graph_files, run_admission
 from tasks.model_tasks.contract import CLASS_AXES
 from tasks.quantization.holdout import rows_to_prove
 
@@ -92,6 +92,14 @@ class _Checkpoint:
     weights_bytes: int
 
 
+@dataclass(frozen=True)
+class _TriedRows:
+    """Some inputs of both splits, and some evaluation rows as (input, target)."""
+
+    inputs: tuple[Any, ...] = ()
+    evaluation: tuple[tuple[Any, Any], ...] = ()
+
+
 def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path) -> RecipeCheck:
     """Check a recipe, and plan its release; `why_not` says which engines will not be built, and why.
 
@@ -106,7 +114,9 @@ def check_recipe(recipe: Recipe, fleet: Fleet, why_not: WhyNot, home: Path) -> R
         rows = _check_rows(checks, recipe, classes, checkpoint.folder if checkpoint else None)
         checks.run("golden inputs", lambda: _check_golden(checks, recipe))
         if checkpoint:
-            checks.run("encoder", lambda: _try_encoder(recipe, checkpoint, rows))
+            sizes = checks.run("encoder", lambda: _try_encoder(recipe, checkpoint, rows.inputs))
+            if recipe.module is not None and sizes is not None:
+                checks.run("module", lambda: _try_module(checks, recipe, checkpoint, rows))
             checks.done.extend(_describe_exporter(recipe, checkpoint.config, home))
     checks.run("table", lambda: read_table_of(recipe))
     steps = list_steps(recipe, plans)
@@ -156,7 +166,7 @@ def _open_checkpoint(checks: _Checks, recipe: Recipe) -> Iterator[_Checkpoint | 
 def _read_checkpoint(recipe: Recipe, scratch: Path) -> _Checkpoint:
     spec = recipe.source
     if spec.is_bare:
-        folder = Path(str(spec.processor))
+        folder = recipe.processor.folder
         recipe.processor.list_files()
         graph_files = list_graph_files(Path(spec.onnx)) if spec.onnx is not None else ()
         return _Checkpoint({}, folder, sum(file.stat().st_size for file in graph_files))
@@ -179,7 +189,8 @@ def _fit_task(recipe: Recipe, checkpoint: _Checkpoint) -> str:
     if source.module is not None:
         return f"module {source.module}"
     if source.onnx is not None:
-        return describe_graph(Path(source.onnx), task, checkpoint.folder, checkpoint.weights_bytes)
+        folder, weights_bytes = checkpoint.folder, checkpoint.weights_bytes
+        return describe_graph(Path(source.onnx), task, folder, weights_bytes, recipe.shape_profiles)
     if source.head is None:
         task.check_checkpoint(checkpoint.config)
     task.check_shapes(checkpoint.config, recipe.largest)
@@ -208,18 +219,27 @@ def _read_class_names(recipe: Recipe, checkpoint: _Checkpoint) -> tuple[str, ...
     return read_classes(checkpoint.config)
 
 
-def _try_encoder(recipe: Recipe, checkpoint: _Checkpoint, rows: Sequence[Any]) -> None:
+def _try_encoder(recipe: Recipe, checkpoint: _Checkpoint, rows: Sequence[Any]) -> tuple[int, ...]:
     task = recipe.model_task
-    try_encoder(task, checkpoint.folder, rows or task.example_inputs, recipe.largest, checkpoint.config)
+    return try_encoder(task, checkpoint.folder, rows or task.example_inputs, recipe.largest, checkpoint.config)
 
 
-def _check_rows(
-    checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None, folder: Path | None
-) -> tuple[Any, ...]:
+def _try_module(checks: _Checks, recipe: Recipe, checkpoint: _Checkpoint, rows: _TriedRows) -> None:
+    """Run a given graph on real rows through a user's own task, as a release will."""
+    if recipe.source.onnx is None or not rows.evaluation:
+        return
+    inputs, targets = zip(*rows.evaluation, strict=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = Trial(inputs, recipe.largest, (), targets)
+        run_admission(Path(recipe.source.onnx), recipe.model_task, checkpoint.folder, trial, into=Path(scratch))
+    checks.add(Check("module", f"{recipe.module} answers and scores the first {len(inputs)} evaluation rows"))
+
+
+def _check_rows(checks: _Checks, recipe: Recipe, classes: tuple[str, ...] | None, folder: Path | None) -> _TriedRows:
     """Read the rows as a release will, and return some of them; without known classes labels are not compared."""
     if recipe.dataset.is_hub:
         checks.add(Check("data", f"{recipe.dataset.origin}, whose rows are read when the release starts"))
-        return ()
+        return _TriedRows()
     spec = recipe.data.calibration
     source = ModelSource(recipe.model, "", "", recipe.task, classes or ())
 
@@ -242,12 +262,14 @@ def _check_rows(
         found = f"{len(evaluation.inputs)} of {recipe.data.evaluation.split}{named}"
         checks.add(Check("evaluation rows", found, warning=_describe_unusable(evaluation)))
     inputs = tuple(row for rows in (evaluation, calibration) if rows for row in rows.inputs[:TRIED_ROWS])
+    pairs = zip(evaluation.inputs, evaluation.targets, strict=True) if evaluation else ()
+    tried = _TriedRows(inputs, tuple(pairs)[:CHECKED_ROWS])
     if calibration is None or evaluation is None:
-        return inputs
+        return tried
     drawn = load_split(recipe.dataset, recipe.model_task, spec.split, samples=spec.samples, seed=spec.seed)
     checks.run("calibration rows", lambda: refuse_overlap(recipe.model_task, drawn.inputs, evaluation.inputs))
     checks.add(_describe_calibration(recipe, len(drawn.inputs), calibration))
-    return inputs
+    return tried
 
 
 def _check_golden(checks: _Checks, recipe: Recipe) -> None:

@@ -3,17 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from calibration_data.reader import Rows, draw_holdout, read_calibration_inputs
 from flows.inputs.rows import read_table_of
 from flows.release.context import ReleaseContext, describe_size, versions
 from registry.errors import BadInput
-from registry.records import NEW_TOKENS, CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles
+from registry.records import NEW_TOKENS, CalibrationSet, GpuTarget, OnnxArtifact, Precision, SourceFiles, fixed_batch
 from tasks.calibration.feeds import EncodedFeeds
 from tasks.calibration.spread import check_spread
 from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
 from tasks.generation.quantize import GenerationRows, quantize_parts
+from tasks.graphs.given.widen import GIVEN_IN
+from tasks.model_tasks.contract import Encoder
 from tasks.quantization.autopilot import CHOICE_FILE, Choice
 from tasks.quantization.autopilot import from_json as choice_from_json
 from tasks.quantization.holdout import Holdout, MetricGate, rows_to_prove, run_holdout
@@ -80,7 +83,7 @@ def gather(
         apart_from=(*calibrating, *evaluation.inputs),
     )
     rows = task.align_rows(rows, source.source)
-    batches = list(encoder.batches(rows.inputs, BATCH))
+    batches = batch_rows(encoder, rows.inputs, fixed_batch(onnx.inputs))
     order = [position for positions, _ in batches for position in positions]
     targets, groups = (tuple(each[at] for at in order) if each else () for each in (rows.targets, rows.groups))
     feeds = EncodedFeeds(encoder, tuple(tuple(inputs) for _, inputs in batches))
@@ -127,9 +130,11 @@ def make_graphs(
 
 
 def note_exporter(onnx: OnnxArtifact) -> dict[Precision, str]:
-    """Return the note that a graph was exported by transformers 5; what Optimum exports is nothing to note."""
-    by_tool = onnx.exporter is not None and onnx.exporter.startswith("transformers ")
-    return {Precision.FP32: f"exported by {onnx.exporter}"} if by_tool else {}
+    """Return the note that a graph was exported by transformers 5, or given in 16 bits; of others there is none."""
+    made_by = onnx.exporter or ""
+    if made_by.startswith("transformers "):
+        return {Precision.FP32: f"exported by {made_by}"}
+    return {Precision.FP32: made_by} if made_by.startswith(GIVEN_IN) else {}
 
 
 def _make_stand_ins(
@@ -222,5 +227,14 @@ def read_choice(graph: OnnxArtifact) -> Choice | None:
 def calibration_feeds(context: ReleaseContext, material: Material) -> EncodedFeeds:
     """Return calibration rows as feed dicts, 32 rows of similar length per batch."""
     encoder = context.open_encoder(material.source, material.onnx.input_names)
-    batches = encoder.batches(read_calibration_inputs(material.calibration), BATCH)
+    size = fixed_batch(material.onnx.inputs)
+    batches = batch_rows(encoder, read_calibration_inputs(material.calibration), size)
+    if not batches:
+        raise BadInput(f"a batch of the graph has {size} rows, and there are fewer calibration rows: draw more of them")
     return EncodedFeeds(encoder, tuple(tuple(inputs) for _, inputs in batches))
+
+
+def batch_rows(encoder: Encoder, inputs: Sequence[Any], size: int | None) -> list[tuple[list[int], list[Any]]]:
+    """Return rows as (positions, inputs) of like length; with `size` of exactly that many, without those left over."""
+    batches = list(encoder.batches(inputs, size or BATCH))
+    return batches if size is None else [batch for batch in batches if len(batch[0]) == size]

@@ -24,17 +24,19 @@ from tasks.checkpoints.module import module_digest
 from tasks.checkpoints.source import resolve_revision
 from tasks.graphs.given.source import digest_graph
 from tasks.measurement.machine import this_machine
+from tasks.model_tasks.own.code import open_code
 from tasks.report.rows import ROWS, ReleaseReport, add_aliases
 
 
 def pin_recipe(recipe: Recipe) -> Recipe:
-    """Resolve a recipe's hub revisions to commits, so that one release sees one revision."""
+    """Resolve a recipe's hub revisions to commits, and a task module to its sha256: one release sees one revision."""
     source, data = recipe.source, recipe.data
     if source.hub is not None:
         source = source.model_copy(update={"revision": resolve_revision(source.hub, str(source.revision))})
     if data.hub is not None:
         data = data.model_copy(update={"revision": dataset_commit(data.hub, str(data.revision))})
-    return recipe.model_copy(update={"source": source, "data": data})
+    module = open_code(Path(recipe.module), digest=recipe.module_sha256).sha256 if recipe.module else None
+    return recipe.model_copy(update={"source": source, "data": data, "module_sha256": module})
 
 
 def read_pinned_recipe(release: str, store: MlflowStore) -> Recipe:

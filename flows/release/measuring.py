@@ -55,7 +55,7 @@ def make_evaluation(
         return run_isolated(
             evaluate_engine,
             build,
-            recipe.task,
+            recipe.model_task,
             source.directory,
             recipe.largest,
             AskedInputs(evaluation.inputs, golden.inputs),

@@ -23,10 +23,8 @@ from tasks.execution.steps import Step
 from tasks.execution.workspace import verify_stage
 from tasks.generation.export import run_generation_exporter
 from tasks.graphs.exporter import run_exporter
-from tasks.graphs.given.source import Trial, copy_graph, locate_graph, run_admission
-
-# Real rows on which the exported graph is compared with PyTorch.
-CHECKED_ROWS = 32
+from tasks.graphs.fixed_batch import check_batch
+from tasks.graphs.given.source import CHECKED_ROWS, Trial, copy_graph, locate_graph, run_admission
 
 
 def make_source(context: ReleaseContext) -> SourceFiles:
@@ -93,8 +91,8 @@ def make_calibration_set(context: ReleaseContext, evaluation: Rows) -> Calibrati
             ref, task, spec.split, samples=spec.samples, seed=spec.seed, evaluation=evaluation, into=into
         )
 
-    read = ref.columns + ref.constants
-    key = (ref.origin, split_revision(ref, spec.split), read, spec.model_dump(), evaluation.digest)
+    read, reader = ref.columns + ref.constants, context.recipe.module_sha256
+    key = (ref.origin, split_revision(ref, spec.split), read, spec.model_dump(), evaluation.digest, reader)
     return context.run(
         Step("calibration", spec.split, key, CalibrationSet, make, lambda drawn: f"{drawn.samples} rows")
     )
@@ -108,7 +106,7 @@ def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) ->
     def make(into: Path) -> OnnxArtifact:
         verify_stage(source.directory)
         if recipe.source.onnx is not None:
-            trial = Trial(checked, recipe.largest, source.source.classes)
+            trial = Trial(checked, recipe.largest, source.source.classes, evaluation.targets[:CHECKED_ROWS])
             return run_admission(locate_graph(source), recipe.model_task, source.directory, trial, into=into)
         if NEW_TOKENS in recipe.model_task.axes:
             return run_generation_exporter(source, recipe.model_task, checked, recipe.largest, into=into)
@@ -118,11 +116,17 @@ def make_onnx(context: ReleaseContext, source: SourceFiles, evaluation: Rows) ->
         # Two seconds of imports, which the export of a checkpoint pays in a process of its own.
         from tasks.checkpoints.module import load_module
         from tasks.graphs.export import check_export, export_module
+        from tasks.graphs.given.trial import check_fed
 
         onnx = export_module(module, into=into)
         encoder = context.open_encoder(source, onnx.input_names)
-        check_export(load_module(module)[0], onnx, encoder.encode(checked))
+        feed = encoder.encode(checked)
+        if recipe.module is not None:
+            check_fed(onnx.inputs, feed)
+        check_export(load_module(module)[0], onnx, feed)
         return onnx
 
     key = (source.digest, recipe.task, versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"))
-    return context.run(Step("export", "fp32", key, OnnxArtifact, make, lambda graph: describe_size(graph.files)))
+    onnx = context.run(Step("export", "fp32", key, OnnxArtifact, make, lambda graph: describe_size(graph.files)))
+    check_batch(onnx, recipe.shape_profiles)
+    return onnx

@@ -32,7 +32,7 @@ from registry.records import GpuTarget, Precision, SourceFiles
 from tasks.bundle.toolchain import own_code
 from tasks.execution.progress import Reporter
 from tasks.execution.workspace import Workspace
-from tasks.model_tasks import model_task
+from tasks.model_tasks import source_task
 from tasks.report.rows import ReleaseIncomplete, ReleaseReport
 
 
@@ -194,7 +194,7 @@ def _make_tokenizer(workspace: Workspace, source: SourceFiles) -> SourceFiles:
 
     It keeps the digest of the whole checkpoint, which stages are keyed by.
     """
-    files = model_task(source.source.task).serving_files
+    files = source_task(source).serving_files
 
     def make(into: Path) -> SourceFiles:
         for name in files:

@@ -15,12 +15,14 @@ DIGEST_PARAMETER = "enginery_digest"
 _DTYPES = {
     "bool": "TYPE_BOOL",
     "uint8": "TYPE_UINT8",
+    "int16": "TYPE_INT16",
     "int8": "TYPE_INT8",
     "int32": "TYPE_INT32",
     "int64": "TYPE_INT64",
     "float16": "TYPE_FP16",
     "bfloat16": "TYPE_BF16",
     "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
 }
 
 

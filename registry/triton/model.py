@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from registry.errors import BadInput, Incompatible
 from registry.host.tensorrt_releases import same_tensorrt, tensorrt_of_container, triton_container
 from registry.names import check_name
-from registry.records import AxisRange, Backend, EngineBuild, EngineManifest, largest_axes
+from registry.records import AxisRange, Backend, EngineBuild, EngineManifest, fixed_batch, largest_axes
 
 # Where the bundle lies in the folder of a Python model's version.
 BUNDLE_FOLDER = "bundle"
@@ -139,7 +139,7 @@ def check_servable(model: TritonModel, container: str | None) -> None:
             f"{model.name} writes text with several engines, token by token, which only Triton's Python backend does: "
             "place its engine for CPUs with --python-backend, or serve it from a program of your own"
         )
-    elif 0 in _reaches(build):
+    elif fixed_batch(build.inputs) is None and 0 in _reaches(build):
         raise Incompatible(f"{model.name} takes no batch of 1, and Triton sends what comes: set a profile's min to 1")
     _check_together(model)
     if container and build.backend is Backend.TENSORRT:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from registry.bundle.manifest import read_listed
 from registry.digest import canonical_json
 from registry.errors import BadInput
-from registry.records import EngineBuild, EngineManifest, Tensor
+from registry.records import EngineBuild, EngineManifest, Tensor, fixed_batch
 from registry.triton.model import TritonModel, WarmupRow, largest_batch
 
 # array.array's codes of the dtypes that a row's values come in.
@@ -46,11 +46,13 @@ _ROWS_1 = TypeAdapter(tuple[_RowOfFormat1, ...])
 
 
 def holds_inputs(build: EngineBuild) -> bool:
-    """Tell whether rows can hold an engine's inputs: whole numbers, [batch, values].
+    """Tell whether rows can hold an engine's inputs: whole numbers, [batch, values], of any batch.
 
     An image of 224 by 224 pixels would be 3 MB of JSON in each bundle, and Triton starts without it.
     """
-    return all(tensor.dtype in _CODES and len(tensor.shape) == 2 for tensor in build.inputs)
+    return fixed_batch(build.inputs) is None and all(
+        tensor.dtype in _CODES and len(tensor.shape) == 2 for tensor in build.inputs
+    )
 
 
 def write_rows(rows: Sequence[WarmupRow]) -> bytes:

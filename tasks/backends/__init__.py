@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from registry.errors import DigestMismatch
-from registry.records import NEW_TOKENS, Backend, EngineBuild, axis_name, largest_axes
+from registry.records import NEW_TOKENS, Backend, EngineBuild, axis_name, fixed_batch, largest_axes
 from tasks.backends.contract import BuilderBackend, BuildInputs, BuiltEngine, Session
 from tasks.backends.ort import cpu, cuda
 from tasks.backends.trt.builder import TensorRT
+from tasks.backends.whole_batches import FixedBatchSession
 from tasks.generation.greedy import GreedySession
 from tasks.generation.parts import PARTS, digest_files
 
@@ -29,10 +30,12 @@ BACKENDS: Mapping[Backend, BuilderBackend] = MappingProxyType(
 def open_engine(build: EngineBuild, *, new_tokens: int | None = None) -> Session:
     """Load an engine with the backend that built it; raises what `BuilderBackend.open_session` raises.
 
-    One of parts writes text: until a row ends, or exactly `new_tokens` of each row where that is given, to be timed.
+    One that takes batches of one size only is fed so, whatever the rows. One of parts writes text: until a row ends, or
+    exactly `new_tokens` of each row where that is given, to be timed.
     """
     if build.generation is None:
-        return _open_file(build, build.file, build.digest)
+        session, size = _open_file(build, build.file, build.digest), fixed_batch(build.inputs)
+        return session if size is None else FixedBatchSession(session, size)
     digests = {record.path: record.sha256 for record in build.files}
     parts = {part.name: part.file for part in build.generation.parts}
     if (

@@ -8,13 +8,14 @@ from tempfile import TemporaryDirectory
 
 from registry.digest import check_record, digest_of, record_file
 from registry.errors import BadInput, BuildError
-from registry.records import Backend, EngineBuild, OnnxArtifact, Part, axis_name
+from registry.records import Backend, EngineBuild, OnnxArtifact, Part, axis_name, fixed_batch
 from tasks.backends import BACKENDS
 from tasks.backends.contract import BuildInputs, BuiltEngine
 from tasks.execution.isolate import run_isolated
 from tasks.execution.progress import OnProgress
 from tasks.generation.parts import digest_files, fit_profiles, split_graphs
 from tasks.graphs.external_data import check_external_data
+from tasks.graphs.fixed_batch import check_batch
 
 Options = tuple[tuple[str, str], ...]
 # An engine whose tactics were all replayed differs from one whose tactics were timed while it was built.
@@ -137,6 +138,9 @@ def _check_axes(inputs: BuildInputs) -> None:
     shapes = {tensor.name: tensor.shape for tensor in inputs.onnx.inputs}
     dynamic = {axis_name(size) for shape in shapes.values() for size in shape if isinstance(size, str)}
     asked = {axis for profile in inputs.profiles for axis, _ in profile.axes}
+    if fixed_batch(inputs.onnx.inputs) is not None:
+        check_batch(inputs.onnx, inputs.profiles)
+        asked -= {"batch"}
     if fixed := sorted(asked - dynamic):
         shown = ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
         raise BadInput(

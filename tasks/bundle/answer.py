@@ -9,7 +9,7 @@ from typing import Any
 from registry.bundle.manifest import verify_files
 from registry.records import EngineManifest, largest_axes
 from tasks.backends import Session, open_engine
-from tasks.model_tasks import model_task
+from tasks.bundle.task import TrustModule, bundle_task
 from tasks.model_tasks.contract import Encoder, ModelTask, ShownAnswer
 
 
@@ -69,15 +69,17 @@ def load_bundle(bundle: Path, manifest: EngineManifest, task: ModelTask) -> Load
     return LoadedBundle(task, manifest.source.classes, open_engine(build), encoder, largest.get("batch"))
 
 
-def answer(bundle: Path, manifest: EngineManifest, questions: Sequence[str]) -> list[Answer]:
+def answer(
+    bundle: Path, manifest: EngineManifest, questions: Sequence[str], *, trust_module: TrustModule = False
+) -> list[Answer]:
     """Check the bundle against its verified manifest, load its engine, answer what a user asks on the command line.
 
     Raises:
         TornBundle, DigestMismatch: the bundle is not what was published; nothing was loaded.
-        BadInput: a question has no answer.
+        BadInput: a question has no answer, or the task's module is not trusted.
         Incompatible: as `load_bundle`.
     """
     verify_files(bundle, manifest)
-    task = model_task(manifest.source.task)
+    task = bundle_task(bundle, manifest, trust_module)
     inputs = [task.read_question(question) for question in questions]
     return load_bundle(bundle, manifest, task).answer(inputs, questions)

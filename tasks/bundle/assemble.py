@@ -24,7 +24,7 @@ from registry.records import (
 from registry.triton.model import WarmupRow
 from registry.triton.warmup import ROWS_FILE, holds_inputs, write_rows
 from tasks.bundle.toolchain import toolchain
-from tasks.model_tasks import model_task
+from tasks.model_tasks import source_task
 from tasks.verdicts.gates import overall
 
 # MLflow looks for it under this name among a version's files.
@@ -40,8 +40,9 @@ def assemble_bundle(build: EngineBuild, source: SourceFiles, into: Path) -> None
     for record in build.files:
         shutil.copyfile(build.directory / record.path, into / record.path)
         check_record(into, record)
+    serving_files = source_task(source).serving_files
     for record in source.files:
-        if record.path in model_task(source.source.task).serving_files:
+        if record.path in serving_files:
             shutil.copyfile(source.directory / record.path, into / record.path)
             check_record(into, record)
     (into / MODEL_FILE).write_bytes(write_signature(build))
@@ -76,7 +77,7 @@ def add_warmup(build: EngineBuild, source: SourceFiles, inputs: Sequence[Any], i
     """
     if not holds_inputs(build):
         return
-    task = model_task(source.source.task)
+    task = source_task(source)
     encoder = task.open_encoder(source.directory, build.input_names, largest_axes(build.profiles))
     rows = []
     for row_input in inputs:

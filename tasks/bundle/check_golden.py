@@ -13,8 +13,8 @@ from registry.host.gpu import read_gpu
 from registry.records import Backend, EngineManifest, largest_axes
 from tasks.backends import BACKENDS, Session, open_engine
 from tasks.bundle.golden import ENGINE, Golden, describe_feed, read_golden, run_judged
+from tasks.bundle.task import TrustModule, bundle_task
 from tasks.bundle.toolchain import toolchain
-from tasks.model_tasks import model_task
 from tasks.model_tasks.contract import Encoder, Feed, ModelTask
 
 _PREPARES = ("tokenizers", "pillow", "enginery")
@@ -58,14 +58,15 @@ class GoldenCheck:
         return f"{self.check}: {self.outcome}, {of}{self.inputs} golden inputs{measured}{remark}"
 
 
-def check_golden(bundle: Path, manifest: EngineManifest) -> list[GoldenCheck]:
+def check_golden(bundle: Path, manifest: EngineManifest, *, trust_module: TrustModule = False) -> list[GoldenCheck]:
     """Encode and run the golden inputs of a bundle that is verified already, and compare both with its record.
 
     Raises:
         NotFound: the bundle has no golden inputs.
-        DigestMismatch, BadInput: its files were changed since it was verified, or are not what Enginery writes.
+        DigestMismatch, BadInput: its files were changed since it was verified, or are not what Enginery writes; or it
+            has a task module that is not trusted.
     """
-    golden, task = read_golden(bundle, manifest), model_task(manifest.source.task)
+    golden, task = read_golden(bundle, manifest), bundle_task(bundle, manifest, trust_module)
     prepared, encoder, feeds = _check_preprocessing(golden, task, bundle, manifest)
     if encoder is None:
         return [

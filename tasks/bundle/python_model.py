@@ -8,8 +8,10 @@ import io
 import zipfile
 from pathlib import Path
 
+from registry.errors import Incompatible
 from registry.triton.model import BUNDLE_FOLDER, PythonModel
 from tasks.model_tasks import model_task
+from tasks.model_tasks.own.module_task import MODULE
 
 __all__ = ["ANSWER", "BUNDLE_FOLDER", "FILE", "make_python_model"]
 
@@ -36,7 +38,13 @@ def make_python_model(task: str) -> PythonModel:
 
     Raises:
         BadInput: there is no such task.
+        Incompatible: it is a user's own, whose code no server runs by itself.
     """
+    if task == MODULE:
+        raise Incompatible(
+            f"task: {MODULE} answers by Python code of its bundle, which the Python model does not run: place it "
+            "without --python-backend, and serve its tensors"
+        )
     chosen = model_task(task)
     answers = (ANSWER,) if chosen.answer_file is None else (ANSWER, FILE)
     return PythonModel(chosen.request, answers, (("model.py", _MODEL.encode()), (_CODE, _pack_code())))

@@ -13,7 +13,7 @@ from pathlib import Path
 from registry.errors import BadInput
 from tasks.calibration.checkpoint import CalibrationCheckpoint
 from tasks.calibration.probe import Probe
-from tasks.calibration.rows import Batch, Feed, make_canonical_batches
+from tasks.calibration.rows import Batch, Feed, make_canonical_batches, make_fixed_batches
 from tasks.calibration.statistics import ActivationStatistics, Calibration, Tokens
 from tasks.graphs.layers import Floats
 
@@ -84,7 +84,12 @@ def collect_statistics(
     # One worker: counting runs beside the next forward pass, and at most two batches are in memory.
     with ThreadPoolExecutor(max_workers=1) as worker:
         pending: Future[None] | None = None
-        for batch in make_canonical_batches(rows, most_rows=probe.most_rows, skip=skip):
+        batches = (
+            make_canonical_batches(rows, most_rows=probe.most_rows, skip=skip)
+            if probe.fixed_rows is None
+            else make_fixed_batches(rows, skip=skip)
+        )
+        for batch in batches:
             if state.skip_counted(batch.key):
                 continue
             captured = probe.run_batch(batch)
@@ -125,13 +130,13 @@ def check_rows_usable(calibration: Calibration) -> None:
 def _count_batch(probe: Probe, calibration: Calibration, batch: Batch, captured: dict[str, Floats] | None) -> None:
     """Count a batch's tensors; when they are not finite, run and count each of its rows alone."""
     tokens = None if captured is None else _select_tokens(probe, batch, captured)
-    if tokens is None and len(batch.rows) > 1:
+    if tokens is None and len(batch.rows) > 1 and probe.fixed_rows is None:
         for single in batch.split():
             _count_batch(probe, calibration, single, probe.run_batch(single))
         return
     calibration.rows += len(batch.rows)
     if tokens is None:
-        calibration.quarantined.append(batch.rows[0].number)
+        calibration.quarantined.extend({row.number for row in batch.rows})
         return
     for tensor, selected in tokens.items():
         # Conv is not smoothed, so that no search needs a sample of an image's positions.

@@ -10,8 +10,9 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from registry.errors import BadInput
+from registry.records import fixed_batch
 from tasks.calibration.rows import BATCH_ROWS, Batch, Feed
-from tasks.graphs.files import has_external_data
+from tasks.graphs.files import has_external_data, list_tensors
 from tasks.graphs.layers import Floats, Graph, group_by_input
 from tasks.graphs.session import choose_providers, exact_options
 
@@ -36,6 +37,9 @@ class Probe:
         inputs = {value.name: value for value in graph.proto.graph.input}
         self._fed = [name for name in self.tensors if name in inputs]
         first = [value.type.tensor_type.shape.dim[:1] for value in inputs.values()]
+        size = fixed_batch(list_tensors(inputs.values()))
+        # The rows of each batch, where there may be no fewer and no more.
+        self.fixed_rows = size if size != 1 else None
         self.most_rows = 1 if any(axes and axes[0].dim_value == 1 for axes in first) else BATCH_ROWS
         present = inputs.keys() | graph.output_names
         hidden = [name for name in self.tensors if name not in present]
@@ -68,6 +72,8 @@ class Probe:
         They cannot where a graph lays the tokens of all rows in one axis, or puts another axis first: then a value of
         several rows does not say which row it is of, and the rows run one by one.
         """
+        if self.fixed_rows is not None:
+            return self.run(batch.to_feed())
         if len(batch.rows) > 1 and self._rows_first is False:
             return None
         captured = self.run(batch.to_feed())
@@ -90,6 +96,10 @@ class Probe:
         """Return a tensor of `rows` rows as [rows, T, K]: K channels of every token, or position of an image."""
         if tensor in self.images:
             value = np.moveaxis(value, 1, -1)
+        if self.fixed_rows is not None and value.size // value.shape[-1] % rows:
+            return np.broadcast_to(
+                value.reshape(1, -1, value.shape[-1]), (rows, value.size // value.shape[-1], value.shape[-1])
+            )
         return value.reshape(rows, -1, value.shape[-1])
 
 

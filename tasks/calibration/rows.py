@@ -90,6 +90,24 @@ def make_canonical_batches(
             yield Batch(rows[start : start + size])
 
 
+def make_fixed_batches(feeds: Iterable[Feed], *, skip: Container[int] = ()) -> Iterator[Batch]:
+    """Yield each feed as a batch, for a graph that takes as many rows and no others: padding runs too.
+
+    In place of a row of `skip`, by its number, another one of its batch stands twice; a batch of such rows is left out.
+    """
+    number = 0
+    for feed in feeds:
+        count = len(next(iter(feed.values())))
+        rows = [
+            _make_row(number + at, {name: column[at] for name, column in sorted(feed.items())}, trim=False)
+            for at in range(count)
+        ]
+        number += count
+        kept = [row for row in rows if row.number not in skip]
+        if kept:
+            yield Batch((*kept, *[kept[-1]] * (count - len(kept))))
+
+
 def split_rows(feeds: Iterable[Feed]) -> Iterator[CalibrationRow]:
     """Yield each row without trailing padding (attention_mask 0), numbered from 0 in the order of the feeds."""
     number = 0
@@ -99,8 +117,8 @@ def split_rows(feeds: Iterable[Feed]) -> Iterator[CalibrationRow]:
             number += 1
 
 
-def _make_row(number: int, columns: Feed) -> CalibrationRow:
-    mask = columns.get("attention_mask")
+def _make_row(number: int, columns: Feed, *, trim: bool = True) -> CalibrationRow:
+    mask = columns.get("attention_mask") if trim else None
     if mask is not None:
         real = np.flatnonzero(mask)
         end = int(real[-1]) + 1 if real.size else 0

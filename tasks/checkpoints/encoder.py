@@ -13,7 +13,7 @@ from typing import Any
 from registry.errors import BadInput, BuildError, first_line
 from tasks.execution.isolate import run_isolated
 from tasks.execution.progress import OnProgress, ignore_progress
-from tasks.model_tasks import ModelTask, model_task
+from tasks.model_tasks import MODULE, ModelTask
 from tasks.model_tasks.contract import EncodedSizes
 
 # Long, because a busy machine may be slow: it is there to end what never would.
@@ -42,7 +42,7 @@ def try_encoder(
     try:
         sizes = run_isolated(
             _measure_inputs,
-            task.name,
+            task,
             folder,
             tried,
             dict(largest),
@@ -50,10 +50,14 @@ def try_encoder(
             limit_seconds=limit_seconds,
         )
     except BuildError as error:
-        raise BadInput(
-            f"{folder / task.serving_files[0]} cannot encode the first {len(tried)} rows "
-            f"({first_line(error).removeprefix('_measure_inputs: ')}): use a checkpoint with another one"
-        ) from None
+        reason = first_line(error).removeprefix("_measure_inputs: ")
+        own = task.name == MODULE
+        who, advice = (
+            ("preprocess()", "correct it")
+            if own
+            else (folder / task.serving_files[0], "use a checkpoint with another one")
+        )
+        raise BadInput(f"{who} cannot encode the first {len(tried)} rows ({reason}): {advice}") from None
     rows = config.get("vocab_size")
     if isinstance(rows, int) and sizes.largest_id >= rows:
         raise BadInput(
@@ -64,9 +68,9 @@ def try_encoder(
 
 
 def _measure_inputs(
-    task: str, folder: Path, inputs: tuple[Any, ...], largest: dict[str, int], _progress: OnProgress
+    task: ModelTask, folder: Path, inputs: tuple[Any, ...], largest: dict[str, int], _progress: OnProgress
 ) -> EncodedSizes:
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
     # Rust writes its panics to standard error; what they say is in the error too.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    return model_task(task).measure_inputs(folder, inputs, largest)
+    return task.measure_inputs(folder, inputs, largest)

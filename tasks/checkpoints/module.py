@@ -19,6 +19,7 @@ from registry.digest import digest_of, file_sha256, record_tree
 from registry.errors import BadInput, first_line
 from registry.names import check_name
 from registry.records import ModelSource, SourceFiles
+from tasks.model_tasks.own.code import TASK_FILE
 
 if TYPE_CHECKING:  # a second of imports, for sources that are modules alone
     import torch
@@ -28,10 +29,14 @@ CALLABLE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.AS
 
 @dataclass(frozen=True)
 class Processor:
-    """The folder of a tokenizer or image processor, and the `names` of the files in it that a task reads."""
+    """The folder of a tokenizer or image processor, and the `names` of the files in it that a task reads.
+
+    `code` is the file of a user's own task, which is copied as TASK_FILE whatever its name.
+    """
 
     folder: Path
     names: tuple[str, ...]
+    code: Path | None = None
 
     def digest(self) -> str:
         """Return the digest of the files.
@@ -39,7 +44,7 @@ class Processor:
         Raises:
             BadInput: one is missing.
         """
-        return digest_of([(file.name, file_sha256(file)) for file in self.list_files()])
+        return digest_of([(name, file_sha256(file)) for name, file in self.list_files().items()])
 
     def copy(self, into: Path) -> None:
         """Copy the files.
@@ -47,17 +52,21 @@ class Processor:
         Raises:
             BadInput: one is missing.
         """
-        for file in self.list_files():
-            shutil.copyfile(file, into / file.name)
+        for name, file in self.list_files().items():
+            shutil.copyfile(file, into / name)
 
-    def list_files(self) -> tuple[Path, ...]:
-        """List the files.
+    def list_files(self) -> dict[str, Path]:
+        """List the files by the names that they get.
 
         Raises:
             BadInput: one is missing.
         """
-        files = tuple(self.folder / name for name in self.names)
-        if missing := next((file.name for file in files if not file.is_file()), None):
+        files = {name: self.folder / name for name in self.names if self.code is None or name != TASK_FILE}
+        if self.code is not None:
+            files[TASK_FILE] = self.code
+        if missing := next((name for name, file in files.items() if not file.is_file()), None):
+            if self.code is not None:
+                raise BadInput(f"{self.folder} has no {missing}, which FILES of {self.code.name} names: put it there")
             raise BadInput(
                 f"{self.folder} has no {missing}: name the folder of the model's processor in source.processor"
             )

@@ -71,7 +71,7 @@ def _write_request(
     task = model_task(name)
     # A check tried the encoder before; what reaches this without one still ends in a sentence.
     task.measure_inputs(source.directory, inputs, largest)
-    reads_texts = task.graph_inputs.are_tokens
+    reads_texts = task.graph_inputs is not None and task.graph_inputs.are_tokens
     names = TEXT_INPUTS if reads_texts else ("pixel_values",)
     feed = task.open_encoder(source.directory, names, largest).encode(inputs)
     feeds: list[dict[str, Any]] = [

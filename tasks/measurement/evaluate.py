@@ -26,7 +26,6 @@ from tasks.measurement.batching import (
     find_longest,
 )
 from tasks.measurement.machine import this_machine
-from tasks.model_tasks import model_task
 from tasks.model_tasks.contract import Answers, Encoder, Feed, ModelTask
 
 LARGEST_BATCH = 32
@@ -169,7 +168,7 @@ def evaluate(
 
 def evaluate_engine(
     build: EngineBuild,
-    task: str,
+    task: ModelTask,
     checkpoint: Path,
     largest: Mapping[str, int],
     inputs: AskedInputs,
@@ -180,16 +179,16 @@ def evaluate_engine(
 
     Inputs are cut at the `largest` size of each named axis.
     """
-    chosen, session = model_task(task), open_engine(build)
-    encoder = chosen.open_encoder(checkpoint, build.input_names, largest)
-    golden = record_golden(session, chosen, encoder, inputs.golden, build=build, machine=this_machine())
+    session = open_engine(build)
+    encoder = task.open_encoder(checkpoint, build.input_names, largest)
+    golden = record_golden(session, task, encoder, inputs.golden, build=build, machine=this_machine())
     if golden is not None:
         write_golden(golden, into)
     batches = [axis for profile in build.profiles if (axis := profile.axis("batch"))]
     most = max((axis.max for axis in batches), default=LARGEST_BATCH)
     return evaluate(
         session,
-        chosen,
+        task,
         encoder,
         inputs.judged,
         subject_digest=build.digest,

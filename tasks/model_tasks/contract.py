@@ -153,8 +153,8 @@ class ModelTask(Protocol):
         """Those of `axes` that graphs of some checkpoints have: by config.json `check_shapes` says of which."""
 
     @property
-    def graph_inputs(self) -> GraphInputs:
-        """What a graph takes."""
+    def graph_inputs(self) -> GraphInputs | None:
+        """What a graph takes; None: any inputs, whose first axis is the batch, and others are named by the profiles."""
 
     @property
     def row_needs(self) -> str:

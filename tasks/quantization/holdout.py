@@ -136,6 +136,7 @@ def _join(answers: Sequence[Answers | None]) -> Answers:
 
 
 def _compute_error(exact: Floats, made: Floats) -> float:
+    exact, made = exact.astype(np.float64), made.astype(np.float64)  # outputs of a graph may be whole numbers
     power = float(np.square(exact - exact.mean()).sum()) or 1.0
     return float(np.square(made - exact).sum()) / power
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import onnx
 
 from registry.errors import BadInput, EngineryError, first_line
-from registry.records import OnnxArtifact, Precision
+from registry.records import OnnxArtifact, Precision, fixed_batch
 from tasks.calibration.rows import Feed
 from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.casts import cast_graph, silence_logs
 from tasks.graphs.compare import FLOAT_BUDGET, QUANTIZED_BUDGET, check_interface, check_rewrite
-from tasks.graphs.files import GRAPH_FILE, make_artifact, save_graph, write_graph
+from tasks.graphs.files import GRAPH_FILE, list_tensors, make_artifact, save_graph, write_graph
 from tasks.graphs.layer_table import LAYERS_FILE, layers_csv, list_layers
 from tasks.graphs.layers import INTEGER_OPERATORS, Graph, Linear, list_stored_weights
 from tasks.graphs.prepare import FP8_OPSET, INT4_OPSET, convert_to_opset, list_values, number_tensors, prepare_graph
@@ -177,7 +177,9 @@ def _check_smoothing(request: QuantizationRequest, scales: Mapping[str, Activati
         return
     with tempfile.TemporaryDirectory() as folder:
         file = write_graph(smooth_graph(Graph(request.load()), factors).proto, Path(folder))
-        few = {name: column[:CHECKED_ROWS] for name, column in request.rows[0].items()}
+        header = onnx.load(request.graph_file, load_external_data=False)
+        rows = fixed_batch(list_tensors(header.graph.input)) or CHECKED_ROWS
+        few = {name: column[:rows] for name, column in request.rows[0].items()}
         check_rewrite(request.graph_file, file, [few], budget=FLOAT_BUDGET, what="smoothing")
 
 

@@ -78,16 +78,24 @@ def fetch_fp32(home: Path, model: str, into: Path) -> Path:
     return fetch(store, model, into=into, version=version, policy=Policy(local_trust(home), host=None)).path
 
 
-def test_a_given_graph_of_images_is_released_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", ["n", pytest.param(1, marks=pytest.mark.long)])
+def test_a_given_graph_of_images_is_released_and_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: str | int
+) -> None:
     tiny = write_task_recipe(tmp_path / "recipe", "image-classification")
     monkeypatch.chdir(tiny.folder)
-    save_classifier(Path("net.onnx"), make_image_classifier(classes=len(SHAPES)))
+    save_classifier(
+        Path("net.onnx"), make_image_classifier(axes=(batch, 3, "h", "w"), batch=batch, classes=len(SHAPES))
+    )
     document = yaml.safe_load(tiny.recipe.read_text(encoding="utf-8"))
     source = {"onnx": "net.onnx", "processor": "checkpoint", "labels": list(SHAPES)}
     document |= {"source": source, "targets": ["cpu"], "precisions": ["fp32", "int8"]}
+    if batch == 1:
+        document |= {"profiles": [{"batch": {"min": 1, "opt": 1, "max": 1}}]}
     tiny.recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
     report = release(tmp_path / "home", tiny)
     assert {row.precision for row in report.rows if row.version is not None} == {Precision.FP32, Precision.INT8}
     bundle = fetch_fp32(tmp_path / "home", "tiny", tmp_path / "models")
-    (one,) = answer(bundle, verify_bundle(bundle), ["shape.png"])
-    assert any(name in one.shown.line for name in SHAPES)
+    answers = answer(bundle, verify_bundle(bundle), ["shape.png"] * 3)
+    assert len(answers) == 3
+    assert all(any(name in each.shown.line for name in SHAPES) for each in answers)

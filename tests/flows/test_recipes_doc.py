@@ -25,7 +25,7 @@ def test_every_example_on_the_page_is_accepted(tmp_path: Path) -> None:
         file.write_text(block, encoding="utf-8")
         kinds.append("fleet" if isinstance(yaml.safe_load(block)["targets"], dict) else "recipe")
         (load_fleet if kinds[-1] == "fleet" else load_recipe)(file)
-    assert kinds == ["recipe"] * 5 + ["fleet"]
+    assert kinds == ["recipe"] * 6 + ["fleet"]
 
 
 @pytest.mark.slow

@@ -59,7 +59,12 @@ def save_classifier(file: Path, model: onnx.ModelProto | None = None, *, externa
 
 
 def make_image_classifier(
-    *, name: str = "images", kind: int = TensorProto.FLOAT, axes: Axes = ("n", 3, "h", "w"), classes: int = CLASSES
+    *,
+    name: str = "images",
+    kind: int = TensorProto.FLOAT,
+    axes: Axes = ("n", 3, "h", "w"),
+    classes: int = CLASSES,
+    batch: str | int = "n",
 ) -> onnx.ModelProto:
     """A classifier of images: a convolution, the mean over height and width, and a product."""
     draw = np.random.default_rng(0)
@@ -76,7 +81,7 @@ def make_image_classifier(
         helper.make_node("MatMul", ["mean", "weight"], ["logits"], name="matmul"),
     ]
     inputs = [helper.make_tensor_value_info(name, kind, axes)]
-    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("n", classes))
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, (batch, classes))
     graph = helper.make_graph(nodes, "classifier", inputs, [output], [kernel, weight])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 

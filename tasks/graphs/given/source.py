@@ -13,14 +13,17 @@ from typing import Any
 from registry.digest import digest_of, file_sha256, record_tree
 from registry.errors import BadInput, BuildError, first_line
 from registry.names import check_name
-from registry.records import FileRecord, ModelSource, OnnxArtifact, SourceFiles, Tensor
+from registry.records import FileRecord, ModelSource, OnnxArtifact, ShapeProfile, SourceFiles, Tensor
 from tasks.checkpoints.module import Processor
 from tasks.execution.isolate import run_isolated
 from tasks.execution.offline import go_offline
 from tasks.execution.progress import OnProgress, ignore_progress
 from tasks.graphs.external_data import check_external_data
-from tasks.model_tasks import ModelTask, model_task
+from tasks.graphs.fixed_batch import check_batch
+from tasks.model_tasks import MODULE, ModelTask
 
+# Real rows on which a graph is compared with what it was made of.
+CHECKED_ROWS = 32
 ORIGIN = "onnx:"
 GRAPH_FOLDER = "graph"
 # A protobuf message ends there.
@@ -32,11 +35,15 @@ LIMIT_SECONDS = 1800.0
 
 @dataclass(frozen=True)
 class Trial:
-    """Real rows that a graph is run on, with the largest sizes, and the classes."""
+    """Real rows that a graph is run on, with the largest sizes, and the classes.
+
+    A user's own task is tried with it, on the `targets` too.
+    """
 
     inputs: tuple[Any, ...]
     largest: Mapping[str, int]
     classes: tuple[str, ...]
+    targets: tuple[Any, ...] = ()
 
 
 def list_graph_files(graph: Path) -> tuple[Path, ...]:
@@ -117,23 +124,27 @@ def run_admission(graph: Path, task: ModelTask, folder: Path, trial: Trial | Non
     list_graph_files(graph)
     try:
         return run_isolated(
-            _admit, graph, task.name, folder, trial, into, on_progress=ignore_progress, limit_seconds=LIMIT_SECONDS
+            _admit, graph, task, folder, trial, into, on_progress=ignore_progress, limit_seconds=LIMIT_SECONDS
         )
     except BuildError as error:
         reason = first_line(error).removeprefix("_admit: ")
         raise BadInput(f"{graph} cannot be read ({reason[:300]}): export it again") from None
 
 
-def describe_graph(graph: Path, task: ModelTask, folder: Path, weights_bytes: int) -> str:
+def describe_graph(
+    graph: Path, task: ModelTask, folder: Path, weights_bytes: int, profiles: Sequence[ShapeProfile]
+) -> str:
     """Say what a given graph is, once it is known that it would be admitted.
 
     Raises:
-        BadInput: as `run_admission`.
+        BadInput: as `run_admission`; or it takes one batch only, and the profiles ask for others.
     """
     with tempfile.TemporaryDirectory() as scratch:
         onnx = run_admission(graph, task, folder, None, into=Path(scratch))
+    check_batch(onnx, profiles)
     inputs, outputs = (", ".join(map(_show_tensor, tensors)) for tensors in (onnx.inputs, onnx.outputs))
-    return f"{graph}: opset {onnx.opset}, inputs {inputs}, outputs {outputs}, {weights_bytes / 1e6:.1f} MB of weights"
+    size = f"{weights_bytes / 1e6:.1f} MB of weights" + (f" ({onnx.exporter})" if onnx.exporter else "")
+    return f"{graph}: opset {onnx.opset}, inputs {inputs}, outputs {outputs}, {size}"
 
 
 def _show_tensor(tensor: Tensor) -> str:
@@ -141,20 +152,23 @@ def _show_tensor(tensor: Tensor) -> str:
 
 
 def _admit(
-    graph: Path, task: str, folder: Path, trial: Trial | None, into: Path, _progress: OnProgress
+    graph: Path, task: ModelTask, folder: Path, trial: Trial | None, into: Path, _progress: OnProgress
 ) -> OnnxArtifact:
     go_offline()
     from tasks.graphs.given.admit import admit_graph
     from tasks.graphs.given.trial import try_graph
 
-    chosen = model_task(task)
-    onnx = admit_graph(graph, chosen, chosen.fixed_sizes(folder), into=into)
+    onnx = admit_graph(graph, task, task.fixed_sizes(folder), into=into)
     if trial is not None:
-        encoder = chosen.open_encoder(folder, onnx.input_names, trial.largest)
+        encoder = task.open_encoder(folder, onnx.input_names, trial.largest)
         for inputs in _split(trial.inputs):
-            shapes = try_graph(graph, onnx, chosen, encoder.encode(inputs), trial.classes)
+            outputs = try_graph(graph, onnx, task, encoder.encode(inputs), trial.classes)
+            if task.name == MODULE:
+                answers = task.answers(task.reduce_outputs(outputs, inputs, encoder), inputs, encoder)
+                task.metrics[0].score(answers, trial.targets[: len(answers)], answers)
+        shapes = [output.shape for output in outputs[: len(task.judged_outputs)]]
         try:
-            chosen.check_outputs(shapes, len(trial.classes), encoder)
+            task.check_outputs(shapes, len(trial.classes), encoder)
         except BadInput as error:
             raise BadInput(f"{graph}: {error}") from None
     return onnx

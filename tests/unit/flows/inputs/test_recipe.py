@@ -15,9 +15,12 @@ from flows.inputs.strict_yaml import LARGEST_FILE
 from registry.errors import BadInput
 from registry.records import AxisRange, Backend, Precision
 from tasks.model_tasks import MODEL_TASKS, ModelTask
+from tests.support.own_tasks import write_module
 
 RECIPES = Path(__file__).parents[4] / "recipes"
 SHA = "a" * 64
+ONE = {"min": 1, "opt": 1, "max": 1}
+OWN = {"task": "module", "module": "my_task.py", "source": {"onnx": "net.onnx"}, "profiles": [{"batch": ONE}]}
 ONNX = {"onnx": "m.onnx", "processor": "t", "labels": ["a", "b"]}
 
 AXES = {"batch": 32, "sequence": 64, "new_tokens": 16}
@@ -299,6 +302,15 @@ def test_min_opt_max_out_of_order_are_refused(tmp_path: Path, axis: str, low: in
         ({"source": {"onnx": "m.onnx", "processor": "t"}}, "tells classes apart: name them in source.labels"),
         ({"source": {"module": "m:f", "processor": "t"}}, "tells classes apart: name them in source.labels"),
         ({"task": "feature-extraction", "source": ONNX}, "tells no classes apart: remove source.labels"),
+        ({"task": "module"}, "`task: module` and `module: FILE`, the Python file of a task, go together"),
+        ({"module": "my_task.py"}, "`task: module` and `module: FILE`, the Python file of a task, go together"),
+        ({"module_sha256": SHA}, "module_sha256 goes with `module: FILE`"),
+        ({**OWN, "source": {"path": "m"}}, "takes source.onnx or source.module: name the checkpoint's graph there"),
+        ({**OWN, "source": ONNX}, "task: module takes no source.processor: what it needs stands in its file"),
+        ({**OWN, "data__text": "sentence"}, "takes no data.text: COLUMNS in its file name the columns"),
+        ({**OWN, "profiles": [{"time": ONE}]}, "each profile of task: module has the axis batch"),
+        ({**OWN, "profiles": [{"batch": ONE}, {"batch": dict(ONE), "time": dict(ONE)}]}, "all have the same axes; "),
+        ({"task": "modul"}, "there is no task 'modul': did you mean module?"),
         ({"data": {}}, "data: give exactly one of path, hub"),
         ({"data": {"path": "p", "hub": "h", "revision": "r"}}, "data: give exactly one of path, hub"),
         ({"data": {"hub": "h"}}, "data: a hub dataset needs a revision"),
@@ -312,6 +324,15 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, changes: dict[str
 def test_a_package_of_pinned_weights_is_an_origin(tmp_path: Path) -> None:
     source = {"package": "p", "version": "1", "folder": "m", "sha256": SHA, "head": {}}
     assert load_recipe(write(tmp_path, recipe(source=source))).source.head is not None
+
+
+def test_an_own_task_is_read_from_its_file_and_not_before(tmp_path: Path) -> None:
+    loaded = load_recipe(write(tmp_path, recipe(**OWN | {"module": str(tmp_path / "my_task.py")})))
+    with pytest.raises(BadInput, match=r"module: .*my_task.py cannot be read \(No such file or directory\)"):
+        _ = loaded.model_task
+    write_module(tmp_path)
+    assert loaded.dataset.columns == (("series", "series"), ("next", "next"))
+    assert [*loaded.processor.list_files()] == ["scale.txt", "task_module.py"]
 
 
 @pytest.mark.parametrize("key", ["model", "source", "data", "precisions", "targets", "profiles"])

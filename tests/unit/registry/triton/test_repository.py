@@ -15,9 +15,9 @@ from registry.digest import record_file
 from registry.errors import BadInput, DigestMismatch, EngineryError, Incompatible
 from registry.records import AxisRange, Backend, GpuTarget, ShapeProfile, SourceFiles, Tensor
 from registry.triton.config import config_text
-from registry.triton.model import BUNDLE_FOLDER, TritonModel, WarmupRow
+from registry.triton.model import BUNDLE_FOLDER, TritonModel, WarmupRow, check_servable
 from registry.triton.repository import CONFIG_FILE, WARMUP_FOLDER, PlacedModel, place_triton, prune, restore
-from registry.triton.warmup import ROWS_FILE
+from registry.triton.warmup import ROWS_FILE, holds_inputs
 from tasks.bundle.assemble import add_warmup
 from tests.support.tiny import SPECIAL, WORDS
 from tests.support.triton_bundles import CPU, L4, PROFILE, TEXT_MODEL, verified, write_bundle
@@ -55,6 +55,24 @@ def test_one_number_a_row_is_reshaped_because_triton_refuses_a_tensor_without_di
         assert described.HasField("reshape")
         assert list(described.reshape.shape) == []
     assert not config.input[0].HasField("reshape")
+
+
+def test_an_engine_of_one_batch_is_served_with_all_its_axes(tmp_path: Path) -> None:
+    target = GpuTarget("cpu", Backend.ONNXRUNTIME)
+    manifest = read_manifest((write_bundle(tmp_path / "bundle", target) / MANIFEST_FILE).read_bytes())
+    inputs, outputs = (
+        tuple(replace(tensor, shape=(4, *tensor.shape[1:])) for tensor in tensors)
+        for tensors in (manifest.build.inputs, manifest.build.outputs)
+    )
+    only = ShapeProfile.of(batch=AxisRange(4, 4, 4), sequence=AxisRange(1, 4, 8))
+    build = replace(manifest.build, inputs=inputs, outputs=outputs, profiles=(only,))
+    model = TritonModel((replace(manifest, build=build),), 1)
+    check_servable(model, None)
+    config = text_format.Parse(config_text(model), ModelConfig())
+    assert config.max_batch_size == 0
+    assert list(config.input[0].dims) == [4, -1]
+    assert not config.HasField("dynamic_batching")
+    assert not holds_inputs(build)
 
 
 def test_a_tensorrt_model_says_what_the_manifest_says(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_a_profile_of_an_axis_that_the_graph_fixes_is_refused_by_name(tmp_path: 
     if backend is not CPU:
         pytest.importorskip("tensorrt_rtx")
     graph = save_graph(tmp_path / "onnx", Precision.FP32)
-    fixed = replace(graph, inputs=tuple(replace(tensor, shape=(2, "sequence", 64)) for tensor in graph.inputs))
-    with pytest.raises(BadInput, match=r"the profile has the axis batch, which no input .* \(x \[2, sequence, 64\]\)"):
+    fixed = replace(graph, inputs=tuple(replace(tensor, shape=("batch", 8, 64)) for tensor in graph.inputs))
+    with pytest.raises(BadInput, match=r"the profile has the axis sequence, which no input .* \(x \[batch, 8, 64\]\)"):
         build_engine(BuildInputs(fixed, backend, (PROFILE,), 2**28), into=tmp_path / "e", on_progress=lambda *_: True)
     assert not (tmp_path / "e").exists()

@@ -10,6 +10,7 @@ import pytest
 from registry.errors import BadInput
 from tasks.checkpoints.encoder import try_encoder
 from tasks.model_tasks.texts.text_classification import TEXT_CLASSIFICATION
+from tests.support.own_tasks import MODULE, open_task
 from tests.support.tiny import SPECIAL, WORDS, write_tokenizer
 
 CONFIG = {"vocab_size": len(SPECIAL + WORDS)}
@@ -91,3 +92,9 @@ def test_ids_beyond_the_embedding_are_refused(
     with pytest.raises(BadInput, match=words):
         try_encoder(TEXT_CLASSIFICATION, folder, TEXTS, {"sequence": 8}, CONFIG)
     assert try_encoder(TEXT_CLASSIFICATION, folder, TEXTS, {"sequence": 8}, {"vocab_size": largest + 1})
+
+
+def test_preprocessing_of_a_users_own_that_never_ends_is_ended(tmp_path: Path) -> None:
+    task = open_task(tmp_path, MODULE.replace("    scale = float", "    while True: pass\n    scale = float"))
+    with pytest.raises(BadInput, match=r"preprocess\(\) cannot encode the first 1 rows \(its process has run for 3 s"):
+        try_encoder(task, tmp_path, ("[[1,2,3]]",), {}, {}, limit_seconds=3)

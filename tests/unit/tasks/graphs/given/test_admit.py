@@ -116,9 +116,9 @@ def _add_function(model: onnx.ModelProto) -> None:
     model.functions.append(helper.make_function("own", "F", ["x"], ["y"], [node], [helper.make_opsetid("", 17)]))
 
 
-def _store_halves(model: onnx.ModelProto) -> None:
+def _store_doubles(model: onnx.ModelProto) -> None:
     weight = model.graph.initializer[1]
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float64), weight.name))
 
 
 def _quantize(model: onnx.ModelProto) -> None:
@@ -147,14 +147,18 @@ REFUSED: dict[str, tuple[onnx.ModelProto, Spoil, str]] = {
     "names": (make_classifier(names=("ids", "mask")), bool, "'ids', 'mask', known are input_ids, attention_mask"),
     "float ids": (make_classifier(ids=TensorProto.FLOAT), bool, "input_ids is float, tokens are int64 or int32"),
     "rank": (make_classifier(axes=("seq",)), bool, r"input_ids has 1 axes, rows of text-class.* have 2 \(batch, seq"),
-    "fixed batch": (make_classifier(axes=(1, "seq")), bool, "input_ids has its batch axis fixed at 1"),
+    "fixed answers of a batch": (
+        make_classifier(answer_axes=(1, 2)),
+        bool,
+        "output logits has its batch axis fixed at 1",
+    ),
     "fixed sequence": (make_classifier(axes=("batch", 64)), bool, "input_ids has its sequence axis fixed at 64"),
     "whole answers": (make_classifier(answer=TensorProto.INT64), bool, "output logits is int64, answers are read from"),
     "no axes": (make_classifier(answer_axes=None), bool, "output logits declares no axes"),
     "domain": (make_classifier(), _set_domain, r"not ONNX's own \(com.acme::Gather\)"),
     "domain in a branch": (make_classifier(), _hide_domain, r"not ONNX's own \(com.acme::Run\)"),
     "function": (make_classifier(), _add_function, r"functions of its own \(own::F\)"),
-    "halves": (make_classifier(), _store_halves, "weights in float16: give the fp32 graph"),
+    "doubles": (make_classifier(), _store_doubles, "weights in double: give the fp32 graph"),
     "quantized": (make_classifier(), _quantize, r"is quantized already \(DequantizeLinear\)"),
     "sequence output": (make_classifier(), _give_sequence, "output list is no tensor"),
     "answer axes": (make_classifier(), _answer_twice, "not a valid ONNX graph|3 axes, answers of text-classification"),

@@ -44,10 +44,13 @@ def test_a_graph_of_another_size_than_its_processors_is_refused(tmp_path: Path) 
         admit_graph(graph, TASK, SIZES, into=tmp_path / "made")
 
 
-def test_a_graph_of_one_image_is_refused_by_its_axis(tmp_path: Path) -> None:
-    graph = save_classifier(tmp_path / "net.onnx", make_image_classifier(axes=(1, 3, 8, 6)))
-    with pytest.raises(BadInput, match="batch axis fixed at 1"):
-        admit_graph(graph, TASK, SIZES, into=tmp_path / "made")
+def test_a_graph_of_one_image_a_call_is_taken(tmp_path: Path) -> None:
+    graph = save_classifier(tmp_path / "net.onnx", make_image_classifier(axes=(1, 3, 8, 6), batch=1))
+    made = admit_graph(graph, TASK, SIZES, into=tmp_path / "made")
+    assert made.inputs == (Tensor("images", "float32", (1, 3, 8, 6)),)
+    pixels = np.random.default_rng(0).random((5, 3, 8, 6)).astype(np.float32)
+    (logits,) = try_graph(graph, made, TASK, {"images": pixels}, ("a", "b"))
+    assert logits.shape == (5, 2)
 
 
 def test_bytes_of_images_are_refused(tmp_path: Path) -> None:
