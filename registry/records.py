@@ -312,7 +312,8 @@ class Machine:
 class Measurement:
     """One figure with its 95 % interval.
 
-    `subject_digest` names what ran: the engine's digest, or the ONNX graph's where `subject` says so.
+    `subject_digest` names what ran: the engine's digest, or the ONNX graph's where `subject` says so. `against` is the
+    digest of the engine in production, of a figure that compares with it.
     """
 
     metric: str
@@ -325,6 +326,7 @@ class Measurement:
     low: float | None = None
     high: float | None = None
     raw_digest: str | None = None
+    against: str | None = field(default=None, metadata=LATER)
 
     @property
     def name(self) -> str:

@@ -1,26 +1,25 @@
 """Promotion without a person: only what a recipe allows, what is new, and what is proven no worse than what serves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from calibration_data.reader import load_split
 from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.recipe import Recipe
 from flows.promotion.decisions import promote_targets
-from registry.digest import file_sha256
 from registry.errors import EngineryError
 from registry.names import candidate_alias, production_alias
 from registry.promotion.rules import Decision
-from registry.records import EngineManifest, Verdict
+from registry.records import Verdict
 from registry.store import Store
-from tasks.measurement.answers import ANSWERS_FILES, read_answers
-from tasks.model_tasks.contract import Answers
-from tasks.verdicts.against_production import compare, read_measured
-from tasks.verdicts.gates import find, overall
-from tasks.verdicts.intervals import PairedLoss, compare_scores
+from tasks.measurement.against_production import Known, judge_against_production
+from tasks.measurement.row_results import RowResults
+from tasks.verdicts.against_production import read_measured
+from tasks.verdicts.gates import overall
 
 WHO = "refresh-engines"
+# Reads what a version of the model answered row by row; None where its run did not keep that.
+ReadAnswered = Callable[[int], RowResults | None]
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,12 @@ def promote_proven(
     fleet: Path,
     before: Mapping[str, int],
     decision: Decision,
-    stages: Path,
+    answered: ReadAnswered,
 ) -> tuple[Promotion, ...]:
     """Promote each target's candidate that is new since `before` (its aliases then), where it is proven no worse.
 
-    `decision` says who decides, why, when and in which flow run; the evidence is added to its reason. `stages` is where
-    raw answers may still lie.
+    `decision` says who decides, why, when and in which flow run; the evidence is added to its reason. `answered` reads
+    what a version answered row by row.
     """
     machines = load_fleet(fleet)
     now = store.aliases(recipe.model)
@@ -54,7 +53,7 @@ def promote_proven(
         if candidate is None or candidate in (before.get(candidate_alias(target)), now.get(production_alias(target))):
             continue
         try:
-            refusal, evidence = _judge_candidate(store, recipe, machines, target, candidate, stages)
+            refusal, evidence = _judge_candidate(store, recipe, machines, target, candidate, answered)
             if refusal is None:
                 proven = replace(decision, why=f"{decision.why}; {evidence}")
                 promote_targets(store, recipe.model, [target], candidate, proven, fleet)
@@ -65,7 +64,7 @@ def promote_proven(
 
 
 def _judge_candidate(
-    store: Store, recipe: Recipe, fleet: Fleet, target: str, candidate: int, stages: Path
+    store: Store, recipe: Recipe, fleet: Fleet, target: str, candidate: int, answered: ReadAnswered
 ) -> tuple[str | None, str]:
     """Return why the candidate is left to a person (None: it is not), and the evidence."""
     if not recipe.auto_promote:
@@ -78,42 +77,10 @@ def _judge_candidate(
     events = store.events(recipe.model, alias=production_alias(target))
     if any(event.to_version == candidate for event in events):
         return "it was in production before, and somebody moved on from it", ""
-    ours, theirs = store.manifest(recipe.model, candidate), store.manifest(recipe.model, serving)
-    results = compare(
-        read_measured(ours),
-        read_measured(theirs),
-        metric=recipe.model_task.metrics[0].name,
-        loss_max=recipe.gates.loss_max,
-        paired=_paired(recipe, ours, theirs, stages),
-        higher_is_better=recipe.model_task.metrics[0].higher_is_better,
+    ours, theirs = (
+        Known(read_measured(store.manifest(recipe.model, version)), answered(version))
+        for version in (candidate, serving)
     )
+    results = judge_against_production(recipe.model_task.metrics[0], recipe.gates.loss_max, ours, theirs)
     verdict, reason = overall(results)
     return (None if verdict is Verdict.PASSED else f"{verdict}: {reason}"), reason
-
-
-def _paired(recipe: Recipe, ours: EngineManifest, theirs: EngineManifest, stages: Path) -> PairedLoss | None:
-    """Return the paired loss on the evaluation rows; None where an engine's answers, or those rows, are gone."""
-    spec, task = recipe.data.evaluation, recipe.model_task
-    rows = load_split(recipe.dataset, task, spec.split, samples=spec.samples, seed=spec.seed)
-    if {rows.digest} != {ours.evaluation_set, theirs.evaluation_set}:
-        return None
-    metric = task.metrics[0]
-    answers = [_read_answers(manifest, metric.name, stages) for manifest in (theirs, ours)]
-    if any(each is None or len(each) != len(rows.targets) for each in answers):
-        return None
-    aligned = [task.align_rows(rows, manifest.source) for manifest in (theirs, ours)]
-    before, after = (
-        metric.score(each or (), own.targets, answers[0] or ()) for each, own in zip(answers, aligned, strict=True)
-    )
-    better = metric.higher_is_better
-    return compare_scores(before, after, metric.aggregate, higher_is_better=better, groups=aligned[1].groups)
-
-
-def _read_answers(manifest: EngineManifest, metric: str, stages: Path) -> Answers | None:
-    quality = find(manifest.measurements, metric)
-    if quality is None or quality.subject != "engine":
-        return None
-    # Searched by content: a stage's folder is named by its inputs.
-    files = sorted((stages / "evaluate").glob(f"*/{ANSWERS_FILES}"))
-    file = next((file for file in files if file_sha256(file) == quality.raw_digest), None)
-    return None if file is None else read_answers(file)

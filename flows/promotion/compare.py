@@ -14,10 +14,10 @@ from registry.mlflow.store import MlflowStore
 from registry.records import EngineManifest
 from registry.serving.download import copy_bundle
 from registry.serving.fetch import verify_placed
-from tasks.backends import BACKENDS
 from tasks.execution.isolate import run_isolated
 from tasks.execution.progress import OnProgress
 from tasks.graphs.layer_table import LAYERS_FILE, parse_layers
+from tasks.measurement.beside import explain_apart
 from tasks.measurement.latency import make_feed, measure_latency
 from tasks.measurement.latency_figures import LatencyRule
 from tasks.measurement.machine import this_machine
@@ -103,9 +103,18 @@ def measure_here(
             folder.mkdir()
             copy_bundle(store, comparison.model, version, folder)
             manifests.append(verify_placed(folder, trust))
+        _require_together(comparison, *manifests)
         times = Path(scratch) / "times"
         times.mkdir()
         return replace(comparison, interleaved=_interleave(manifests, folders, times, on_progress))
+
+
+def _require_together(comparison: Comparison, before: EngineManifest, after: EngineManifest) -> None:
+    """Refuse two engines of which one does not run here, or cannot be called as the second is."""
+    sizes = {name: span.opt for name, span in after.build.profiles[0].axes}
+    for figures, build in ((comparison.before, before.build), (comparison.after, after.build)):
+        if reason := explain_apart(build, after.build, sizes):
+            raise Incompatible(f"version {figures.version} cannot be timed here beside the other: {reason}")
 
 
 def _interleave(
@@ -114,13 +123,7 @@ def _interleave(
     before, after = (
         replace(manifest.build, directory=folder) for manifest, folder in zip(manifests, folders, strict=True)
     )
-    for build in (before, after):
-        if (reason := BACKENDS[build.backend].can_run(build.target)) is not None:
-            raise Incompatible(f"{build.target.name} {build.precision} does not run here: {reason}")
     sizes = tuple((name, span.opt) for name, span in after.profiles[0].axes)
-    if not any(profile.holds(dict(sizes)) for profile in before.profiles):
-        shape = ", ".join(f"{name} {size}" for name, size in sizes)
-        raise Incompatible(f"the older engine takes no {shape}, which the other is timed with: release it for that")
     plan = LatencyPlan(WINDOWS, ITERATIONS, WARMUP, sizes)
     task = model_task(manifests[1].source.task)
     encoder = task.open_encoder(folders[1], after.input_names, dict(sizes))

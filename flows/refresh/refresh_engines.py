@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 from uuid import UUID
@@ -24,10 +24,11 @@ from flows.refresh.lineage import read_engines, read_facts, read_tried
 from flows.refresh.results import Plan, Refreshed, RefreshRequest
 from flows.refresh.staleness import Stale, Toolchain, find_stale
 from flows.release.identity import pin_recipe
+from flows.release.reporting import read_answered
 from flows.workers.machine import read_reports
 from registry.errors import EngineryError
 from registry.host.clock import now
-from registry.host.home import home
+from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore
 from registry.promotion.rules import Decision
 from registry.promotion.unrecorded import find_moved_past
@@ -169,7 +170,8 @@ def _promote_released(
     decision = Decision(WHO, why, now(), flow_run=flow_run)
     promotions: tuple[Promotion, ...] = ()
     try:
-        promotions = promote_proven(store, plan.pinned, fleet, before, decision, home() / "stages")
+        answered = partial(read_answered, Lineage(store), plan.pinned.model)
+        promotions = promote_proven(store, plan.pinned, fleet, before, decision, answered)
     except EngineryError as error:
         failure = f"{failure}; {error}" if failure else str(error)
     return Refreshed(plan.recipe, "failed" if failure else "released", plan, failure, promotions)

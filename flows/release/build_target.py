@@ -14,7 +14,7 @@ from flows.inputs.plan import is_swept, why_not_here
 from flows.release.context import ReleaseContext, Unshown
 from flows.release.engines import engine_step
 from flows.release.graphs import Graphs
-from flows.release.measuring import graph_as_engine, make_benchmark, make_evaluation, make_sweep
+from flows.release.measuring import benchmark_engines, graph_as_engine, make_evaluation, make_sweep
 from registry.errors import BuildError, EngineryError
 from registry.records import (
     Backend,
@@ -148,7 +148,7 @@ def build_engines(
             # One GPU type under two names shares an engine: the record says for which of them this one is.
             builds[precision] = replace(build, target=target, precision=precision)
             states[precision] = "found" if was_found else "built"
-    benchmark = benchmark_engines(context, target, shared, builds)
+    benchmark, apart = benchmark_engines(context, shared.source, tuple(builds.values()), shared.calibration)
     swept = sweep_target(context, shared, builds, benchmark)
     for precision, measured in measure_engines(context, target, shared, builds, benchmark).items():
         row = make_row(context, target, precision, states[precision])
@@ -158,7 +158,7 @@ def build_engines(
             for path in graphs.by_precision[precision].paths
         )
         dropped = benchmark.windows().describe_dropped() if benchmark else None
-        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), *faults, dropped)
+        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), *faults, dropped, apart)
         is_open = benchmark is not None and build.digest in benchmark.undecided
         row = replace(row, remark="; ".join(filter(None, remarks)), is_open=is_open)
         judged[precision] = judge_engine(context, row, build, add_sizes(measured, swept, build.digest))
@@ -214,15 +214,6 @@ def score_engine(
     _, judged = choose_worst(task.metrics[0], answers, rows.targets, exact)
     answered = make_row_results(task.metrics[0], judged, exact, rows)
     return EngineMeasurements(figures, answered, golden=answers.golden(what))
-
-
-def benchmark_engines(
-    context: ReleaseContext, target: GpuTarget, shared: SharedArtifacts, builds: Mapping[Precision, EngineBuild]
-) -> Benchmark | None:
-    """Time a target's engines; None where they do not run here, or have no fp32 baseline for a speed-up."""
-    if BACKENDS[target.backend].can_run(target) is not None or Precision.FP32 not in builds:
-        return None
-    return make_benchmark(context, shared.source, tuple(builds.values()), shared.calibration)
 
 
 def sweep_target(

@@ -1,5 +1,7 @@
 """The stages that measure: answers on the evaluation rows, and call times beside the fp32 baseline."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,10 @@ from calibration_data.reader import (
     Rows,
     read_calibration_inputs,
 )
+from flows.inputs.recipe import Recipe
 from flows.inputs.rows import golden_rows
 from flows.release.context import ReleaseContext, versions
+from flows.release.engines import find_production
 from registry.digest import digest_of
 from registry.errors import MeasurementError
 from registry.records import (
@@ -108,30 +112,79 @@ def graph_as_engine(onnx: OnnxArtifact, profiles: tuple[ShapeProfile, ...]) -> E
     )
 
 
+def benchmark_engines(
+    context: ReleaseContext, source: SourceFiles, builds: Sequence[EngineBuild], calibration: CalibrationSet
+) -> tuple[Benchmark | None, str]:
+    """Time a target's engines beside the one in production; return the call times, and why production is not in them.
+
+    There are none where the engines do not run here, or have no fp32 baseline for a speed-up.
+    """
+    baseline = next((build for build in builds if build.precision is Precision.FP32), None)
+    if baseline is None or BACKENDS[baseline.target.backend].can_run(baseline.target) is not None:
+        return None, ""
+    plan = plan_latency(context.recipe)
+    production = find_production(context, baseline.target, [baseline, *builds], dict(plan.sizes))
+    engines = TimedEngines(tuple(builds), baseline, production.build)
+    try:
+        return make_benchmark(context, source, engines, calibration), production.remark
+    except MeasurementError as error:
+        if engines.guest is None:
+            raise
+        # An old engine that fails here must not stop a release.
+        remark = f"not timed beside the engine in production, with which it failed: {error}"
+        return make_benchmark(context, source, replace(engines, production=None), calibration), remark
+
+
+@dataclass(frozen=True)
+class TimedEngines:
+    """A target's engines, the one that is their baseline, and the one in production, which may be one of them."""
+
+    builds: tuple[EngineBuild, ...]
+    baseline: EngineBuild
+    production: EngineBuild | None
+
+    @property
+    def guest(self) -> EngineBuild | None:
+        """The engine in production where it is none of the builds."""
+        digests = {build.digest for build in self.builds}
+        return None if self.production is None or self.production.digest in digests else self.production
+
+    @property
+    def together(self) -> tuple[EngineBuild, ...]:
+        """All engines that are timed."""
+        return self.builds if self.guest is None else (*self.builds, self.guest)
+
+
+def plan_latency(recipe: Recipe) -> LatencyPlan:
+    """Return how a recipe's engines are timed: at the optimum of its first profile."""
+    spec, profile = recipe.latency, recipe.shape_profiles[0]
+    best = tuple((name, span.opt) for name, span in profile.axes)
+    return LatencyPlan(spec.windows, spec.iterations, spec.warmup, best, spec.seconds_max)
+
+
 def make_benchmark(
-    context: ReleaseContext, source: SourceFiles, builds: tuple[EngineBuild, ...], calibration: CalibrationSet
+    context: ReleaseContext, source: SourceFiles, engines: TimedEngines, calibration: CalibrationSet
 ) -> Benchmark:
-    """Measure call times of a target's engines, interleaved with the fp32 baseline, until the gates are decided.
+    """Measure call times of a target's engines, interleaved with the fp32 baseline and with production, until decided.
 
     One fresh process appends to the windows that earlier releases kept of the same engines on the same machine.
     """
-    recipe, profile, machine = context.recipe, context.recipe.shape_profiles[0], this_machine()
-    spec, gates, metric = recipe.latency, recipe.gates, recipe.model_task.metrics[0]
-    best = tuple((name, span.opt) for name, span in profile.axes)
-    plan = LatencyPlan(spec.windows, spec.iterations, spec.warmup, best, spec.seconds_max)
-    baseline = next(build for build in builds if build.precision is Precision.FP32)
-    rule = LatencyRule(Limits(metric.name, **gates.model_dump()), machine, bounds_p99=recipe.auto_promote)
-    engines = [(build.digest, build.backend_version) for build in builds]
-    measured = (engines, plan.iterations, plan.sizes, machine, source.digest, versions())
+    recipe, plan, machine = context.recipe, plan_latency(context.recipe), this_machine()
+    metric, baseline = recipe.model_task.metrics[0], engines.baseline
+    limits, judged = Limits(metric.name, **recipe.gates.model_dump()), tuple(build.digest for build in engines.builds)
+    rule = LatencyRule(limits, machine, promotes=recipe.auto_promote, judged=judged)
+    timed = [(build.digest, build.backend_version) for build in engines.together]
+    measured = (timed, plan.iterations, plan.sizes, machine, source.digest, versions())
     kept = context.workspace.partial("windows", measured)
+    production = engines.production.digest if engines.production else None
 
     def make(into: Path) -> Benchmark:
         rows = encode_timed_rows(context, source, baseline, calibration)
         return run_isolated(
             measure_latency,
-            builds,
+            engines.together,
             make_feed(rows, baseline.inputs, dict(plan.sizes)),
-            Windows.empty([build.digest for build in builds], baseline.digest, plan),
+            Windows.empty([digest for digest, _ in timed], baseline.digest, plan, production),
             rule,
             (kept, into),
             on_progress=context.progress_of(f"benchmark {baseline.target.name}"),
@@ -139,10 +192,12 @@ def make_benchmark(
         )
 
     def describe(benchmark: Benchmark) -> str:
-        medians = {build.precision: 1000 * float(np.median(benchmark.seconds(build.digest))) for build in builds}
+        medians = {
+            build.precision: 1000 * float(np.median(benchmark.seconds(build.digest))) for build in engines.builds
+        }
         return "p50 " + ", ".join(f"{precision} {median:.1f} ms" for precision, median in medians.items())
 
-    key = (measured, plan, rule)
+    key = (measured, plan, rule, production)
     return context.run(Step("benchmark", baseline.target.name, key, Benchmark, make, describe))
 
 

@@ -17,10 +17,11 @@ from registry.names import production_alias
 from registry.records import GateResult
 from tasks.bundle.toolchain import toolchain
 from tasks.graphs.layer_table import LAYERS_FILE, LayerRow, parse_layers
-from tasks.measurement.row_results import ROW_RESULTS_FILE, RowResults, compare_results, parse_row_results
+from tasks.measurement.against_production import Known, judge_against_production
+from tasks.measurement.row_results import ROW_RESULTS_FILE, RowResults, parse_row_results
 from tasks.report.page.document import ReportedEngine, ReportInputs, describe_release
 from tasks.report.rows import EngineRow, ReleaseReport
-from tasks.verdicts.against_production import compare, read_measured
+from tasks.verdicts.against_production import read_measured
 from tasks.verdicts.gates import Limits
 
 REPORT_VALUES = "report.json"
@@ -117,14 +118,11 @@ def compare_with_production(
         ours, theirs = (context.store.manifest(row.model, version) for version in (row.version, serving))
         if ours.build.digest == theirs.build.digest:
             return None, ()
-        metric, before = context.recipe.model_task.metrics[0], read_answered(Lineage(context.store), row.model, serving)
-        results = compare(
-            read_measured(ours),
-            read_measured(theirs),
-            metric=metric.name,
-            loss_max=context.recipe.gates.loss_max,
-            paired=compare_results(metric, before, answered) if before and answered else None,
-        )
+        # Measured now, which an engine that was published before was not.
+        candidate = Known(replace(read_measured(ours), measurements=row.measurements), answered)
+        production = Known(read_measured(theirs), read_answered(Lineage(context.store), row.model, serving))
+        recipe = context.recipe
+        results = judge_against_production(recipe.model_task.metrics[0], recipe.gates.loss_max, candidate, production)
     except EngineryError as error:  # no reason to report nothing
         context.reporter.say(f"{row.target} {row.precision} is not compared with version {serving}: {error}")
         return None, ()

@@ -7,8 +7,6 @@ import numpy as np
 from tasks.measurement.batching import Batching
 from tasks.model_tasks.contract import Answers
 
-ANSWERS_FILES = "answers*.npz"
-
 
 def answers_file(batching: Batching) -> str:
     """Return the name of the file with the answers of a batching."""

@@ -82,20 +82,21 @@ def measure_until_decided(
 ) -> Windows:
     """Append windows to those kept until no engine is undecided or `seconds_max` is used up.
 
-    Undecided engines are timed on, with the baseline between them. Whether an engine is decided is looked at only at
-    the looks of `Windows.reached`. The windows of the first look are measured however long they take.
+    Undecided engines are timed on, with the baseline and the engine in production between them. Whether an engine is
+    decided is looked at only at the looks of `Windows.reached`. The windows of the first look are measured however long
+    they take.
     """
     plan, probes = windows.plan, probes or Probes()
     first = list_looks(plan.windows)[0]
     undecided = find_undecided(windows) if windows.count >= first else tuple(sessions)
-    for name in {windows.baseline, *undecided}:
+    for name in {*windows.compared_with, *undecided}:
         interleave({name: sessions[name]}, feed, replace(plan, windows=0))
     started = probes.clock()
     while undecided:
         spent = probes.clock() - started
         if spent >= plan.seconds_max and windows.count >= first:
             break
-        names = [name for name in sessions if name in {windows.baseline, *undecided}]
+        names = [name for name in sessions if name in {*windows.compared_with, *undecided}]
         reached = windows.reached
         windows = _append_span({name: sessions[name] for name in names}, feed, windows, probes)
         if windows.reached != reached:
@@ -152,7 +153,7 @@ def measure_latency(
     windows = load_windows(kept, empty)
     new_tokens = dict(windows.plan.sizes).get(NEW_TOKENS)
     undecided = rule(windows) if windows.reached[0] else windows.digests
-    timed = {windows.baseline, *undecided} if undecided else set()
+    timed = {*windows.compared_with, *undecided} if undecided else set()
     sessions = {build.digest: open_engine(build, new_tokens=new_tokens) for build in builds if build.digest in timed}
     if sessions:
         is_on_cpu = builds[0].backend is Backend.ONNXRUNTIME

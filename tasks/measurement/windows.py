@@ -49,6 +49,7 @@ class Windows:
     An engine that was decided has fewer, those of the same time as the baseline's first. `disturbed` is bool [windows]:
     other work was seen meanwhile, `reasons` counts it by kind. `gpu` is float64 [windows, 4]: the GPU's clock in MHz,
     its power in watts, its temperature in degrees Celsius, and whether its limit of power held it back; NaN on a CPU.
+    The engine in production, where it runs here and takes the same calls, is timed as long as the baseline.
     """
 
     baseline: str
@@ -57,12 +58,20 @@ class Windows:
     disturbed: NDArray[np.bool_]
     reasons: Mapping[str, int]
     gpu: NDArray[np.float64]
+    production: str | None = None
 
     @classmethod
-    def empty(cls, digests: Iterable[str], baseline: str, plan: LatencyPlan) -> "Windows":
+    def empty(
+        cls, digests: Iterable[str], baseline: str, plan: LatencyPlan, production: str | None = None
+    ) -> "Windows":
         """Return no windows of these engines."""
         times = {digest: np.empty((0, plan.iterations)) for digest in digests}
-        return cls(baseline, plan, times, np.empty(0, dtype=bool), {}, np.empty((0, _GPU_VALUES)))
+        return cls(baseline, plan, times, np.empty(0, dtype=bool), {}, np.empty((0, _GPU_VALUES)), production)
+
+    @property
+    def compared_with(self) -> frozenset[str]:
+        """The engines that others are compared with, which are timed as long as any: the baseline and production."""
+        return frozenset({self.baseline, self.production or self.baseline})
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -131,6 +140,7 @@ class Benchmark:
     reasons: dict[str, int]
     undecided: tuple[str, ...]
     files: tuple[FileRecord, ...]
+    production_digest: str | None = None
     directory: Path = field(default=Path(), compare=False, metadata=PLACE)
 
     def seconds(self, engine_digest: str) -> NDArray[np.float64]:
@@ -146,7 +156,7 @@ class Benchmark:
         """Return the raw times of all engines."""
         times = {digest: self.seconds(digest) for digest in self.engine_digests}
         disturbed, gpu = (np.load(self.directory / f"{name}.npy", allow_pickle=False) for name in (_DISTURBED, _GPU))
-        return Windows(self.baseline_digest, self.plan, times, disturbed, self.reasons, gpu)
+        return Windows(self.baseline_digest, self.plan, times, disturbed, self.reasons, gpu, self.production_digest)
 
 
 def save_benchmark(
@@ -164,6 +174,7 @@ def save_benchmark(
         dict(windows.reasons),
         undecided,
         record_tree(into),
+        windows.production,
         into,
     )
 

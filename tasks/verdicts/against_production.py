@@ -14,26 +14,33 @@ from tasks.verdicts.intervals import PairedLoss
 
 # Two releases measure the same machine at two moments, so a smaller difference in call time proves nothing.
 SLOWER_AT_MOST = 0.10
+# Side by side, in one process and the same seconds, less can be told; of p99, whose slow calls are few, it cannot.
+SLOWER_SIDE_BY_SIDE = {"latency_p50_ms": 0.05, "latency_p99_ms": 0.10}
+# The figures that say how many times as long as in production, by what they compare.
+OVER_PRODUCTION = {"latency_p50_ms": "p50_over_production", "latency_p99_ms": "p99_over_production"}
 
 
 @dataclass(frozen=True)
 class Measured:
     """The measurements of an engine, the digest of its evaluation data and the revision of its fp32 source.
 
-    `shape` is (axis, size) of the timed calls.
+    `shape` is (axis, size) of the timed calls, `digest` the engine's.
     """
 
     measurements: tuple[Measurement, ...]
     evaluation_set: str
     source_revision: str
     shape: tuple[tuple[str, int], ...]
+    digest: str = ""
 
 
 def read_measured(manifest: EngineManifest) -> Measured:
     """Return what a manifest says was measured; calls are timed in the first profile's optimum."""
     profile = next(iter(manifest.build.profiles), None)
     shape = tuple((name, span.opt) for name, span in profile.axes) if profile else ()
-    return Measured(manifest.measurements, manifest.evaluation_set, manifest.source.revision, shape)
+    return Measured(
+        manifest.measurements, manifest.evaluation_set, manifest.source.revision, shape, manifest.build.digest
+    )
 
 
 def compare(
@@ -50,6 +57,7 @@ def compare(
     `loss_max` is the recipe's limit of the metric's loss, as a fraction: what is allowed against fp32 is allowed
     against production too. `paired` is the loss row by row, where the answers of both engines are still stored. Without
     it the two intervals are taken as far apart as they can be, which proves less than a paired test and never more.
+    So are those of the call times, where the candidate's release did not time production's engine beside it.
     """
     return (
         _compare_quality(metric, candidate, production, loss_max, paired, higher_is_better=higher_is_better),
@@ -100,6 +108,9 @@ def _judge_loss(gate: str, what: str, bounds: tuple[float, float], limit: float,
 
 def _compare_latency(metric: str, candidate: Measured, production: Measured) -> GateResult:
     gate = f"{metric.removesuffix('_ms')}_against_production"
+    beside = _find_own(candidate.measurements, OVER_PRODUCTION[metric])
+    if beside is not None and beside.against == production.digest:
+        return _judge_side_by_side(gate, metric, beside)
     ours, theirs = (_find_own(engine.measurements, metric) for engine in (candidate, production))
     if ours is None or theirs is None:
         return GateResult(gate, Verdict.UNMEASURED, f"{metric} was not measured on both engines")
@@ -114,13 +125,40 @@ def _compare_latency(metric: str, candidate: Measured, production: Measured) -> 
         return GateResult(gate, Verdict.INCONCLUSIVE, f"{metric} of production has no lower bound", ours)
     least, most = low / their_high, high / their_low
     figure = (
-        f"{metric} {ours.value:.2f} against {theirs.value:.2f} in production: {least:.2f} to {most:.2f} times as long"
+        f"{metric} {ours.value:.2f} against {theirs.value:.2f} in production, each by its own release: {least:.2f} to "
+        f"{most:.2f} times as long, limit {1 + SLOWER_AT_MOST:.2f}"
     )
-    if least > 1 + SLOWER_AT_MOST:
-        return GateResult(gate, Verdict.FAILED, f"{figure}: it regressed", ours)
-    if not most <= 1 + SLOWER_AT_MOST:
-        return GateResult(gate, Verdict.INCONCLUSIVE, f"{figure}: not proven to be no slower", ours)
-    return GateResult(gate, Verdict.PASSED, figure, ours)
+    return GateResult(gate, *_judge_ratio(figure, least, most, SLOWER_AT_MOST), ours)
+
+
+def _judge_side_by_side(gate: str, metric: str, ratio: Measurement) -> GateResult:
+    """Judge how many times as long as in production, both timed in one process."""
+    slower, (low, high) = SLOWER_SIDE_BY_SIDE[metric], _read_bounds(ratio)
+    figure = (
+        f"{metric.removeprefix('latency_').removesuffix('_ms')} {ratio.value:.2f} times as long as in production "
+        f"({max(low, 0.0):.2f} to {high:.2f}), both timed side by side, limit {1 + slower:.2f}"
+    )
+    return GateResult(gate, *_judge_ratio(figure, low, high, slower), ratio)
+
+
+def _judge_ratio(figure: str, low: float, high: float, slower: float) -> tuple[Verdict, str]:
+    """Return the verdict on a call that may take `slower` of itself longer, and why."""
+    if low > 1 + slower:
+        return Verdict.FAILED, f"{figure}: it regressed"
+    if not high <= 1 + slower:
+        return Verdict.INCONCLUSIVE, f"{figure}: not proven to be no slower"
+    return Verdict.PASSED, figure
+
+
+def is_undecided_over_production(measurements: Sequence[Measurement]) -> bool:
+    """Tell whether more calls beside production's engine may decide which of the two is faster.
+
+    p99 does not count: the bounds of two p99 stay far apart for thousands of calls.
+    """
+    ratio = find(measurements, OVER_PRODUCTION["latency_p50_ms"])
+    if ratio is None:
+        return False
+    return _judge_side_by_side("", "latency_p50_ms", ratio).verdict is Verdict.INCONCLUSIVE
 
 
 def _find_own(measurements: Sequence[Measurement], metric: str) -> Measurement | None:

@@ -119,12 +119,16 @@ def _describe_engine(engine: ReportedEngine, inputs: ReportInputs) -> dict[str, 
         "macs_share": engine.macs_share,
         "layers": [asdict(layer) for layer in engine.layers],
         "production": engine.production,
-        "against_production": [
-            {"gate": gate.gate, "verdict": gate.verdict.value, "reason": gate.reason}
-            for gate in engine.against_production
-        ],
+        "against_production": [_describe_difference(gate) for gate in engine.against_production],
         **_describe_answers(inputs.metric, engine.answered, inputs.classes),
     }
+
+
+def _describe_difference(gate: GateResult) -> dict[str, Any]:
+    """Return a comparison with production; `times` is how many times as long as there, both timed side by side."""
+    ratio = gate.measurement if gate.measurement is not None and gate.measurement.against is not None else None
+    times = None if ratio is None else {"value": ratio.value, "low": ratio.low, "high": ratio.high, "unit": "ratio"}
+    return {"gate": gate.gate, "verdict": gate.verdict.value, "reason": gate.reason, "times": times}
 
 
 def _describe_answers(metric: Metric, answered: RowResults | None, classes: Sequence[str]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def measure(
     kept: Windows | None = None,
     load: Load | None = None,
     plan: LatencyPlan = PLAN,
-    bounds_p99: bool = False,
+    promotes: bool = False,
 ) -> Windows:
     """Measure sessions against the baseline A."""
     empty = Windows.empty(seconds, "A", plan)
@@ -144,7 +144,7 @@ def measure(
         sessions(timeline, **seconds),
         FEED,
         empty if kept is None else replace(kept, plan=plan),
-        LatencyRule(limits, HOST, bounds_p99=bounds_p99),
+        LatencyRule(limits, HOST, promotes=promotes),
         probes=Probes(timeline.clock, (load or Load()).read),
     )
 
@@ -170,14 +170,14 @@ class Noisy(Session):
         return super().run(feed)
 
 
-@pytest.mark.parametrize(("limits", "bounds_p99"), [(Limits("none", 0, latency_p99_ms_max=1e6), False), (None, True)])
-def test_a_p99_needs_the_calls_that_bound_it(limits: Limits | None, bounds_p99: bool) -> None:
+@pytest.mark.parametrize(("limits", "promotes"), [(Limits("none", 0, latency_p99_ms_max=1e6), False), (None, True)])
+def test_a_p99_needs_the_calls_that_bound_it(limits: Limits | None, promotes: bool) -> None:
     timeline, plan = Timeline(), replace(PLAN, seconds_max=1e9)
     windows = measure_until_decided(
         {name: Noisy(name, 1, timeline, each_call=True) for name in "AB"},
         FEED,
         Windows.empty("AB", "A", plan),
-        LatencyRule(limits, HOST, bounds_p99=bounds_p99),
+        LatencyRule(limits, HOST, promotes=promotes),
         probes=Probes(timeline.clock, Load().read),
     )
     for name in "AB":
@@ -299,3 +299,45 @@ def test_raw_times_are_saved_with_the_digest_of_their_bytes(tmp_path: Path) -> N
     again = saved.windows()
     assert (again.baseline, again.plan, again.reasons) == (windows.baseline, PLAN, {"load": 1})
     np.testing.assert_array_equal(again.disturbed, windows.disturbed)
+
+
+def test_production_is_timed_as_long_as_any_and_compared_in_the_same_windows() -> None:
+    timeline, plan = Timeline(), replace(PLAN, seconds_max=500)
+    engines: dict[str, Session] = sessions(timeline, A=1, B=0.5, P=0.4) | {"C": Noisy("C", 1, timeline)}
+    rule = LatencyRule(SPEEDUP, HOST, judged=("A", "B", "C"))
+    empty = Windows.empty("ABPC", "A", plan, production="P")
+    windows = measure_until_decided(engines, FEED, empty, rule, probes=Probes(timeline.clock, Load().read))
+    assert rule(windows) == ("C",)  # and never production, which nobody judges
+    assert windows.count == len(windows.times["P"]) == len(windows.times["C"]) > len(windows.times["B"])
+    ratio = find(latency_measurements(windows, "B", HOST), "p50_over_production")
+    p99 = find(latency_measurements(windows, "A", HOST), "p99_over_production")
+    assert ratio
+    assert p99
+    assert ratio.against == "P"
+    assert ratio.value == pytest.approx(1.25)
+    assert p99.value == pytest.approx(2.5)
+    assert find(latency_measurements(windows, "P", HOST), "p50_over_production") is None
+
+
+@pytest.mark.parametrize("promotes", [False, True])
+def test_a_recipe_that_promotes_measures_until_production_is_told_apart(promotes: bool) -> None:
+    """B is 4 % slower than production, less than what is allowed, and three times as fast as the baseline."""
+    timeline, plan = Timeline(), replace(PLAN, seconds_max=1e9)
+    engines: dict[str, Session] = sessions(timeline, A=3, P=1) | {"B": Noisy("B", 1.04, timeline, each_call=True)}
+    rule = LatencyRule(replace(SPEEDUP, speedup_min=2.0), HOST, promotes=promotes, judged=("B",))
+    empty = Windows.empty("APB", "A", plan, production="P")
+    windows = measure_until_decided(engines, FEED, empty, rule, probes=Probes(timeline.clock, Load().read))
+    assert (windows.count > plan.windows) == promotes
+
+
+def test_what_fails_a_gate_is_measured_no_longer() -> None:
+    limits = replace(SPEEDUP, latency_p99_ms_max=1e6)  # twenty calls cannot bound p99
+    windows = measure(Timeline(), {"A": 1, "B": 2}, limits, plan=replace(PLAN, seconds_max=1e9))
+    assert len(windows.times["B"]) == PLAN.windows < len(windows.times["A"])
+
+
+def test_production_is_kept_with_the_raw_times(tmp_path: Path) -> None:
+    windows = measure(Timeline(), {"A": 1, "B": 2}, None)
+    windows = replace(windows, production="B")
+    benchmark = save_benchmark(windows, undecided=(), measured_on=HOST, boundary="", into=tmp_path)
+    assert benchmark.windows().production == "B"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from registry.records import Machine, Measurement, Verdict
-from tasks.verdicts.against_production import Measured, compare
+from tasks.verdicts.against_production import Measured, compare, is_undecided_over_production
 from tasks.verdicts.intervals import PairedLoss, paired_loss
 
 L4 = Machine("x86", 8, "NVIDIA L4", "580.10")
@@ -153,3 +153,43 @@ def test_figures_of_the_onnx_graph_count_for_nothing() -> None:
 def test_a_figure_that_is_nan_is_unmeasured() -> None:
     nothing = measured(p50=(float("nan"), 1.9, 2.1))
     assert verdicts(nothing, measured())[1] is UNMEASURED
+
+
+def beside(low: float, high: float | None, metric: str = "p50_over_production", against: str = "p" * 64) -> Measured:
+    """A candidate that its release timed beside production's engine, which was a third as fast when it was new."""
+    there = measured(p50=(6.0, 5.9, 6.1), p99=(9.0, 8.9, 9.1))
+    ratio = replace(figure(metric, (low + (high or low)) / 2, low, high), against=against)
+    return replace(there, measurements=(*there.measurements, ratio))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.9, 1.04, PASSED), (1.06, 1.2, FAILED), (0.98, 1.08, INCONCLUSIVE), (0.5, None, INCONCLUSIVE)],
+)
+def test_calls_that_were_timed_side_by_side_decide_and_not_old_figures(
+    low: float, high: float | None, verdict: Verdict
+) -> None:
+    production = replace(measured(), digest="p" * 64)
+    result = compare(beside(low, high), production, metric="accuracy", loss_max=0.01)[1]
+    assert result.verdict is verdict
+    assert "timed side by side" in result.reason
+    assert ("it regressed" in result.reason) == (verdict is FAILED)
+
+
+def test_calls_beside_another_engine_than_the_one_in_production_decide_nothing() -> None:
+    production = replace(measured(), digest="q" * 64)
+    result = compare(beside(0.9, 1.0), production, metric="accuracy", loss_max=0.01)[1]
+    assert result.verdict is FAILED
+    assert "each by its own release" in result.reason
+
+
+def test_p99_is_held_to_a_wider_limit() -> None:
+    production = replace(measured(), digest="p" * 64)
+    result = compare(beside(0.9, 1.09, "p99_over_production"), production, metric="accuracy", loss_max=0.01)[2]
+    assert result.verdict is PASSED
+
+
+def test_only_an_open_p50_needs_more_calls() -> None:
+    assert is_undecided_over_production(beside(0.98, 1.08).measurements)
+    assert not is_undecided_over_production(beside(0.9, 1.04).measurements)
+    assert not is_undecided_over_production(beside(0.5, 1.5, "p99_over_production").measurements)
