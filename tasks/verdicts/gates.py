@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from registry.records import GateResult, Measurement, Verdict
+from tasks.verdicts.deciding_rows import estimate_rows
 
 MEGABYTE = 1_000_000
 # An engine is as good as its worst gate.
@@ -44,7 +45,11 @@ def judge(
     if limits.higher_is_better and (nothing := _judge_nothing(find(measurements, limits.metric), loss)):
         results = [nothing]
     else:
-        results = [_judge_quality(limits.metric, loss, limits.loss_max)]
+        results = [
+            _judge_quality(
+                limits.metric, loss, limits.loss_max, estimate_rows(measurements, limits.metric, limits.loss_max)
+            )
+        ]
     results += judge_latency(measurements, limits, is_baseline=is_baseline)
     if limits.size_mb_max is not None:
         results.append(_judge_size(size_bytes, limits.size_mb_max))
@@ -93,7 +98,13 @@ def _judge_nothing(quality: Measurement | None, loss: Measurement | None) -> Gat
     return GateResult(loss.metric, Verdict.UNMEASURED, reason, loss)
 
 
-def _judge_quality(metric: str, loss: Measurement | None, limit: float) -> GateResult:
+def _name_rows(rows: int | None) -> str:
+    if rows is None:
+        return "it is so close to its limit that more rows would hardly decide it"
+    return f"about {rows:,} rows would decide it, if the loss stays what it is"
+
+
+def _judge_quality(metric: str, loss: Measurement | None, limit: float, rows: int | None) -> GateResult:
     gate = f"{metric}_loss"
     if loss is None or not _is_usable(loss):
         return GateResult(gate, Verdict.UNMEASURED, f"{metric} was not measured", loss)
@@ -104,7 +115,7 @@ def _judge_quality(metric: str, loss: Measurement | None, limit: float) -> GateR
     if loss.subject != "engine":
         return GateResult(gate, Verdict.UNMEASURED, f"the engine itself has not run; its ONNX graph: {figure}", loss)
     if high > limit:
-        reason = f"{figure}: {loss.samples} rows are too few to prove it; evaluate on more rows"
+        reason = f"{figure}: {loss.samples:,} rows are too few to prove it; {_name_rows(rows)}"
         return GateResult(gate, Verdict.INCONCLUSIVE, reason, loss)
     return GateResult(gate, Verdict.PASSED, figure, loss)
 

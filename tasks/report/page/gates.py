@@ -6,6 +6,7 @@ from typing import Any
 
 from registry.records import GateResult, Measurement, Verdict
 from tasks.report.rows import EngineRow
+from tasks.verdicts.deciding_rows import estimate_rows
 from tasks.verdicts.gates import MEGABYTE, Limits
 
 
@@ -41,7 +42,7 @@ def _name_change(gate: GateResult, own: Measurement | None, limit: float | None,
     if own is None:
         return _name_size_change(gate, row)
     if gate.verdict is Verdict.INCONCLUSIVE:
-        return _name_deciding(gate, own, limit)
+        return _name_deciding(gate, limit, row)
     if gate.gate == "latency_p99":  # its bounds are in ms, and the reason has them
         is_failed = gate.verdict is Verdict.FAILED
         return (
@@ -63,20 +64,10 @@ def _name_size_change(gate: GateResult, row: EngineRow) -> str:
     return f"a limit {side} {row.size_bytes / MEGABYTE:.1f} MB"
 
 
-def _name_deciding(gate: GateResult, own: Measurement, limit: float) -> str:
+def _name_deciding(gate: GateResult, limit: float, row: EngineRow) -> str:
     if gate.gate == "batch_flips":
         return "more evaluation rows"
     if not gate.gate.endswith("_loss"):
         return "more windows (`enginery measure`, a larger latency.seconds_max), or a quieter machine"
-    rows = estimate_rows(own, limit)
+    rows = estimate_rows(row.measurements, gate.gate.removesuffix("_loss"), limit)
     return "more evaluation rows" if rows is None else f"about {rows:,} evaluation rows, if the loss stays what it is"
-
-
-def estimate_rows(loss: Measurement, limit: float) -> int | None:
-    """Return about how many rows would prove a loss under its limit, if it stays as it is; None where none would.
-
-    The distance of a bound from its figure shrinks with the root of the rows.
-    """
-    if loss.high is None or not math.isfinite(loss.high) or loss.value >= limit:
-        return None
-    return math.ceil(loss.samples * ((loss.high - loss.value) / (limit - loss.value)) ** 2)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from registry.records import Machine, Measurement, Verdict
-from tasks.verdicts.against_production import Measured, compare, is_undecided_over_production
+from tasks.verdicts.against_production import Measured, compare, is_undecided_over_production, read_measured
 from tasks.verdicts.intervals import PairedLoss, paired_loss
+from tests.support.manifests import ManifestFactory
 
 L4 = Machine("x86", 8, "NVIDIA L4", "580.10")
 PASSED, FAILED, INCONCLUSIVE, UNMEASURED = (
@@ -193,3 +194,12 @@ def test_only_an_open_p50_needs_more_calls() -> None:
     assert is_undecided_over_production(beside(0.98, 1.08).measurements)
     assert not is_undecided_over_production(beside(0.9, 1.04).measurements)
     assert not is_undecided_over_production(beside(0.5, 1.5, "p99_over_production").measurements)
+
+
+def test_a_manifest_says_what_was_measured_and_with_which_calls(manifest_factory: ManifestFactory) -> None:
+    manifest, _ = manifest_factory()
+    found = read_measured(manifest)
+    assert found.measurements == manifest.measurements
+    assert (found.digest, found.evaluation_set) == (manifest.build.digest, manifest.evaluation_set)
+    assert dict(found.shape) == {"batch": 8, "sequence": 64}
+    assert read_measured(replace(manifest, build=replace(manifest.build, profiles=()))).shape == ()

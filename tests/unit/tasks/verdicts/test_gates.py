@@ -223,3 +223,10 @@ def test_every_reason_has_its_figure_and_its_limit() -> None:
 def test_find_returns_the_first_of_a_metric_or_none() -> None:
     assert find(GOOD, "speedup") is GOOD[3]
     assert find(GOOD, "flips") is None
+
+
+def test_an_undecided_loss_says_how_many_rows_would_decide_it() -> None:
+    close = judge([figure("accuracy_loss", 0.005, -0.005, 0.015)], LIMITS, size_bytes=1, is_baseline=False)[0]
+    assert "500 rows are too few to prove it; about 4,600 rows would decide it" in close.reason
+    at = judge([figure("accuracy_loss", 0.01, 0.0, 0.02)], LIMITS, size_bytes=1, is_baseline=False)[0]
+    assert "more rows would hardly decide it" in at.reason

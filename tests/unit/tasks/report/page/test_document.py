@@ -10,10 +10,9 @@ from registry.records import GateResult, Measurement, Precision, Verdict
 from tasks.measurement.row_results import RowResults, count_by_class, list_flips, reference_of
 from tasks.model_tasks.scores import ACCURACY
 from tasks.report.page.document import MOST_FLIPS, describe_release
-from tasks.report.page.gates import describe_gates, estimate_rows
+from tasks.report.page.gates import describe_gates
 from tasks.report.rows import EngineRow
 from tasks.verdicts.gates import Limits
-from tasks.verdicts.intervals import paired_loss
 from tests.support.reports import CLASSES, HOST, make_report_inputs
 
 INPUTS = make_report_inputs()
@@ -92,26 +91,6 @@ def test_the_candidate_is_promoted_by_the_command_that_names_its_version() -> No
     commands = [each["command"] for each in describe_release(INPUTS)["commands"]]
     assert "enginery promote sst2 --target cpu --version 1" in commands
     assert not any("rtx-4090" in command for command in commands)
-
-
-def loss(lost: int, rows: int) -> Measurement:
-    reference = np.ones(rows, dtype=bool)
-    figures = paired_loss(reference, np.arange(rows) >= lost)
-    return Measurement(
-        "accuracy_loss", figures.loss, "share", rows, "engine", "d" * 64, HOST, figures.low, figures.high
-    )
-
-
-def test_the_rows_that_would_decide_are_about_as_many_as_do() -> None:
-    limit, few = 0.02, loss(2, 200)
-    assert few.high is not None
-    assert few.high > limit
-    rows = estimate_rows(few, limit)
-    assert rows is not None
-    enough = loss(rows // 100, rows)  # the same share of rows lost
-    assert enough.high is not None
-    assert enough.high == pytest.approx(limit, rel=0.25)
-    assert estimate_rows(loss(4, 100), limit) is None
 
 
 @pytest.mark.parametrize(
