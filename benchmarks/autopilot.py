@@ -29,7 +29,7 @@ from benchmarks.quantization import (
     read_docstrings,
 )
 from benchmarks.quantization_tools import Feeds
-from calibration_data.reader import Rows, draw_holdout, load_split
+from calibration_data.reader import Rows, draw_behind, load_split
 from flows.inputs.recipe import load_recipe
 from tasks.calibration.collect import calibrate
 from tasks.graphs.files import write_graph
@@ -126,7 +126,7 @@ def check_classifier(model: Path, encoder: Encoder, scales: dict[str, Activation
     recipe = load_recipe(RECIPE)
     ref, spec, task = recipe.dataset, recipe.data.calibration, recipe.model_task
     rows = load_split(ref, task, recipe.data.evaluation.split)
-    spare = draw_holdout(
+    spare = draw_behind(
         ref, task, spec.split, after=spec.samples, samples=10_000, seed=spec.seed, apart_from=rows.inputs
     )
     holdout, proof = (make_holdout(encoder, split, 0.005) for split in (spare, rows))

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -85,7 +85,7 @@ def load_split(
     return _make_rows(ref, usable, about)
 
 
-def draw_holdout(
+def draw_behind(
     ref: DatasetRef,
     reader: RowReader,
     split: str,
@@ -195,6 +195,19 @@ def _make_rows(ref: DatasetRef, rows: Sequence[_Row], about: _About) -> Rows:
     digest = digest_of((inputs, targets, groups) if groups else (inputs, targets))
     classes = tuple(about.classes) if about.classes else None
     return Rows(inputs, targets, classes, about.quarantined, digest, ref.origin, groups, about.first_unusable)
+
+
+def join_rows(first: Rows, rest: Rows) -> Rows:
+    """Return the rows of both draws of one split, in this order."""
+    names = [*first.groups, *rest.groups]
+    groups = tuple(name if name.startswith("group ") else f"row {at}" for at, name in enumerate(names))
+    return replace(
+        first,
+        inputs=(*first.inputs, *rest.inputs),
+        targets=(*first.targets, *rest.targets),
+        digest=digest_of((first.digest, rest.digest)),
+        groups=groups,
+    )
 
 
 def _open(ref: DatasetRef, split: str) -> "Dataset":

@@ -1,5 +1,6 @@
 """Recipe and Fleet: the YAML files, and the one place where what a person wrote is parsed."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -26,6 +27,8 @@ def _check_task(name: str) -> str:
         raise ValueError(str(error)) from None
 
 
+# How many times as many rows an engine is judged on that the first leave undecided: half as wide an interval.
+MORE_ROWS = 4
 Task = Annotated[str, AfterValidator(_check_task)]
 
 
@@ -92,11 +95,27 @@ class CalibrationSpec(Part):
 
 
 class EvaluationSpec(Part):
-    """The rows engines are judged on; `samples` caps them, drawn with `seed`."""
+    """The rows engines are judged on; `samples` caps them, drawn with `seed`.
+
+    Engines that these leave undecided are judged on as many as `samples_max` (four times `samples`), where the split
+    has more.
+    """
 
     split: str = "evaluation"
     samples: Count | None = Field(default=None, examples=[2000])
+    samples_max: Count | None = Field(default=None, examples=[8000])
     seed: Seed = 0
+
+    @property
+    def most(self) -> int | None:
+        """The most rows that an engine is judged on; None where the first rows are all."""
+        return None if self.samples is None else self.samples_max or MORE_ROWS * self.samples
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.samples_max is not None and self.samples_max < (self.samples or math.inf):
+            raise ValueError("samples_max is for the engines that samples leave undecided: samples <= samples_max")
+        return self
 
 
 class GoldenSpec(Part):

@@ -1,8 +1,10 @@
 """What a recipe names beside its checkpoint: rows to judge on, rows to fit a head on, and a calibration table."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from calibration_data.reader import FEWEST_EVALUATION_ROWS, Rows, load_split
+from calibration_data.reader import FEWEST_EVALUATION_ROWS, Rows, draw_behind, join_rows, load_split
 from flows.inputs.recipe import HeadSpec, Recipe
 from registry.errors import BadInput
 from registry.records import ModelSource
@@ -52,6 +54,32 @@ def evaluation_rows(recipe: Recipe, source: ModelSource, processor: Path | None 
             "tells more of them apart, or give more rows"
         )
     return rows
+
+
+def more_evaluation_rows(recipe: Recipe, source: ModelSource, first: Rows, apart_from: Sequence[Any]) -> Rows | None:
+    """Return the rows that engines are judged on which the first leave undecided: those, and the rows behind them.
+
+    No input of `apart_from` is among the new ones. None where the recipe wants no more, or the split has not half as
+    many again: a second look at so few rows would cost more than it proves.
+
+    Raises:
+        BadInput: as `evaluation_rows`.
+    """
+    spec, task = recipe.data.evaluation, recipe.model_task
+    if spec.samples is None or spec.most is None or spec.most <= spec.samples:
+        return None
+    rest = draw_behind(
+        recipe.dataset,
+        task,
+        spec.split,
+        after=spec.samples,
+        samples=spec.most - spec.samples,
+        seed=spec.seed,
+        apart_from=apart_from,
+    )
+    if 2 * len(rest.inputs) < len(first.inputs):
+        return None
+    return join_rows(first, task.align_rows(rest, source))
 
 
 def golden_rows(recipe: Recipe, evaluation: Rows) -> Rows:

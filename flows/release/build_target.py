@@ -9,70 +9,38 @@ from numpy.typing import NDArray
 from prefect import flow
 from prefect.futures import PrefectFuture
 
-from calibration_data.reader import Rows
-from flows.inputs.plan import is_swept, why_not_here
+from flows.inputs.plan import why_not_here
 from flows.release.context import ReleaseContext, Unshown
 from flows.release.engines import engine_step
-from flows.release.graphs import Graphs
-from flows.release.measuring import benchmark_engines, graph_as_engine, make_evaluation, make_sweep
-from registry.errors import BuildError, EngineryError
+from flows.release.measuring import benchmark_engines
+from flows.release.scoring import (
+    EngineMeasurements,
+    SharedArtifacts,
+    add_sizes,
+    describe_more,
+    make_limits,
+    measure_engines,
+    sweep_target,
+)
+from registry.errors import BuildError
 from registry.records import (
     Backend,
-    CalibrationSet,
     EngineBuild,
     GateResult,
     GpuTarget,
-    Measurement,
     Precision,
-    SourceFiles,
     Verdict,
 )
-from tasks.backends import BACKENDS
 from tasks.backends.known_faults import describe_known_faults
 from tasks.bundle.golden import Golden
 from tasks.execution.steps import submit_stage
-from tasks.measurement.evaluate import Evaluation
-from tasks.measurement.latency_figures import latency_measurements
-from tasks.measurement.machine import this_machine
 from tasks.measurement.measurements import (
-    choose_worst,
     describe_batch_flips,
-    quality_measurements,
 )
-from tasks.measurement.row_results import RowResults, make_row_results
-from tasks.measurement.sweep import SizeTimes, Sweep
-from tasks.measurement.windows import Benchmark
+from tasks.measurement.row_results import RowResults
+from tasks.measurement.sweep import SizeTimes
 from tasks.report.rows import EngineRow
-from tasks.verdicts.gates import Limits, judge, overall
-
-
-@dataclass(frozen=True)
-class SharedArtifacts:
-    """What all targets of a release share: checkpoint, evaluation rows, golden inputs, calibration set and graphs."""
-
-    source: SourceFiles
-    evaluation: Rows
-    golden: Rows
-    calibration: CalibrationSet
-    graphs: Graphs
-
-    def calibration_of(self, precision: Precision) -> CalibrationSet | None:
-        """Return the calibration set if the graph of a precision was calibrated, else None."""
-        return self.calibration if self.graphs.by_precision[precision].calibration_set else None
-
-
-@dataclass(frozen=True)
-class EngineMeasurements:
-    """What was measured of one engine; `call_seconds` are raw call times, its own and the baseline's, by precision.
-
-    `answered` is what it answered row by row, None where it did not run. `sizes` are call times by size.
-    """
-
-    measurements: tuple[Measurement, ...] = ()
-    answered: RowResults | None = None
-    call_seconds: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    golden: Golden | None = None
-    sizes: tuple[SizeTimes, ...] = ()
+from tasks.verdicts.gates import judge, overall
 
 
 @dataclass(frozen=True)
@@ -158,97 +126,30 @@ def build_engines(
             for path in graphs.by_precision[precision].paths
         )
         dropped = benchmark.windows().describe_dropped() if benchmark else None
-        remarks = (graphs.remarks.get(precision), describe_batch_flips(measured.measurements), *faults, dropped, apart)
+        more = describe_more(measured.answered)
+        remarks = (
+            graphs.remarks.get(precision),
+            more,
+            describe_batch_flips(measured.measurements),
+            *faults,
+            dropped,
+            apart,
+        )
         is_open = benchmark is not None and build.digest in benchmark.undecided
         row = replace(row, remark="; ".join(filter(None, remarks)), is_open=is_open)
-        judged[precision] = judge_engine(context, row, build, add_sizes(measured, swept, build.digest))
+        measured = add_sizes(measured, swept, build.digest)
+        judged[precision] = judge_engine(context, row, build, measured, shared.looks)
     if benchmark is not None and benchmark.undecided:
         # Undecided call times are no finished stage: the next release goes on from the windows that were kept.
         context.workspace.discard(benchmark.directory)
     return [judged[precision] for precision in precisions]
 
 
-def measure_engines(
-    context: ReleaseContext,
-    target: GpuTarget,
-    shared: SharedArtifacts,
-    builds: Mapping[Precision, EngineBuild],
-    benchmark: Benchmark | None,
-) -> dict[Precision, EngineMeasurements]:
-    """Measure each engine; where none of the target runs here, score the exact ONNX graphs instead."""
-    runs_here = BACKENDS[target.backend].can_run(target) is None
-    exact = graph_as_engine(shared.graphs.by_precision[Precision.FP32], context.recipe.shape_profiles)
-    reference = make_evaluation(context, shared.source, exact, shared.evaluation, shared.golden)
-    windows, measured = benchmark.windows() if benchmark else None, {}
-    for precision, build in builds.items():
-        scored = score_engine(context, shared, build, reference, runs_here=runs_here)
-        if benchmark is None or windows is None:
-            measured[precision] = scored
-        else:
-            calls = {str(p): benchmark.seconds(builds[p].digest) for p in {Precision.FP32, precision}}
-            timed = latency_measurements(
-                windows, build.digest, benchmark.measured_on, benchmark.raw_digest(build.digest)
-            )
-            figures = (*scored.measurements, *timed)
-            measured[precision] = EngineMeasurements(figures, scored.answered, calls, scored.golden)
-    return measured
-
-
-def score_engine(
-    context: ReleaseContext, shared: SharedArtifacts, build: EngineBuild, reference: Evaluation, *, runs_here: bool
-) -> EngineMeasurements:
-    """Score an engine, or its exact ONNX graph, against the reference; nothing where that fails."""
-    subject = build if runs_here else graph_as_engine(shared.graphs.by_precision[build.precision], build.profiles)
-    try:
-        answers = make_evaluation(context, shared.source, subject, shared.evaluation, shared.golden)
-    except EngineryError as error:
-        context.reporter.say(f"{build.target.name} {build.precision} cannot be scored here: {error}")
-        return EngineMeasurements()
-    task, rows, what = context.recipe.model_task, shared.evaluation, "engine" if runs_here else "onnx-graph"
-    figures = quality_measurements(
-        task, answers, reference, rows.targets, groups=rows.groups, subject=what, machine=this_machine()
-    )
-    if not runs_here:
-        return EngineMeasurements(figures, golden=answers.golden(what))
-    exact = reference.answers()
-    _, judged = choose_worst(task.metrics[0], answers, rows.targets, exact)
-    answered = make_row_results(task.metrics[0], judged, exact, rows)
-    return EngineMeasurements(figures, answered, golden=answers.golden(what))
-
-
-def sweep_target(
-    context: ReleaseContext,
-    shared: SharedArtifacts,
-    builds: Mapping[Precision, EngineBuild],
-    benchmark: Benchmark | None,
-) -> Sweep | None:
-    """Time a target's engines over the profile's sizes; None where they do not run here, or it is not asked for.
-
-    No gate judges by it, so where it fails the release goes on without it.
-    """
-    if benchmark is None or not is_swept(context.recipe):
-        return None
-    try:
-        return make_sweep(context, shared.source, tuple(builds.values()), shared.calibration)
-    except EngineryError as error:
-        context.reporter.say(f"the sizes of the profile are not timed: {error}")
-        return None
-
-
-def add_sizes(measured: EngineMeasurements, swept: Sweep | None, digest: str) -> EngineMeasurements:
-    """Return what was measured of an engine, with its times over the profile's sizes."""
-    if swept is None:
-        return measured
-    figures = (*measured.measurements, *swept.measurements(digest))
-    return replace(measured, measurements=figures, sizes=swept.times(digest))
-
-
 def judge_engine(
-    context: ReleaseContext, row: EngineRow, build: EngineBuild, measured: EngineMeasurements
+    context: ReleaseContext, row: EngineRow, build: EngineBuild, measured: EngineMeasurements, looks: int
 ) -> JudgedEngine:
     """Judge a measured engine by the recipe's gates, and complete its row."""
-    metric = context.recipe.model_task.metrics[0]
-    limits = Limits(metric.name, **context.recipe.gates.model_dump(), higher_is_better=metric.higher_is_better)
+    limits = make_limits(context.recipe, looks)
     is_baseline = build.precision is Precision.FP32
     gates = judge(measured.measurements, limits, size_bytes=build.size_bytes, is_baseline=is_baseline)
     verdict, reason = overall(gates)

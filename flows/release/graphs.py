@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calibration_data.reader import Rows, draw_holdout, read_calibration_inputs
+from calibration_data.reader import Rows, draw_behind, read_calibration_inputs
 from flows.inputs.rows import read_table_of
 from flows.release.context import ReleaseContext, describe_size, versions
 from registry.errors import BadInput
@@ -73,7 +73,7 @@ def gather(
     if not spec.holdout:
         return Material(source, onnx, calibration, None, "the recipe asks for no holdout")
     task = context.recipe.model_task
-    rows = draw_holdout(
+    rows = draw_behind(
         context.recipe.dataset,
         task,
         spec.split,

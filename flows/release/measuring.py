@@ -68,7 +68,8 @@ def make_evaluation(
             died=MeasurementError,
         )
 
-    label = f"{build.target.name} {build.precision}"
+    more = len(evaluation.inputs) > (recipe.data.evaluation.samples or len(evaluation.inputs))
+    label = f"{build.target.name} {build.precision}{' on more rows' if more else ''}"
     engine = (build.digest, build.backend, build.backend_version)
     rows = evaluation.digest, golden.digest
     key = (*engine, source.digest, rows, recipe.task, build.profiles, versions())

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from prefect import runtime
 
-from calibration_data.reader import read_calibration_inputs
+from calibration_data.reader import Rows, read_calibration_inputs
 from flows.inputs.recipe import Recipe
-from flows.release.build_target import JudgedEngine, SharedArtifacts
+from flows.release.build_target import JudgedEngine
 from flows.release.context import ReleaseRun, make_flow_run_links
 from flows.release.graphs import Graphs, read_choice
 from flows.release.identity import source_revision
+from flows.release.scoring import SharedArtifacts
 from registry.bundle.description import describe_next
 from registry.bundle.manifest import FORMAT_VERSION
 from registry.errors import EngineryError
@@ -100,7 +101,8 @@ def log_engine(release: ReleaseRun, run_id: str, shared: SharedArtifacts, judged
             row.measurements,
             judged.gates,
             judged.verdict,
-            evaluation=name_evaluation_rows(release.context.recipe, shared),
+            evaluation=name_evaluation_rows(release.context.recipe, shared.rows_of(judged.answered)),
+            drawn_first=shared.evaluation.digest,
             calibration=name_calibration_rows(shared) if calibration else None,
             source_revision=source_revision(release.context.recipe),
             figures=draw_engine(judged, graph, Path(scratch), release.context.recipe.gates.latency_p99_ms_max),
@@ -123,9 +125,9 @@ def write_answered(judged: JudgedEngine, into: Path) -> tuple[Path, ...]:
     return (file,)
 
 
-def name_evaluation_rows(recipe: Recipe, shared: SharedArtifacts) -> UsedRows:
+def name_evaluation_rows(recipe: Recipe, rows: Rows) -> UsedRows:
     """Name the rows that engines are judged on by their dataset and split."""
-    rows, split = shared.evaluation, recipe.data.evaluation.split
+    split = recipe.data.evaluation.split
     return UsedRows(f"{Path(recipe.dataset.origin).name} {split}", rows.digest, len(rows.inputs), "evaluation")
 
 
@@ -152,7 +154,7 @@ def publish_version(release: ReleaseRun, run_id: str, shared: SharedArtifacts, j
             release=release.id,
             sequence=context.store.take_sequence(context.recipe.model),
             calibration=shared.calibration_of(build.precision),
-            evaluation_set=shared.evaluation.digest,
+            evaluation_set=shared.rows_of(judged.answered).digest,
             measurements=judged.row.measurements,
             gates=judged.gates,
             created_at=now().isoformat(timespec="seconds"),

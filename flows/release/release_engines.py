@@ -12,16 +12,18 @@ from typing import Any
 from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from calibration_data.reader import read_calibration_inputs
 from flows.inputs.fleet import Fleet
 from flows.inputs.plan import why_not_here
 from flows.inputs.recipe import Recipe
-from flows.inputs.rows import evaluation_rows
-from flows.release.build_target import JudgedEngine, SharedArtifacts, build_engines, count_parallel_builds
+from flows.inputs.rows import evaluation_rows, more_evaluation_rows
+from flows.release.build_target import JudgedEngine, build_engines, count_parallel_builds
 from flows.release.context import ReleaseContext, ReleaseRun, Unshown, make_flow_run_links
 from flows.release.graphs import Takes, gather, make_graphs
 from flows.release.measuring import choose_golden
 from flows.release.publish import draw_release, name_calibration_rows, name_evaluation_rows, publish_engines
 from flows.release.reporting import write_report
+from flows.release.scoring import SharedArtifacts
 from flows.release.stages import make_calibration_set, make_onnx, make_source
 from registry.bundle.signing import local_signer, local_trust
 from registry.errors import EngineryError
@@ -99,7 +101,7 @@ def publish_release(
     """Publish the judged engines and close the release's run; `missing` are the targets without a result."""
     rows = publish_engines(release, shared, judged)
     report = ReleaseReport(release.id, release.context.recipe.model, rows, run_id=release.run_id, missing=missing)
-    used = name_evaluation_rows(release.context.recipe, shared), name_calibration_rows(shared)
+    used = name_evaluation_rows(release.context.recipe, shared.evaluation), name_calibration_rows(shared)
     metric = release.context.recipe.model_task.metrics[0]
     metrics = release_metrics(report, metric)
     release.log.summarize(release.run_id, metrics, release_note(report), *used)
@@ -126,7 +128,9 @@ def make_shared(context: ReleaseContext, targets: Sequence[GpuTarget], takes: Ta
     source = make_source(context)
     evaluation = evaluation_rows(context.recipe, source.source, source.directory)
     calibration = make_calibration_set(context, evaluation)
+    more = more_evaluation_rows(context.recipe, source.source, evaluation, read_calibration_inputs(calibration))
     onnx = make_onnx(context, source, evaluation)
-    material = gather(context, source, onnx, calibration, evaluation)
+    material = gather(context, source, onnx, calibration, more or evaluation)
     graphs = make_graphs(context, material, context.recipe.precisions, targets, takes)
-    return SharedArtifacts(source, evaluation, choose_golden(context, source, onnx, evaluation), calibration, graphs)
+    golden = choose_golden(context, source, onnx, evaluation)
+    return SharedArtifacts(source, evaluation, golden, calibration, graphs, more)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from flows.release.build_target import JudgedEngine, SharedArtifacts
+from flows.release.build_target import JudgedEngine
 from flows.release.context import ReleaseRun
+from flows.release.scoring import SharedArtifacts, make_limits
 from registry.errors import EngineryError
 from registry.host.clock import now
 from registry.mlflow.runs.addresses import REPORT_PAGE, list_links
@@ -22,7 +23,6 @@ from tasks.measurement.row_results import ROW_RESULTS_FILE, RowResults, parse_ro
 from tasks.report.page.document import ReportedEngine, ReportInputs, describe_release
 from tasks.report.rows import EngineRow, ReleaseReport
 from tasks.verdicts.against_production import read_measured
-from tasks.verdicts.gates import Limits
 
 REPORT_VALUES = "report.json"
 
@@ -65,7 +65,7 @@ def _gather_inputs(
         report,
         engines,
         metric,
-        Limits(metric.name, **recipe.gates.model_dump()),
+        make_limits(recipe, shared.looks),
         shared.source.source.classes,
         rows={
             "judged on": {"what": f"{judged_on} {recipe.data.evaluation.split}", "digest": shared.evaluation.digest},

@@ -19,7 +19,8 @@ from calibration_data.rows_file import read_rows
 from flows.inputs.fleet import TargetSpec
 from flows.inputs.recipe import Recipe
 from flows.inputs.strict_yaml import Name, Part, Sha256
-from flows.release.build_target import JudgedEngine, SharedArtifacts
+from flows.release.build_target import JudgedEngine
+from flows.release.scoring import SharedArtifacts
 from flows.workers.machine import list_toolchains, read_reports
 from flows.workers.stage_transfer import StageArchive, StageTransfer
 from registry.digest import digest_of
@@ -48,7 +49,8 @@ class BuildRequest(BaseModel):
 
     `run_id` is the release's MLflow run. `code` is the digest of the Enginery that made the archives: another version
     may read them differently, and keys its stages differently. `reference` is the fp32 graph's evaluation; `refused`
-    and `failed` say why a precision has no graph, and `remarks` are notes on graphs for the report.
+    and `failed` say why a precision has no graph, and `remarks` are notes on graphs for the report. `more` are the rows
+    for engines that the evaluation rows leave undecided.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +63,7 @@ class BuildRequest(BaseModel):
     code: Sha256
     tokenizer: StageArchive
     evaluation: StageArchive
+    more: StageArchive | None
     golden: StageArchive
     calibration: StageArchive
     reference: StageArchive
@@ -234,7 +237,8 @@ def result_key(request: BuildRequest, shared: SharedArtifacts) -> str:
         request.failed,
         request.remarks,
     )
-    digests = (shared.evaluation.digest, shared.golden.digest, shared.calibration.digest)
+    more = shared.more.digest if shared.more else None
+    digests = (shared.evaluation.digest, more, shared.golden.digest, shared.calibration.digest)
     rows = (*digests, request.recipe.data.max_length)
     target, source = request.target, shared.source.digest
     machines = list_toolchains(read_reports(target.work_pool))

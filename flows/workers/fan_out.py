@@ -19,8 +19,9 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
 from flows.prefect_server.settings import RUN_ENVIRONMENT, WATCHED_TAG
-from flows.release.build_target import JudgedEngine, SharedArtifacts
+from flows.release.build_target import JudgedEngine
 from flows.release.context import ReleaseRun
+from flows.release.scoring import SharedArtifacts
 from flows.workers.build_requests import BuildRequest, BuildResultRef, read_result, receive_engines
 from flows.workers.flow_runs import (
     POLL_SECONDS,

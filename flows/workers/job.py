@@ -1,7 +1,7 @@
 """A worker's side of a release: check a build request, and receive what all targets share."""
 
-from flows.release.build_target import SharedArtifacts
 from flows.release.graphs import Graphs
+from flows.release.scoring import SharedArtifacts
 from flows.workers.build_requests import BuildRequest, RowsFile
 from flows.workers.machine import check_machine
 from flows.workers.stage_transfer import StageTransfer
@@ -43,4 +43,5 @@ def receive_shared(request: BuildRequest, transfer: StageTransfer) -> SharedArti
             request.failed,
             request.remarks,
         ),
+        transfer.receive(request.more, RowsFile).read() if request.more else None,
     )

@@ -11,12 +11,12 @@ from flows.inputs.fleet import Fleet, load_fleet
 from flows.inputs.plan import why_not_supported
 from flows.inputs.recipe import Recipe, load_recipe
 from flows.prefect_server.pages import plan_engines, show_plan, show_release
-from flows.release.build_target import SharedArtifacts
 from flows.release.check import check_recipe
 from flows.release.context import ReleaseContext, ReleaseRun, open_workspace
 from flows.release.identity import find_finished_release, identify_release, pin_recipe, read_pinned_recipe
 from flows.release.measuring import graph_as_engine, make_evaluation
 from flows.release.release_engines import abandon_on_error, make_shared, open_context, publish_release, start_release
+from flows.release.scoring import SharedArtifacts
 from flows.workers.build_requests import ROWS_FILE, BuildRequest, RowsFile, result_key
 from flows.workers.fan_out import FanOut, FanOutResult, TargetJob, build_on_workers
 from flows.workers.machine import list_toolchains, read_reports
@@ -143,7 +143,12 @@ def make_jobs(fan_out: FanOut, fleet: Fleet) -> dict[str, TargetJob]:
     """Make each target's build request, and send what all of them share to the release's run."""
     release, graphs = fan_out.release, fan_out.shared.graphs
     recipe = release.context.recipe
-    archives = _send_shared(fan_out)
+    archives, more = _send_shared(fan_out), fan_out.shared.more
+    rest = (
+        None
+        if more is None
+        else _send_stage(fan_out, _make_rows_file(fan_out.release.context.workspace, more).directory)
+    )
     graph_archives = {
         precision: _send_stage(fan_out, graph.directory) for precision, graph in graphs.by_precision.items()
     }
@@ -165,6 +170,7 @@ def make_jobs(fan_out: FanOut, fleet: Fleet) -> dict[str, TargetJob]:
             refused=graphs.refused,
             failed=graphs.failed,
             remarks=graphs.remarks,
+            more=rest,
             **archives,
         )
         jobs[name] = TargetJob(request, result_key(request, fan_out.shared), spec.patience_seconds)

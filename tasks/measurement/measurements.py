@@ -12,6 +12,7 @@ from tasks.measurement.evaluate import Evaluation
 from tasks.model_tasks.contract import Answers, Metric, ModelTask, Scores
 from tasks.verdicts.gates import find
 from tasks.verdicts.intervals import compare_scores, score_interval, share_interval
+from tasks.verdicts.row_looks import bound_at_look
 
 
 def quality_measurements(
@@ -23,11 +24,13 @@ def quality_measurements(
     groups: Sequence[str] = (),
     subject: str,
     machine: Machine,
+    looks: int = 1,
 ) -> tuple[Measurement, ...]:
     """Return the task's metrics, and what is lost of each against fp32 on the same rows; `subject` says what ran.
 
     The first metric is the one that is judged, and comes first. `groups` name rows that belong together. Where answers
-    depend on what else is in the batch, the figures are those of the batching in which it is worst.
+    depend on what else is in the batch, the figures are those of the batching in which it is worst. The bounds of a
+    loss are those of one of so many `looks`.
     """
     exact = reference.answers()
     batching, answers = choose_worst(task.metrics[0], evaluation, targets, exact)
@@ -55,6 +58,7 @@ def quality_measurements(
         loss = compare_scores(
             before, scores, metric.aggregate, higher_is_better=better, groups=groups, changes=metric.changes
         )
+        loss = bound_at_look(loss, looks, len(set(groups)) or evaluation.rows)
         p = [] if loss.mcnemar_p is None else [figure("mcnemar_p", loss.mcnemar_p, "probability")]
         lost = figure(metric.loss, loss.loss, metric.unit, loss.low, loss.high)
         worst = (

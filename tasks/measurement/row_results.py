@@ -27,6 +27,8 @@ class RowResults:
 
     The labels are those of tasks with one label a row, as the model numbers them, and empty for other tasks.
     `evaluation_set` is the digest of the rows; `groups` number those that belong together, and are empty where none do.
+    `first_set` and `first_rows` are the digest and the count of those that it was judged on first, where they left it
+    undecided: the first of these rows.
     """
 
     evaluation_set: str
@@ -36,6 +38,8 @@ class RowResults:
     reference_labels: tuple[int, ...] = ()
     truth: tuple[int, ...] = ()
     groups: tuple[int, ...] = ()
+    first_set: str | None = None
+    first_rows: int | None = None
 
     @property
     def numbers(self) -> Numbers:
@@ -96,10 +100,29 @@ def reference_of(results: RowResults) -> RowResults:
     return replace(results, scores=results.reference_scores, labels=results.reference_labels)
 
 
+def find_shared(before: RowResults, after: RowResults) -> tuple[RowResults, RowResults] | None:
+    """Return both engines' answers to the rows that both answered; None where they are of other rows."""
+    for one, other in ((before, after), (cut_to_first(before), after), (before, cut_to_first(after))):
+        if one.evaluation_set == other.evaluation_set:
+            return one, other
+    first = cut_to_first(before), cut_to_first(after)
+    return first if first[0].evaluation_set == first[1].evaluation_set else None
+
+
+def cut_to_first(results: RowResults) -> RowResults:
+    """Return an engine's answers to the rows that it was judged on first."""
+    if results.first_set is None:
+        return results
+    lists = ("scores", "reference_scores", "labels", "reference_labels", "truth", "groups")
+    cut = {name: getattr(results, name)[: results.first_rows] for name in lists}
+    return replace(results, evaluation_set=results.first_set, first_set=None, first_rows=None, **cut)
+
+
 def compare_results(metric: Metric, before: RowResults, after: RowResults) -> PairedLoss | None:
-    """Return what `after` loses against `before`, row by row; None where they are of other rows."""
-    if before.evaluation_set != after.evaluation_set:
+    """Return what `after` loses against `before` on the rows that both answered; None where there are none."""
+    if (shared := find_shared(before, after)) is None:
         return None
+    before, after = shared
     better, groups = metric.higher_is_better, [str(group) for group in after.groups]
     return compare_scores(
         before.numbers,

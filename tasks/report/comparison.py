@@ -10,7 +10,15 @@ from pydantic import TypeAdapter
 
 from registry.records import EngineManifest, Measurement, Precision
 from tasks.graphs.layer_table import LayerRow, compute_reduced_share
-from tasks.measurement.row_results import ClassChange, Flip, RowResults, compare_results, count_by_class, list_flips
+from tasks.measurement.row_results import (
+    ClassChange,
+    Flip,
+    RowResults,
+    compare_results,
+    count_by_class,
+    find_shared,
+    list_flips,
+)
 from tasks.model_tasks.contract import Metric
 from tasks.verdicts.gates import find
 from tasks.verdicts.intervals import PairedLoss, quantile_interval, ratio_interval
@@ -98,8 +106,8 @@ def compare_engines(metric: Metric, before: ComparedEngine, after: ComparedEngin
     loss, flips, changes = None, tuple[Flip, ...](), tuple[ClassChange, ...]()
     if not reason and before.answered is not None and after.answered is not None:
         loss = compare_results(metric, before.answered, after.answered)
-        flips = list_flips(metric, before.answered, after.answered, classes)
-        changes = count_by_class(before.answered, after.answered, classes)
+        old, new = find_shared(before.answered, after.answered) or (before.answered, after.answered)
+        flips, changes = list_flips(metric, old, new, classes), count_by_class(old, new, classes)
     return Comparison(
         after.manifest.model,
         metric.name,
@@ -121,11 +129,12 @@ def explain_unpaired(before: ComparedEngine, after: ComparedEngine) -> str:
                 f"not compared row by row: what version {engine.version} answered was not kept, since no machine ran "
                 "it for its release, or an earlier Enginery released it"
             )
-    sets = [engine.answered.evaluation_set for engine in (before, after) if engine.answered is not None]
-    if sets[0] != sets[1]:
+    answered = [engine.answered for engine in (before, after) if engine.answered is not None]
+    if find_shared(*answered) is None:
+        sets = [each.evaluation_set[:12] for each in answered]
         return (
-            f"not compared row by row: version {before.version} was judged on other rows ({sets[0][:12]}) than version "
-            f"{after.version} ({sets[1][:12]}); release both with the same evaluation rows"
+            f"not compared row by row: version {before.version} was judged on other rows ({sets[0]}) than version "
+            f"{after.version} ({sets[1]}); release both with the same evaluation rows"
         )
     if before.manifest.source.classes != after.manifest.source.classes:
         return "not compared row by row: the two engines tell other classes apart"

@@ -76,14 +76,16 @@ def _compare_quality(
     higher_is_better: bool,
 ) -> GateResult:
     gate = f"{metric}_against_production"
-    if candidate.evaluation_set != production.evaluation_set:
+    if candidate.evaluation_set != production.evaluation_set and paired is None:
         reason = "production was judged on other evaluation data: release it again with this evaluation set"
         return GateResult(gate, Verdict.UNMEASURED, reason)
     ours, theirs = (_find_own(engine.measurements, metric) for engine in (candidate, production))
     if ours is None or theirs is None:
         return GateResult(gate, Verdict.UNMEASURED, f"{metric} was not measured on both engines")
     if paired is not None:
-        return _judge_loss(gate, f"paired {metric} loss", (paired.low, paired.high), limit, ours)
+        return _judge_loss(
+            gate, f"paired {metric} loss on {paired.rows:,} rows", (paired.low, paired.high), limit, ours
+        )
     if ours.raw_digest is not None and ours.raw_digest == theirs.raw_digest:
         return GateResult(gate, Verdict.PASSED, f"the same answers as production on {ours.samples} rows", ours)
     our_loss, their_loss = (_find_own(engine.measurements, f"{metric}_loss") for engine in (candidate, production))

@@ -16,7 +16,8 @@ WORST_FIRST = (Verdict.FAILED, Verdict.UNMEASURED, Verdict.INCONCLUSIVE, Verdict
 class Limits:
     """A recipe's limits for every engine; None: no such gate. `metric` is the task's, whose loss is limited.
 
-    Where more of the metric is better (`higher_is_better`), fp32 has to have some of it.
+    Where more of the metric is better (`higher_is_better`), fp32 has to have some of it. `looks` is how often the loss
+    may be looked at, on more rows each time: its bounds are those of one of so many.
     """
 
     metric: str
@@ -26,6 +27,7 @@ class Limits:
     size_mb_max: float | None = None
     batch_flips_max: float | None = None
     higher_is_better: bool = True
+    looks: int = 1
 
 
 def find(measurements: Sequence[Measurement], metric: str) -> Measurement | None:
@@ -41,21 +43,21 @@ def judge(
     A measurement of the ONNX graph (`subject` "onnx-graph") can fail an engine, since the engine computes that graph,
     but can never pass it. The fp32 baseline (`is_baseline`) has no speed-up over itself, so it has no such gate.
     """
-    loss = find(measurements, f"{limits.metric}_loss")
-    if limits.higher_is_better and (nothing := _judge_nothing(find(measurements, limits.metric), loss)):
-        results = [nothing]
-    else:
-        results = [
-            _judge_quality(
-                limits.metric, loss, limits.loss_max, estimate_rows(measurements, limits.metric, limits.loss_max)
-            )
-        ]
+    results = [judge_quality(measurements, limits)]
     results += judge_latency(measurements, limits, is_baseline=is_baseline)
     if limits.size_mb_max is not None:
         results.append(_judge_size(size_bytes, limits.size_mb_max))
     if limits.batch_flips_max is not None:
         results.append(_judge_batch_flips(find(measurements, "batch_flips"), limits.batch_flips_max))
     return tuple(results)
+
+
+def judge_quality(measurements: Sequence[Measurement], limits: Limits) -> GateResult:
+    """Judge what is lost of the metric: what more rows may decide."""
+    loss = find(measurements, f"{limits.metric}_loss")
+    if limits.higher_is_better and (nothing := _judge_nothing(find(measurements, limits.metric), loss)):
+        return nothing
+    return _judge_loss(loss, limits, estimate_rows(measurements, limits.metric, limits.loss_max, limits.looks))
 
 
 def judge_latency(measurements: Sequence[Measurement], limits: Limits, *, is_baseline: bool) -> tuple[GateResult, ...]:
@@ -104,12 +106,13 @@ def _name_rows(rows: int | None) -> str:
     return f"about {rows:,} rows would decide it, if the loss stays what it is"
 
 
-def _judge_quality(metric: str, loss: Measurement | None, limit: float, rows: int | None) -> GateResult:
-    gate = f"{metric}_loss"
+def _judge_loss(loss: Measurement | None, limits: Limits, rows: int | None) -> GateResult:
+    gate, limit = f"{limits.metric}_loss", limits.loss_max
     if loss is None or not _is_usable(loss):
-        return GateResult(gate, Verdict.UNMEASURED, f"{metric} was not measured", loss)
+        return GateResult(gate, Verdict.UNMEASURED, f"{limits.metric} was not measured", loss)
     low, high = _read_bounds(loss)
-    figure = f"{metric} loss {loss.value:+.2%} (95 % bounds {low:+.2%} to {high:+.2%}), limit {limit:.2%}"
+    level = f"{100 - 5 / limits.looks:g} % bounds"
+    figure = f"{limits.metric} loss {loss.value:+.2%} ({level} {low:+.2%} to {high:+.2%}), limit {limit:.2%}"
     if low > limit:
         return GateResult(gate, Verdict.FAILED, f"{figure}: the loss is too large", loss)
     if loss.subject != "engine":

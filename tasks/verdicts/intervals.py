@@ -159,13 +159,13 @@ def paired_loss(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> P
     rows = len(reference)
     lost = int(np.sum(reference & ~candidate))
     won = int(np.sum(~reference & candidate))
-    low, high = -_upper_bound(won, lost, rows), _upper_bound(lost, won, rows)
+    low, high = -bound_loss(won, lost, rows), bound_loss(lost, won, rows)
     p = float(scipy.stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     return PairedLoss((lost - won) / rows, low, high, lost + won, p, rows)
 
 
-def _upper_bound(lost: int, won: int, rows: int) -> float:
-    """Return the largest loss that a one-sided score test at 5 % does not reject."""
+def bound_loss(lost: int, won: int, rows: int, z: float = Z_ONE_SIDED) -> float:
+    """Return Tango's bound: the largest loss that a one-sided score test does not reject, at 5 % by default."""
 
     def score(loss: float) -> float:
         linear = (2 * rows - lost + won) * loss - lost - won
@@ -175,9 +175,9 @@ def _upper_bound(lost: int, won: int, rows: int) -> float:
         return float((lost - won - rows * loss) / np.sqrt(variance)) if variance > 0 else 0.0
 
     observed, most = (lost - won) / rows, 1 - 1e-9
-    if observed >= most or score(most) > -Z_ONE_SIDED:
+    if observed >= most or score(most) > -z:
         return 1.0
-    return float(scipy.optimize.brentq(lambda loss: score(loss) + Z_ONE_SIDED, observed, most))
+    return float(scipy.optimize.brentq(lambda loss: score(loss) + z, observed, most))
 
 
 def share_interval(correct: NDArray[np.bool_]) -> tuple[float, float]:

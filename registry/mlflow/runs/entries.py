@@ -34,7 +34,8 @@ class EngineEntry:
     """What an engine's run records.
 
     `tables` are files that record how its graph was quantized, `files` what it answered; `links` are tags that lead to
-    its Prefect run; `exporter` is what exported its fp32 graph.
+    its Prefect run; `exporter` is what exported its fp32 graph. `drawn_first` is the digest of the rows that the recipe
+    draws, where the engine was judged on more.
     """
 
     build: EngineBuild
@@ -51,6 +52,7 @@ class EngineEntry:
     remark: str = ""
     exporter: str | None = None
     links: Mapping[str, str] = field(default_factory=dict)
+    drawn_first: str = ""
 
 
 def describe_entry(entry: EngineEntry) -> str:
@@ -81,7 +83,7 @@ def identity(entry: EngineEntry) -> dict[str, Any]:
         "build_key": build.build_key,
         "onnx_digest": build.onnx_digest,
         "calibration_set": entry.calibration.digest if entry.calibration else None,
-        "evaluation_set": entry.evaluation.digest,
+        "evaluation_set": entry.drawn_first or entry.evaluation.digest,
         "source_revision": entry.source_revision,
         "compute_capability": build.target.compute_capability,
         "backend_version": build.backend_version,

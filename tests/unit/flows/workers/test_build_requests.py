@@ -68,6 +68,7 @@ def request() -> BuildRequest:
         code="e" * 64,
         tokenizer=stage,
         evaluation=stage,
+        more=None,
         golden=stage,
         calibration=stage,
         reference=stage,
