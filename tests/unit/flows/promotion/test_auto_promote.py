@@ -144,7 +144,7 @@ def test_what_answers_as_well_and_is_no_slower_is_promoted_with_its_evidence(
     assert run().promoted
     event = memory_store.events("sst2")[-1]
     assert (event.who, event.to_version, event.flow_run) == ("refresh-engines", candidate, "run-9")
-    assert "paired accuracy loss against production" in event.why
+    assert "paired accuracy loss on 400 rows against production" in event.why
 
 
 def test_what_answers_worse_is_left_with_the_reason(memory_store: MemoryStore, publish: Publish, run: Run) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from registry.records import EngineManifest, Measurement, Precision
 from tasks.graphs.layer_table import LayerRow
-from tasks.measurement.row_results import RowResults
+from tasks.measurement.row_results import RowResults, cut_to_first
 from tasks.model_tasks.scores import ACCURACY
 from tasks.report.comparison import ComparedEngine, compare_engines, comparison_json, summarize_calls
 from tasks.verdicts.intervals import paired_loss
@@ -67,6 +67,23 @@ def test_what_cannot_be_paired_is_refused_in_a_sentence_and_the_rest_is_compared
         raise ValueError(found.not_paired)
     assert (found.loss, found.flips, found.classes) == (None, (), ())
     assert found.after.latency_p50 is not None
+
+
+def test_an_engine_that_was_judged_on_more_rows_is_compared_on_those_that_both_answered(
+    engines: tuple[ComparedEngine, ComparedEngine],
+) -> None:
+    first = cut_to_first(replace(answered(OLD), first_set="e" * 64, first_rows=60))
+    more = replace(answered(NEW), evaluation_set="f" * 64, first_set="e" * 64, first_rows=60)
+    before, after = replace(engines[0], answered=first), replace(engines[1], answered=more)
+    for pair in ((before, after), (replace(before, answered=more), replace(after, answered=first))):
+        found = compare_engines(ACCURACY, *pair)
+        assert found.not_paired == ""
+        assert found.loss is not None
+        assert found.loss.rows == 60
+        assert {flip.row for flip in found.flips} == {*np.flatnonzero(OLD[:60] != NEW[:60]).tolist()}
+    both = compare_engines(ACCURACY, replace(before, answered=replace(more, evaluation_set="a" * 64)), after)
+    assert both.loss is not None
+    assert both.loss.rows == 60
 
 
 def test_other_classes_are_not_compared_row_by_row(engines: tuple[ComparedEngine, ComparedEngine]) -> None:
