@@ -61,6 +61,7 @@ bench: quickstart
 	$(BIN)/python -m benchmarks.quantization
 	$(BIN)/python -m benchmarks.quantization --scaling
 	$(BIN)/python -m benchmarks.verdicts --quick
+	$(BIN)/python -m benchmarks.accuracy_verdicts --quick
 	$(BIN)/python -m benchmarks.autopilot
 	$(BIN)/python -m benchmarks.fleet
 	$(BIN)/python -m benchmarks.fleet --scale 50 100

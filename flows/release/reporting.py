@@ -119,7 +119,9 @@ def compare_with_production(
         if ours.build.digest == theirs.build.digest:
             return None, ()
         # Measured now, which an engine that was published before was not.
-        candidate = Known(replace(read_measured(ours), measurements=row.measurements), answered)
+        rows = answered.evaluation_set if answered else ours.evaluation_set
+        measured = replace(read_measured(ours), measurements=row.measurements, evaluation_set=rows)
+        candidate = Known(measured, answered)
         production = Known(read_measured(theirs), read_answered(Lineage(context.store), row.model, serving))
         recipe = context.recipe
         results = judge_against_production(recipe.model_task.metrics[0], recipe.gates.loss_max, candidate, production)
