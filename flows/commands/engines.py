@@ -198,6 +198,12 @@ def _format_measured(figure: "Measurement | None") -> str:
     return f"{format_number(figure.value, figure.unit)}{f' ({interval})' if interval else ''}"
 
 
+def _name_faster(comparison: "Comparison", low: float, high: float) -> str:
+    if low <= 1 <= high:
+        return "not told apart"
+    return f"version {(comparison.after if low > 1 else comparison.before).version} is faster"
+
+
 def _describe_comparison(comparison: "Comparison") -> list[str]:
     lines, loss, here = [comparison.not_paired], comparison.loss, comparison.interleaved
     if loss is not None:
@@ -205,7 +211,7 @@ def _describe_comparison(comparison: "Comparison") -> list[str]:
         lines.append(
             f"{comparison.metric} loss of version {comparison.after.version} against {comparison.before.version}: "
             f"{loss.loss:+.2%} (95 % bounds {loss.low:+.2%} to {loss.high:+.2%}) on {loss.rows} rows{p}; "
-            f"{len(comparison.flips)} answers flipped"
+            f"{len(comparison.flips)} {'answer' if len(comparison.flips) == 1 else 'answers'} flipped"
         )
     if here is not None:
         p50 = [
@@ -215,8 +221,10 @@ def _describe_comparison(comparison: "Comparison") -> list[str]:
         sizes = ", ".join(f"{name} {size}" for name, size in here.sizes)
         lines.append(
             f"here, interleaved, {sizes}: p50 {p50[0]} before and {p50[1]} after, "
-            f"{value:.2f} times as fast ({low:.2f} to {high:.2f})"
+            f"{value:.2f} times as fast ({low:.2f} to {high:.2f}): {_name_faster(comparison, low, high)}"
         )
+    elif comparison.before.digest != comparison.after.digest:
+        lines.append("p50 and p99 are those of each engine's own release: --measure times both here, side by side")
     for kind, found in (("flips", comparison.flips), ("layers that changed", comparison.layers)):
         if len(found) > SHOWN:
             lines.append(f"the first {SHOWN} of {len(found)} {kind} are below; --json has all")

@@ -19,9 +19,11 @@ from tasks.measurement.row_results import (
     find_shared,
     list_flips,
 )
+from tasks.measurement.windows import Windows
 from tasks.model_tasks.contract import Metric
 from tasks.verdicts.gates import find
-from tasks.verdicts.intervals import PairedLoss, quantile_interval, ratio_interval
+from tasks.verdicts.intervals import PairedLoss, quantile_interval
+from tasks.verdicts.sequential import bound_ratio, find_look
 
 # An interval of a figure, as (value, low, high).
 Interval = tuple[float, float, float]
@@ -179,12 +181,16 @@ def _read_types(engine: ComparedEngine, other: ComparedEngine) -> Mapping[str, s
     return {row.name.removesuffix("_quant"): f"{row.weights} x {row.activations}" for row in rows}
 
 
-def summarize_calls(
-    before: NDArray[np.float64], after: NDArray[np.float64], sizes: tuple[tuple[str, int], ...]
-) -> Interleaved:
-    """Summarize interleaved call times, both in seconds [windows, iterations]."""
-    speedup = ratio_interval(np.median(before, axis=1), np.median(after, axis=1))
-    return Interleaved(sizes, int(after.size), _find_p50(before), _find_p50(after), speedup)
+def summarize_calls(windows: Windows, digests: tuple[str, str]) -> Interleaved:
+    """Summarize the interleaved calls of two engines, the older one first.
+
+    The bounds of the speed-up are those of the last look, so that of equal engines at most 5 % are told apart.
+    """
+    count = min(len(windows.times[digest]) for digest in digests)
+    before, after = (windows.times[digest][:count] for digest in digests)
+    look = find_look(count, windows.plan.windows) or count
+    speedup = bound_ratio(np.median(before[:look], axis=1), np.median(after[:look], axis=1))
+    return Interleaved(windows.plan.sizes, int(after.size), _find_p50(before), _find_p50(after), speedup)
 
 
 def _find_p50(seconds: NDArray[np.float64]) -> Interval:

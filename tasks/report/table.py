@@ -9,6 +9,7 @@ from rich.table import Table
 from registry.names import candidate_alias, production_alias
 from registry.records import Measurement, Verdict
 from tasks.report.rows import EngineRow, ReleaseReport
+from tasks.verdicts.against_production import OVER_PRODUCTION
 
 # Notes are cut there, at the end of a clause.
 LONGEST_NOTE = 200
@@ -80,9 +81,17 @@ def list_notes(report: ReleaseReport) -> list[str]:
     engines: dict[str, dict[str, list[str]]] = {}
     for row in report.rows:
         sentences = [] if row.verdict is Verdict.PASSED else [f"{row.verdict or row.state}: {_explain(row)}"]
-        for sentence in [*sentences, *([row.remark] if row.remark else [])]:
+        for sentence in filter(None, [*sentences, _compare_candidate(row), row.remark]):
             engines.setdefault(_shorten(sentence), {}).setdefault(row.target, []).append(row.precision.value)
     return [f"{_name_engines(by_target)}: {sentence}" for sentence, by_target in engines.items()]
+
+
+def _compare_candidate(row: EngineRow) -> str:
+    """Say how much longer or shorter a call of a candidate takes than one in production; empty for any other engine."""
+    ratio = row.figure(OVER_PRODUCTION["latency_p50_ms"])
+    if ratio is None or ratio.low is None or ratio.high is None or candidate_alias(row.target) not in row.aliases:
+        return ""
+    return f"p50 {ratio.value:.2f} times as long as in production ({ratio.low:.2f} to {ratio.high:.2f}), side by side"
 
 
 def _explain(row: EngineRow) -> str:

@@ -11,6 +11,7 @@ import pytest
 from registry.records import EngineManifest, Measurement, Precision
 from tasks.graphs.layer_table import LayerRow
 from tasks.measurement.row_results import RowResults, cut_to_first
+from tasks.measurement.windows import LatencyPlan, Windows
 from tasks.model_tasks.scores import ACCURACY
 from tasks.report.comparison import ComparedEngine, compare_engines, comparison_json, summarize_calls
 from tasks.verdicts.intervals import paired_loss
@@ -116,6 +117,8 @@ def test_layers_that_changed_type_are_named_and_those_of_fp32_are_all_fp32(
 
 def test_an_engine_that_takes_half_as_long_is_twice_as_fast() -> None:
     slow = np.full((6, 20), 0.010) * np.linspace(1, 1.1, 6)[:, None]
-    found = summarize_calls(slow, slow / 2, (("batch", 1),))
+    plan = LatencyPlan(6, 20, 1, (("batch", 1),))
+    windows = Windows.empty("AB", "A", plan).append({"A": slow, "B": slow / 2}, ())
+    found = summarize_calls(windows, ("A", "B"))
     assert found.speedup == pytest.approx((2, 2, 2))
     assert found.after_p50_ms[0] == pytest.approx(found.before_p50_ms[0] / 2)
