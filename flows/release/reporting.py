@@ -12,7 +12,8 @@ from flows.release.context import ReleaseRun
 from flows.release.scoring import SharedArtifacts, make_limits
 from registry.errors import EngineryError
 from registry.host.clock import now
-from registry.mlflow.runs.addresses import REPORT_PAGE, list_links
+from registry.mlflow.publish import REPORT_PAGE
+from registry.mlflow.runs.addresses import list_links
 from registry.mlflow.runs.lineage import Lineage
 from registry.names import production_alias
 from registry.records import GateResult

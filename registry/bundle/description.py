@@ -1,7 +1,7 @@
 """Describe an engine, and a model of engines, in Markdown, for MLflow's pages of runs, versions and models."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from registry.records import EngineBuild, EngineManifest, GateResult, Measurement, ModelSource, Verdict
 
@@ -29,13 +29,13 @@ def describe_model(model: str, source: ModelSource) -> str:
     return "\n\n".join([what, how, PAST_EVERY_GATE])
 
 
-def describe_version(manifest: EngineManifest, version: int) -> str:
-    """Describe a published engine: what it is, its verdict, its figures, and the next command."""
+def describe_version(manifest: EngineManifest, version: int, links: Mapping[str, str] | None = None) -> str:
+    """Describe a published engine: what it is, its verdict, its figures, and the next command; `links` are by name."""
     build = manifest.build
     what = describe_engine(build, manifest.measurements, manifest.gates, manifest.verdict)
-    return "\n\n".join(
-        [what, describe_next(manifest.model, build.target.name, manifest.verdict, version), PAST_EVERY_GATE]
-    )
+    pages = ", ".join(f"[{name}]({address})" for name, address in (links or {}).items())
+    parts = [what, describe_next(manifest.model, build.target.name, manifest.verdict, version), pages, PAST_EVERY_GATE]
+    return "\n\n".join(filter(None, parts))
 
 
 def describe_engine(

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from registry.bundle.description import describe_model, describe_version
 from registry.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, write_manifest
@@ -40,6 +40,8 @@ from registry.store import row_of
 
 # Tags of runs, and of a model's experiment: the highest sequence number that was given.
 OWNER, KIND, RELEASE, BUILD_KEY = "enginery.owner", "enginery.kind", "enginery.release", "enginery.build_key"
+# The page for people that a release logs to its run.
+REPORT_PAGE = "report.html"
 VERSION, SEQUENCE = "enginery.version", "enginery.sequence"
 UPLOADING, TORN = "uploading", "torn"
 _PAGE = 1000
@@ -163,10 +165,21 @@ class Publications:
         number = int(candidates[0].version)
         # Not through the public client, as in `_set_tag`.
         registry: Any = self.client._get_registry_client()  # type: ignore[no-untyped-call]  # noqa: SLF001
-        registry.update_model_version(row.model, str(number), description=describe_version(manifest, number))
+        words = describe_version(manifest, number, self._list_pages(candidates[0].run_id))
+        registry.update_model_version(row.model, str(number), description=words)
         # The last step: what a killed publish leaves behind is not `complete`, and therefore invisible.
         self._set_tag(row.model, str(number), STATE, COMPLETE)
         return number
+
+    def _list_pages(self, run_id: str | None) -> dict[str, str]:
+        """Return MLflow's pages about a version's engine: its run, and the report that its release logs last."""
+        if not run_id:
+            return {}
+        run = self.client.get_run(run_id)
+        runs = f"#/experiments/{run.info.experiment_id}/runs"
+        release = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+        report = {"the report of its release": f"{runs}/{release}/artifacts/{REPORT_PAGE}"} if release else {}
+        return {"its run": f"{runs}/{run_id}"} | report
 
     def mark_torn(self, model: str, version: int, reason: str) -> None:
         """Set a version aside for good, with the reason on its page."""

@@ -117,6 +117,10 @@ def check_report(store: MlflowStore, again: ReleaseReport, serving: EngineRow) -
 def check_run(store: MlflowStore, again: ReleaseReport) -> None:
     run_id = Lineage(store).run_ids("tiny", again.run_id)["cpu", "int8"]
     logged = store.client.get_run(run_id).data.metrics
+    version = str(rows_of(again)[Precision.INT8].version)
+    description = str(store.client.get_model_version("tiny", version).description)
+    assert f"/runs/{run_id})" in description
+    assert f"/runs/{again.run_id}/artifacts/report.html)" in description
     assert {"p50_over_production", "p50_over_production_low", "p50_over_production_high"} <= logged.keys()
 
 

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from urllib.parse import quote, unquote, urlsplit
 
 from registry.mlflow.errors import translate_errors
+from registry.mlflow.publish import REPORT_PAGE
 from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore
 
 # Where `mlflow ui` listens, for a registry without a server.
 LOCAL_UI = "http://127.0.0.1:5000"
-# The page for people that a release logs to its run.
-REPORT_PAGE = "report.html"
 # Otherwise a browser that opens MLflow 3 for the first time hides models and training runs behind "GenAI".
 _MODE = "workflowType=machine_learning"
 

@@ -21,6 +21,11 @@ def test_version_says_what_it_is_what_was_measured_and_what_to_do(manifest_facto
     assert "MLflow's own *Promote model* button and its alias editor pass no gate" in words
 
 
+def test_version_links_to_the_pages_that_are_named(manifest_factory: Any) -> None:
+    words = describe_version(manifest_factory()[0], 7, {"its run": "#/experiments/1/runs/2"})
+    assert "\n\n[its run](#/experiments/1/runs/2)\n\n" in words
+
+
 @pytest.mark.parametrize(
     ("verdict", "waived"),
     [(Verdict.PASSED, False), (Verdict.INCONCLUSIVE, True), (Verdict.UNMEASURED, True)],

@@ -56,6 +56,14 @@ def test_engines_that_cannot_run_here_share_one_note_whatever_their_graphs_score
     assert note.startswith("rtx-4090, rtx-5090 fp32, int8: unmeasured: no machine here runs it")
 
 
+def test_a_candidate_says_how_long_it_takes_beside_production() -> None:
+    ratio = Measurement("p50_over_production", 0.81, "ratio", 90, "engine", "d" * 64, Machine("x86", 2), 0.78, 0.84)
+    row = replace(BUILT, measurements=(ratio,), aliases=("candidate-cpu",))
+    note = "cpu fp32: p50 0.81 times as long as in production (0.78 to 0.84), side by side"
+    assert list_notes(ReleaseReport("r1", "sst2", (row,))) == [note]
+    assert list_notes(ReleaseReport("r1", "sst2", (replace(row, aliases=()),))) == []
+
+
 def test_a_long_reason_is_cut_at_the_end_of_a_clause() -> None:
     reason = f"too slow: {'measured, ' * 40}and more"
     (note,) = list_notes(ReleaseReport("r1", "sst2", (replace(BUILT, verdict=Verdict.FAILED, reason=reason),)))
