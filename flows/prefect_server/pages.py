@@ -14,7 +14,7 @@ from prefect.artifacts import MarkdownArtifact, TableArtifact
 
 from flows.prefect_server.artifacts import PageUpdates, make_key, put_artifact, warn_on_failure
 from registry.errors import shown_address
-from registry.mlflow.runs.addresses import REPORT_PAGE
+from registry.mlflow.publish import REPORT_PAGE
 from registry.mlflow.runs.lineage import Lineage
 from registry.mlflow.store import MlflowStore
 from registry.records import GpuTarget, Precision
