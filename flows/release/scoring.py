@@ -84,7 +84,7 @@ def measure_engines(
     for precision, build in builds.items():
         scored = score_engine(context, shared, build, reference, runs_here=runs_here)
         if runs_here and shared.more is not None and is_loss_open(context.recipe, scored.measurements, shared.looks):
-            scored = judge_on_more(context, shared, shared.more, build, exact)
+            scored = judge_on_more(context, shared, shared.more, build, exact) or scored
         if benchmark is None or windows is None:
             measured[precision] = scored
         else:
@@ -106,13 +106,16 @@ def describe_more(answered: RowResults | None) -> str:
 
 def judge_on_more(
     context: ReleaseContext, shared: SharedArtifacts, more: Rows, build: EngineBuild, exact: EngineBuild
-) -> EngineMeasurements:
-    """Score an engine that the first rows left undecided on those and the rows behind them: the second look."""
+) -> EngineMeasurements | None:
+    """Score an engine that the first rows left undecided on those and the rows behind them: the second look.
+
+    Returns None where that fails: the first look stands.
+    """
     first, rest = shared.evaluation, replace(shared, evaluation=more)
     reference = make_evaluation(context, shared.source, exact, more, shared.golden)
     scored = score_engine(context, rest, build, reference, runs_here=True)
     if scored.answered is None:
-        return scored
+        return None
     answered = replace(scored.answered, first_set=first.digest, first_rows=len(first.inputs))
     return replace(scored, answered=answered)
 
