@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 
+from tasks.model_tasks.contract import OfSums
 from tasks.verdicts.deciding_rows import count_rows
 from tasks.verdicts.intervals import Numbers, PairedLoss, bound_loss, compare_scores
 from tasks.verdicts.row_looks import bound_at_look, find_z
@@ -110,7 +111,7 @@ def simulate_f1(trials: int) -> None:
         reference, engine = draw_counts(4 * first, share, lost)
         for looks in (1, 2):
             for rows in (first, 4 * first)[:looks]:
-                loss: PairedLoss = compare_scores(reference[:rows], engine[:rows], find_f1)
+                loss: PairedLoss = compare_scores(reference[:rows], engine[:rows], OfSums(find_f1))
                 if bound_at_look(loss, looks, rows).high <= margin:
                     passed[looks] += 1
                     break

@@ -120,7 +120,7 @@ def compare(
     comparison = compare_versions(store, model, before, after)
     if measure:
         if not as_json:
-            err.print("timing both engines here", highlight=False)
+            err.print("timing both engines here: a minute where they are about as fast", highlight=False)
         comparison = measure_here(store, comparison, local_trust(home()), read_host(), ignore_progress)
     if as_json:
         print_json(comparison_json(comparison))

@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx
 
-from calibration_data.reader import Rows
-from flows.inputs.rows import evaluation_rows
+from calibration_data.reader import Rows, read_calibration_inputs
+from flows.inputs.rows import evaluation_rows, more_evaluation_rows
 from flows.release.context import ReleaseContext
 from flows.release.graphs import gather, make_graph
 from flows.release.stages import make_calibration_set, make_onnx, make_source
@@ -19,7 +19,7 @@ from registry.mlflow.runs.lineage import ReleasedEngine
 from registry.records import Backend, GpuTarget, OnnxArtifact, Precision
 from tasks.graphs.files import SINGLE_FILE_BYTES
 from tasks.graphs.prepare import prepare_graph
-from tasks.measurement.row_results import list_flips, parse_row_results, reference_of
+from tasks.measurement.row_results import cut_to_first, list_flips, parse_row_results, reference_of
 from tasks.model_tasks.contract import Metric
 from tasks.reduction.engine import describe_engine_of
 from tasks.reduction.folder import CaseNotes, write_folder
@@ -71,7 +71,9 @@ def reduce_engine(context: ReleaseContext, request: ReduceRequest) -> ReduceResu
     evaluation = evaluation_rows(recipe, source.source)
     exact = make_onnx(context, source, evaluation)
     _check_size(exact)
-    material = gather(context, source, exact, make_calibration_set(context, evaluation), evaluation)
+    calibration = make_calibration_set(context, evaluation)
+    more = more_evaluation_rows(recipe, source.source, evaluation, read_calibration_inputs(calibration))
+    material = gather(context, source, exact, calibration, more or evaluation)
     made = make_graph(context, material, precision)
     numbers = choose_rows(recipe.model_task.metrics[0], request.engine.answered, evaluation, request.rows)
     encoder = context.open_encoder(source, exact.input_names)
@@ -110,7 +112,7 @@ def _write(pair: GraphPair, reduction: Reduction, request: ReduceRequest, engine
 
 def choose_rows(metric: Metric, answered: bytes | None, evaluation: Rows, most: int) -> tuple[int, ...]:
     """Return the numbers of at most `most` rows: first those that the engine answered otherwise than fp32."""
-    results = None if answered is None else parse_row_results(answered, "this engine")
+    results = None if answered is None else cut_to_first(parse_row_results(answered, "this engine"))
     flipped: list[int] = []
     if results is not None and results.evaluation_set == evaluation.digest:
         flipped = [flip.row for flip in list_flips(metric, reference_of(results), results, ())]

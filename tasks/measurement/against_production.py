@@ -41,6 +41,4 @@ def _is_measured_from(metric: Metric, engine: Known) -> bool:
         return False
     if (answered.evaluation_set, len(answered.scores)) != (engine.measured.evaluation_set, quality.samples):
         return False
-    sums = answered.numbers.sum(axis=0)
-    value = float(sums[0] / len(answered.scores) if metric.aggregate is None else metric.aggregate(sums))
-    return math.isclose(value, quality.value, rel_tol=1e-9, abs_tol=1e-12)
+    return math.isclose(metric.figure(answered.numbers), quality.value, rel_tol=1e-9, abs_tol=1e-12)

@@ -23,7 +23,7 @@ from tasks.measurement.windows import Windows
 from tasks.model_tasks.contract import Metric
 from tasks.verdicts.gates import find
 from tasks.verdicts.intervals import PairedLoss, quantile_interval
-from tasks.verdicts.sequential import bound_ratio, find_look
+from tasks.verdicts.sequential import bound_ratio, find_ratio_looks
 
 # An interval of a figure, as (value, low, high).
 Interval = tuple[float, float, float]
@@ -188,8 +188,9 @@ def summarize_calls(windows: Windows, digests: tuple[str, str]) -> Interleaved:
     """
     count = min(len(windows.times[digest]) for digest in digests)
     before, after = (windows.times[digest][:count] for digest in digests)
-    look = find_look(count, windows.plan.windows) or count
-    speedup = bound_ratio(np.median(before[:look], axis=1), np.median(after[:look], axis=1))
+    spent = windows.seconds[:count]
+    look = next(reversed(find_ratio_looks(spent, windows.plan.windows)), count)
+    speedup = bound_ratio(np.median(before[:look], axis=1), np.median(after[:look], axis=1), spent[:look])
     return Interleaved(windows.plan.sizes, int(after.size), _find_p50(before), _find_p50(after), speedup)
 
 

@@ -30,8 +30,8 @@ def test_without_a_flip_the_bound_is_that_of_no_change_in_as_many_rows() -> None
 
 def test_the_bounds_of_a_bootstrap_grow_as_a_normal_distributions_would() -> None:
     random = np.random.default_rng(0)
-    before, after = (random.random((400, 1)) < share for share in (0.9, 0.88))
-    loss = compare_scores(before.astype(float), after.astype(float), lambda sums: sums[..., 0] / 400)
+    before, after = ((random.random((400, 1)) < share).astype(float) for share in (0.9, 0.88))
+    loss = compare_scores(before, after, lambda scores, counts: (counts @ scores)[:, 0] / 400)
     wider = bound_at_look(loss, 2, 400)
     assert (wider.high - loss.loss) / (loss.high - loss.loss) == pytest.approx(1.96 / 1.645, rel=1e-3)
     assert (loss.loss - wider.low) / (loss.loss - loss.low) == pytest.approx(1.96 / 1.645, rel=1e-3)
