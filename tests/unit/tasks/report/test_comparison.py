@@ -120,5 +120,7 @@ def test_an_engine_that_takes_half_as_long_is_twice_as_fast() -> None:
     plan = LatencyPlan(6, 20, 1, (("batch", 1),))
     windows = Windows.empty("AB", "A", plan).append({"A": slow, "B": slow / 2}, ())
     found = summarize_calls(windows, ("A", "B"))
-    assert found.speedup == pytest.approx((2, 2, 2))
+    value, low, high = found.speedup
+    assert value == pytest.approx(2)
+    assert 1 < low < 2 < high  # what a short time cannot show of a host with two speeds
     assert found.after_p50_ms[0] == pytest.approx(found.before_p50_ms[0] / 2)
