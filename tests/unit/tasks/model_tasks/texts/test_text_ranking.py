@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import ndcg_score
 
-from calibration_data.reader import Rows, draw_holdout, load_split
+from calibration_data.reader import Rows, draw_behind, load_split
 from calibration_data.splits import DatasetRef
 from registry.errors import BadInput
 from registry.records import ModelSource
@@ -97,7 +97,7 @@ def test_rows_of_a_query_are_drawn_together(tmp_path: Path) -> None:
     drawn = load_split(ref, TEXT_RANKING, "train", samples=100)
     assert [len({query for query, _ in drawn.inputs[at : at + 10]}) for at in range(0, 100, 10)] == [1] * 10
     assert drawn.groups == tuple(f"group {query}" for query, _ in drawn.inputs)
-    held = draw_holdout(ref, TEXT_RANKING, "train", after=100, samples=250, seed=0, apart_from=())
+    held = draw_behind(ref, TEXT_RANKING, "train", after=100, samples=250, seed=0, apart_from=())
     assert len(set(held.groups)) == 25
     assert not set(held.groups) & set(drawn.groups)
     assert load_split(ref, TEXT_RANKING, "train", samples=50).inputs == drawn.inputs[:50]
