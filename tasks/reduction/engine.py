@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 
 from registry.errors import EngineryError
-from registry.records import GpuTarget, Precision, ShapeProfile
+from registry.records import AxisRange, GpuTarget, OnnxArtifact, Precision, ShapeProfile, fixed_batch
 from tasks.backends import BACKENDS, open_engine
 from tasks.backends.build import build_engine
 from tasks.backends.contract import BuildInputs
@@ -37,10 +37,16 @@ def _measure_engine(
         graph, into = Path(scratch) / "graph", Path(scratch) / "engine"
         graph.mkdir()
         onnx.save(reduced.made, graph / GRAPH_FILE)
-        # A piece has fixed shapes, so that its profile has no axis.
-        inputs = BuildInputs(make_artifact(graph, precision), target, (ShapeProfile(()),), workspace_bytes)
+        artifact = make_artifact(graph, precision)
+        inputs = BuildInputs(artifact, target, (_only_shape(artifact),), workspace_bytes)
         session = open_engine(build_engine(inputs, into=into, on_progress=on_progress))
         kinds = {tensor.name: tensor.dtype for tensor in inputs.onnx.inputs}
         made = session.run({name: reduced.values[name].astype(kinds[name]) for name in session.input_names})
     exact = run_model(open_model(reduced.exact), reduced.values)[reduced.piece.output]
     return measure_distance(exact, made[0])
+
+
+def _only_shape(piece: OnnxArtifact) -> ShapeProfile:
+    """Return the profile of a piece, whose shapes are fixed: its batch where all inputs have the same, else no axis."""
+    size = fixed_batch(piece.inputs)
+    return ShapeProfile(()) if size is None else ShapeProfile.of(batch=AxisRange(size, size, size))
