@@ -68,16 +68,18 @@ def flatten_columns(table: "Dataset") -> "Dataset":
 
 
 def read_columns(split: Split, rows: int) -> tuple[Column, ...]:
-    """Read the columns of a split, with the first `rows` values of each.
+    """Read the columns of a split, and behind them those of mappings whole, with the first `rows` values of each.
 
     Raises:
         BadInput: it cannot be read.
     """
-    table = flatten_columns(read_quietly(lambda: read_split(split)))
-    values = table[:rows]
+    table = read_quietly(lambda: read_split(split))
+    flat = flatten_columns(table)
+    features = {**flat.features, **table.features}
+    values = {**flat[:rows], **table[:rows]}
     return tuple(
         Column(name, table.num_rows, getattr(feature, "dtype", "") in ("string", "large_string"), values[name])
-        for name, feature in table.features.items()
+        for name, feature in features.items()
     )
 
 

@@ -155,10 +155,10 @@ def test_a_feed_without_an_input_is_refused(writer: Writer) -> None:
         open_graphs(writer.onnx, 2).run({"input_ids": feed["input_ids"]})
 
 
-def test_triton_is_said_not_to_serve_it(writer: Writer) -> None:
+def test_what_writes_text_is_served_by_the_python_backend_alone(writer: Writer) -> None:
     manifest = make_manifest(())
     tensor = Tensor("x", "int64", ("batch",))
     generation = replace(writer.onnx.generation, parts=(Part(ENCODER, "x", (tensor,), (tensor,)),))  # type: ignore[type-var]
     written = replace(manifest, build=replace(manifest.build, generation=generation))
-    with pytest.raises(Incompatible, match="no backend of Triton does"):
+    with pytest.raises(Incompatible, match="only Triton's Python backend does"):
         check_servable(TritonModel((written,), 1), None)
