@@ -62,6 +62,7 @@ bench: quickstart
 	$(BIN)/python -m benchmarks.quantization --scaling
 	$(BIN)/python -m benchmarks.verdicts --quick
 	$(BIN)/python -m benchmarks.accuracy_verdicts --quick
+	$(BIN)/python -m benchmarks.two_speeds --trials 200
 	$(BIN)/python -m benchmarks.autopilot
 	$(BIN)/python -m benchmarks.fleet
 	$(BIN)/python -m benchmarks.fleet --scale 50 100

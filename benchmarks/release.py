@@ -84,36 +84,8 @@ class PeakMemory:
 
 def bare_stages(root: Path) -> float:
     """Return the wall seconds of every stage of the recipe, imports included, without Prefect and MLflow."""
-    code = f"""
-from flows.release import build_target, context, progress, release_engines
-from pathlib import Path
-from flows.inputs.fleet import load_fleet
-from flows.inputs.recipe import load_recipe
-from registry.bundle.signing import Signer
-from tasks.execution.workspace import Workspace
-from concurrent.futures import Future
-def found(workspace, step, reporter): return workspace.stage(step.kind, step.inputs, step.value_type, step.make)
-def done(workspace, step, reporter):
-    future = Future()
-    future.set_result(found(workspace, step, reporter))
-    return future
-context.run_stage = found
-build_target.submit_stage = done
-class Nothing:
-    def find_build(self, key): return None
-    def aliased(self, model, alias): return None
-if __name__ == "__main__":
-    recipe, fleet = load_recipe(Path({str(RECIPE)!r})), load_fleet(Path({str(FLEET)!r}))
-    workspace, nobody = Workspace(Path({str(root)!r})), Signer(Path())
-    silent = progress.lines_report(lambda line: None)
-    here = context.ReleaseContext(workspace, recipe, silent, Nothing(), nobody, lambda: None)
-    targets = [fleet.target(name) for name in recipe.targets]
-    shared = release_engines.make_shared(here, targets, release_engines.builds_here)
-    for target in targets:
-        build_target.build_engines.fn(here, target, context.Unshown(shared))
-"""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.bare_stages", RECIPE, FLEET, root], check=True)
     return time.perf_counter() - started
 
 

@@ -97,20 +97,30 @@ def read_column(table: "Dataset", name: str, column: str, folder: Path | None) -
     values: Iterable[Any] = table[column]
     if name not in MEDIA_COLUMNS:
         return values
-    values = [_take_bytes(value, is_local=folder is not None) for value in values]
+    values = [_take_file(value, is_local=folder is not None) for value in values]
     return values if folder is None else read_named_files(values, folder)
 
 
-def _take_bytes(value: Any, *, is_local: bool) -> Any:
+def _take_file(value: Any, *, is_local: bool) -> Any:
     """Return the bytes of a file that a dataset holds, or the name of one that it does not; else the value."""
     if not isinstance(value, dict):
         return value
     content, path = value.get("bytes"), value.get("path")
     if content is not None or not isinstance(path, str):
         return value if content is None else content
-    if is_local:
-        return path
-    return Path(path).read_bytes() if Path(path).is_file() else value
+    return path if is_local else _read_downloaded(path)
+
+
+def _read_downloaded(path: str) -> bytes | UnreadFile:
+    """Return the bytes of a file that `datasets` downloaded: the rows of a hub's dataset may name any other one too."""
+    import datasets
+    import huggingface_hub
+
+    for cache in (datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE):
+        file = find_named_file(path, Path(cache))
+        if isinstance(file, Path):
+            return file.read_bytes()
+    return UnreadFile(f"the file {path!r:.120} did not come with the dataset: take a dataset that holds its files")
 
 
 def find_named_file(name: str, folder: Path) -> Path | UnreadFile:

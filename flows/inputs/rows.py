@@ -8,7 +8,6 @@ from calibration_data.reader import FEWEST_EVALUATION_ROWS, Rows, draw_behind, j
 from flows.inputs.recipe import HeadSpec, Recipe
 from registry.errors import BadInput
 from registry.records import ModelSource
-from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION, check_mask_numbers
 from tasks.model_tasks.texts.text_regression import ONE_RELEVANCE
 from tasks.quantization.table import CalibrationTable, read_table
 
@@ -30,7 +29,7 @@ def head_rows(recipe: Recipe, head: HeadSpec) -> Rows:
 
 
 def evaluation_rows(recipe: Recipe, source: ModelSource, processor: Path | None = None) -> Rows:
-    """Return the rows that engines are judged on; masks are compared with what the folder of the `processor` says.
+    """Return the rows that engines are judged on; they are compared with what the folder of the `processor` says.
 
     Raises:
         BadInput: too few rows, or targets that are not the model's, or so few groups that nothing can be proven.
@@ -45,8 +44,8 @@ def evaluation_rows(recipe: Recipe, source: ModelSource, processor: Path | None 
         fewest=FEWEST_EVALUATION_ROWS,
     )
     rows = task.align_rows(rows, source)
-    if task is SEMANTIC_SEGMENTATION and processor is not None:
-        check_mask_numbers(rows, source, processor)
+    if processor is not None:
+        task.check_rows(rows, source, processor)
     if rows.groups and (groups := len({*rows.groups} - {ONE_RELEVANCE})) < FEWEST_GROUPS:
         named = f"groups (data.group: {recipe.data.group})" if recipe.data.group else "queries that differ in relevance"
         raise BadInput(

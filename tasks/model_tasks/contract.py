@@ -214,6 +214,13 @@ class ModelTask(Protocol):
             BadInput: the targets are another dataset's.
         """
 
+    def check_rows(self, rows: Rows, source: ModelSource, folder: Path) -> None:
+        """Check aligned rows against the files of the encoder in `folder`.
+
+        Raises:
+            BadInput: they do not go together.
+        """
+
     def check_checkpoint(self, config: Mapping[str, Any]) -> None:
         """Check by config.json that a checkpoint is one of this task.
 

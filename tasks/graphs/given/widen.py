@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tasks.graphs.layers import walk_nodes
+
 # What made the fp32 graph, where the given one was narrower.
 GIVEN_IN = "float32 of weights given in"
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -29,7 +31,8 @@ def widen_weights(model: onnx.ModelProto, *, free_inputs: bool, free_outputs: Co
     inputs = {value.name: value.type.tensor_type.elem_type for value in graph.input}
     outputs = {value.name: value.type.tensor_type.elem_type for value in graph.output}
     _widen_graph(graph)
-    taken = {name for node in _walk(graph) for name in (*node.input, *node.output)} | inputs.keys() | outputs.keys()
+    taken = {name for node in walk_nodes(graph) for name in (*node.input, *node.output)}
+    taken |= inputs.keys() | outputs.keys()
     for value in [] if free_inputs else graph.input:
         if (kind := inputs[value.name]) in HALVES:
             wide = _rename(graph, value.name, taken)
@@ -81,21 +84,13 @@ def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     return [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
 
 
-def _walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in _bodies(attribute):
-                yield from _walk(body)
-
-
 def _rename(graph: onnx.GraphProto, name: str, taken: set[str]) -> str:
     """Give a tensor another name wherever nodes read or write it, and return that."""
     wide = f"{name}/float32"
     while wide in taken:
         wide += "_"
     taken.add(wide)
-    for node in _walk(graph):
+    for node in walk_nodes(graph):
         for names in (node.input, node.output):
             for position, each in enumerate(names):
                 if each == name:

@@ -8,7 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from calibration_data.reader import Rows
 from registry.errors import BadInput
+from registry.records import ModelSource
 from tasks.model_tasks.contract import EncodedSizes, Encoder, GraphInputs
 from tasks.model_tasks.inputs.audio import (
     EXTRACTOR_FILE,
@@ -48,6 +50,9 @@ class AudioTask:
 
     def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
         """Check nothing: positions are relative, and audio of any length is read."""
+
+    def check_rows(self, rows: Rows, source: ModelSource, folder: Path) -> None:
+        """Check nothing: audio says nothing of its feature extractor."""
 
     def check_outputs(self, shapes: Sequence[Sequence[int]], classes: int, encoder: Encoder) -> None:
         """Check nothing: `answer_axes` say what outputs have."""

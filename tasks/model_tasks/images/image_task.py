@@ -9,7 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from calibration_data.reader import Rows
 from registry.errors import BadInput
+from registry.records import ModelSource
 from tasks.model_tasks.contract import EncodedSizes, Encoder, GraphInputs
 from tasks.model_tasks.inputs.image_files import check_image
 from tasks.model_tasks.inputs.images import (
@@ -62,6 +64,9 @@ class ImageTask:
                 f"the checkpoint takes images of {config['num_channels']} channels, and rows give {CHANNELS} (RGB): "
                 "use another model"
             )
+
+    def check_rows(self, rows: Rows, source: ModelSource, folder: Path) -> None:
+        """Check nothing: images say nothing of their processor."""
 
     def check_outputs(self, shapes: Sequence[Sequence[int]], classes: int, encoder: Encoder) -> None:
         """Check nothing: `answer_axes` say what outputs have."""

@@ -77,6 +77,21 @@ class SemanticSegmentation(ImageTask):
                 )
         return rows
 
+    def check_rows(self, rows: Rows, source: ModelSource, folder: Path) -> None:
+        """Check that no mask has the number behind the last class, unless the image processor reduces labels.
+
+        Raises:
+            BadInput: one has it: its classes are numbered from 1.
+        """
+        behind = len(source.classes)
+        row = next((row for row, mask in enumerate(rows.targets) if (decode_mask(mask) == behind).any()), None)
+        if row is not None and not read_processor(folder).reduces_labels:
+            raise BadInput(
+                f"the mask of row {row} of {rows.source} has pixels of {behind}, and {source.name} numbers its "
+                f"{behind} classes from 0: subtract 1 from the masks and give {IGNORED} to what is not judged, or "
+                "set do_reduce_labels in preprocessor_config.json"
+            )
+
     def check_checkpoint(self, config: Mapping[str, Any]) -> None:
         """Check that the checkpoint has a head that gives one class per pixel.
 
@@ -110,22 +125,6 @@ class SemanticSegmentation(ImageTask):
             SegmentedImage(file, _measure_shares(logits.argmax(axis=0), classes))
             for file, logits in zip(questions, outputs[0], strict=True)
         ]
-
-
-def check_mask_numbers(rows: Rows, source: ModelSource, folder: Path) -> None:
-    """Check that no mask has the number behind the last class, unless the image processor in `folder` reduces labels.
-
-    Raises:
-        BadInput: one has it: its classes are numbered from 1.
-    """
-    behind = len(source.classes)
-    row = next((row for row, mask in enumerate(rows.targets) if (decode_mask(mask) == behind).any()), None)
-    if row is not None and not read_processor(folder).reduces_labels:
-        raise BadInput(
-            f"the mask of row {row} of {rows.source} has pixels of {behind}, and {source.name} numbers its {behind} "
-            f"classes from 0: subtract 1 from the masks and give {IGNORED} to what is not to be judged, or set "
-            "do_reduce_labels in preprocessor_config.json"
-        )
 
 
 def _measure_shares(found: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:

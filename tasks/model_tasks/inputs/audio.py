@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,9 @@ MOST_CHANNELS = 8
 # The networks see nothing in less than 25 ms.
 SHORTEST_SECONDS = 0.1
 RATES = (1000, 384_000)
-AGAIN = "save the checkpoint with its feature extractor again, or use another model"
+_AGAIN = "save the checkpoint with its feature extractor again, or use another model"
+
+ExtractorForm = TypeVar("ExtractorForm", bound=BaseModel)
 
 
 class _ExtractorFile(BaseModel):
@@ -65,21 +67,31 @@ class FeatureExtractor:
         return values
 
 
+def parse_extractor(folder: Path, form: type[ExtractorForm], known: str = "") -> ExtractorForm:
+    """Parse the preprocessor_config.json of a folder; `known` names the one extractor that has this form.
+
+    Raises:
+        BadInput: there is none, or it is not one of this form.
+    """
+    file = folder / EXTRACTOR_FILE
+    if not file.is_file():
+        raise BadInput(f"{folder} has no {EXTRACTOR_FILE}: save the checkpoint with its feature extractor")
+    try:
+        return form.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        key = next((str(step) for step in error.errors(include_url=False)[0]["loc"]), "")
+        what = f"{key} has a value that is not known" if key else "it is not a JSON object"
+        only = f", and only {known} is" if known else ""
+        raise BadInput(f"{file}: {what}{only}: {_AGAIN}") from None
+
+
 def read_extractor(folder: Path) -> FeatureExtractor:
     """Read the steps of a checkpoint's or bundle's feature extractor.
 
     Raises:
         BadInput: there is no preprocessor_config.json, it is not one, or its extractor has other steps.
     """
-    file = folder / EXTRACTOR_FILE
-    if not file.is_file():
-        raise BadInput(f"{folder} has no {EXTRACTOR_FILE}: save the checkpoint with its feature extractor")
-    try:
-        said = _ExtractorFile.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        key = next((str(step) for step in error.errors(include_url=False)[0]["loc"]), "")
-        what = f"{key} has a value that is not known" if key else "it is not a JSON object"
-        raise BadInput(f"{file}: {what}: {AGAIN}") from None
+    file, said = folder / EXTRACTOR_FILE, parse_extractor(folder, _ExtractorFile)
     extra = said.model_extra or {}
     strange = sorted(key for key, value in extra.items() if key.startswith("do_") and value)
     # Files of older versions do not name the type; those of images do.

@@ -10,10 +10,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from registry.errors import BadInput
-from tasks.model_tasks.inputs.audio import AGAIN, EXTRACTOR_FILE, WAVEFORM
+from tasks.model_tasks.inputs.audio import EXTRACTOR_FILE, WAVEFORM, parse_extractor
 from tasks.model_tasks.inputs.spectrograms import SpectrogramEncoder
 
 EXTRACTOR = "ASTFeatureExtractor"
@@ -74,15 +73,7 @@ def read_filter_bank_extractor(folder: Path) -> FilterBankExtractor:
     Raises:
         BadInput: there is no preprocessor_config.json, or it is not one of an AST.
     """
-    file = folder / EXTRACTOR_FILE
-    if not file.is_file():
-        raise BadInput(f"{folder} has no {EXTRACTOR_FILE}: save the checkpoint with its feature extractor")
-    try:
-        said = _ExtractorFile.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        key = next((str(step) for step in error.errors(include_url=False)[0]["loc"]), "")
-        what = f"{key} has a value that is not known" if key else "it is not a JSON object"
-        raise BadInput(f"{file}: {what}, and only {EXTRACTOR} is: {AGAIN}") from None
+    said = parse_extractor(folder, _ExtractorFile, EXTRACTOR)
     mean, scale = (said.mean, 2 * said.std) if said.do_normalize else (0.0, 1.0)
     filters = make_filters(said.num_mel_bins, said.sampling_rate)
     return FilterBankExtractor(said.sampling_rate, said.max_length, mean, scale, filters)

@@ -11,11 +11,11 @@ from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from registry.errors import BadInput
 from tasks.model_tasks.contract import EncodedSizes, Feed, GraphInputs
-from tasks.model_tasks.inputs.audio import EXTRACTOR_FILE, decode_audio
+from tasks.model_tasks.inputs.audio import decode_audio, parse_extractor
 
 FEATURES = "input_features"
 SPECTROGRAM_INPUT = GraphInputs((FEATURES,), ("batch", "mels", "frames"), are_tokens=False)
@@ -25,7 +25,6 @@ HIGHEST_HZ = 8000.0
 LEAST_POWER, DECADES = 1e-10, 8.0
 # The mel scale of Slaney's auditory toolbox: linear up to 1000 Hz, then logarithmic.
 _LINEAR_HZ, _LINEAR_MELS, _MELS_PER_LOG = 1000.0, 15.0, 27.0 / np.log(6.4)
-_AGAIN = "save the checkpoint with its feature extractor again, or use another model"
 
 
 class _ExtractorFile(BaseModel):
@@ -82,15 +81,7 @@ def read_spectrogram_extractor(folder: Path) -> SpectrogramExtractor:
     Raises:
         BadInput: there is no preprocessor_config.json, or it is not one of Whisper.
     """
-    file = folder / EXTRACTOR_FILE
-    if not file.is_file():
-        raise BadInput(f"{folder} has no {EXTRACTOR_FILE}: save the checkpoint with its feature extractor")
-    try:
-        said = _ExtractorFile.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        key = next((str(step) for step in error.errors(include_url=False)[0]["loc"]), "")
-        what = f"{key} has a value that is not known" if key else "it is not a JSON object"
-        raise BadInput(f"{file}: {what}, and only {EXTRACTOR} is: {_AGAIN}") from None
+    said = parse_extractor(folder, _ExtractorFile, EXTRACTOR)
     filters = make_mel_filters(said.feature_size, said.n_fft, said.sampling_rate)
     return SpectrogramExtractor(
         said.feature_size, said.sampling_rate, said.hop_length, said.chunk_length, said.n_fft, filters

@@ -165,6 +165,9 @@ class ModuleTask:
         """Return the rows as they are."""
         return rows
 
+    def check_rows(self, rows: Rows, source: ModelSource, folder: Path) -> None:
+        """Check nothing: rows() reads them."""
+
     def check_checkpoint(self, config: Mapping[str, Any]) -> None:  # noqa: ARG002
         """Refuse a checkpoint.
 

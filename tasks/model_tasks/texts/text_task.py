@@ -7,7 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from calibration_data.reader import Rows
 from registry.errors import BadInput
+from registry.records import ModelSource
 from tasks.model_tasks.contract import EncodedSizes, Encoder, GraphInputs
 from tasks.model_tasks.inputs.texts import (
     EXAMPLE_TEXTS,
@@ -63,6 +65,9 @@ class TextTask:
     def check_shapes(self, config: Mapping[str, Any], largest: Mapping[str, int]) -> None:
         """Check that the checkpoint has a position for each token of the longest text."""
         check_positions(config, largest)
+
+    def check_rows(self, rows: Rows, source: ModelSource, folder: Path) -> None:
+        """Check nothing: texts say nothing of their tokenizer."""
 
     def check_outputs(self, shapes: Sequence[Sequence[int]], classes: int, encoder: Encoder) -> None:
         """Check nothing: `answer_axes` say what outputs have."""

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
@@ -139,3 +140,25 @@ def test_images_of_datasets_are_read_with_their_bytes_or_paths(is_embedded: bool
     assert is_embedded or split_revision(ref, "train") != before
     (tmp_path / "0.png").unlink()
     assert is_embedded or load_split(ref, IMAGE_CLASSIFICATION, "train", fewest=1).quarantined == 1
+
+
+def test_rows_of_a_hub_name_only_files_that_came_with_their_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, elsewhere = tmp_path / "cache", tmp_path / "private"
+    for folder in (cache, elsewhere):
+        folder.mkdir()
+        (folder / "0.png").write_bytes(draw_image(0))
+    (cache / "link.png").symlink_to(elsewhere / "0.png")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(cache))
+    named = [cache / "0.png", elsewhere / "0.png", cache / "link.png", cache / ".." / "private" / "0.png"]
+    table = datasets.Dataset(
+        pyarrow.table(
+            {"photo": [{"bytes": None, "path": str(path)} for path in named]},
+            schema=datasets.Features({"photo": datasets.Image(decode=False)}).arrow_schema,
+        )
+    )
+    first, *others = columns.read_column(table, "image", "photo", None)
+    assert first == draw_image(0)
+    assert [type(each) for each in others] == [columns.UnreadFile] * 3
+    assert "did not come with the dataset" in others[0].problem

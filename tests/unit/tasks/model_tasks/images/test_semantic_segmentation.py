@@ -16,7 +16,7 @@ from registry.errors import BadInput
 from registry.records import ModelSource
 from tasks.model_tasks.contract import Metric
 from tasks.model_tasks.images.masks import MEAN_IOU, PIXEL_ACCURACY, encode_map, find_classes
-from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION, SegmentedImage, check_mask_numbers
+from tasks.model_tasks.images.semantic_segmentation import SEMANTIC_SEGMENTATION, SegmentedImage
 from tasks.model_tasks.inputs.image_files import decode_mask
 from tasks.model_tasks.inputs.images import ImageEncoder, open_image_encoder
 from tests.support.images import draw_image, draw_mask, save_image, save_segmenter
@@ -161,10 +161,10 @@ def test_a_mask_numbered_from_1_is_refused_where_the_processor_does_not_reduce_l
     rows = Rows((IMAGE,) * 2, (to_mask(mask * 0), to_mask(mask)), None, 0, "d" * 64, "the data")
     file = save_segmenter(tmp_path) / "preprocessor_config.json"
     with pytest.raises(BadInput, match="the mask of row 1 of the data has pixels of 2, and maps numbers its 2 classes"):
-        check_mask_numbers(rows, SOURCE, tmp_path)
-    check_mask_numbers(replace(rows, targets=rows.targets[:1]), SOURCE, tmp_path)
+        SEMANTIC_SEGMENTATION.check_rows(rows, SOURCE, tmp_path)
+    SEMANTIC_SEGMENTATION.check_rows(replace(rows, targets=rows.targets[:1]), SOURCE, tmp_path)
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"do_reduce_labels": True}), encoding="utf-8")
-    check_mask_numbers(rows, SOURCE, tmp_path)
+    SEMANTIC_SEGMENTATION.check_rows(rows, SOURCE, tmp_path)
 
 
 @pytest.mark.parametrize(
